@@ -174,6 +174,6 @@ def _model_object(entry: ModelStatus, name: str, access: Authorizer) -> dict[str
         "aliases": list(config.aliases) if name == config.name else [],
         "name": name,
         "ready": RULES[entry.state].can_answer,
-        "operations": sorted(filter(access.may_ask, entry.model.operations)),
+        "operations": sorted(filter(access.may_request, entry.model.operations)),
         **entry.model.describe(),
     }

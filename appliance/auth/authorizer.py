@@ -77,10 +77,10 @@ class Authorizer:
             return caller.is_admin or caller.models is None
         return self._is_for_everybody and is_local()
 
-    def may_ask(self, operation: Operation) -> bool:
+    def may_request(self, operation: Operation) -> bool:
         """Whether the current caller may ask models for this."""
         caller = current_principal()
-        return caller.may_ask(operation) if caller is not None else self._is_for_everybody
+        return caller.may_request(operation) if caller is not None else self._is_for_everybody
 
     @property
     def _is_for_everybody(self) -> bool:
@@ -94,7 +94,7 @@ class Authorizer:
     def require_operation(self, operation: Operation) -> None:
         """Return where the current caller may ask for this operation."""
         self.require_key()
-        if not self.may_ask(operation):
+        if not self.may_request(operation):
             self._refuse(f"ask for {operation}", "server.api_keys[].operations")
 
     def require_admin(self) -> None:

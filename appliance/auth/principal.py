@@ -23,7 +23,7 @@ class Principal:
         """Whether it may use a model under one of these names."""
         return self.models is None or not self.models.isdisjoint(names)
 
-    def may_ask(self, operation: Operation) -> bool:
+    def may_request(self, operation: Operation) -> bool:
         """Whether it may ask models for this."""
         return self.operations is None or operation in self.operations
 

@@ -1,8 +1,16 @@
-"""Who is let in, and when: limits of each model and of each key, a queue before the engine, a forecast of the wait."""
+"""Limits of models and API keys: queue, capacity, rate limits, timeouts, estimates."""
 
-from appliance.limits.queue import QueueSettings, RequestQueue
+from appliance.limits.queue import (
+    QueueSettings,
+    RequestQueue,
+    SequenceSlots,
+    current_slots,
+    require_size,
+    require_within,
+    run_sequence,
+    use_slots,
+)
 from appliance.limits.rate_limiter import RateLimitCharge, RateLimiter
-from appliance.limits.slots import SequenceSlots, current_slot, held, require_size, require_within, sequence
 from appliance.limits.timeouts import Timeouts
 
 __all__ = [
@@ -12,9 +20,9 @@ __all__ = [
     "RequestQueue",
     "SequenceSlots",
     "Timeouts",
-    "current_slot",
-    "held",
+    "current_slots",
     "require_size",
     "require_within",
-    "sequence",
+    "run_sequence",
+    "use_slots",
 ]

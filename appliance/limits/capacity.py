@@ -1,8 +1,8 @@
-"""The places of one model, shared by the requests under way: one for each sequence that is computed.
+"""Capacity of one model: one unit for each sequence that is computed, shared fairly by the running requests.
 
-A request has a place from its turn on, and further ones while more of its sequences are computed. A free place goes to
-the request that has the fewest, which is max-min fairness (Bertsekas and Gallager, Data Networks, 6.5.2), so one with
-thousands of sequences runs in turns with the others.
+A request has one unit from its turn on, and further ones while more of its sequences are computed. A free unit goes to
+the request that has the fewest, which is max-min fairness (Bertsekas and Gallager, Data Networks, 6.5.2), so a request
+with thousands of sequences takes turns with the others.
 """
 
 from __future__ import annotations
@@ -13,157 +13,157 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
-# One request may have one place of so many, rounded up: there is room for others, whatever it asks for.
-_PART = 2
+# One request may have one unit of so many, rounded up, so that there is room for others.
+_MAX_SHARE_DIVISOR = 2
 
 
 @dataclass(slots=True, eq=False)
 class CapacityUnit:
-    """Room for one sequence, taken at the moment `began`."""
+    """Capacity for one sequence, taken at the moment `started`."""
 
-    began: float
+    started: float
 
 
 @dataclass(slots=True, eq=False)
 class CapacityShare:
-    """The places of one request."""
+    """The units of one request."""
 
-    places: set[CapacityUnit]
+    units: set[CapacityUnit]
     idle: CapacityUnit | None
-    """The one in which nothing is computed now; a request keeps its last one to its end."""
+    """The unit in which nothing is computed now; a request keeps its last unit to its end."""
     sequences: int = 0
-    """All that have asked for a place."""
+    """All sequences that have requested a unit."""
     waiting: deque[asyncio.Future[CapacityUnit]] = field(default_factory=deque)
     ticket: int = 0
-    """Its number in the queue of those who have no place."""
-    is_over: bool = False
+    """Its position among the requests that have no unit."""
+    is_closed: bool = False
 
-    @property
-    def held(self) -> int:
-        """How many it has."""
-        return len(self.places)
-
-    def next(self) -> asyncio.Future[CapacityUnit] | None:
-        """The first of its sequences that still waits."""
+    def first_waiting(self) -> asyncio.Future[CapacityUnit] | None:
+        """Return the first of its sequences that still waits."""
         while self.waiting and self.waiting[0].done():
             self.waiting.popleft()
         return self.waiting[0] if self.waiting else None
 
 
 class Capacity:
-    """
-    As many as `limit` says at each moment, None of which is no limit; `freed` is told that somebody may be served.
+    """The units of a model; `limit` returns their number at each moment, None for no limit.
+
+    `on_freed` is called when a unit may be free for somebody who waits.
     """
 
-    def __init__(self, clock: Callable[[], float], limit: Callable[[], int | None], freed: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], limit: Callable[[], int | None], on_freed: Callable[[], None]
+    ) -> None:
         self._clock = clock
         self._limit = limit
-        self._freed = freed
+        self._on_freed = on_freed
         self._tickets = count()
-        # The oldest first: a dict keeps the order, and lets go of any of them at once.
-        self._held: dict[CapacityUnit, None] = {}
-        # Requests with sequences that wait; of those that have as many the first is served, and then is the last.
+        # The oldest first: a dict keeps the order and removes any of them at once.
+        self._used: dict[CapacityUnit, None] = {}
+        # Requests whose sequences wait. Of those with equally many units the first is served, and becomes the last.
         self._waiting: dict[CapacityShare, None] = {}
 
     @property
-    def held(self) -> int:
-        """Places that are taken."""
-        return len(self._held)
+    def used(self) -> int:
+        """Units that are taken."""
+        return len(self._used)
 
     @property
-    def is_open(self) -> bool:
-        """Whether there is a free one."""
+    def is_free(self) -> bool:
+        """Whether a unit is free."""
         limit = self._limit()
-        return limit is None or self.held < limit
+        return limit is None or self.used < limit
 
-    def began(self) -> Iterator[float]:
-        """When each was taken, the oldest first."""
-        return (place.began for place in self._held)
+    def start_times(self) -> Iterator[float]:
+        """Return when each unit was taken, the oldest first."""
+        return (unit.started for unit in self._used)
 
-    def ticket(self) -> int:
-        """The next number in the queue of those who have no place."""
+    def next_ticket(self) -> int:
+        """Return the next position among the requests that have no unit."""
         return next(self._tickets)
 
-    def enter(self) -> CapacityShare:
-        """The share of a request whose turn it is; it must be left again."""
-        place = self._take()
-        return CapacityShare({place}, place)
+    def open_share(self) -> CapacityShare:
+        """Return the share of a request whose turn it is; to be closed with `close_share`."""
+        unit = self._take()
+        return CapacityShare({unit}, unit)
 
-    async def turn(self, share: CapacityShare) -> CapacityUnit:
-        """A place for the next sequence of a request, once it is its turn; it must be given back."""
+    async def acquire(self, share: CapacityShare) -> CapacityUnit:
+        """Wait for a unit for the next sequence of a request; to be returned with `release`."""
         share.sequences += 1
-        if (place := share.idle) is not None:
+        if (unit := share.idle) is not None:
             share.idle = None
-            # Its time begins anew.
-            self._drop(share, place)
-            return self._lend(share)
+            # A new unit, because the time of the sequence starts now.
+            self._drop(share, unit)
+            return self._give(share)
         turn: asyncio.Future[CapacityUnit] = asyncio.get_running_loop().create_future()
         share.waiting.append(turn)
         self._waiting[share] = None
-        self._freed()
+        self._on_freed()
         try:
             return await turn
         except BaseException:
-            # Its turn may have come while it was on its way out.
+            # The unit may have been given while this task was being cancelled.
             if turn.done() and not turn.cancelled():
-                self.give(share, turn.result())
+                self.release(share, turn.result())
             raise
 
-    def give(self, share: CapacityShare, place: CapacityUnit) -> None:
-        """A sequence is over; its place goes to the next one."""
-        # What a request has left behind at its end was taken then.
-        if place not in share.places:
+    def release(self, share: CapacityShare, unit: CapacityUnit) -> None:
+        """Return the unit of a sequence that has ended."""
+        # The units of a closed share are already returned.
+        if unit not in share.units:
             return
-        is_wanting = share.next() is not None
-        if share.held == 1 and not is_wanting and not share.is_over:
-            share.idle = place
+        is_waiting = share.first_waiting() is not None
+        if len(share.units) == 1 and not is_waiting and not share.is_closed:
+            share.idle = unit
             return
-        self._drop(share, place)
-        if is_wanting and not share.held:
-            share.ticket = self.ticket()
-            self._wait_last(share)
-        self._freed()
+        self._drop(share, unit)
+        if is_waiting and not share.units:
+            share.ticket = self.next_ticket()
+            self._move_to_end(share)
+        self._on_freed()
 
-    def leave(self, share: CapacityShare) -> None:
-        """A request is over."""
-        share.is_over, share.idle = True, None
+    def close_share(self, share: CapacityShare) -> None:
+        """Return all units of a request that has ended."""
+        share.is_closed, share.idle = True, None
         self._waiting.pop(share, None)
         for turn in share.waiting:
             turn.cancel()
-        for place in tuple(share.places):
-            self._drop(share, place)
-        self._freed()
+        for unit in tuple(share.units):
+            self._drop(share, unit)
+        self._on_freed()
 
     def poorest(self) -> CapacityShare | None:
-        """The request that may have a further place, and has the fewest."""
-        for share in [share for share in self._waiting if share.next() is None]:
+        """Return the request with the fewest units among those that may have a further one."""
+        for share in [share for share in self._waiting if share.first_waiting() is None]:
             del self._waiting[share]
         limit = self._limit()
-        may = (share for share in self._waiting if limit is None or share.held < -(-limit // _PART))
-        return min(may, key=lambda share: share.held, default=None)
+        eligible = (
+            share for share in self._waiting if limit is None or len(share.units) < -(-limit // _MAX_SHARE_DIVISOR)
+        )
+        return min(eligible, key=lambda share: len(share.units), default=None)
 
     def serve(self, share: CapacityShare) -> None:
-        """Have the next sequence of this request begin, which waits."""
-        turn = share.next()
+        """Give a unit to the first sequence of this request that waits."""
+        turn = share.first_waiting()
         if turn is None:
-            raise AssertionError("nothing of this request waits; this is a bug")
-        turn.set_result(self._lend(share))
-        self._wait_last(share)
+            raise AssertionError("no sequence of this request waits; this is a bug")
+        turn.set_result(self._give(share))
+        self._move_to_end(share)
 
-    def _wait_last(self, share: CapacityShare) -> None:
+    def _move_to_end(self, share: CapacityShare) -> None:
         self._waiting.pop(share, None)
         self._waiting[share] = None
 
-    def _lend(self, share: CapacityShare) -> CapacityUnit:
-        place = self._take()
-        share.places.add(place)
-        return place
+    def _give(self, share: CapacityShare) -> CapacityUnit:
+        unit = self._take()
+        share.units.add(unit)
+        return unit
 
     def _take(self) -> CapacityUnit:
-        place = CapacityUnit(self._clock())
-        self._held[place] = None
-        return place
+        unit = CapacityUnit(self._clock())
+        self._used[unit] = None
+        return unit
 
-    def _drop(self, share: CapacityShare, place: CapacityUnit) -> None:
-        del self._held[place]
-        share.places.remove(place)
+    def _drop(self, share: CapacityShare, unit: CapacityUnit) -> None:
+        del self._used[unit]
+        share.units.remove(unit)

@@ -1,7 +1,7 @@
-"""The way into one model: so many at once, so many in a queue before it, everybody else refused at once.
+"""The queue of one model: so many sequences at once, so many requests waiting, all others refused at once.
 
-What is counted is sequences: each text of a batch, each choice of each prompt. A request waits for its first place in
-the queue, and for further ones among the requests under way (`Capacity`).
+A sequence is one text of a batch, or one choice of one prompt. A request waits for its first unit of capacity in the
+queue, and for further ones among the running requests (`Capacity`).
 """
 
 from __future__ import annotations
@@ -9,37 +9,95 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from appliance.config.limits import LimitsConfig, SloConfig
-from appliance.core.errors import RateLimitedError, RequestTimeoutError
-from appliance.limits.capacity import Capacity, CapacityUnit
-from appliance.limits.rejection import note, refusal
-from appliance.limits.slots import Sequence, SequenceSlots
+from appliance.core.errors import RateLimitedError, RequestError, RequestTimeoutError
+from appliance.core.request_context import current_context
+from appliance.limits.capacity import Capacity, CapacityShare, CapacityUnit
+from appliance.limits.estimators import TokenEstimator, WaitEstimator
+from appliance.limits.rate_limiter import note_refusal, refusal
 from appliance.limits.timeouts import Timeouts
-from appliance.limits.token_estimator import TokenEstimator
-from appliance.limits.wait_estimator import WaitEstimator
 
-# Requests differ, so a forecast may use up no more than this share of what is promised.
-_SHARE = 0.75
+# Requests differ, so an estimate may use up no more than this part of the promised time.
+_SLO_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """What a gate holds to."""
+    """The limits of a queue, and the promised time to first token."""
 
     limits: LimitsConfig
     slo: SloConfig
 
     def share(self, workers: int) -> QueueSettings:
-        """What the gate of one of so many workers holds to."""
+        """Return the settings of one of so many workers."""
         return QueueSettings(self.limits.share(workers), self.slo)
 
 
 @dataclass(slots=True, eq=False)
+class SequenceSlots:
+    """The capacity of one running request; `size` is that of its body in bytes."""
+
+    queue: RequestQueue
+    size: int
+    started: float
+    share: CapacityShare
+
+    @property
+    def limits(self) -> LimitsConfig:
+        """The limits of the model."""
+        return self.queue.settings.limits
+
+    def first_token(self) -> None:
+        """Note that the first token is there."""
+        # With several sequences, each reports its own: the time for all of them depends on their number.
+        if self.share.sequences < 2:
+            self.queue.learn_first_token(self.started)
+
+    @asynccontextmanager
+    async def sequence(self) -> AsyncGenerator[Sequence]:
+        """Wait for a unit of capacity, and hold it while one sequence is computed in the block."""
+        sequence = Sequence(self, await self.queue.capacity.acquire(self.share))
+        try:
+            yield sequence
+        finally:
+            sequence.end(is_success=False)
+
+    def leave(self, prompt_tokens: int | None, *, is_success: bool) -> None:
+        """End the request; `prompt_tokens` is None if they were not counted.
+
+        The duration of a request without success is not used for estimates.
+        """
+        self.queue.leave(self, prompt_tokens, is_success=is_success)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One sequence that is computed."""
+
+    slots: SequenceSlots
+    unit: CapacityUnit
+    is_ended: bool = False
+
+    def first_token(self) -> None:
+        """Note that the first token of the sequence is there."""
+        if self.slots.share.sequences > 1:
+            self.slots.queue.learn_first_token(self.unit.started)
+
+    def end(self, *, is_success: bool) -> None:
+        """Return the unit of capacity; only the first call counts."""
+        if not self.is_ended:
+            self.is_ended = True
+            self.slots.queue.end(self, is_success=is_success)
+
+
+@dataclass(slots=True, eq=False)
 class _Waiter:
-    slot: asyncio.Future[SequenceSlots]
+    slots: asyncio.Future[SequenceSlots]
     size: int
     tokens: int
     ticket: int
@@ -47,9 +105,9 @@ class _Waiter:
 
 @dataclass(slots=True)
 class RequestQueue:
-    """Lets requests into the model of this name, and counts the others by the reason in `refused`.
+    """The queue of the model of this name; `refused` counts refusals by their reason.
 
-    `engine_concurrent` is how many the engine computes at once, None where it does not say.
+    `engine_concurrent` is the number of sequences that the engine computes at once, None if it does not say.
     """
 
     model: str
@@ -57,25 +115,20 @@ class RequestQueue:
     clock: Callable[[], float] = time.monotonic
     engine_concurrent: int | None = None
     refused: Counter[str] = field(default_factory=Counter)
-    _ratio: TokenEstimator = field(default_factory=TokenEstimator)
-    _forecast: WaitEstimator = field(default_factory=WaitEstimator)
-    _slots: set[SequenceSlots] = field(default_factory=set)
-    # The oldest first: a dict keeps the order, and lets go of any of them at once.
+    capacity: Capacity = field(init=False)
+    _token_estimator: TokenEstimator = field(default_factory=TokenEstimator)
+    _wait_estimator: WaitEstimator = field(default_factory=WaitEstimator)
+    _running: set[SequenceSlots] = field(default_factory=set)
+    # The oldest first: a dict keeps the order and removes any of them at once.
     _waiters: dict[_Waiter, None] = field(default_factory=dict)
-    _places: Capacity = field(init=False)
 
     def __post_init__(self) -> None:
-        self._places = Capacity(self.clock, lambda: self.concurrent, self._let_in)
-
-    @property
-    def limits(self) -> LimitsConfig:
-        """What the model takes on."""
-        return self.settings.limits
+        self.capacity = Capacity(self.clock, lambda: self.concurrent, self._serve_waiting)
 
     @property
     def running(self) -> int:
-        """Places that requests under way hold."""
-        return self._places.held
+        """Units of capacity that running requests hold."""
+        return self.capacity.used
 
     @property
     def queued(self) -> int:
@@ -84,139 +137,202 @@ class RequestQueue:
 
     @property
     def queued_tokens(self) -> int:
-        """Their prompt tokens, as estimated."""
+        """Estimated prompt tokens of the requests that wait."""
         return sum(waiter.tokens for waiter in self._waiters)
 
     @property
     def concurrent(self) -> int | None:
-        """Most sequences under way at once; None is no limit."""
+        """Most sequences that run at once; None is no limit."""
         return self.settings.limits.concurrent or self.engine_concurrent
 
     def apply(self, settings: QueueSettings) -> None:
-        """Hold to other settings from now on; who waits already may have a place now."""
+        """Use other settings from now on; requests that wait may start now."""
         self.settings = settings
-        self._let_in()
+        self._serve_waiting()
 
     def tokens(self, size: int) -> int:
-        """Prompt tokens that a body of this many bytes likely has."""
-        return self._ratio.tokens(size)
+        """Return the estimated prompt tokens of a body of this many bytes."""
+        return self._token_estimator.tokens(size)
 
-    async def enter(self, size: int, deadlines: Timeouts) -> SequenceSlots:
-        """A place for a request with a body of this many bytes, once it is its turn; it must be left again.
+    async def enter(self, size: int, timeouts: Timeouts) -> SequenceSlots:
+        """Wait for the turn of a request with a body of this many bytes; it must leave again.
 
         Raises:
-            RateLimitedError: there is none, and none soon enough.
+            RateLimitedError: there is no capacity, and none soon enough.
             RequestTimeoutError: its turn came too late.
         """
-        self._require_promise()
-        if self._has_place():
-            return self._take(size)
-        self._require_room(size)
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), size, self.tokens(size), self._places.ticket())
+        self._require_slo()
+        if self._has_room():
+            return self._start(size)
+        self._require_queue_room(size)
+        waiter = _Waiter(
+            asyncio.get_running_loop().create_future(), size, self.tokens(size), self.capacity.next_ticket()
+        )
         self._waiters[waiter] = None
         try:
-            return await deadlines.before_first(self._turn(waiter))
+            return await timeouts.before_first(self._turn(waiter))
         except BaseException as error:
             self._waiters.pop(waiter, None)
-            # Its turn may have come while it was on its way out.
-            if waiter.slot.done() and not waiter.slot.cancelled():
-                self.leave(waiter.slot.result(), None, is_answered=False)
+            # Its turn may have come while this task was being cancelled.
+            if waiter.slots.done() and not waiter.slots.cancelled():
+                self.leave(waiter.slots.result(), None, is_success=False)
             if isinstance(error, RequestTimeoutError):
                 self.refused["deadline"] += 1
-                note("deadline")
+                note_refusal("deadline")
             raise
 
-    async def turn(self, slot: SequenceSlots) -> CapacityUnit:
-        """A place for the next sequence of a request, once it is its turn."""
-        return await self._places.turn(slot.share)
+    def end(self, sequence: Sequence, *, is_success: bool) -> None:
+        """End a sequence; its unit goes to the next one."""
+        share = sequence.slots.share
+        if is_success and share.sequences > 1:
+            self._wait_estimator.learn_duration(self.clock() - sequence.unit.started)
+        self.capacity.release(share, sequence.unit)
 
-    def end(self, sequence: Sequence, *, is_answered: bool) -> None:
-        """A sequence is over; its place goes to the next one."""
-        share = sequence.slot.share
-        if is_answered and share.sequences > 1:
-            self._forecast.learn_held(self.clock() - sequence.place.began)
-        self._places.give(share, sequence.place)
-
-    def learn_first(self, began: float) -> None:
-        """The first token is there of what began at this moment."""
+    def learn_first_token(self, started: float) -> None:
+        """Learn the time to first token of what started at this moment."""
         now = self.clock()
-        self._forecast.learn_first(self.running, now - began, now)
+        self._wait_estimator.learn_first_token(self.running, now - started, now)
 
-    def leave(self, slot: SequenceSlots, prompt_tokens: int | None, *, is_answered: bool) -> None:
-        """A request is over, or was never begun; its place goes to the next one."""
-        if slot not in self._slots:
+    def leave(self, slots: SequenceSlots, prompt_tokens: int | None, *, is_success: bool) -> None:
+        """End a request; see `SequenceSlots.leave`."""
+        if slots not in self._running:
             return
-        self._slots.remove(slot)
-        if is_answered and slot.share.sequences < 2:
-            self._forecast.learn_held(self.clock() - slot.began)
+        self._running.remove(slots)
+        if is_success and slots.share.sequences < 2:
+            self._wait_estimator.learn_duration(self.clock() - slots.started)
         if prompt_tokens is not None:
-            self._ratio.learn(slot.size, prompt_tokens)
-        self._places.leave(slot.share)
+            self._token_estimator.learn(slots.size, prompt_tokens)
+        self.capacity.close_share(slots.share)
 
     async def _turn(self, waiter: _Waiter) -> SequenceSlots:
-        """Its slot; what is promised is kept even where the forecast was wrong."""
+        """Wait for the request's turn; the promised time holds even if the estimate was wrong."""
         promised = self.settings.slo.ttft_seconds
         if promised is None:
-            return await waiter.slot
-        left = promised - self._forecast.first(self.running, self.clock())
+            return await waiter.slots
+        left = promised - self._wait_estimator.first_token_seconds(self.running, self.clock())
         try:
             async with asyncio.timeout(max(0.0, left)) as bound:
-                return await waiter.slot
+                return await waiter.slots
         except TimeoutError:
             if not bound.expired():
                 raise
         raise self._refusal("late", f"did not get to it in time for its slo.ttft_seconds of {promised:g}")
 
-    def _has_place(self) -> bool:
-        # Who comes now does not overtake who waits.
-        return self._places.is_open and not self._waiters
+    def _has_room(self) -> bool:
+        # A new request does not overtake those that wait.
+        return self.capacity.is_free and not self._waiters
 
-    def _take(self, size: int) -> SequenceSlots:
-        slot = SequenceSlots(self, size, self.clock(), self._places.enter())
-        self._slots.add(slot)
-        return slot
+    def _start(self, size: int) -> SequenceSlots:
+        slots = SequenceSlots(self, size, self.clock(), self.capacity.open_share())
+        self._running.add(slots)
+        return slots
 
-    def _let_in(self) -> None:
-        """
-        Hand free places out: to those who have none in the order in which they came, then to those who have fewest.
-        """
-        while self._places.is_open:
-            waiter, share = next(iter(self._waiters), None), self._places.poorest()
-            if waiter is not None and (share is None or share.held or waiter.ticket < share.ticket):
+    def _serve_waiting(self) -> None:
+        """Give free units to the requests that have none, in the order of their arrival, then to those with fewest."""
+        while self.capacity.is_free:
+            waiter, share = next(iter(self._waiters), None), self.capacity.poorest()
+            if waiter is not None and (share is None or share.units or waiter.ticket < share.ticket):
                 del self._waiters[waiter]
-                # It may have left in this very turn of the loop.
-                if not waiter.slot.done():
-                    waiter.slot.set_result(self._take(waiter.size))
+                # It may have been cancelled in this iteration of the event loop.
+                if not waiter.slots.done():
+                    waiter.slots.set_result(self._start(waiter.size))
             elif share is not None:
-                self._places.serve(share)
+                self.capacity.serve(share)
             else:
                 return
 
-    def _require_promise(self) -> None:
+    def _require_slo(self) -> None:
         promised = self.settings.slo.ttft_seconds
-        # Nobody to wait for: to refuse would help nobody.
+        # Without running requests, a refusal would help no other request.
         if promised is None or not self.running:
             return
-        wait = 0.0 if self._has_place() else self._wait()
-        # What is not known yet is not promised to those who would have to wait.
-        if wait is None or wait + self._forecast.first(self.running + 1, self.clock()) > promised * _SHARE:
+        wait = 0.0 if self._has_room() else self._wait_seconds()
+        # While nothing is known, no request that would have to wait is accepted.
+        if wait is None or (
+            wait + self._wait_estimator.first_token_seconds(self.running + 1, self.clock()) > promised * _SLO_SHARE
+        ):
             raise self._refusal("slo", f"could not begin to answer within its slo.ttft_seconds of {promised:g}")
 
-    def _require_room(self, size: int) -> None:
+    def _require_queue_room(self, size: int) -> None:
         limits = self.settings.limits
         if limits.queued == 0:
-            raise self._refusal("concurrent", f"has {len(self._slots)} requests under way, as many as it may")
+            raise self._refusal("concurrent", f"has {len(self._running)} requests running, as many as it may")
         if self.queued >= limits.queued:
-            raise self._refusal("queue", f"has {self.queued} requests waiting, as many as may")
-        most = limits.queued_tokens
-        if most is not None and self.queued_tokens + self.tokens(size) > most:
-            raise self._refusal("tokens", f"has about {self.queued_tokens} prompt tokens waiting, of {most} that may")
+            raise self._refusal("queue", f"has {self.queued} requests waiting, as many as it may")
+        max_tokens = limits.queued_tokens
+        if max_tokens is not None and self.queued_tokens + self.tokens(size) > max_tokens:
+            raise self._refusal(
+                "tokens", f"has about {self.queued_tokens} prompt tokens waiting, of at most {max_tokens}"
+            )
 
-    def _wait(self) -> float | None:
+    def _wait_seconds(self) -> float | None:
         if self.concurrent is None:
             return 0.0
-        return self._forecast.wait(self.queued, self.concurrent, self._places.began(), self.clock())
+        return self._wait_estimator.wait_seconds(
+            self.queued, self.concurrent, self.capacity.start_times(), self.clock()
+        )
 
-    def _refusal(self, reason: str, why: str) -> RateLimitedError:
+    def _refusal(self, reason: str, description: str) -> RateLimitedError:
         self.refused[reason] += 1
-        return refusal(reason, f"The model {self.model!r} {why}; try again later", self._wait(), code="overloaded")
+        message = f"The model {self.model!r} {description}; try again later"
+        return refusal(reason, message, self._wait_seconds(), code="overloaded")
+
+
+_slots: ContextVar[SequenceSlots | None] = ContextVar("slots", default=None)
+
+
+def current_slots() -> SequenceSlots | None:
+    """Return the slots of the request that this task works for; None if it works for none."""
+    return _slots.get()
+
+
+@contextmanager
+def use_slots(slots: SequenceSlots) -> Iterator[None]:
+    """Have the block, and tasks that are started in it, work for the request with these slots."""
+    token = _slots.set(slots)
+    try:
+        yield
+    finally:
+        _slots.reset(token)
+
+
+@asynccontextmanager
+async def run_sequence() -> AsyncGenerator[Sequence | None]:
+    """Compute one sequence of the current request in the block, once it is its turn; outside a request, at once."""
+    slots = _slots.get()
+    if slots is None:
+        yield None
+        return
+    if (context := current_context()) is not None:
+        context.sequences += 1
+    async with slots.sequence() as sequence:
+        yield sequence
+
+
+def require_size(inputs: int, choices: int, *, field: str) -> None:
+    """Return if the current request, with so many texts in `field` and choices for each, is not too large.
+
+    Raises:
+        RequestError: it is more than the model takes in one request.
+    """
+    slots = _slots.get()
+    if slots is not None:
+        require_within(slots.limits, inputs, choices, field=field)
+
+
+def require_within(limits: LimitsConfig, inputs: int, choices: int, *, field: str) -> None:
+    """Return if a request of this size is within the limits.
+
+    Raises:
+        RequestError: it is more than they allow in one request.
+    """
+    if inputs > (most := limits.inputs_per_request):
+        raise RequestError(
+            f"{field} has {inputs} elements; at most {most} are taken in one request (limits.inputs_per_request), "
+            "so send several requests",
+            param=field,
+        )
+    if choices > (most := limits.choices_per_request):
+        raise RequestError(
+            f"n is {choices}; at most {most} choices are made in one request (limits.choices_per_request)", param="n"
+        )

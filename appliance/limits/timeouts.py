@@ -1,4 +1,4 @@
-"""How long a request may take, whatever it waits for."""
+"""Timeouts of a request: to its first token, and to its end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The moments, in seconds of the monotonic clock, by which a request must have its first token and its last.
+    """The moments, in seconds of the monotonic clock, by which a request must have its first and its last token.
 
-    None is no such moment.
+    None is no limit.
     """
 
     model: str
@@ -28,37 +28,36 @@ class Timeouts:
 
     @classmethod
     def of(cls, model: str, limits: LimitsConfig) -> Timeouts:
-        """Those of a request that arrives now."""
+        """Return the timeouts of a request that arrives now."""
         now = time.monotonic()
         first, total = limits.first_token_seconds, limits.total_seconds
         return cls(model, limits, None if first is None else now + first, None if total is None else now + total)
 
     async def before_first(self, work: Awaitable[Result]) -> Result:
-        """The result of what must be done before the first token.
+        """Return the result of what must be done before the first token.
 
         Raises:
-            RequestTimeoutError: it is not done by then.
+            RequestTimeoutError: it was not done in time.
         """
         if self.first is None or (self.total is not None and self.total < self.first):
             return await self.before_end(work)
         return await self._within(self.first, work, "first_token_seconds", self.limits.first_token_seconds)
 
     async def before_end(self, work: Awaitable[Result]) -> Result:
-        """The result of what must be done before the last token.
+        """Return the result of what must be done before the last token.
 
         Raises:
-            RequestTimeoutError: it is not done by then.
+            RequestTimeoutError: it was not done in time.
         """
         if self.total is None:
             return await work
         return await self._within(self.total, work, "total_seconds", self.limits.total_seconds)
 
     def all_before_end(self, stream: AsyncGenerator[Result]) -> AsyncGenerator[Result]:
-        """A stream that must end before the last token must be there, itself where there is no such moment; it is to be
-        closed, and so is the one given.
+        """Return a stream that must end in time, the same one if there is no limit; to be closed, like the one given.
 
         Raises:
-            RequestTimeoutError: it does not end by then.
+            RequestTimeoutError: it did not end in time.
         """
         return stream if self.total is None else self._each_before_end(stream)
 
@@ -71,7 +70,7 @@ class Timeouts:
             async with asyncio.timeout(max(0.0, moment - time.monotonic())) as bound:
                 return await work
         except Exception as error:
-            # vLLM answers being cancelled with an error of its own.
+            # vLLM raises an error of its own when it is cancelled.
             if not bound.expired():
                 raise
             raise RequestTimeoutError(

@@ -1,4 +1,4 @@
-"""One call under way: counted from its first moment to its last byte, whoever ends it."""
+"""Dispatch of a request to its model: checked, queued, limited and counted, from its arrival to its last byte."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from appliance.auth import current_principal
@@ -15,181 +15,213 @@ from appliance.core.errors import RequestError, UnavailableError, UnsupportedOpe
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.request_context import RequestContext, current_context
 from appliance.core.token_usage import TokenUsage
-from appliance.limits import RateLimitCharge, RateLimiter, SequenceSlots, Timeouts, held
+from appliance.limits import RateLimitCharge, RateLimiter, SequenceSlots, Timeouts, use_slots
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES, State
 
-# Of these nobody sees the first token but in a stream; of any other, the whole answer is one.
+# Their first token can be observed in a stream only; of all others the whole response is the first token.
 _GENERATIONS = frozenset(
     {Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE, Operation.SPEECH}
 )
 
-# A turn that comes at once is no queue.
-_NO_WAIT_SECONDS = 0.001
+# A shorter wait is not reported as time in the queue.
+_MIN_QUEUE_SECONDS = 0.001
 
-# The tokenizer answers these, beside the engine; they wait for each other alone. Of the first two no model's length
-# bounds the text.
+# The tokenizer handles these beside the engine, so they have a queue of their own. The context length of the model does
+# not bound the text of the first two.
 _UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
-_OF_TOKENIZER = _UNBOUNDED | {Operation.COUNT_TOKENS}
+_TOKENIZER_OPERATIONS = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
-async def handle(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | None = None) -> ModelResponse:
-    """Have the entry's model answer; a stream is returned once its first bytes are there,
-    so that a failure before them still has a status of its own.
-
-    Without `keys` it is an inner call, one that a call under way needs: it is answered until the drain is over.
+async def handle(status: ModelStatus, request: ModelRequest, rate_limiter: RateLimiter) -> ModelResponse:
+    """Have the model handle a client's request; a stream is returned with its first bytes, or the error has a status.
 
     Raises:
-        RequestError: the model cannot do this, cannot do it now, or the call itself is at fault.
-        LimitedError: the model or the client's key has enough to do.
-        DeadlineError: it takes too long.
-        EngineDeadError: the model died over it.
+        RequestError: the model cannot do this, cannot do it now, or the request is at fault.
+        RateLimitedError: a limit of the model or of the client's key is exceeded.
+        RequestTimeoutError: it takes too long.
+        EngineDeadError: the model died during the request.
     """
-    # An inner call belongs to a request that has its own entry in it.
-    record = None if keys is None else current_context()
-    if record is not None:
-        record.model, record.operation = entry.config.name, call.operation
-    _require(entry, call, is_inner=keys is None)
+    context = current_context()
+    if context is not None:
+        context.model, context.operation = status.name, request.operation
+    _require_supported(status, request)
+    if not RULES[status.state].can_answer and not (status.state is State.DRAINING and status.accepts_while_draining):
+        raise _unavailable(status)
     charge = None
-    if keys is not None and record is not None:
-        charge = keys.charge(record.key, entry.queue.tokens(len(call.body)))
-    work = _work(entry, call, record, charge)
-    reply = cast("ModelResponse", await anext(work))
-    is_whole = isinstance(reply.body, bytes)
-    if is_whole:
-        await work.aclose()
-    if charge is not None:
-        reply = replace(reply, headers={**reply.headers, **charge.headers()})
-    return reply if is_whole else replace(reply, body=cast("AsyncGenerator[bytes]", work))
+    if context is not None:
+        charge = rate_limiter.charge(context.key, status.queue.tokens(len(request.body)))
+    response = await _start(_Accounting(status, request, context, charge))
+    return response if charge is None else replace(response, headers={**response.headers, **charge.headers()})
 
 
-async def wait_idle(entries: Sequence[ModelStatus], seconds: float) -> None:
-    """Wait up to `seconds` until no call is under way, here or at a server that computes with our help."""
+async def handle_from_model(status: ModelStatus, request: ModelRequest) -> ModelResponse:
+    """Have the model handle a request that another model makes; raises as `handle` does.
+
+    It belongs to a client's request, which is charged and recorded, and is handled until draining ends.
+    """
+    _require_supported(status, request)
+    if not RULES[status.state].can_answer and status.state is not State.DRAINING:
+        raise _unavailable(status)
+    return await _start(_Accounting(status, request))
+
+
+async def wait_idle(statuses: Sequence[ModelStatus], seconds: float) -> None:
+    """Wait up to `seconds` until no request is running, here or at a server that computes with our help."""
     deadline = time.monotonic() + seconds
-    # Polled: the count has many writers' ends and one reader, seldom in a process's life.
-    while any(entry.is_busy for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
+    # Polled: once in the life of a process, for counters that change at many places.
+    while any(status.is_busy for status in statuses) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
-def _require(entry: ModelStatus, call: ModelRequest, *, is_inner: bool) -> None:
-    name, rule = entry.config.name, RULES[entry.state]
-    if call.operation not in entry.model.operations:
-        caller = current_principal()
-        can = sorted(each for each in entry.model.operations if caller is None or caller.may_ask(each))
+def _require_supported(status: ModelStatus, request: ModelRequest) -> None:
+    if request.operation not in status.model.operations:
+        principal = current_principal()
+        allowed = sorted(each for each in status.model.operations if principal is None or principal.may_request(each))
         raise UnsupportedOperationError(
-            f"The model {name!r} does not support {call.operation}; it supports: {', '.join(can) or 'none'}",
+            f"The model {status.name!r} does not support {request.operation}; "
+            f"it supports: {', '.join(allowed) or 'none'}",
             param="model",
             code="unsupported_operation",
         )
-    most = entry.config.limits.tokenizer_bytes
-    if call.operation in _UNBOUNDED and len(call.body) > most:
+    max_bytes = status.config.limits.tokenizer_bytes
+    if request.operation in _UNBOUNDED and len(request.body) > max_bytes:
         raise RequestError(
-            f"The body has {len(call.body)} bytes; at most {most} are tokenized in one request "
+            f"The body has {len(request.body)} bytes; at most {max_bytes} are tokenized in one request "
             "(limits.tokenizer_bytes), so send the text in pieces",
             status=413,
         )
-    if not rule.can_answer and not (entry.state is State.DRAINING and (is_inner or entry.accepts_while_draining)):
-        raise UnavailableError(entry.client_message, retry_after=rule.retry_after)
 
 
-def _require_still(entry: ModelStatus) -> None:
-    """Return where the model is there for a call that was let in, whatever happened while that waited for its turn."""
-    if not RULES[entry.state].can_answer and entry.state not in {State.DRAINING, State.UNAVAILABLE}:
-        raise UnavailableError(entry.client_message, retry_after=RULES[entry.state].retry_after)
+def _unavailable(status: ModelStatus) -> UnavailableError:
+    return UnavailableError(status.client_message, retry_after=RULES[status.state].retry_after)
 
 
-async def _work(
-    entry: ModelStatus, call: ModelRequest, record: RequestContext | None, charge: RateLimitCharge | None
-) -> AsyncGenerator[ModelResponse | bytes]:
-    """Yields the reply, then the bytes of its stream if it is one.
+async def _start(accounting: _Accounting) -> ModelResponse:
+    chunks = _respond(accounting)
+    response = cast("ModelResponse", await anext(chunks))
+    if isinstance(response.body, bytes):
+        await chunks.aclose()
+        return response
+    return replace(response, body=cast("AsyncGenerator[bytes]", chunks))
 
-    A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
+
+async def _respond(accounting: _Accounting) -> AsyncGenerator[ModelResponse | bytes]:
+    """Yield the response, then the bytes of its stream if it is one.
+
+    A generator that has started always ends, at the latest when it is garbage collected, so no count can leak.
     """
-    deadlines = Timeouts.of(entry.config.name, entry.queue.settings.limits)
-    async with _place(entry, call, record, charge, deadlines) as place:
-        _require_still(entry)
-        usage = None if record is None else TokenUsage(record)
-        answer = entry.model.handle(call if usage is None else replace(call, on_usage=usage.conclude))
-        with held(place.slot):
-            reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
-        if isinstance(reply.body, bytes):
-            if usage is not None and usage.is_needed and _tells_usage(reply):
-                usage.read(reply.body)
-            place.is_good = reply.status < 400
-            if place.is_good and call.operation not in _GENERATIONS:
-                place.first()
-            yield reply
+    status, request = accounting.status, accounting.request
+    timeouts = Timeouts.of(status.name, status.queue.settings.limits)
+    async with accounting.admitted(timeouts) as slots:
+        # The state may have changed while the request was queued.
+        if not RULES[status.state].can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
+            raise _unavailable(status)
+        if accounting.usage is not None:
+            request = replace(request, on_usage=accounting.usage.conclude)
+        with use_slots(slots):
+            work = status.model.handle(request)
+            response = await (timeouts.before_first(work) if request.is_streamed else timeouts.before_end(work))
+        accounting.start_response(response)
+        if isinstance(response.body, bytes):
+            accounting.complete(response)
+            yield response
             return
-        async with aclosing(reply.body) as stream:
-            with held(place.slot):
-                first = await deadlines.before_first(anext(stream, b""))
-            place.first()
-            if record is not None:
-                record.is_streamed = True
-            if usage is not None and not (usage.is_needed and _tells_usage(reply)):
-                usage = None
-            yield reply
+        async with aclosing(response.body) as stream:
+            with use_slots(slots):
+                first = await timeouts.before_first(anext(stream, b""))
+            accounting.first_token()
+            yield response
+            usage = accounting.usage
             if usage is not None:
                 usage.feed(first)
             yield first
-            async with aclosing(deadlines.all_before_end(stream)) as rest:
+            async with aclosing(timeouts.all_before_end(stream)) as rest:
                 async for chunk in rest:
                     if usage is not None:
                         usage.feed(chunk)
                     yield chunk
-        place.is_good = reply.status < 400
+        accounting.complete(response)
 
 
 @dataclass(slots=True)
-class _DispatchSlot:
-    """What a call under way says of itself while it is."""
+class _Accounting:
+    """All that is counted for one request: the slots it holds, the charge of its key, its metrics, its tokens.
 
-    slot: SequenceSlots
-    record: RequestContext | None
-    is_good: bool = False
-    has_first: bool = False
+    Requests of models have no context and no charge.
+    """
 
-    def first(self) -> None:
-        self.has_first = True
-        if self.record is not None and self.record.first is None:
-            self.record.first = time.monotonic()
-        self.slot.first()
+    status: ModelStatus
+    request: ModelRequest
+    context: RequestContext | None = None
+    charge: RateLimitCharge | None = None
+    usage: TokenUsage | None = field(init=False)
+    """Reads the token counts in the response; None if they are known otherwise, or not needed."""
+    _slots: SequenceSlots | None = None
+    _is_success: bool = False
+    _has_first_token: bool = False
+
+    def __post_init__(self) -> None:
+        self.usage = None if self.context is None else TokenUsage(self.context)
+
+    @asynccontextmanager
+    async def admitted(self, timeouts: Timeouts) -> AsyncGenerator[SequenceSlots]:
+        """Wait for the request's turn, and hold its slots in the block; everything is settled at the end of it."""
+        arrived = time.monotonic()
+        is_for_tokenizer = self.request.operation in _TOKENIZER_OPERATIONS
+        queue = self.status.tokenizer_queue if is_for_tokenizer else self.status.queue
+        try:
+            self._slots = await queue.enter(len(self.request.body), timeouts)
+        except BaseException:
+            if self.charge is not None:
+                self.charge.refund()
+            raise
+        if self.context is not None:
+            self.context.admitted = time.monotonic()
+            has_waited = self.context.admitted - arrived > _MIN_QUEUE_SECONDS
+            self.context.queued = arrived if has_waited else None
+        started_ns = time.monotonic_ns()
+        self.status.requests.begin()
+        try:
+            yield self._slots
+        finally:
+            self.status.requests.end(started_ns, is_success=self._is_success)
+            self._settle(self._slots)
+
+    def start_response(self, response: ModelResponse) -> None:
+        """Note the kind of response, which decides whether tokens are counted in it."""
+        is_stream = not isinstance(response.body, bytes)
+        if self.context is not None and is_stream:
+            self.context.is_streamed = True
+        if self.usage is not None and not (self.usage.is_needed and _has_usage(response)):
+            self.usage = None
+
+    def first_token(self) -> None:
+        """Note that the first token is there."""
+        self._has_first_token = True
+        if self.context is not None and self.context.first is None:
+            self.context.first = time.monotonic()
+        if self._slots is not None:
+            self._slots.first_token()
+
+    def complete(self, response: ModelResponse) -> None:
+        """Note that the response is complete."""
+        self._is_success = response.status < 400
+        if isinstance(response.body, bytes):
+            if self.usage is not None:
+                self.usage.read(response.body)
+            if self._is_success and self.request.operation not in _GENERATIONS:
+                self.first_token()
+
+    def _settle(self, slots: SequenceSlots) -> None:
+        prompt_tokens, output_tokens = (None, 0) if self.context is None else self.context.settle()
+        slots.leave(prompt_tokens, is_success=self._is_success or self._has_first_token)
+        if self.charge is not None:
+            # The estimate stays if nothing counted the prompt.
+            self.charge.settle((self.charge.tokens if prompt_tokens is None else prompt_tokens) + output_tokens)
 
 
-@asynccontextmanager
-async def _place(
-    entry: ModelStatus,
-    call: ModelRequest,
-    record: RequestContext | None,
-    charge: RateLimitCharge | None,
-    deadlines: Timeouts,
-) -> AsyncGenerator[_DispatchSlot]:
-    """A place in the model once it is the call's turn, until it is over; its counts, and what its key pays."""
-    came = time.monotonic()
-    gate = entry.tokenizer_queue if call.operation in _OF_TOKENIZER else entry.queue
-    try:
-        slot = await gate.enter(len(call.body), deadlines)
-    except BaseException:
-        if charge is not None:
-            charge.refund()
-        raise
-    entry.requests.begin()
-    if record is not None:
-        record.admitted = time.monotonic()
-        record.queued = came if record.admitted - came > _NO_WAIT_SECONDS else None
-    began, place = time.monotonic_ns(), _DispatchSlot(slot, record)
-    try:
-        yield place
-    finally:
-        entry.requests.end(began, is_success=place.is_good)
-        prompt, output = (None, 0) if record is None else record.settle()
-        slot.leave(prompt, is_answered=place.is_good or place.has_first)
-        if charge is not None:
-            # The estimate stays where nobody counted the prompt.
-            charge.settle((charge.tokens if prompt is None else prompt) + output)
-
-
-def _tells_usage(reply: ModelResponse) -> bool:
-    """Whether an answer has tokens to be read in it; one that was only kept cost none."""
-    is_told = reply.media_type.startswith(("application/json", sse.MEDIA_TYPE))
-    return is_told and reply.headers.get("x-cache") != "hit"
+def _has_usage(response: ModelResponse) -> bool:
+    """Return whether a response can say how many tokens it took; one from the cache took none."""
+    is_readable = response.media_type.startswith(("application/json", sse.MEDIA_TYPE))
+    return is_readable and response.headers.get("x-cache") != "hit"

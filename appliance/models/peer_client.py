@@ -44,4 +44,4 @@ class PeerClient:
             RequestError: the model cannot do this, cannot do it now, or the request is at fault.
             EngineDeadError: the model died during the request.
         """
-        return await dispatch.handle(self._find(name), call)
+        return await dispatch.handle_from_model(self._find(name), call)

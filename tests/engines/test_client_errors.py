@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from litestar import post
 from litestar.testing import RequestFactory
 from openai import BaseModel as OpenAIModel
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from appliance.api.error_responses import with_error_event
 from appliance.core.errors import RequestError, UnavailableError
+from appliance.core.model import Operation
 from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.request_decoder import _validator, decode
 
@@ -508,10 +510,11 @@ def test_an_engine_with_too_much_to_do_is_asked_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "name", "event"),
+    ("path", "operation", "name", "event"),
     [
         (
             "/v1/responses",
+            Operation.RESPONSE,
             "event: error\n",
             {
                 "type": "error",
@@ -523,18 +526,20 @@ def test_an_engine_with_too_much_to_do_is_asked_again() -> None:
         ),
         (
             "/v1/messages",
+            Operation.MESSAGE,
             "event: error\n",
             {"type": "error", "error": ERROR},
         ),
         (
             "/v1/chat/completions",
+            Operation.CHAT_COMPLETION,
             "",
             {"error": ERROR},
         ),
     ],
 )
 async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
-    path: str, name: str, event: Mapping[str, Any]
+    path: str, operation: Operation, name: str, event: Mapping[str, Any]
 ) -> None:
     """It comes after what was sent, and numbers itself where the protocol numbers events."""
 
@@ -542,7 +547,11 @@ async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
         yield b'data: {"sequence_number":4}\n\n'
         raise RequestError("no", param="top_k")
 
-    _, last = [each async for each in with_error_event(RequestFactory().post(path), broken())]
+    @post(path, name=operation)
+    async def route() -> None:
+        raise AssertionError("its errors are all that is needed")
+
+    _, last = [each async for each in with_error_event(RequestFactory().post(path, route_handler=route), broken())]
 
     head, _, data = last.decode().partition("data: ")
     assert (head, json.loads(data)) == (name, event)

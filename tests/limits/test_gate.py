@@ -45,7 +45,7 @@ class Way:
     def answer(self, task: asyncio.Task[SequenceSlots], seconds: float = 0.0) -> None:
         """A request that came is answered, and leaves."""
         self.clock.now += seconds
-        task.result().leave(None, is_answered=True)
+        task.result().leave(None, is_success=True)
 
     async def full(self, count: int) -> list[asyncio.Task[SequenceSlots]]:
         """So many requests, all of them under way."""
@@ -188,7 +188,7 @@ async def test_new_settings_hold_from_now_on() -> None:
 
 
 async def test_a_wait_that_would_break_the_promise_is_refused_at_once() -> None:
-    """The forecast decides: one place, held for a second each time, and two seconds are promised."""
+    """The forecast decides: one place, use_slots for a second each time, and two seconds are promised."""
     way = Way(ttft_seconds=2, concurrent=1)
     (task,) = await way.full(1)
     way.answer(task, 1)
@@ -224,7 +224,7 @@ async def test_a_slow_first_token_holds_back_the_next_request() -> None:
     way = Way(ttft_seconds=2)
     tasks = await way.full(2)
     way.clock.now += 2
-    tasks[0].result().first()
+    tasks[0].result().first_token()
     error = await refused(way)
     for task in tasks:
         way.answer(task)
@@ -266,7 +266,7 @@ async def test_tokens_of_the_queue_are_estimated_as_requests_had_them() -> None:
     before = way.gate.tokens(800)
     for _ in range(50):
         (task,) = await way.full(1)
-        task.result().leave(40, is_answered=True)
+        task.result().leave(40, is_success=True)
     await way.full(1)
     waiting = way.come(size=800)
     await settle()

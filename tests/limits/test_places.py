@@ -10,7 +10,7 @@ import pytest
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.request_context import use_context
-from appliance.limits import QueueSettings, RequestQueue, SequenceSlots, Timeouts, held, require_size, sequence
+from appliance.limits import QueueSettings, RequestQueue, SequenceSlots, Timeouts, require_size, run_sequence, use_slots
 
 
 async def settle() -> None:
@@ -49,22 +49,22 @@ class Batch:
     async def _answer(self) -> None:
         slot = await self._house.gate.enter(400, Timeouts.of("m", self._house.gate.settings.limits))
         try:
-            with held(slot):
+            with use_slots(slot):
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._size):
                         group.create_task(self._compute())
         finally:
-            slot.leave(None, is_answered=self.done == self._size)
+            slot.leave(None, is_success=self.done == self._size)
 
     async def _compute(self) -> None:
-        async with sequence() as turn:
+        async with run_sequence() as turn:
             assert turn is not None
             self._house.order.append(self.name)
             computed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.running.append(computed)
             await computed
-            turn.first()
-            turn.end(is_answered=True)
+            turn.first_token()
+            turn.end(is_success=True)
             self.done += 1
 
 
@@ -158,7 +158,7 @@ async def test_a_place_is_kept_between_the_sequences_of_a_request() -> None:
             assert house.gate.running == 1
 
     assert house.gate.running == 1
-    slot.leave(None, is_answered=True)
+    slot.leave(None, is_success=True)
     assert house.gate.running == 0
 
 
@@ -195,7 +195,7 @@ async def test_a_sequence_that_begins_after_its_request_holds_nothing_for_long()
     house = House(2)
     slot = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
     async with slot.sequence():
-        slot.leave(None, is_answered=True)
+        slot.leave(None, is_success=True)
         assert house.gate.running == 0
         async with slot.sequence():
             assert house.gate.running == 1
@@ -257,17 +257,17 @@ async def test_a_request_that_is_too_large_is_refused(inputs: int, choices: int,
     house = House(4, inputs_per_request=3, choices_per_request=2)
     slot: SequenceSlots = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
 
-    with held(slot):
+    with use_slots(slot):
         require_size(3, 2, field="input")
         with pytest.raises(RequestError, match=rf"at most {2 if param == 'n' else 3} .*limits\.") as caught:
             require_size(inputs, choices, field="input")
 
     assert (caught.value.status, caught.value.param) == (400, param)
-    slot.leave(None, is_answered=False)
+    slot.leave(None, is_success=False)
 
 
 async def test_what_belongs_to_no_request_waits_for_nobody() -> None:
     """The first answer of a model that loads is one of those."""
-    async with sequence() as turn:
+    async with run_sequence() as turn:
         require_size(10**6, 10**6, field="input")
         assert turn is None

@@ -295,7 +295,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
 
         first = asyncio.create_task(ask())
         await until(lambda: client.entry.queue.running == 1)
-        with pytest.raises(RateLimitedError, match="has 1 requests under way"):
+        with pytest.raises(RateLimitedError, match="has 1 requests running"):
             await ask()
         record = client.engine.records[0]
         assert record is not None

@@ -98,7 +98,7 @@ def default_signature(operations: Collection[Operation], access: Authorizer | No
         UnsupportedOperationError: none of the operations has a signature.
     """
     offered = _offered(operations)
-    return next((each for each in offered if access is not None and access.may_ask(each.operation)), offered[0])
+    return next((each for each in offered if access is not None and access.may_request(each.operation)), offered[0])
 
 
 def choose_signature(
@@ -115,7 +115,7 @@ def choose_signature(
         UnsupportedOperationError: none of the operations has a signature.
     """
     offered = _offered(operations)
-    allowed = [signature for signature in offered if access.may_ask(signature.operation)]
+    allowed = [signature for signature in offered if access.may_request(signature.operation)]
     if not allowed:
         access.require_operation(offered[0].operation)
     # Operations that the caller may not use come last; dispatch refuses them by name.

@@ -26,7 +26,7 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
 
     @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
     def show_document() -> dict[str, Any]:  # Any: JSON values
-        return document([name for _, name in manager.visible()], manager.access.may_ask)
+        return document([name for _, name in manager.visible()], manager.access.may_request)
 
     @get("/schema", name="openapi-page", sync_to_thread=False)
     def show_page() -> Response[str]:
@@ -36,13 +36,13 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
 
 
 def document(
-    names: Sequence[str], may_ask: Callable[[Operation], bool] = lambda _: True
+    names: Sequence[str], may_request: Callable[[Operation], bool] = lambda _: True
 ) -> dict[str, Any]:  # Any: JSON
     """Every operation that may be asked for, by path and method, for models of these names."""
     values = {"name": list(names), "version": [VERSION]}
     paths: dict[str, Any] = {}
     for told in operations():
-        if told.operation is not None and not may_ask(told.operation):
+        if told.operation is not None and not may_request(told.operation):
             continue
         paths.setdefault(told.path, {})[told.method] = _operation(told, values)
     return {

@@ -11,8 +11,8 @@ from appliance.core.errors import RequestError
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
 from appliance.engines.vllm.usage_tracking import UsageMeter, count_prompt
-from appliance.limits import sequence
-from appliance.limits.slots import Sequence
+from appliance.limits import run_sequence
+from appliance.limits.queue import Sequence
 
 if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput, RequestOutput
@@ -72,7 +72,7 @@ async def _generate(
         turn, is_first = None, True
         if params.n == 1:
             # Not through `_in_turn`, which is a generator too.
-            turn = await stack.enter_async_context(sequence())
+            turn = await stack.enter_async_context(run_sequence())
             outputs = generate_one(params, request_id)
         else:
             outputs = generate_choices(generate_one, params, request_id)
@@ -130,7 +130,7 @@ async def _merge(streams: list[Outputs], params: SamplingParams) -> Outputs:
 
 async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
     """Yield the outputs of one sequence, once its turn has come."""
-    async with sequence() as turn, aclosing(outputs):
+    async with run_sequence() as turn, aclosing(outputs):
         is_first = True
         async for output in outputs:
             if turn is not None:
@@ -141,10 +141,10 @@ async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
 
 def _report(turn: Sequence, output: Any, *, is_first: bool) -> None:  # Any: vLLM's outputs of both kinds
     if is_first:
-        turn.first()
+        turn.first_token()
     # The reader of the last output may not come back for the end of the stream.
     if output.finished:
-        turn.end(is_answered=True)
+        turn.end(is_success=True)
 
 
 def _require_computable(config: Any, params: SamplingParams) -> None:  # Any: vLLM's config

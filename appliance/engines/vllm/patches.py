@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.engines.vllm.sse import ChatStreamWriter, CompletionStreamWriter, after_first, encode_events, is_plain
 from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
-from appliance.limits import current_slot
+from appliance.limits import current_slots
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -118,7 +118,7 @@ def tokenize_fairly(renderer: BaseRenderer[Any]) -> None:
     from vllm.utils.async_utils import make_async
 
     pool, original = renderer._executor, renderer._tokenize_prompt
-    pool.submit = FairExecutor(pool.submit, current_slot).submit
+    pool.submit = FairExecutor(pool.submit, current_slots).submit
 
     def tokenize(prompt: Any, params: TokenizeParams) -> Any:  # Any: vLLM's prompts
         return original({**prompt, "prompt": cut_long_text(renderer.get_tokenizer(), prompt["prompt"], params)}, params)
