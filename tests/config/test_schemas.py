@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +41,6 @@ def properties(schema: object) -> Iterator[tuple[str, Schema]]:
 def test_a_committed_schema_is_what_the_classes_say(name: str) -> None:
     """The committed file is what the generator makes of the config's classes; `just schemas` writes it."""
     assert (directory() / name).read_text(encoding="utf-8") == files()[name]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
-def test_the_schema_of_the_engine_arguments_is_what_vllm_says() -> None:
-    """The committed schema of vLLM's arguments belongs to the vLLM that is installed."""
-    command = [sys.executable, "-m", "appliance.engines.vllm.schema", "--check"]
-
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_stale_schema_is_told_with_the_recipe_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ from typing import Any, get_args
 import pytest
 
 from appliance.config.engine import OWNED, EngineConfig
+from appliance.config.json_schema import ENGINE_NAME, directory
 from appliance.config.layout import LayoutConfig, NodesConfig
-from appliance.engines.vllm import engine_args
+from appliance.engines.vllm import engine_args, schema
 from appliance.engines.vllm.engine_args import EngineSpec, NodeAddresses, Pooler, engine_arguments, layout_arguments
 from appliance.engines.vllm.env import layout_environment
 from appliance.engines.vllm.patches import SingleWaiterEvent
@@ -32,6 +33,11 @@ def _quiet() -> Iterator[None]:
 def _get(path: str) -> Any:  # Any: vLLM has no types for us
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def test_the_schema_of_the_engine_arguments_is_what_vllm_says() -> None:
+    """The committed schema of vLLM's arguments belongs to the vLLM that is installed."""
+    assert (directory() / ENGINE_NAME).read_text(encoding="utf-8") == schema.generate()
 
 
 def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
