@@ -216,6 +216,7 @@ class _Program:
 
 def _import(*, with_engine: bool) -> None:
     import appliance.cli.main
+    import appliance.cli.serve
     import appliance.server  # noqa: F401 - as the others: for its time
 
     if not with_engine:

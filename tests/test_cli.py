@@ -37,6 +37,37 @@ def test_every_example_is_valid_and_opens_with_its_schema() -> None:
     }
 
 
+def test_a_file_is_checked_without_its_secrets(tmp_path: Path) -> None:
+    """Values that cannot be resolved here are taken for valid and named; other problems are found, and exit with 2."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "models:\n"
+        "  - {name: a, class: proxy, upstreams: [{url: '${env:NOWHERE}/v1', api_key: '${file:absent}'}]}\n"
+        "  - {name: b, class: '${env:CLASS_}', storage: {uri: '${env:URI_}'}, layout: {nodes: {count: '${env:N_}'}}}\n"
+        "server: {port: '${env:NO_PORT}', workers: '${env:NO_WORKERS}'}\n"
+    )
+
+    good = _run("validate", "--without-secrets", str(file))
+    file.write_text(file.read_text().replace("port:", "prot:"))
+    bad = _run("validate", "--without-secrets", str(file))
+
+    assert good.returncode == 0, good.stdout
+    verdict, *unchecked = good.stdout.splitlines()
+    assert verdict == f"{file}: good"
+    assert [line.partition(" ")[2].partition(":")[0] for line in unchecked] == [
+        "models[0].upstreams[0].url",
+        "models[0].upstreams[0].api_key",
+        "models[1].class",
+        "models[1].storage.uri",
+        "models[1].layout.nodes.count",
+        "server.port",
+        "server.workers",
+    ]
+    assert unchecked[0].endswith("url: not checked: the environment variable NOWHERE is not set")
+    assert bad.returncode == 2
+    assert 'server.prot: unknown key; did you mean "port"?' in bad.stdout
+
+
 def test_a_schema_is_printed_whole_or_for_a_class() -> None:
     """`schema` prints the file's schema, `schema generative` that of one class."""
     whole, one = json.loads(_run("schema").stdout), json.loads(_run("schema", "generative").stdout)

@@ -28,7 +28,7 @@ def _diff(folder: Path, new: str, *options: str) -> Result:
     [
         (f"# the same\n{ONE}", 0, "no difference"),
         (f"{ONE}logging: {{level: debug}}", 1, "applied at once: logging.level"),
-        (ONE.replace("a:1", "b:1"), 1, "brought anew: one"),
+        (ONE.replace("a:1", "b:1"), 1, "loaded again: one"),
         (ONE.replace("name: one", "name: two"), 1, "removed: one; added: two"),
         (f"{ONE}logging: {{level: debug}}\nserver: {{port: 1}}", 1, "needs a restart, before which nothing is applied"),
     ],
@@ -53,7 +53,7 @@ def test_it_is_a_table_for_people_and_json_for_machines(tmp_path: Path) -> None:
         ["models.one.upstreams[0].api_key", '"***"', '"***"', "swap"],
         ["models.one.upstreams[1]", "-", '{"url":', '"http://b:1"}', "swap"],
     ]
-    assert rows["outcome"] == "brought anew: one"
+    assert rows["outcome"] == "loaded again: one"
     assert rows["differences"][1] == {
         "path": "models.one.upstreams[1]",
         "new": {"url": "http://b:1"},

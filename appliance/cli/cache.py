@@ -1,4 +1,4 @@
-"""The verbs over the cache: list what it holds, verify it, prune it."""
+"""The command `cache`: lists, verifies and prunes downloaded models."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 class Age(click.ParamType):  # type: ignore[type-arg] # click's stubs and click differ
-    """A time such as 12h, 30d or 2w, in seconds."""
+    """A duration such as 12h, 30d or 2w, in seconds."""
 
     name = "age"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value).lower())
         if found is None:
-            self.fail(f"{value!r} is no time; write one such as 12h, 30d or 2w", param, ctx)
+            self.fail(f"{value!r} is not a duration; write one such as 12h, 30d or 2w", param, ctx)
         return float(found[1]) * _UNITS[found[2]]
 
 
@@ -40,15 +40,15 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", str(value).lower())
         if found is None:
-            self.fail(f"{value!r} is no size; write one such as 500M, 50GB or 1TiB", param, ctx)
+            self.fail(f"{value!r} is not a size; write one such as 500M, 50GB or 1TiB", param, ctx)
         return int(float(found[1]) * _SIZES[found[2] or ""])
 
 
 @click.group()
 def cache() -> None:
-    """List, verify and prune what was fetched.
+    """List, verify and prune downloaded models.
 
-    Without --dir it is the cache of whoever types this: `appliance` under the user's cache home.
+    Without --dir it is the user's own cache: `appliance` under the cache home.
     """
 
 
@@ -58,7 +58,7 @@ _directory = click.option(
     type=click.Path(path_type=Path),
     envvar="APPLIANCE__STORAGE__CACHE_DIR",
     show_envvar=True,
-    help="The cache, where storage.cache_dir is set.",
+    help="Directory of the cache, as in storage.cache_dir.",
 )
 
 
@@ -82,9 +82,11 @@ def list_(directory: Path | None) -> None:
 
 @cache.command()
 @_directory
-@click.option("--remove", "is_removing", is_flag=True, help="Remove what is damaged, so that it is fetched again.")
+@click.option(
+    "--remove", "is_removing", is_flag=True, help="Remove damaged artifacts; they are downloaded again when needed."
+)
 def verify(directory: Path | None, is_removing: bool) -> None:
-    """Read every byte of every artifact, and name each file that is missing or not as it was stored.
+    """Read every byte of every artifact, and name each file that is missing or damaged.
 
     Exit code 16 when there is one.
     """
@@ -98,33 +100,38 @@ def verify(directory: Path | None, is_removing: bool) -> None:
     if is_removing:
         root.blobs.remove_unused()
     elif broken:
-        raise ArtifactCorruptError(f"{broken} damaged; remove them, to be fetched again, with --remove")
+        raise ArtifactCorruptError(f"{broken} damaged; remove them with --remove, to download them again")
 
 
 @cache.command()
 @_directory
-@click.option("--older-than", "age", type=Age(), help="Remove what was not used for so long, such as 30d.")
-@click.option("--max-size", "size", type=Size(), help="Remove what was not used for longest, to leave at most 50GB.")
+@click.option("--older-than", "age", type=Age(), help="Remove artifacts not used for this long, such as 30d.")
+@click.option(
+    "--max-size",
+    "size",
+    type=Size(),
+    help="Remove the least recently used, until at most this much is left, such as 50GB.",
+)
 @click.option(
     "--keep",
     "files",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Never remove what this config names; without other limits, remove all the rest.",
+    help="Keep the artifacts that this config uses; without other limits, remove all others.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 def prune(directory: Path | None, age: float | None, size: int | None, files: Sequence[Path], dry_run: bool) -> None:
-    """Remove artifacts that are not wanted any more.
+    """Remove artifacts that are no longer needed.
 
-    Without options only what killed and failed fetches left. What a process serves or works on is never removed.
+    Without options only the remains of killed and failed downloads are removed. Artifacts in use are never removed.
     """
     configs = [load_config(file).config for file in files]
     root = Cache.at(directory or next((config.storage.cache_dir for config in configs), None))
     is_rest = bool(files) and age is None and size is None
-    wish = PruneRule(0 if is_rest else age, size, frozenset(_named(root, configs)))
+    rule = PruneRule(0 if is_rest else age, size, frozenset(_named(root, configs)))
     freed = 0
-    for each in select_prunable(list_artifacts(root), wish):
+    for each in select_prunable(list_artifacts(root), rule):
         is_gone = dry_run or remove(root, each)
         freed += each.size if is_gone else 0
         word = ("would be removed" if dry_run else "removed") if is_gone else "in use, and not removed"
@@ -135,7 +142,7 @@ def prune(directory: Path | None, age: float | None, size: int | None, files: Se
 
 
 def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
-    """The artifacts that configs lead to, and what was made of them."""
+    """The artifacts that the configs use, and those converted from them."""
     for config in configs:
         settings = config.storage.model_copy(update={"cache_dir": root.root, "frozen": False})
         for storage in (each for model_config in config.models for each in model_config.storages.values()):
@@ -148,7 +155,7 @@ def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
 
 
 def _on_disk(root: Path) -> int:
-    """Bytes of all files, each counted once however many names it has."""
+    """Bytes of all files; one with several hard links counts once."""
     facts = (path.lstat() for path in root.rglob("*") if path.is_file())
     return sum({(each.st_dev, each.st_ino): each.st_size for each in facts}.values())
 

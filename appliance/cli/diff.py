@@ -1,45 +1,57 @@
-"""What differs between two configs, for people and for machines, and what a server that runs would make of it."""
+"""The command `diff`: compares two configs, and says how a running server would apply the changes."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from appliance.config import Difference
+import click
+
+from appliance.cli.options import FILE, format_option, load_config, overrides
+from appliance.config import Difference, differences
 from appliance.config.base import Change
 from appliance.config.diff import ABSENT, keys_of
 from appliance.config.source_location import printable
 
-# A value that is longer is cut; --format json has all of it.
+# Longer values are cut; --format json has them whole.
 _WIDTH = 40
 
 _HELP = """
-Compare the files OLD and NEW key by key, and say what a server of OLD makes of NEW.
+Compare the files OLD and NEW key by key, and say how a server of OLD would apply NEW.
 
 \b
-hot      applied while it serves: {hot}
-swap     a model is brought anew, and the others go on: every key of a model
-restart  waits for the next start, and everything else with it: every other key
+hot      applied while serving: {hot}
+swap     the model is loaded again while the others serve: every key of a model
+restart  applied at the next start, with everything else: every other key
 
-Models are compared by name; comments, order and x- keys are no difference. Secrets are shown as ***.
+Models are compared by name; comments, order and x- keys do not count. Secrets are shown as ***.
 
 Exit code 0 when nothing differs, 1 when something does, 2 when a file is wrong.
 """
 
 
-def diff_help() -> str:
-    """What `appliance diff --help` says."""
-    return _HELP.format(hot=", ".join(keys_of(Change.HOT)))
+@click.command(help=_HELP.format(hot=", ".join(keys_of(Change.HOT))))
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
+@format_option("How to print the differences.")
+@overrides
+def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
+    """Compare two files; the help of the command is generated from the keys."""
+    found = differences(load_config(old, overrides), load_config(new, overrides))
+    click.echo(json.dumps(as_json(found), indent=2) if format_ == "json" else as_text(found))
+    sys.exit(1 if found else 0)
 
 
 def as_json(found: Sequence[Difference]) -> Mapping[str, Any]:  # Any: JSON values
-    """The differences as plain data; a value that one of the two lacks is left out."""
+    """The differences as JSON; a value that one of the two files lacks is left out."""
     return {"outcome": outcome(found), "differences": [_row(each) for each in found]}
 
 
 def as_text(found: Sequence[Difference]) -> str:
-    """A table, and a last line with what would happen."""
+    """The differences as a table, and a last line with the outcome."""
     if not found:
         return outcome(found)
     rows = [("PATH", "OLD", "NEW", "CHANGE")]
@@ -50,15 +62,15 @@ def as_text(found: Sequence[Difference]) -> str:
 
 
 def outcome(found: Sequence[Difference]) -> str:
-    """What a server that runs makes of these differences, as one sentence."""
+    """How a running server would apply the differences, as one sentence."""
     waiting = [each.path for each in found if each.change is Change.RESTART]
     if waiting:
         return f"needs a restart, before which nothing is applied: {', '.join(waiting)}"
-    said = _models(found)
+    outcomes = _models(found)
     hot = [each.path for each in found if each.change is Change.HOT]
     if hot:
-        said["applied at once"] = hot
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in said.items()) or "no difference"
+        outcomes["applied at once"] = hot
+    return "; ".join(f"{outcome}: {', '.join(names)}" for outcome, names in outcomes.items()) or "no difference"
 
 
 def _models(found: Sequence[Difference]) -> dict[str, Sequence[str]]:
@@ -66,9 +78,9 @@ def _models(found: Sequence[Difference]) -> dict[str, Sequence[str]]:
     for each in found:
         if each.model is not None:
             is_whole = each.path == f"models.{each.model}"
-            what = "removed" if each.new is ABSENT else "added" if each.old is ABSENT else "brought anew"
-            models.setdefault(what if is_whole else "brought anew", {})[each.model] = None
-    return {what: list(names) for what, names in models.items()}
+            change = "removed" if each.new is ABSENT else "added" if each.old is ABSENT else "loaded again"
+            models.setdefault(change if is_whole else "loaded again", {})[each.model] = None
+    return {change: list(names) for change, names in models.items()}
 
 
 def _row(each: Difference) -> Mapping[str, Any]:  # Any: JSON values

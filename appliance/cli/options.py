@@ -1,8 +1,8 @@
-"""Arguments and options that several commands share, and what they load a config with."""
+"""Arguments and options that several commands share, and how they load a config."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -22,18 +22,19 @@ overrides = click.option(
     help="Set one value over the file and the environment, such as server.port=9000 or "
     "models.NAME.engine.max_model_len=4096. May be given several times.",
 )
-offline = click.option(
-    "--offline", is_flag=True, help="Use only what is in the cache, and make no connection to any store."
-)
-frozen = click.option(
-    "--frozen", is_flag=True, help="Refuse bytes that appliance.lock, beside FILE, does not name as they are."
-)
+offline = click.option("--offline", is_flag=True, help="Use only what is in the cache; connect to no store.")
+frozen = click.option("--frozen", is_flag=True, help="Refuse files that differ from appliance.lock beside FILE.")
 
 
-def to_overrides(overrides: Sequence[str], offline: bool, frozen: bool = False) -> Sequence[str]:
-    """The overrides, with those that have a flag of their own."""
-    flags = {"storage.offline=true": offline, "storage.frozen=true": frozen}
-    return [*overrides, *(override for override, is_set in flags.items() if is_set)]
+def format_option(description: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option `--format`, of text or JSON."""
+    return click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help=description)
+
+
+def to_overrides(overrides: Sequence[str], *, offline: bool, frozen: bool = False) -> Sequence[str]:
+    """The overrides, with those that have an option of their own."""
+    options = {"storage.offline=true": offline, "storage.frozen=true": frozen}
+    return [*overrides, *(override for override, is_set in options.items() if is_set)]
 
 
 def load_config(file: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
@@ -43,6 +44,19 @@ def load_config(file: Path, overrides: Sequence[str] = (), *, environ: Mapping[s
         ConfigError: something is wrong.
     """
     return load(file, overrides, environ=environ, validators=VALIDATORS)
+
+
+def load_quietly(file: Path, overrides: Sequence[str]) -> LoadedConfig:
+    """Load a config for a command that prints results: the log has warnings alone, without the config's secrets.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    from appliance.core import logging_setup
+
+    loaded = load_config(file, overrides)
+    logging_setup.configure("auto", "warning", loaded.secrets)
+    return loaded
 
 
 def _check_adapters(raw: RawConfig) -> Iterator[Diagnostic]:

@@ -1,23 +1,28 @@
-"""The command `probe`: whether a server of this machine is live or ready, asked where its config says it listens."""
+"""The command `probe`: asks a server of this machine whether it is live, ready or started."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import ssl
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 
+from appliance.cli.options import FILE, load_config, overrides
+from appliance.cli.serve import serve
+from appliance.config import LoadedConfig
 from appliance.config.server import ServerConfig
 from appliance.core.errors import ApplianceError
 
-PATHS: Mapping[str, str] = {"live": "/livez", "ready": "/readyz", "started": "/startupz"}
+_PATHS: Mapping[str, str] = {"live": "/livez", "ready": "/readyz", "started": "/startupz"}
 
-# Where a server that listens on all addresses is asked.
+# A server that listens on all addresses is asked at the loopback address.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
@@ -25,43 +30,67 @@ class ProbeError(ApplianceError):
     """The server cannot be asked."""
 
 
+@click.command()
+@click.argument("state", type=click.Choice(list(_PATHS)), default="live", metavar="[live|ready|started]")
+@click.argument("file", type=FILE, required=False)
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=4, show_default=True, help="Seconds to wait.")
+@overrides
+def probe(state: str, file: Path | None, timeout: float, overrides: Sequence[str]) -> None:
+    """Ask the server of FILE whether it is live, ready or started, and print its answer.
+
+    It is asked on this machine, at the address that FILE, the environment and --set configure. Without FILE it is the
+    one server that runs here, as in a container. Exit code 0 when it is, 1 when it is not or does not answer.
+    """
+    loaded = _running_config(overrides) if file is None else load_config(file, overrides)
+    is_in_state, answer = _ask(loaded.config.server, state, timeout)
+    click.echo(answer)
+    sys.exit(0 if is_in_state else 1)
+
+
+def _running_config(overrides: Sequence[str]) -> LoadedConfig:
+    """The config of the one server that runs here."""
+    command = _running_server()
+    given = serve.make_context("serve", list(command.arguments)).params
+    return load_config(command.directory / given["file"], [*given["overrides"], *overrides], environ=command.environ)
+
+
 @dataclass(frozen=True, slots=True)
-class Command:
-    """The arguments that a running `appliance serve` was given, its directory and its environment."""
+class _Command:
+    """The arguments of a running `appliance serve`, its directory and its environment."""
 
     arguments: Sequence[str]
     directory: Path
     environ: Mapping[str, str]
 
 
-def running() -> Command:
-    """The one server that runs here, and may be looked at.
+def _running_server() -> _Command:
+    """The one server that runs here, and that this user may inspect.
 
     Raises:
         ProbeError: there is none, or more than one.
     """
     found = dict(_servers())
     # Workers are children of a server, and look like it.
-    first = [command for process, command in found.items() if process.ppid() not in {each.pid for each in found}]
-    if len(first) != 1:
-        many = "several servers run" if first else "no server runs"
-        raise ProbeError(f"{many} here that may be looked at; name the FILE of the one that is meant")
-    return first[0]
+    parents = [command for process, command in found.items() if process.ppid() not in {each.pid for each in found}]
+    if len(parents) != 1:
+        count = "several servers run" if parents else "no server runs"
+        raise ProbeError(f"{count} here that may be inspected; name the FILE of the server")
+    return parents[0]
 
 
-def _servers() -> Iterator[tuple[psutil.Process, Command]]:
+def _servers() -> Iterator[tuple[psutil.Process, _Command]]:
     for process in psutil.process_iter():
         try:
             arguments = _arguments(process.cmdline())
             if arguments is not None:
-                yield process, Command(arguments, Path(process.cwd()), process.environ())
+                yield process, _Command(arguments, Path(process.cwd()), process.environ())
         except psutil.Error:
-            # It has ended, or is another user's.
+            # It has ended, or belongs to another user.
             continue
 
 
 def _arguments(line: Sequence[str]) -> Sequence[str] | None:
-    """What follows `appliance serve` on the command line of a Python; None where it is another."""
+    """What follows `appliance serve` on the command line of a Python; None where it is another command."""
     if not line or not Path(line[0]).name.startswith("python"):
         return None
     for index in range(1, len(line) - 1):
@@ -70,21 +99,21 @@ def _arguments(line: Sequence[str]) -> Sequence[str] | None:
     return None
 
 
-def ask(server: ServerConfig, what: str, seconds: float) -> tuple[bool, str]:
-    """Whether the server says that it is `what`, one of `PATHS`, and what it says.
+def _ask(server: ServerConfig, state: str, seconds: float) -> tuple[bool, str]:
+    """Whether the server is in the state, and its answer.
 
     Raises:
         ProbeError: it cannot be asked.
     """
     connection = _connection(server, seconds)
     try:
-        connection.request("GET", PATHS[what])
+        connection.request("GET", _PATHS[state])
         response = connection.getresponse()
-        said = _told(what, response.status, response.read())
-        return said == what, said
+        answer = _answer(state, response.status, response.read())
+        return answer == state, answer
     except (OSError, http.client.HTTPException) as error:
         where = f"{connection.host} port {connection.port}"
-        raise ProbeError(f"not {what}: {where} does not answer: {error or type(error).__name__}") from error
+        raise ProbeError(f"not {state}: {where} does not answer: {error or type(error).__name__}") from error
     finally:
         connection.close()
 
@@ -95,25 +124,28 @@ def _connection(server: ServerConfig, seconds: float) -> http.client.HTTPConnect
         return http.client.HTTPConnection(host, server.probe_port or server.port, timeout=seconds)
     if server.tls.client_ca is not None:
         raise ProbeError(
-            "server.tls.client_ca has every client of server.port show a certificate, and a probe has none; "
+            "server.tls.client_ca requires a certificate of every client of server.port, and a probe has none; "
             "set server.probe_port"
         )
-    # Its certificate is for the name that clients know it by. Nothing is sent that others may not know.
+    # The certificate is for the name that clients use; nothing secret is sent.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return http.client.HTTPSConnection(host, server.port, timeout=seconds, context=context)
 
 
-def _told(what: str, status: int, body: bytes) -> str:
-    """A line for the answer, and where it is no, one for each model that is not ready."""
+def _answer(state: str, status: int, body: bytes) -> str:
+    """The state as the server gives it, and where it is another, a line for each model that is not ready."""
     try:
-        said: Any = json.loads(body)  # Any: JSON values
+        answer: Any = json.loads(body)  # Any: JSON values
         if status == 200:
-            return str(said["status"])
-        reason = f": {said['reason']}" if "reason" in said else ""
-        others = [each for each in said["models"] if each["state"] != "ready"]
+            return str(answer["status"])
+        reason = f": {answer['reason']}" if "reason" in answer else ""
+        others = [each for each in answer["models"] if each["state"] != "ready"]
         return "\n".join(
-            [f"{said['status']}{reason}", *(f"{each['name']} is {each['state']}: {each['reason']}" for each in others)]
+            [
+                f"{answer['status']}{reason}",
+                *(f"{each['name']} is {each['state']}: {each['reason']}" for each in others),
+            ]
         )
     except (ValueError, TypeError, KeyError):
-        return f"not {what}: the answer has status {status} and is none of this server's"
+        return f"not {state}: the answer has status {status} and is not from an appliance"

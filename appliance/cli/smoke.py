@@ -1,4 +1,4 @@
-"""The smoke test: start a config for real, ask what its `expect:` promises, stop it."""
+"""The command `smoke`: serves a config, sends the requests of its `expect`, and stops it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import aiohttp
+import click
 
-from appliance.cli.key import new
+from appliance.cli.key import new_key
+from appliance.cli.options import FILE, load_quietly, overrides
 from appliance.config import Config
 from appliance.config.root import ExpectConfig
 from appliance.core.errors import ApplianceError
@@ -29,21 +31,37 @@ class SmokeError(ApplianceError):
     """The config did not do what it promises."""
 
 
-async def smoke(
-    file: Path, config: Config, overrides: Sequence[str], seconds: float, say: Callable[[str], None]
-) -> None:
-    """Serve `file` in a process of its own on a free port, and hold its answers against `expect:`.
+@click.command()
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option("--timeout", type=float, default=1800, show_default=True, help="Seconds each FILE may take to be ready.")
+@overrides
+def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> None:
+    """Serve each FILE, check the answers that its `expect:` promises, and stop it.
 
-    `seconds` bounds the wait until it is ready; `say` is told each step.
+    Exit code 0 when every promise held.
+    """
+    for file in files:
+        config = load_quietly(file, overrides).config
+        click.echo(f"{file}")
+        asyncio.run(_serve_and_check(file, config, overrides, timeout, lambda line: click.echo(f"  {line}")))
+        click.echo("  every promise held" if config.expect else "  it was ready; expect: promises nothing")
+
+
+async def _serve_and_check(
+    file: Path, config: Config, overrides: Sequence[str], seconds: float, log: Callable[[str], None]
+) -> None:
+    """Serve `file` in a child process on a free port, and compare its answers with `expect`.
+
+    It must be ready within `seconds`; `log` gets a line for each step.
 
     Raises:
         SmokeError: it did not get ready, an answer was not as promised, or it did not stop cleanly.
     """
     port = _free_port()
-    key, digest = new()
+    key, digest = new_key()
     changes = [*overrides, f"server.port={port}", "server.host=127.0.0.1", "logging.format=json", "server.tls=null"]
     if config.server.api_keys:
-        # Ours in the place of all: those of the config may be known by their digests alone.
+        # One key replaces all, because the file may have only the digests of its keys.
         changes.append(f"server.api_keys={json.dumps([{'name': 'smoke', 'sha256': digest, 'admin': True}])}")
     command = [sys.executable, "-m", "appliance", "serve", str(file)]
     command += [word for change in changes for word in ("--set", change)]
@@ -52,9 +70,9 @@ async def smoke(
         try:
             headers = {"Authorization": f"Bearer {key}"}
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
-                await _until_ready(session, server, seconds, say)
+                await _until_ready(session, server, seconds, log)
                 for expectation in config.expect:
-                    await _hold(session, expectation, say)
+                    await _check(session, expectation, log)
             await _stop(server, config.server.drain_seconds)
         except SmokeError as error:
             raise SmokeError(f"{error}\nthe end of its log:\n{_tail(output)}") from error
@@ -65,18 +83,18 @@ async def smoke(
 
 
 async def _until_ready(
-    session: aiohttp.ClientSession, server: asyncio.subprocess.Process, seconds: float, say: Callable[[str], None]
+    session: aiohttp.ClientSession, server: asyncio.subprocess.Process, seconds: float, log: Callable[[str], None]
 ) -> None:
     started = time.monotonic()
-    said: set[str] = set()
+    logged: set[str] = set()
     while time.monotonic() - started < seconds:
         if server.returncode is not None:
             raise SmokeError(f"the server ended with exit code {server.returncode}")
         status, models = await _readiness(session)
         for line in (f"{model['name']} is {model['state']}: {model['reason']}" for model in models):
-            if line not in said:
-                said.add(line)
-                say(f"{time.monotonic() - started:6.1f} s  {line}")
+            if line not in logged:
+                logged.add(line)
+                log(f"{time.monotonic() - started:6.1f} s  {line}")
         if status == 200:
             return
         failed = [model["reason"] for model in models if model["state"] == "failed"]
@@ -94,7 +112,7 @@ async def _readiness(session: aiohttp.ClientSession) -> tuple[int, list[dict[str
         return 0, []
 
 
-async def _hold(session: aiohttp.ClientSession, expectation: ExpectConfig, say: Callable[[str], None]) -> None:
+async def _check(session: aiohttp.ClientSession, expectation: ExpectConfig, log: Callable[[str], None]) -> None:
     method = "GET" if expectation.body is None else "POST"
     timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
     try:
@@ -104,15 +122,15 @@ async def _hold(session: aiohttp.ClientSession, expectation: ExpectConfig, say: 
         raise SmokeError(f"{method} {expectation.path} got no answer: {type(error).__name__} {error}") from error
     if response.status != expectation.status:
         raise SmokeError(f"{method} {expectation.path} answered {response.status}, not {expectation.status}: {text}")
-    wanted = (expectation.contains,) if isinstance(expectation.contains, str) else expectation.contains
-    missing = [each for each in wanted if each not in text]
+    expected = (expectation.contains,) if isinstance(expectation.contains, str) else expectation.contains
+    missing = [each for each in expected if each not in text]
     if missing:
         raise SmokeError(f"{method} {expectation.path} does not contain {missing[0]!r}: {text}")
-    say(f"{method} {expectation.path} answered {response.status}" + "".join(f", {each!r} in it" for each in wanted))
+    log(f"{method} {expectation.path} answered {response.status}" + "".join(f", {each!r} in it" for each in expected))
 
 
 async def _stop(server: asyncio.subprocess.Process, drain_seconds: float) -> None:
-    # As Ctrl-C does: nobody else is sent there, so it need not wait for them.
+    # SIGINT, unlike SIGTERM, does not wait for load balancers.
     server.send_signal(signal.SIGINT)
     try:
         code = await asyncio.wait_for(server.wait(), drain_seconds + 15)

@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from pydantic import ValidationError
 
 from appliance.config.interpolation import resolve
@@ -129,6 +128,8 @@ def check_without_secrets(
 
 def digest(config: Config) -> str:
     """Twelve characters that are equal for equal configs, wherever their values came from; secrets have no part."""
+    import msgspec
+
     # A model object that a Python program passes in counts by its class.
     plain = config.model_dump(mode="json", by_alias=True, warnings=False, fallback=lambda each: type(each).__qualname__)
     return sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()[:12]

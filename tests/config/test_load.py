@@ -68,6 +68,15 @@ def test_importing_the_config_room_loads_nothing_heavy() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_importing_the_config_package_loads_few_modules() -> None:
+    """Reading a config needs the packages `config` and `core`, and of the second little."""
+    code = "import sys; from appliance.config import *; print(*(name for name in sys.modules if 'appliance' in name))"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert len(done.stdout.split()) <= 45
+
+
 # Pieces that mean something to YAML or to us, so that random texts get further than the first character.
 WORDS = ["models:", "server:", "port", "class: ", "generative", "x-a", "<<: ", "&a ", "*a", "- ", ": ", ", ", "---\n"]
 VALUES = ["!!int ", "${env:A}", "${", "$${", "true", "1", "-1e9", ".nan", "\\ud800"]

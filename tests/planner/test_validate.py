@@ -74,7 +74,7 @@ def test_a_store_that_does_not_answer_is_named_with_its_own_exit_code(tmp_path: 
     assert done.returncode == 14
     assert (told["valid"], told["problems"]) == (True, [])
     assert (unread["source"], unread["line"], unread["path"]) == (str(file), 4, "models[0].storage.uri")
-    assert "cannot be looked into; " in unread["message"]
+    assert "cannot be read; " in unread["message"]
     assert "127.0.0.1:9" in unread["message"]
 
 
@@ -84,4 +84,4 @@ def test_a_problem_goes_before_a_store_that_does_not_answer(write: Write, tmp_pa
 
     assert done.returncode == 2
     assert "models[1].layout.tensor_parallel" in done.stdout
-    assert "models[0].storage.uri: cannot be looked into" in done.stdout
+    assert "models[0].storage.uri: cannot be read" in done.stdout

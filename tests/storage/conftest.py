@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub, serving
 
+from appliance.config.storage import SCHEMES
 from appliance.storage import Cache
 from appliance.storage.filesystems.registry import RemoteFilesystem, register
 
@@ -31,8 +32,9 @@ def cache(tmp_path: Path) -> Cache:
 
 
 @pytest.fixture(autouse=True)
-def memory_scheme() -> Iterator[None]:
+def memory_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The scheme `memory://`."""
+    monkeypatch.setattr("appliance.config.validators.storage.SCHEMES", SCHEMES | {"memory"})
     with register("memory", RemoteFilesystem("storage.memory_store:MemoryStore")):
         yield
 

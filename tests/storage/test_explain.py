@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub, Repository
 
-from appliance.cli import pull as verbs
+from appliance.cli.pull import explain_models, pull_models
 from appliance.config import Config, load
 from appliance.core.errors import StorageError
 from appliance.storage import Cache
@@ -49,7 +49,7 @@ def test_a_store_is_asked_and_nothing_is_fetched(
     monkeypatch.setenv("HF_TOKEN", "s3cret")
     hub.repositories["org/model"] = Repository()
     commit = hub.repositories["org/model"].commit(FILES)
-    verbs.explain(read("hf://org/model"))
+    explain_models(read("hf://org/model"))
     printed = capsys.readouterr().out
 
     assert printed.splitlines() == [
@@ -71,9 +71,9 @@ def test_what_is_here_is_said_where(read: Read, hub: Hub, capsys: pytest.Capture
     """After a pull the last line is the directory that pull printed."""
     hub.repositories["org/model"] = Repository()
     hub.repositories["org/model"].commit(FILES)
-    verbs.pull(read("hf://org/model"))
+    pull_models(read("hf://org/model"))
     path = next(line for line in _lines(capsys) if line.startswith("a model: ")).removeprefix("a model: ")
-    verbs.explain(read("hf://org/model"))
+    explain_models(read("hf://org/model"))
 
     assert _lines(capsys)[-1] == f"  here       {path}"
 
@@ -83,10 +83,10 @@ def test_offline_nobody_is_asked(read: Read, hub: Hub, capsys: pytest.CaptureFix
     hub.repositories["org/model"] = Repository()
     commit = hub.repositories["org/model"].commit(FILES)
     config = read("hf://org/model")
-    verbs.pull(config)
+    pull_models(config)
     capsys.readouterr()
     before = len(hub.requests)
-    verbs.explain(
+    explain_models(
         config.model_copy(update={"storage": config.storage.model_copy(update={"offline": True})}),
     )
 
@@ -102,7 +102,7 @@ def test_what_is_used_in_place_is_counted(read: Read, tmp_path: Path, capsys: py
     """A path needs no credential and no cache."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_bytes(b"{}")
-    verbs.explain(read(str(tmp_path / "model")))
+    explain_models(read(str(tmp_path / "model")))
 
     assert _lines(capsys)[3:] == [
         "  credential none: the files are local",
@@ -114,6 +114,6 @@ def test_what_is_used_in_place_is_counted(read: Read, tmp_path: Path, capsys: py
 def test_a_signed_url_is_shown_without_its_signature(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither in what is explained nor in what goes wrong."""
     with pytest.raises(StorageError, match="http://127") as caught:
-        verbs.explain(read("http://127.0.0.1:1/model.gguf?sig=s3cret", digest="0" * 64))
+        explain_models(read("http://127.0.0.1:1/model.gguf?sig=s3cret", digest="0" * 64))
 
     assert "s3cret" not in str(caught.value) + capsys.readouterr().out

@@ -13,7 +13,8 @@ import pytest
 from storage.hub_double import Hub, Repository
 from storage.memory_store import DIRECTORIES
 
-from appliance.cli import pull as verbs
+from appliance.cli.lock import write_lock
+from appliance.cli.pull import pull_models
 from appliance.config import Config
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.models.factory import ModelFactory
@@ -52,7 +53,7 @@ def _frozen(config: Config) -> Config:
 
 def test_a_lock_names_every_file_with_size_and_digest(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
     """It is JSON that people can read, and names the URI as the config has it and the place it led to."""
-    verbs.lock(read())
+    write_lock(read())
 
     assert json.loads((tmp_path / "appliance.lock").read_text()) == {
         "version": 1,
@@ -71,9 +72,9 @@ def test_a_lock_names_every_file_with_size_and_digest(read: Read, place: dict[st
 
 def test_the_same_state_makes_the_same_bytes(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
     """Locking again changes nothing that a version control would show."""
-    verbs.lock(read(exclude=["*.md"]))
+    write_lock(read(exclude=["*.md"]))
     first = (tmp_path / "appliance.lock").read_bytes()
-    verbs.lock(read(exclude=["*.md"]))
+    write_lock(read(exclude=["*.md"]))
 
     assert (tmp_path / "appliance.lock").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir() if "lock" in path.name] == ["appliance.lock"]
@@ -81,10 +82,10 @@ def test_the_same_state_makes_the_same_bytes(read: Read, place: dict[str, bytes]
 
 def test_configs_of_one_directory_share_a_lock(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
     """Locking one leaves the entries of the other, and replaces its own."""
-    verbs.lock(read())
-    verbs.lock(read("memory://place/config.json"))
+    write_lock(read())
+    write_lock(read("memory://place/config.json"))
     place["config.json"] = b"{ }"
-    verbs.lock(read("memory://place/config.json"))
+    write_lock(read("memory://place/config.json"))
 
     entries = json.loads((tmp_path / "appliance.lock").read_text())["storages"]
     assert [(entry["uri"], entry["files"]["config.json"]["size"]) for entry in entries] == [
@@ -126,13 +127,13 @@ def test_drift_is_refused_with_file_and_difference(
     read: Read, place: dict[str, bytes], change: str, is_frozen: bool
 ) -> None:
     """Whatever changed in the store since, with `--frozen` and without."""
-    verbs.lock(read())
+    write_lock(read())
     apply, difference = CHANGES[change]
     apply(place)
     config = _frozen(read()) if is_frozen else read()
 
     with pytest.raises(ArtifactChangedError) as caught:
-        verbs.pull(config)
+        pull_models(config)
     assert difference in str(caught.value)
     assert str(caught.value).startswith("memory://place: differs from appliance.lock: ")
     assert "appliance lock FILE" in str(caught.value)
@@ -140,30 +141,30 @@ def test_drift_is_refused_with_file_and_difference(
 
 def test_drift_is_refused_before_anything_is_fetched(read: Read, place: dict[str, bytes], cache: Cache) -> None:
     """Where the listing shows it already, nobody waits for bytes that are refused."""
-    verbs.lock(read())
+    write_lock(read())
     place["model.safetensors"] = b"other weights"
     before = sorted(cache.root.rglob("*"))
 
     with pytest.raises(ArtifactChangedError, match=r"model\.safetensors has 13 bytes"):
-        verbs.pull(read())
+        pull_models(read())
     assert sorted(cache.root.rglob("*")) == before
 
 
 def test_what_is_locked_is_pulled(read: Read, place: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     """Without drift a lock changes nothing."""
-    verbs.lock(read())
+    write_lock(read())
 
-    verbs.pull(_frozen(read()))
+    pull_models(_frozen(read()))
     assert "a model: /" in capsys.readouterr().out
 
 
 def test_frozen_refuses_what_is_not_locked(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
     """Without a lock, or with one that does not know the storage, nothing is brought."""
     with pytest.raises(StorageError, match=r"memory://place: .*appliance\.lock does not exist.*appliance lock FILE"):
-        verbs.pull(_frozen(read()))
-    verbs.lock(read())
+        pull_models(_frozen(read()))
+    write_lock(read())
     with pytest.raises(StorageError, match=r"memory://place: not in .*appliance\.lock"):
-        verbs.pull(_frozen(read(include=["*.json"])))
+        pull_models(_frozen(read(include=["*.json"])))
 
 
 @pytest.mark.parametrize(
@@ -176,14 +177,14 @@ def test_a_broken_lock_is_not_passed_over(
     (tmp_path / "appliance.lock").write_text(text)
 
     with pytest.raises(StorageError, match=fault):
-        verbs.pull(read())
+        pull_models(read())
 
 
 def test_a_branch_stays_at_the_commit_that_is_locked(read: Read, hub: Hub, tmp_path: Path) -> None:
     """`hf://` without a revision means the locked commit, also when the branch has moved."""
     hub.repositories["org/model"] = model = Repository()
     commit = model.commit({"config.json": b"old", "model.safetensors": b"old weights"})
-    verbs.lock(read("hf://org/model"))
+    write_lock(read("hf://org/model"))
     model.commit({"config.json": b"new", "model.safetensors": b"new weights"})
 
     config = read("hf://org/model")
@@ -198,12 +199,12 @@ def test_files_in_place_are_held_by_their_sizes_to_start_at_once(read: Read, tmp
     model.mkdir()
     (model / "model.safetensors").write_bytes(b"weights")
     config = read(str(model))
-    verbs.lock(config)
+    write_lock(config)
     (model / "model.safetensors").write_bytes(b"Weights")
 
     ModelFactory().materialize(config.models[0], config.storage, lambda *_: None)
     with pytest.raises(ArtifactChangedError, match=r"model\.safetensors has the SHA-256"):
-        verbs.pull(config)
+        pull_models(config)
     (model / "model.safetensors").write_bytes(b"weight")
     with pytest.raises(ArtifactChangedError, match="has 6 bytes, and 7 are locked"):
         ModelFactory().materialize(config.models[0], config.storage, lambda *_: None)
@@ -215,16 +216,16 @@ def test_the_digest_that_pull_prints_can_be_pinned(
     """Of a directory and of one file, where it is the file's own SHA-256; other bytes are refused."""
     printed = []
     for uri in ("memory://place", "memory://place/model.safetensors"):
-        verbs.pull(read(uri))
+        pull_models(read(uri))
         printed.append(capsys.readouterr().out.strip().rpartition("digest: ")[2])
     for uri, digest in zip(("memory://place", "memory://place/model.safetensors"), printed, strict=True):
-        verbs.pull(read(uri, digest=digest))
+        pull_models(read(uri, digest=digest))
     place["model.safetensors"] = b"Weights" * 100
 
     assert printed[1] == f"sha256:{hashlib.sha256(FILES['model.safetensors']).hexdigest()}"
     for uri, digest in zip(("memory://place", "memory://place/model.safetensors"), printed, strict=True):
         with pytest.raises(ArtifactChangedError, match=f"storage.digest is {digest}"):
-            verbs.pull(read(uri, digest=digest))
+            pull_models(read(uri, digest=digest))
 
 
 def test_the_commands_lock_and_hold(tmp_path: Path) -> None:

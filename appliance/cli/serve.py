@@ -1,0 +1,53 @@
+"""The command `serve`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from appliance.cli.options import FILE, frozen, load_config, offline, overrides, to_overrides
+from appliance.config import LoadedConfig
+from appliance.core.errors import ApplianceError, ConfigError, Problem
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@offline
+@frozen
+@overrides
+def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> NoReturn:
+    """Check FILE, start its models, and answer requests until SIGTERM.
+
+    The port answers at once; /readyz says when the models do. On SIGTERM or Ctrl-C, running requests are finished; a
+    second signal ends the server at once. On SIGHUP, FILE is read again and its changes are applied. Where there is an
+    appliance.lock beside FILE, downloaded files must match it.
+    """
+    loaded = load_config(file, to_overrides(overrides, offline=offline, frozen=frozen))
+    from appliance.server import run
+
+    _check_local_layouts(loaded)
+    run(loaded)
+
+
+def _check_local_layouts(loaded: LoadedConfig) -> None:
+    """Check the layouts of models whose files are on this machine; the others are checked before their download.
+
+    Raises:
+        ConfigError: a layout cannot work.
+    """
+    from appliance.planner import precheck_layout
+
+    settings = loaded.config.storage.model_copy(update={"offline": True})
+    problems: list[Problem] = []
+    for index, config in enumerate(loaded.config.models):
+        with contextlib.suppress(ApplianceError):
+            problems += [
+                loaded.problem(("models", index, *violation.path), violation.message)
+                for violation in precheck_layout(config, settings)
+            ]
+    if problems:
+        raise ConfigError(problems)
