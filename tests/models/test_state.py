@@ -28,7 +28,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("state", "live", "ready", "next_states"), TABLE, ids=[str(row[0]) for row in TABLE])
-def test_a_state_is_what_the_table_says(state: State, live: int, ready: int, next_states: set[State]) -> None:
+def test_the_rules_are_those_of_the_table(state: State, live: int, ready: int, next_states: set[State]) -> None:
     """What probes answer in a state, and which states can follow it."""
     rule = RULES[state]
 
@@ -38,5 +38,5 @@ def test_a_state_is_what_the_table_says(state: State, live: int, ready: int, nex
 
 
 def test_every_state_has_a_row() -> None:
-    """No state is left without a rule."""
+    """No state is without a rule."""
     assert set(RULES) == set(State) == {row[0] for row in TABLE}

@@ -1,4 +1,4 @@
-"""How a model lives that only computes for another server, with doubles in the place of engines."""
+"""A model that computes for another machine; doubles stand for engines."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
         await manager.stop()
 
 
-async def test_a_follower_is_ready_and_says_what_it_does() -> None:
-    """It does its part, so the probes are good; its state is not that of a model that answers."""
+async def test_a_worker_node_is_ready_in_a_state_of_its_own() -> None:
+    """Probes are good, and name the machine that it computes for."""
     async with _following() as (manager, _):
         (shown,) = manager.health().models
 
@@ -68,15 +68,15 @@ async def test_a_follower_is_ready_and_says_what_it_does() -> None:
         assert manager.has_started
 
 
-async def test_a_follower_refuses_calls_and_says_who_answers() -> None:
-    """A client that came to the wrong server learns which is the right one."""
+async def test_a_worker_node_refuses_requests_and_names_the_leader() -> None:
+    """The error says which machine answers."""
     async with _following() as (manager, _):
         with pytest.raises(UnavailableError, match="following: computes for rank 0 at lead, which answers"):
             await manager.handle("one", PLAIN)
 
 
-async def test_a_follower_fails_when_the_other_server_goes() -> None:
-    """What it computes is good for nothing then."""
+async def test_a_worker_node_fails_when_the_leader_goes() -> None:
+    """Nothing uses what it computes then."""
     async with _following() as (manager, model):
         model.is_dead = True
         await _until(lambda: manager.statuses[0].state is State.FAILED)
@@ -84,8 +84,8 @@ async def test_a_follower_fails_when_the_other_server_goes() -> None:
         assert not manager.is_live
 
 
-async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
-    """Both are told to end at the same time, and the other one has calls under way; its end is no failure then."""
+async def test_a_worker_node_drains_until_the_leader_has_gone() -> None:
+    """Both get SIGTERM at the same time, and the leader still has requests; its end is no failure then."""
     async with _following() as (manager, model):
         draining = asyncio.create_task(manager.drain(60))
         # Longer than the watch takes to look.
@@ -99,14 +99,14 @@ async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
         assert manager.statuses[0].state is State.DRAINING
 
 
-async def test_a_follower_is_replaced_like_a_model_that_answers() -> None:
-    """With a new config the new one takes the place of the old one."""
+async def test_a_worker_node_is_replaced_by_a_new_config() -> None:
+    """The new one takes the place of the old one."""
     async with _following() as (manager, old):
         new = FollowerConfig(name="one", has_storage=True)
-        succession = Rollout(manager, [new], ["one"])
+        rollout = Rollout(manager, [new], ["one"])
         old.is_dead = True
-        await asyncio.wait_for(succession.run(lambda: False), 10)
+        await asyncio.wait_for(rollout.run(lambda: False), 10)
 
-        assert succession.failed == {}
+        assert rollout.failed == {}
         assert manager.statuses[0].config is new
         assert manager.statuses[0].state is State.FOLLOWING

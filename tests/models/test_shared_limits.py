@@ -1,4 +1,4 @@
-"""What one of several workers takes on."""
+"""Workers share the concurrency of an engine."""
 
 from __future__ import annotations
 

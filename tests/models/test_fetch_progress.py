@@ -1,4 +1,4 @@
-"""What is said of bytes on their way."""
+"""Progress of a model's download."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Clock:
         return self.now
 
 
-def test_rate_and_time_to_go_are_of_the_last_while() -> None:
-    """A fetch that was fast and has stalled says so: the rate falls to nothing, and there is no end in sight."""
+def test_rate_and_remaining_time_are_those_of_the_last_seconds() -> None:
+    """A download that was fast and has stalled has no rate and no remaining time."""
     clock = Clock()
     progress = FetchProgress(clock)
     for second in range(1, 11):
@@ -40,8 +40,8 @@ def test_rate_and_time_to_go_are_of_the_last_while() -> None:
     assert (stalled["bytes_per_second"], stalled["eta_seconds"]) == (0, None)
 
 
-def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
-    """What a restart finds on the disk counts as there, and not as fetched within a second."""
+def test_bytes_of_an_earlier_download_do_not_count_for_the_rate() -> None:
+    """They count as fetched."""
     clock = Clock()
     progress = FetchProgress(clock)
     clock.now += 1
@@ -59,8 +59,8 @@ def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
     }
 
 
-def test_parts_add_up() -> None:
-    """A model and its adapters are one model; while one size is unknown, so is their sum."""
+def test_the_parts_of_a_download_add_up() -> None:
+    """The total is unknown while the size of one part is."""
     progress = FetchProgress(Clock())
     progress.update("model", 100, 100)
     progress.update("adapter x", 5, None)
@@ -72,7 +72,7 @@ def test_parts_add_up() -> None:
 
 
 def test_metrics_have_bytes_and_rate_of_each_model() -> None:
-    """The same numbers that readiness shows, by model; none for a model that has nothing to fetch."""
+    """They are those of readiness, by model; a model without a download has none."""
     manager = ModelManager(config(DoubleConfig(name="one"), DoubleConfig(name="two")), factory=DoubleFactory())
     manager.statuses[0].progress = FetchProgress(Clock())
     manager.statuses[0].progress.update("model", 50, 200)

@@ -1,4 +1,4 @@
-"""What a load is spent on, and what of it needs no bytes."""
+"""Timings of a model's load, and the part of it that needs no files."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def _made(model_config: DoubleConfig) -> AsyncGenerator[ModelManager]:
         await manager.stop()
 
 
-async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
-    """What needs no byte of it does not wait for the last one, and is told where things are kept."""
+async def test_a_model_prepares_during_its_download() -> None:
+    """The part of the load that needs no files starts at once, and knows the cache directory."""
     may_fetch = threading.Event()
     async with _made(DoubleConfig(name="one", has_storage=True, may_fetch=may_fetch)) as manager:
         manager.start()
@@ -55,8 +55,8 @@ async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
         assert _double(manager).prepared == [Path("/kept")]
 
 
-async def test_nothing_is_fetched_for_a_model_that_cannot_be_served_here() -> None:
-    """What is not installed is said before a byte has come, not after hours of them."""
+async def test_nothing_is_downloaded_if_a_required_package_is_missing() -> None:
+    """The load fails before the first byte."""
     async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).prepare_fault = MissingExtraError("vllm", "gpu", "the model 'one'")
         manager.start()
@@ -66,8 +66,8 @@ async def test_nothing_is_fetched_for_a_model_that_cannot_be_served_here() -> No
         assert manager.statuses[0].progress is None
 
 
-async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
-    """The same figures in both: seconds of each phase, their sum, and the parts that the model tells of."""
+async def test_the_log_and_the_probes_have_the_timings_of_a_load() -> None:
+    """Both have the seconds of each phase, their sum, and the parts that the model measures."""
     async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).may_load.set()
         with capture_logs() as logs:
@@ -81,8 +81,8 @@ async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
         assert {name: told[name] for name in shown} == shown
 
 
-def test_a_load_begins_anew_after_a_death() -> None:
-    """What an earlier load was spent on is no part of the next, and what follows a load is none of it."""
+def test_timings_start_again_with_a_restart() -> None:
+    """Those of an earlier load, and the time after a load, are not included."""
     now = 0.0
     phases = LoadTimings(lambda: now)
     for state, seconds in ((State.FETCHING, 1), (State.LOADING, 2), (State.PROVING, 3), (State.READY, 4)):

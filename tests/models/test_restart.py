@@ -1,4 +1,4 @@
-"""What becomes of a model that dies, with doubles in the place of engines."""
+"""A model that dies: restarts, exit codes, the end of restarts; doubles stand for engines."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def _ready(*configs: DoubleConfig, patience: RestartPolicy = QUICK) -> AsyncGenerator[ModelManager]:
-    manager = ModelManager(config(*configs), restart_policy=patience, factory=DoubleFactory())
+async def _ready(*configs: DoubleConfig, restart_policy: RestartPolicy = QUICK) -> AsyncGenerator[ModelManager]:
+    manager = ModelManager(config(*configs), restart_policy=restart_policy, factory=DoubleFactory())
     manager.start()
     try:
         await _until(lambda: manager.is_ready)
@@ -70,8 +70,8 @@ def _is_again_ready(entry: ModelStatus, restarts: int) -> Callable[[], bool]:
     return lambda: entry.restarts == restarts and entry.state is State.READY
 
 
-async def test_a_model_that_dies_is_started_anew_in_place() -> None:
-    """The old one is closed, another takes its place with the same bytes, and it is ready after an answer."""
+async def test_a_model_that_dies_is_restarted() -> None:
+    """The old one is closed, another one loads the same files, and is ready after its warm-up request."""
     async with _ready(Willing(name="one", has_storage=True, on_failure="restart")) as manager:
         (entry,), first = manager.statuses, Willing.built[0]
         first.is_dead = True
@@ -84,10 +84,10 @@ async def test_a_model_that_dies_is_started_anew_in_place() -> None:
         assert entry.describe()["restarts"] == 1
 
 
-async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> None:
-    """No platform needs to help; calls get a wait, and no error's text; the other model answers."""
+async def test_a_model_that_restarts_is_live_and_refuses_requests() -> None:
+    """Clients get 503 with a wait and no text of the error; the other model answers."""
     configs = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
-    async with _ready(*configs, patience=RestartPolicy(first_pause_seconds=60)) as manager:
+    async with _ready(*configs, restart_policy=RestartPolicy(first_pause_seconds=60)) as manager:
         entry = manager.statuses[0]
         Willing.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
@@ -99,8 +99,8 @@ async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> 
         assert (await manager.handle("two", PLAIN)).body == PLAIN.body
 
 
-async def test_a_model_that_does_not_load_again_is_given_up() -> None:
-    """Each vain start counts as a death; the last one's reason and their number are told, and liveness is gone."""
+async def test_a_model_that_fails_to_load_again_is_not_restarted_for_ever() -> None:
+    """Each failed start counts as a death; then it is failed, with the reason and the number."""
     async with _ready(Doomed(name="one", on_failure="restart")) as manager:
         (entry,) = manager.statuses
         Willing.built[0].is_dead = True
@@ -112,8 +112,8 @@ async def test_a_model_that_does_not_load_again_is_given_up() -> None:
         assert [double.closed for double in Willing.built] == [1, 1, 1]
 
 
-async def test_a_model_that_dies_soon_after_each_start_is_given_up() -> None:
-    """An answer alone does not end the row of its deaths."""
+async def test_a_model_that_dies_soon_after_each_start_is_not_restarted_for_ever() -> None:
+    """A warm-up request alone does not end the row of deaths."""
     async with _ready(Willing(name="one", on_failure="restart")) as manager:
         (entry,) = manager.statuses
         for restarts in (1, 2):
@@ -125,9 +125,9 @@ async def test_a_model_that_dies_soon_after_each_start_is_given_up() -> None:
         assert "told to; not restarted after 3 deaths" in entry.reason
 
 
-async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
-    """Deaths that have nothing to do with each other are no crash loop."""
-    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(2, 0, 0.01)) as manager:
+async def test_a_model_that_was_healthy_for_long_starts_a_new_row_of_deaths() -> None:
+    """Unrelated deaths are no crash loop."""
+    async with _ready(Willing(name="one", on_failure="restart"), restart_policy=RestartPolicy(2, 0, 0.01)) as manager:
         (entry,) = manager.statuses
         for restarts in (1, 2, 3):
             Willing.built[-1].is_dead = True
@@ -136,7 +136,7 @@ async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
         assert manager.is_live
 
 
-async def test_what_fails_the_first_time_is_not_tried_again() -> None:
+async def test_a_first_load_that_fails_is_not_retried() -> None:
     """A missing artifact stays missing."""
     model_config = Willing(
         name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing")
@@ -149,8 +149,8 @@ async def test_what_fails_the_first_time_is_not_tried_again() -> None:
     assert (manager.statuses[0].reason, manager.statuses[0].restarts) == ("nothing", 0)
 
 
-async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
-    """An engine's death has a code of its own, and a fault of storage has its own."""
+async def test_a_model_may_end_the_process_with_the_exit_code_of_its_error() -> None:
+    """The death of an engine and an error of storage have exit codes of their own."""
     async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as manager:
         Willing.built[0].is_dead = True
 
@@ -168,23 +168,23 @@ async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
     assert code == ArtifactNotFoundError.exit_code
 
 
-async def test_a_new_config_that_fails_ends_no_process() -> None:
-    """Whatever its models do on failure: those it was to replace serve on."""
+async def test_a_new_model_that_fails_does_not_end_the_process() -> None:
+    """Whatever its `on_failure`: the old models continue."""
     model_config = Willing(
         name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
     )
     async with _ready(Willing(name="one", on_failure="exit")) as manager:
-        succession = Rollout(manager, [model_config], ["one"])
-        await succession.run(lambda: False)
+        rollout = Rollout(manager, [model_config], ["one"])
+        await rollout.run(lambda: False)
 
-        assert succession.failed == {"one": "nothing"}
+        assert rollout.failed == {"one": "nothing"}
         assert manager.is_ready
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(manager.exit_signal.wait(), 0.05)
 
 
-async def test_a_model_that_stays_ends_nothing() -> None:
-    """Its failure is for probes to tell."""
+async def test_a_model_with_on_failure_stay_does_not_end_the_process() -> None:
+    """Its failure is visible in the probes."""
     async with _ready(Willing(name="one")) as manager:
         Willing.built[0].is_dead = True
         await _until(lambda: manager.statuses[0].state is State.FAILED)
@@ -194,9 +194,9 @@ async def test_a_model_that_stays_ends_nothing() -> None:
 
 
 async def test_a_stop_ends_a_restart() -> None:
-    """In the pause before it, or in the middle of its load: nothing is left running."""
+    """In the pause before it or during its load: nothing is left running."""
     async with _ready(
-        Willing(name="one", on_failure="restart"), patience=RestartPolicy(first_pause_seconds=60)
+        Willing(name="one", on_failure="restart"), restart_policy=RestartPolicy(first_pause_seconds=60)
     ) as manager:
         Willing.built[0].is_dead = True
         await _until(lambda: manager.statuses[0].state is State.RESTARTING)
@@ -205,8 +205,8 @@ async def test_a_stop_ends_a_restart() -> None:
     assert [double.closed for double in Willing.built] == [1, 1]
 
 
-async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None:
-    """Whoever was not told yet gets an answer; the drain ends with the last call, and refuses none meanwhile."""
+async def test_requests_are_answered_during_the_drain_delay() -> None:
+    """Readiness is gone already; the drain ends with the last request and refuses none before."""
     async with _ready(Willing(name="one")) as manager:
         (entry,) = manager.statuses
         stream = await manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
@@ -237,8 +237,8 @@ class _Clock:
         return self.now
 
 
-def test_pauses_grow_up_to_a_bound() -> None:
-    """1, 2, 4, ... seconds, by chance a half less or more, and never more than a minute and a half."""
+def test_pauses_grow_up_to_a_maximum() -> None:
+    """1, 2, 4, ... seconds with jitter, and never more than a minute and a half."""
     deaths, pauses = RestartTracker(RestartPolicy(max_deaths=20)), []
     for _ in range(9):
         deaths.count()
@@ -248,8 +248,8 @@ def test_pauses_grow_up_to_a_bound() -> None:
     assert all(bound / 2 <= pause <= bound * 1.5 for pause, bound in zip(pauses, bounds, strict=True))
 
 
-def test_only_time_spent_well_ends_a_row() -> None:
-    """A load that took long is no time spent well."""
+def test_only_a_healthy_time_ends_a_row_of_deaths() -> None:
+    """A load that took long does not."""
     clock = _Clock()
     deaths = RestartTracker(RestartPolicy(max_deaths=2, healthy_seconds=100), clock)
     deaths.mark_alive()

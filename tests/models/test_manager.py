@@ -1,4 +1,4 @@
-"""How models come to runner, answer, fail and let go, with doubles in the place of engines."""
+"""Models load, answer, fail, drain and unload; doubles stand for engines."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _double(manager: ModelManager, index: int = 0) -> Double:
 
 
 @asynccontextmanager
-async def _begun(*configs: DoubleConfig, patience: RestartPolicy = RestartPolicy()) -> AsyncGenerator[ModelManager]:  # noqa: B008 - frozen
-    manager = ModelManager(config(*configs), restart_policy=patience, factory=DoubleFactory())
+async def _started(*configs: DoubleConfig, restart_policy: RestartPolicy | None = None) -> AsyncGenerator[ModelManager]:
+    manager = ModelManager(config(*configs), restart_policy=restart_policy or RestartPolicy(), factory=DoubleFactory())
     manager.start()
     try:
         yield manager
@@ -52,16 +52,16 @@ async def _begun(*configs: DoubleConfig, patience: RestartPolicy = RestartPolicy
 
 @asynccontextmanager
 async def _ready(*configs: DoubleConfig) -> AsyncGenerator[ModelManager]:
-    async with _begun(*configs) as manager:
+    async with _started(*configs) as manager:
         for index in range(len(manager.statuses)):
             _double(manager, index).may_load.set()
         await _until(lambda: manager.is_ready)
         yield manager
 
 
-async def test_a_model_is_ready_only_after_a_real_answer() -> None:
-    """Loaded is not ready: an answer to the proof comes first."""
-    async with _begun() as manager:
+async def test_a_model_is_ready_only_after_its_warm_up_request() -> None:
+    """A loaded model whose warm-up request is refused fails."""
+    async with _started() as manager:
         await _until(lambda: manager.statuses[0].state is State.LOADING)
         _double(manager).answer_fault = RequestError("no")
         _double(manager).may_load.set()
@@ -70,9 +70,9 @@ async def test_a_model_is_ready_only_after_a_real_answer() -> None:
         assert "the warm-up request was refused: no" in manager.statuses[0].reason
 
 
-async def test_an_engine_that_dies_over_its_first_answer_is_not_asked_again() -> None:
-    """The reason is of a model that cannot be computed, not what callers of one that served are told."""
-    async with _begun() as manager:
+async def test_a_death_during_the_warm_up_request_is_a_failed_load() -> None:
+    """Its reason says that the model cannot be computed, and does not suggest to try again."""
+    async with _started() as manager:
         _double(manager).answer_fault = EngineDeadError("try again in a moment")
         _double(manager).may_load.set()
         await _until(lambda: manager.statuses[0].state is State.FAILED)
@@ -82,9 +82,9 @@ async def test_an_engine_that_dies_over_its_first_answer_is_not_asked_again() ->
         assert not manager.has_started
 
 
-async def test_fetching_shows_its_progress_and_hands_over_the_artifacts() -> None:
-    """A model with storage is fetched first; what was fetched reaches its load."""
-    async with _begun(DoubleConfig(name="one", has_storage=True)) as manager:
+async def test_a_download_reports_its_progress_and_its_files_reach_the_load() -> None:
+    """A model with storage is fetched first."""
+    async with _started(DoubleConfig(name="one", has_storage=True)) as manager:
         await _until(lambda: manager.statuses[0].state is State.LOADING)
         progress = manager.statuses[0].progress
 
@@ -96,9 +96,9 @@ async def test_fetching_shows_its_progress_and_hands_over_the_artifacts() -> Non
 
 
 @pytest.mark.parametrize("fault", [LoadError("too big"), RuntimeError("surprise")], ids=["foreseen", "unforeseen"])
-async def test_a_model_that_fails_to_load_takes_no_other_with_it(fault: Exception) -> None:
-    """One failed model is named with its reason; the others come to life and answer."""
-    async with _begun(DoubleConfig(name="bad"), DoubleConfig(name="good")) as manager:
+async def test_a_model_that_fails_to_load_does_not_affect_others(fault: Exception) -> None:
+    """The failed one has its reason; the others load and answer."""
+    async with _started(DoubleConfig(name="bad"), DoubleConfig(name="good")) as manager:
         _double(manager, 0).load_fault = fault
         for index in (0, 1):
             _double(manager, index).may_load.set()
@@ -113,26 +113,26 @@ async def test_a_model_that_fails_to_load_takes_no_other_with_it(fault: Exceptio
         assert not manager.is_live
 
 
-async def test_a_fault_of_storage_is_a_failure_with_its_reason() -> None:
-    """What storage says is what the probe says."""
+async def test_an_error_of_storage_is_the_reason_of_the_failure() -> None:
+    """The probes show the message of the storage error."""
     model_config = DoubleConfig(name="one", has_storage=True, fetch_fault=ArtifactNotFoundError("nothing there"))
-    async with _begun(model_config) as manager:
+    async with _started(model_config) as manager:
         await _until(lambda: manager.statuses[0].state is State.FAILED)
 
         assert manager.statuses[0].reason == "nothing there"
 
 
-async def test_models_load_one_after_the_other() -> None:
-    """The second waits for the first, so that each measures the memory that is really left."""
-    async with _begun(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
+async def test_engines_load_one_after_the_other() -> None:
+    """The second waits for the first, so that each measures the memory that is left."""
+    async with _started(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         await _until(lambda: manager.statuses[0].state is State.LOADING)
 
         assert manager.statuses[1].state is State.PENDING
 
 
-async def test_a_call_to_a_model_that_is_not_ready_is_told_to_wait() -> None:
-    """503 with a wait, and the state in the message."""
-    async with _begun() as manager:
+async def test_a_request_to_a_model_that_is_not_ready_is_503_with_a_wait() -> None:
+    """The message has the state."""
+    async with _started() as manager:
         await _until(lambda: manager.statuses[0].state is State.LOADING)
         with pytest.raises(UnavailableError, match="'one' is loading") as caught:
             await manager.handle("one", PLAIN)
@@ -140,8 +140,8 @@ async def test_a_call_to_a_model_that_is_not_ready_is_told_to_wait() -> None:
     assert caught.value.retry_after == 5
 
 
-async def test_the_name_decides_who_answers() -> None:
-    """Names and aliases lead to their model; none is enough where there is one, and too little where there are two."""
+async def test_a_model_is_found_by_its_name_and_its_aliases() -> None:
+    """No name is enough if there is one model, and an error if there are two."""
     async with _ready(DoubleConfig(name="one", aliases=("uno",)), DoubleConfig(name="two")) as manager:
         assert manager.find("uno") is manager.find("one")
         with pytest.raises(UnknownModelError, match="'three' does not exist; the models here are: one, uno, two"):
@@ -153,15 +153,15 @@ async def test_the_name_decides_who_answers() -> None:
         assert manager.find(None) is manager.statuses[0]
 
 
-async def test_an_operation_the_model_lacks_names_those_it_has() -> None:
-    """The refusal says what could be asked instead."""
+async def test_an_unsupported_operation_names_the_supported_ones() -> None:
+    """The error lists them."""
     async with _ready() as manager:
         with pytest.raises(UnsupportedOperationError, match="supports: chat_completion, completion"):
             await manager.handle("one", ModelRequest(Operation.TOKENIZE, b"{}"))
 
 
-async def test_a_stream_is_running_until_its_last_byte() -> None:
-    """The count goes up with the call and down with the end of the stream."""
+async def test_a_stream_counts_as_running_until_its_last_byte() -> None:
+    """The count rises with the request and falls with the end of the stream."""
     async with _ready() as manager:
         reply = await manager.handle("one", STREAM)
         assert manager.statuses[0].running == 1
@@ -175,8 +175,8 @@ async def test_a_stream_is_running_until_its_last_byte() -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "forgotten", "closed before the first byte"])
-async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
-    """Closing the reply, or only dropping it, ends the work behind it and its count."""
+async def test_a_stream_that_is_not_read_any_more_is_closed(how: str) -> None:
+    """Closing the response, or dropping it, ends the work behind it and its count."""
     async with _ready() as manager:
         reply: ModelResponse | None = await manager.handle("one", STREAM)
         assert reply is not None
@@ -192,8 +192,8 @@ async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
         assert _double(manager).streams_closed == 1
 
 
-async def test_a_cancelled_call_is_not_counted_any_more() -> None:
-    """A caller that leaves while its answer is made ends it."""
+async def test_a_cancelled_request_is_not_counted_as_running() -> None:
+    """A client that leaves ends its request."""
     async with _ready() as manager:
         task = asyncio.create_task(manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"wait": 1}')))
         await _until(lambda: manager.statuses[0].running == 1)
@@ -202,8 +202,8 @@ async def test_a_cancelled_call_is_not_counted_any_more() -> None:
         await _until(lambda: manager.statuses[0].running == 0)
 
 
-async def test_a_model_that_dies_is_seen_within_a_second() -> None:
-    """FAILED with the reason, its remains closed, liveness gone."""
+async def test_a_dead_model_is_noticed_within_a_second() -> None:
+    """It is failed with the reason and closed, and liveness is gone."""
     async with _ready() as manager:
         _double(manager).is_dead = True
         await _until(lambda: manager.statuses[0].state is State.FAILED, 1)
@@ -213,8 +213,8 @@ async def test_a_model_that_dies_is_seen_within_a_second() -> None:
         assert manager.has_started
 
 
-async def test_a_drain_waits_for_calls_and_refuses_new_ones() -> None:
-    """What runs may finish; what comes is told to go elsewhere."""
+async def test_a_drain_waits_for_running_requests_and_refuses_new_ones() -> None:
+    """Requests that run may finish; new ones get 503."""
     async with _ready() as manager:
         reply = await manager.handle("one", STREAM)
         draining = asyncio.create_task(manager.drain(5))
@@ -229,8 +229,8 @@ async def test_a_drain_waits_for_calls_and_refuses_new_ones() -> None:
         await asyncio.wait_for(draining, 1)
 
 
-async def test_a_drain_ends_at_its_bound() -> None:
-    """A stream that never ends does not hold the process for ever."""
+async def test_a_drain_ends_at_its_timeout() -> None:
+    """A stream that never ends does not keep the process."""
     async with _ready() as manager:
         reply = await manager.handle("one", STREAM)
 
@@ -239,9 +239,9 @@ async def test_a_drain_ends_at_its_bound() -> None:
         await reply.body.aclose()
 
 
-async def test_stopping_cancels_the_load() -> None:
-    """A stop in the middle of a load ends it, closes the model, and every entry is stopped."""
-    async with _begun() as manager:
+async def test_a_stop_cancels_the_load() -> None:
+    """The model is closed, and its state is stopped."""
+    async with _started() as manager:
         await _until(lambda: manager.statuses[0].state is State.LOADING)
 
     assert _double(manager).was_cancelled
@@ -249,9 +249,9 @@ async def test_stopping_cancels_the_load() -> None:
     assert manager.statuses[0].state is State.STOPPED
 
 
-async def test_a_model_whose_upstreams_are_away_waits_alive() -> None:
-    """It is not failed and not ready; it is ready when they are back, and not when they leave again."""
-    async with _begun(RemoteConfig(name="away")) as manager:
+async def test_a_model_whose_upstreams_are_away_is_live_and_not_ready() -> None:
+    """It is ready again when they are back."""
+    async with _started(RemoteConfig(name="away")) as manager:
         double, (entry,) = _double(manager), manager.statuses
         double.is_away = True
         double.may_load.set()
@@ -268,9 +268,9 @@ async def test_a_model_whose_upstreams_are_away_waits_alive() -> None:
         assert manager.is_live
 
 
-async def test_a_model_that_is_away_can_be_drained() -> None:
-    """Stopping does not wait for upstreams."""
-    async with _begun(RemoteConfig(name="away")) as manager:
+async def test_an_unavailable_model_can_be_drained() -> None:
+    """A stop does not wait for upstreams."""
+    async with _started(RemoteConfig(name="away")) as manager:
         _double(manager).is_away = True
         _double(manager).may_load.set()
         await _until(lambda: manager.statuses[0].state is State.UNAVAILABLE)
@@ -280,9 +280,9 @@ async def test_a_model_that_is_away_can_be_drained() -> None:
         assert manager.statuses[0].state is State.DRAINING
 
 
-async def test_what_needs_no_engine_waits_for_none() -> None:
+async def test_a_model_without_an_engine_does_not_wait_for_engines() -> None:
     """A proxy after a model that takes minutes to load is ready at once."""
-    async with _begun(DoubleConfig(name="slow"), RemoteConfig(name="quick")) as manager:
+    async with _started(DoubleConfig(name="slow"), RemoteConfig(name="quick")) as manager:
         _double(manager, 1).may_load.set()
 
         await _until(lambda: manager.statuses[1].state is State.READY)
@@ -290,8 +290,8 @@ async def test_what_needs_no_engine_waits_for_none() -> None:
         assert manager.statuses[0].state is State.LOADING
 
 
-async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> None:
-    """Unloaded it is live, refuses calls, holds up nobody's readiness, and is another model once it is loaded again."""
+async def test_a_model_is_unloaded_after_its_requests_and_can_be_loaded_again() -> None:
+    """While unloaded it is live, refuses requests, and does not affect readiness."""
     async with _ready(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         first = _double(manager)
         stream = await manager.handle("one", STREAM)
@@ -318,7 +318,7 @@ async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> Non
 
 
 async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
-    """Nobody would answer."""
+    """No model would answer."""
     async with _ready(DoubleConfig(name="one")) as manager:
         await manager.unload("one")
 
@@ -326,8 +326,8 @@ async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
         assert manager.is_live
 
 
-async def test_a_model_that_cannot_be_loaded_again_says_why() -> None:
-    """It has failed, as it would have at the start."""
+async def test_a_load_that_an_operator_asks_for_reports_its_failure() -> None:
+    """The model has failed, as at the start of the server."""
     async with _ready(DoubleConfig(name="one")) as manager:
         await manager.unload("one")
         _double(manager).load_fault = LoadError("no memory")
@@ -338,9 +338,9 @@ async def test_a_model_that_cannot_be_loaded_again_says_why() -> None:
         assert manager.statuses[0].state is State.FAILED
 
 
-async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
-    """A model that loads already is a conflict; one that is ready needs no loading."""
-    async with _begun(DoubleConfig(name="one")) as manager:
+async def test_a_model_that_is_loading_can_be_neither_loaded_nor_unloaded() -> None:
+    """Both are 409; loading a ready model does nothing."""
+    async with _started(DoubleConfig(name="one")) as manager:
         for work in (manager.load("one"), manager.unload("one")):
             with pytest.raises(RequestError) as raised:
                 await work
@@ -353,8 +353,8 @@ async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
         assert _double(manager).closed == 0
 
 
-async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
-    """A client that leaves does not keep a model between two states."""
+async def test_an_unload_continues_if_its_client_leaves() -> None:
+    """The model does not stay between two states."""
     async with _ready(DoubleConfig(name="one")) as manager:
         call = asyncio.create_task(manager.handle("one", ModelRequest(Operation.COMPLETION, b"wait")))
         await _until(lambda: manager.statuses[0].running == 1)
@@ -368,9 +368,9 @@ async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
         await _until(lambda: manager.statuses[0].state is State.UNLOADED)
 
 
-async def test_an_unload_does_not_wait_for_another_models_load() -> None:
-    """What it held is free at once, however long the other one takes."""
-    async with _begun(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
+async def test_an_unload_does_not_wait_for_the_load_of_another_model() -> None:
+    """Its memory is free at once."""
+    async with _started(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         one, two = manager.statuses
         _double(manager).may_load.set()
         await _until(lambda: one.state is State.READY and two.state is State.LOADING)
@@ -382,9 +382,9 @@ async def test_an_unload_does_not_wait_for_another_models_load() -> None:
         assert two.state is State.LOADING
 
 
-async def test_an_engine_starts_again_where_memory_was_freed_while_it_started() -> None:
-    """vLLM takes it for a fault, once; without that a fault of a first start is the last word."""
-    async with _begun(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
+async def test_an_engine_starts_again_if_memory_was_freed_while_it_started() -> None:
+    """vLLM reports that as an error; without it, an error of the first start is final."""
+    async with _started(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         one, two = manager.statuses
         _double(manager).may_load.set()
         await _until(lambda: one.state is State.READY and two.state is State.LOADING)
@@ -400,12 +400,12 @@ async def test_an_engine_starts_again_where_memory_was_freed_while_it_started() 
         assert disturbed.closed == 1
 
 
-async def test_a_restart_does_not_wait_for_another_models_download() -> None:
-    """A model whose bytes are on their way starts no engine yet."""
+async def test_a_restart_does_not_wait_for_the_download_of_another_model() -> None:
+    """A model that is downloading does not hold the turn to start an engine."""
     may_fetch = threading.Event()
     slow = DoubleConfig(name="slow", has_storage=True, may_fetch=may_fetch)
-    patience = RestartPolicy(first_pause_seconds=0.01)
-    async with _begun(DoubleConfig(name="one", on_failure="restart"), slow, patience=patience) as manager:
+    restart_policy = RestartPolicy(first_pause_seconds=0.01)
+    async with _started(DoubleConfig(name="one", on_failure="restart"), slow, restart_policy=restart_policy) as manager:
         one, two = manager.statuses
         _double(manager).may_load.set()
         await _until(lambda: one.state is State.READY and two.state is State.FETCHING)

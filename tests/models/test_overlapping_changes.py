@@ -1,4 +1,4 @@
-"""Two things at once in the life of a model, with doubles in the place of engines."""
+"""Two changes of one model at the same time; doubles stand for engines."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ async def _ready(pause_seconds: float = 60, **model_config: Any) -> AsyncGenerat
         await manager.stop()
 
 
-async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_next_one() -> None:
-    """That one is not loaded; the wait is told, as to everybody who comes now."""
+async def test_requests_queued_for_a_model_that_died_are_refused() -> None:
+    """They get 503 with a wait, as new requests do."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
         first = asyncio.create_task(manager.handle("one", WAITING))
         await _until(lambda: entry.running == 1)
@@ -105,8 +105,8 @@ async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_n
         assert (entry.running, entry.queue.running) == (0, 0)
 
 
-async def test_a_drain_lets_the_queue_finish() -> None:
-    """Who waited before it is answered, though nobody else is."""
+async def test_a_drain_answers_queued_requests() -> None:
+    """New requests are refused."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
         first = asyncio.create_task(manager.handle("one", WAITING))
         await _until(lambda: entry.running == 1)
@@ -122,8 +122,8 @@ async def test_a_drain_lets_the_queue_finish() -> None:
         await asyncio.wait_for(draining, 5)
 
 
-async def test_a_restart_that_ends_in_a_drain_serves_nobody() -> None:
-    """It drains like the others, for the same reason."""
+async def test_a_model_that_restarts_during_a_drain_drains_too() -> None:
+    """Its reason is that of the other models."""
     async with _ready(pause_seconds=0.2) as (manager, entry):
         SlowConfig.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
@@ -134,8 +134,8 @@ async def test_a_restart_that_ends_in_a_drain_serves_nobody() -> None:
             await manager.handle("one", PLAIN)
 
 
-async def test_a_model_is_loaded_again_only_once_it_is_gone() -> None:
-    """Who loads it while it still closes gets the new one, loaded."""
+async def test_a_model_is_loaded_again_only_after_it_was_closed() -> None:
+    """A load during the unload returns with the new model ready."""
     async with _ready() as (manager, entry):
         old = SlowConfig.built[0]
         old.may_close.clear()
@@ -151,8 +151,8 @@ async def test_a_model_is_loaded_again_only_once_it_is_gone() -> None:
         assert [each.loads for each in SlowConfig.built] == [1, 1]
 
 
-async def test_a_model_that_was_unloaded_while_it_was_looked_at_has_not_died() -> None:
-    """What is found out of it too late is nobody's any more, and its successor is watched."""
+async def test_a_model_that_is_unloaded_during_a_health_check_has_not_died() -> None:
+    """A late result is ignored, and the next model is watched."""
     async with _ready() as (manager, entry):
         old = SlowConfig.built[0]
         old.may_check.clear()
@@ -167,8 +167,8 @@ async def test_a_model_that_was_unloaded_while_it_was_looked_at_has_not_died() -
         await _until(lambda: entry.state is State.RESTARTING)
 
 
-async def test_restarts_are_not_forgotten_with_a_config() -> None:
-    """A counter that goes back is read as many more of them."""
+async def test_the_count_of_restarts_survives_a_new_config() -> None:
+    """A counter must not go back."""
     async with _ready(pause_seconds=0.01) as (manager, entry):
         SlowConfig.built[0].is_dead = True
         await _until(lambda: entry.restarts == 1 and entry.state is State.READY)
