@@ -17,7 +17,7 @@ from jinja2 import StrictUndefined
 from parsers import Parser
 
 from appliance.adapters.jmespath import JmesPath, PathFaultError
-from appliance.adapters.sandbox import TemplateFaultError, compiled, sandbox, undeclared
+from appliance.adapters.templates import TemplateFaultError, compile_template, create_environment, undeclared_variables
 from appliance.config import load
 from appliance.config.layout import LayoutConfig
 from appliance.config.yaml_parser import read as read_document
@@ -141,10 +141,10 @@ def _in_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], obj
 
 
 def _template(body: bytes) -> None:
-    environment = sandbox(StrictUndefined)
+    environment = create_environment(StrictUndefined)
     source = body.decode("utf-8", "replace")
-    compiled(environment, source)
-    undeclared(environment, source)
+    compile_template(environment, source)
+    undeclared_variables(environment, source)
 
 
 def _events(*, has_events: bool) -> Callable[[bytes], object]:

@@ -221,7 +221,7 @@ def _rewritten(body: bytes) -> bytes:
 
 
 def _python_request(body: bytes) -> object:
-    return python_requests.request_of(ModelRequest(Operation.CHAT_COMPLETION, body))
+    return python_requests.decode_request(ModelRequest(Operation.CHAT_COMPLETION, body))
 
 
 def _usage_hidden(body: bytes) -> bytes:

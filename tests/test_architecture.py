@@ -31,7 +31,6 @@ FLOORS = (
 )
 UPWARDS = {
     ("api", "server"),
-    ("python_api", "models"),
 }
 """Imports that still point upwards or sideways; none may be added."""
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,93 +1,228 @@
-"""A completion as a chat completion.
+"""A completion, or the chunks of one, as a chat completion.
 
-Source: https://platform.openai.com/docs/api-reference/chat/object
+Sources: https://platform.openai.com/docs/api-reference/chat/object, .../chat/streaming and .../completions/object.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
-from appliance.adapters.logprobs import chat_logprobs
-from appliance.adapters.messages import Json
-from appliance.adapters.tool_calls import split
+from appliance.adapters.tool_calls import ToolCallParser, split_tool_calls
 from appliance.config.adapters import ChatConfig, ToolCallsConfig
 from appliance.core.errors import GatewayError
+from appliance.core.openai_types import Json
 
-_OF_CHOICE = frozenset({"text", "index", "logprobs", "finish_reason"})
+_CHOICE_FIELDS = frozenset({"text", "index", "logprobs", "finish_reason"})
+
+# OpenAI's value for a log probability too small to be known.
+_MIN_LOGPROB = -9999.0
+
+# How OpenAI writes a token that is part of a character, e.g. `bytes:\xe2\x80`.
+_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
 
 
 @dataclass(frozen=True, slots=True)
-class ChatResponseBuilder:
-    """What the client knows that the completion does not: the model's name, the role, the alternatives it asked for."""
+class ChatResponseFormat:
+    """What the client's request says about the response: the model's name, the role, and how many alternatives."""
 
     model: str
     role: str
     top_logprobs: int = 0
-    marks: ToolCallsConfig | None = None
-    """How tools are called in the text; None where none may be."""
+    tool_calls: ToolCallsConfig | None = None
+    """How the text has tool calls; None if the client accepts none."""
 
     @classmethod
-    def of(cls, request: Json, model: str, config: ChatConfig) -> ChatResponseBuilder:
-        """The face that a chat request wants to see."""
+    def of(cls, request: Json, model: str, config: ChatConfig) -> ChatResponseFormat:
+        """Return the format of the response to a chat request."""
         may_call = request.get("tools") and request.get("tool_choice") != "none"
-        return cls(
-            model, config.response_role, request.get("top_logprobs") or 0, config.tool_calls if may_call else None
-        )
+        tool_calls = config.tool_calls if may_call else None
+        return cls(model, config.response_role, request.get("top_logprobs") or 0, tool_calls)
 
 
-def chat_completion(completion: Json, face: ChatResponseBuilder) -> Json:
-    """The whole answer; fields that only the target knows are kept.
+def chat_completion(completion: Json, form: ChatResponseFormat) -> Json:
+    """Return a completion as a chat completion; unknown fields of the target are kept.
 
     Raises:
-        GatewayError: it is no completion.
+        GatewayError: it is not a completion.
     """
-    choices = choices_of(completion)
+    choices = _choices(completion)
     if not choices:
         raise GatewayError("The target's answer is no completion: it has no choices")
-    made = completion | {"id": chat_id(completion.get("id")), "object": "chat.completion", "model": face.model}
-    return made | {"choices": [_choice(choice, index, face) for index, choice in enumerate(choices)]}
+    head = {"id": _chat_id(completion.get("id")), "object": "chat.completion", "model": form.model}
+    return completion | head | {"choices": [_choice(choice, index, form) for index, choice in enumerate(choices)]}
 
 
-def choices_of(answer: Json) -> list[Json]:
-    """The choices of a completion, or of a chunk of one.
+def _choice(choice: Json, index: int, form: ChatResponseFormat) -> Json:
+    text: str = choice.get("text") or ""
+    calls: list[Json] = []
+    if form.tool_calls is not None:
+        text, calls = split_tool_calls(text, form.tool_calls)
+    message = {"role": form.role, "content": text or None if calls else text, "refusal": None}
+    return {
+        "index": choice.get("index", index),
+        "message": message | ({"tool_calls": calls} if calls else {}),
+        "logprobs": chat_logprobs(choice.get("logprobs"), form.top_logprobs),
+        "finish_reason": _finish_reason(choice.get("finish_reason") or "stop", has_calls=bool(calls)),
+        **_unknown_fields(choice),
+    }
 
-    Raises:
-        GatewayError: they are none.
-    """
-    choices = answer.get("choices") or []
+
+def _choices(completion: Json) -> list[Json]:
+    choices = completion.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise GatewayError("The target's answer is no completion: its choices are no list of mappings")
     return choices
 
 
-def _choice(choice: Json, index: int, face: ChatResponseBuilder) -> Json:
-    text: str = choice.get("text") or ""
-    calls: list[Json] = []
-    if face.marks is not None:
-        text, calls = split(text, face.marks)
-    message = {"role": face.role, "content": text or None if calls else text, "refusal": None}
-    return {
-        "index": choice.get("index", index),
-        "message": message | ({"tool_calls": calls} if calls else {}),
-        "logprobs": chat_logprobs(choice.get("logprobs"), face.top_logprobs),
-        "finish_reason": reason_of(choice.get("finish_reason") or "stop", has_called=bool(calls)),
-        **extras_of(choice),
-    }
+def _finish_reason(reason: str, *, has_calls: bool) -> str:
+    return "tool_calls" if has_calls and reason == "stop" else reason
 
 
-def reason_of(reason: str, *, has_called: bool) -> str:
-    """Why a choice ended, as chat has it."""
-    return "tool_calls" if has_called and reason == "stop" else reason
+def _unknown_fields(choice: Json) -> Json:
+    return {name: value for name, value in choice.items() if name not in _CHOICE_FIELDS}
 
 
-def extras_of(choice: Json) -> Json:
-    """What only the target knows of a choice."""
-    return {name: value for name, value in choice.items() if name not in _OF_CHOICE}
+def _chat_id(completion_id: Any) -> str:  # Any: JSON values
+    return f"chatcmpl-{str(completion_id).removeprefix('cmpl-') if completion_id else uuid.uuid4().hex}"
 
 
-def chat_id(completion_id: Any) -> str:  # Any: JSON values
-    """The id of a chat completion that was made of a completion."""
-    rest = str(completion_id).removeprefix("cmpl-") if completion_id else uuid.uuid4().hex
-    return f"chatcmpl-{rest}"
+async def chat_chunks(chunks: AsyncGenerator[Json], form: ChatResponseFormat) -> AsyncGenerator[Json]:
+    """Yield the chunks of a chat completion: the first of a choice has the role, the last the finish reason.
+
+    The reason is held back to the end, because some servers repeat it in every chunk.
+
+    Raises:
+        GatewayError: the stream ends in the middle of a choice.
+    """
+    stream = _ChunkConverter(form)
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            for converted in stream.feed(chunk):
+                yield converted
+    for converted in stream.finish():
+        yield converted
+
+
+@dataclass(slots=True)
+class _StreamedChoice:
+    """One choice of a stream; `parser` is None if no tool may be called."""
+
+    parser: ToolCallParser | None
+    call_count: int = 0
+    finish_reason: str | None = None
+    unknown_fields: Json = field(default_factory=dict)
+    """Fields of the target beside the finish reason."""
+
+    def feed(self, text: str) -> Iterator[Json]:
+        """Yield the deltas of a piece of text."""
+        if self.parser is None:
+            yield from [{"content": text}] if text else []
+        else:
+            yield from map(self._delta, self.parser.feed(text))
+
+    def finish(self) -> Iterator[Json]:
+        """Yield the deltas of text that was held back."""
+        yield from map(self._delta, self.parser.finish() if self.parser is not None else ())
+
+    def _delta(self, part: str | Json) -> Json:
+        if isinstance(part, str):
+            return {"content": part}
+        self.call_count += 1
+        return {"tool_calls": [{"index": self.call_count - 1, **part}]}
+
+
+@dataclass(slots=True)
+class _ChunkConverter:
+    """Converts the chunks of one completion."""
+
+    form: ChatResponseFormat
+    head: Json = field(default_factory=dict)
+    """The fields that all chunks begin with."""
+    choices: dict[int, _StreamedChoice] = field(default_factory=dict)
+    usage: list[Json] = field(default_factory=list)
+    """Chunks without choices, which come after all choices."""
+
+    def feed(self, chunk: Json) -> Iterator[Json]:
+        if not self.head:
+            head = {"id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk", "created": chunk.get("created")}
+            self.head = head | {"model": self.form.model}
+        extra = {name: value for name, value in chunk.items() if name not in {*self.head, "choices"}}
+        choices = _choices(chunk)
+        if not choices:
+            self.usage.append(self.head | {"choices": []} | extra)
+        for position, choice in enumerate(choices):
+            yield from self._convert(choice, choice.get("index", position), extra)
+
+    def _convert(self, choice: Json, index: int, extra: Json) -> Iterator[Json]:
+        if index not in self.choices:
+            self.choices[index] = _StreamedChoice(
+                ToolCallParser(self.form.tool_calls) if self.form.tool_calls else None
+            )
+            yield self._chunk(index, {"role": self.form.role, "content": ""}, extra)
+        state = self.choices[index]
+        logprobs = chat_logprobs(choice.get("logprobs"), self.form.top_logprobs)
+        deltas = list(state.feed(choice.get("text") or ""))
+        if not deltas and logprobs and logprobs["content"]:
+            deltas = [{"content": ""}]
+        for number, delta in enumerate(deltas):
+            yield self._chunk(index, delta, extra, None if number else logprobs)
+        if choice.get("finish_reason"):
+            state.finish_reason, state.unknown_fields = choice["finish_reason"], _unknown_fields(choice)
+
+    def finish(self) -> Iterator[Json]:
+        if not self.choices:
+            raise GatewayError("The target's stream ended before it began")
+        # If the usage comes last, the chunks before it have a null.
+        extra = {"usage": None} if self.usage else {}
+        for index, state in sorted(self.choices.items()):
+            if state.finish_reason is None:
+                raise GatewayError("The target's stream ended in the middle of the answer")
+            for delta in state.finish():
+                yield self._chunk(index, delta, extra)
+            last = self._chunk(index, {}, extra)
+            reason = _finish_reason(state.finish_reason, has_calls=state.call_count > 0)
+            last["choices"][0] |= {"finish_reason": reason} | state.unknown_fields
+            yield last
+        yield from self.usage
+
+    def _chunk(self, index: int, delta: Json, extra: Json, logprobs: Json | None = None) -> Json:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        return self.head | {"choices": [choice]} | extra
+
+
+def chat_logprobs(logprobs: Any, top: int) -> Json | None:  # Any: JSON values
+    """Return the log probabilities of a choice or chunk as a chat has them, with at most `top` alternatives a token."""
+    if not isinstance(logprobs, dict) or not isinstance(logprobs.get("tokens"), list):
+        return None
+    tokens = logprobs["tokens"]
+    chosen = (logprobs.get("token_logprobs") or [])[: len(tokens)]
+    alternatives = (logprobs.get("top_logprobs") or [])[: len(tokens)]
+    rows = zip_longest(tokens, chosen, alternatives)
+    content = [_token(token, logprob) | {"top_logprobs": _best(others, top)} for token, logprob, others in rows]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: Any, logprob: Any) -> Json:  # Any: JSON values
+    text = str(token)
+    return {"token": text, "logprob": _MIN_LOGPROB if logprob is None else logprob, "bytes": _bytes(text)}
+
+
+def _best(alternatives: Any, top: int) -> list[Json]:  # Any: JSON values
+    """Return the most probable alternatives first; a completion may list the chosen token as one more."""
+    if not isinstance(alternatives, dict):
+        return []
+    tokens = [_token(token, logprob) for token, logprob in alternatives.items()]
+    return sorted(tokens, key=lambda each: -float(each["logprob"]))[:top]
+
+
+def _bytes(token: str) -> list[int] | None:
+    """Return the token in UTF-8, or None if it is a part of a character that is lost."""
+    if found := _BYTES.fullmatch(token):
+        return list(bytes.fromhex(found[1].replace("\\x", "")))
+    return None if "\ufffd" in token else list(token.encode("utf-8", "replace"))

@@ -8,11 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from appliance.adapters.chat_template import is_inline
-from appliance.adapters.http import smallest
-from appliance.adapters.jinja import ChatTemplate, JsonTemplate
+from appliance.adapters.http_service import smallest_variables
 from appliance.adapters.jmespath import JmesPath, PathFaultError
-from appliance.adapters.renderer import Renderer, RenderError
-from appliance.adapters.sandbox import TemplateFaultError
+from appliance.adapters.renderer import Renderer
+from appliance.adapters.templates import ChatTemplate, JsonTemplate, RenderError, TemplateFaultError
 from appliance.config.adapters import OPERATIONS
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath, Diagnostic
@@ -142,7 +141,7 @@ def _error_of(source: str, operation: Operation | None, renderer: Renderer) -> _
     except TemplateFaultError as error:
         return _TemplateError(error, is_syntax=True)
     try:
-        template.render(_SMALLEST_CHAT if operation is None else smallest(operation))
+        template.render(_SMALLEST_CHAT if operation is None else smallest_variables(operation))
     except (TemplateFaultError, RequestError) as error:
         return _TemplateError(error, is_syntax=False)
     return None

@@ -1,4 +1,4 @@
-"""JMESPaths into the answers of services, and what must be found there.
+"""JMESPaths that read the responses of services, and the types of what they find.
 
 Source: https://jmespath.org/specification.html
 """
@@ -26,7 +26,7 @@ class PathFaultError(Exception):
 
 
 class JmesPath:
-    """A place in a JSON answer."""
+    """A path into a JSON response."""
 
     def __init__(self, source: str) -> None:
         """Raises:
@@ -36,83 +36,81 @@ class JmesPath:
         try:
             self._path = jmespath.compile(source)
         except LexerError as error:
-            said = str(error.message)
-            raise PathFaultError(f"{said[:1].lower()}{said[1:]}", error.lexer_position) from error
+            message = str(error.message)
+            raise PathFaultError(f"{message[:1].lower()}{message[1:]}", error.lexer_position) from error
         except ParseError as error:
-            at = len(source) if error.token_value is None else error.lex_position
-            what = "ends too early" if error.token_value is None else f"has {error.token_value!r} in a wrong place"
-            raise PathFaultError(what, at) from error
+            if error.token_value is None:
+                raise PathFaultError("ends too early", len(source)) from error
+            raise PathFaultError(f"has {error.token_value!r} in a wrong place", error.lex_position) from error
         except JMESPathError as error:
             raise PathFaultError("is empty") from error
         except ValueError as error:
             raise PathFaultError("has a number of too many digits") from error
         except RecursionError as error:
             raise PathFaultError("is nested too deeply") from error
-        _require_functions(self._path.parsed, source)
+        _require_known_functions(self._path.parsed, source)
 
-    def find(self, answer: Any) -> Any:  # Any: JSON values
-        """What is there, or None.
+    def find(self, response: Any) -> Any:  # Any: JSON values
+        """Return the value at the path, or None.
 
         Raises:
             GatewayError: a function of the path cannot take what it finds.
         """
         try:
-            return self._path.search(answer)
+            return self._path.search(response)
         except (JMESPathError, RecursionError) as error:
-            # Its own text would quote the answer.
+            # The library's message would quote the response.
             raise GatewayError(
                 f"The target's answer does not fit the functions of the path {self._source!r}"
             ) from error
 
-    def text(self, answer: Any) -> str:  # Any: JSON values
-        """The text there.
+    def text(self, response: Any) -> str:  # Any: JSON values
+        """Return the text at the path.
 
         Raises:
             GatewayError: there is none.
         """
-        found = self.find(answer)
+        found = self.find(response)
         if not isinstance(found, str):
-            raise self._unlike(found, "a text")
+            raise self._mismatch(found, "a text")
         return found
 
-    def count(self, answer: Any) -> int:  # Any: JSON values
-        """The whole number there; 0 where there is none."""
-        found = self.find(answer)
+    def count(self, response: Any) -> int:  # Any: JSON values
+        """Return the whole number at the path; 0 if there is none."""
+        found = self.find(response)
         return int(found) if _is_number(found) else 0
 
-    def scores(self, answer: Any) -> list[float]:  # Any: JSON values
-        """The list of numbers there.
+    def scores(self, response: Any) -> list[float]:  # Any: JSON values
+        """Return the list of numbers at the path.
 
         Raises:
             GatewayError: there is none.
         """
-        found = self.find(answer)
+        found = self.find(response)
         if not _are_numbers(found):
-            raise GatewayError(
-                f"The target's answer has {_kind(found)} at {self._source!r}, where a list of numbers must be"
-            )
+            raise self._mismatch(found, "a list of numbers")
         return [float(number) for number in found]
 
-    def vectors(self, answer: Any) -> list[list[float]]:  # Any: JSON values
-        """The list of vectors there; a vector alone is a list of one.
+    def vectors(self, response: Any) -> list[list[float]]:  # Any: JSON values
+        """Return the list of vectors at the path; one vector alone is a list of one.
 
         Raises:
             GatewayError: there is none.
         """
-        found = self.find(answer)
+        found = self.find(response)
         vectors = [found] if _are_numbers(found) else found
         if not isinstance(vectors, list) or not vectors or not all(map(_are_numbers, vectors)):
-            raise GatewayError(
-                f"The target's answer has {_kind(found)} at {self._source!r}, where a list of vectors must be"
-            )
+            raise self._mismatch(found, "a list of vectors")
         return [[float(number) for number in vector] for vector in vectors]
 
-    def _unlike(self, found: Any, wanted: str) -> GatewayError:  # Any: JSON values
-        return GatewayError(f"The target's answer has {_kind(found)} at {self._source!r}, where {wanted} must be")
+    def _mismatch(self, found: Any, expected: str) -> GatewayError:  # Any: JSON values
+        names = {dict: "a mapping", list: "another list", str: "a text", bool: "true or false"}
+        kind = "nothing" if found is None else names.get(type(found), "a number")
+        return GatewayError(f"The target's answer has {kind} at {self._source!r}, where {expected} must be")
 
 
-def _require_functions(node: Any, source: str) -> None:  # Any: a node of the library's tree
-    """Refuse a function that there is none of; the library would only notice when it is called."""
+def _require_known_functions(node: Any, source: str) -> None:  # Any: a node of the library's tree
+    """Reject unknown functions, which the library only notices when it calls them."""
     if not isinstance(node, dict):
         return
     if node.get("type") == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:
@@ -120,7 +118,7 @@ def _require_functions(node: Any, source: str) -> None:  # Any: a node of the li
         hint = did_you_mean(name, Functions.FUNCTION_TABLE) or known_names("functions", Functions.FUNCTION_TABLE)
         raise PathFaultError(f"has an unknown function {name}; {hint}", source.find(name))
     for child in node.get("children", ()):
-        _require_functions(child, source)
+        _require_known_functions(child, source)
 
 
 def _are_numbers(value: Any) -> bool:  # Any: JSON values
@@ -128,14 +126,7 @@ def _are_numbers(value: Any) -> bool:  # Any: JSON values
 
 
 def _is_number(value: Any) -> bool:  # Any: JSON values
-    """
-    Whether it is a number that clients can be sent; Python's JSON has infinities, and whole numbers without an end.
-    """
+    """Return whether JSON can hold the number: Python's has infinities, and whole numbers of any size."""
     if type(value) is int:
         return abs(value) <= sys.float_info.max
     return type(value) is float and math.isfinite(value)
-
-
-def _kind(value: Any) -> str:  # Any: JSON values
-    names = {dict: "a mapping", list: "another list", str: "a text", bool: "true or false"}
-    return "nothing" if value is None else names.get(type(value), "a number")

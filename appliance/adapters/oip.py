@@ -1,4 +1,4 @@
-"""The Open Inference Protocol as a client speaks it: tensors of text in, tensors of text or numbers out.
+"""A client of the Open Inference Protocol: tensors of text in, tensors of text or numbers out.
 
 Source: v2 is https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md,
 v1 is https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol.
@@ -14,15 +14,14 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from appliance.adapters.http_client import Headers, ServiceClient
-from appliance.adapters.messages import Json
-from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
-from appliance.adapters.requests import EmbeddingRequest, RerankRequest
+from appliance.adapters.service import EmbeddingRequest, GeneratedText, RerankRequest, TokenCounts
+from appliance.adapters.service_client import Headers, ServiceClient
 from appliance.config.adapters import OipConfig, OipEmbeddingsConfig, OipRerankConfig, OipTextConfig
 from appliance.core.errors import GatewayError
+from appliance.core.openai_types import Json
 
-# What OpenAI's clients send about sampling, as far as a parameter of the protocol can hold it: no lists, no mappings.
-_SAMPLING = (
+# OpenAI's fields for sampling that a parameter of the protocol can hold: no lists, no mappings.
+_SAMPLING_FIELDS = (
     "temperature",
     "top_p",
     "top_k",
@@ -37,38 +36,35 @@ _SAMPLING = (
 
 Columns = Mapping[str, Sequence[str]]
 """
-Texts of equal number by the names of their tensors; with v1, a column alone under "" is not named at all.
+Equal numbers of texts by the names of their tensors; with v1, the only column may have the name "", which is none.
 """
 
 
 class OipClient:
-    """One model behind the protocol; `model` is the name it has there."""
+    """One model of a server; `model` is the server's name of it."""
 
-    def __init__(self, config: OipConfig, wire: ServiceClient, model: str) -> None:
+    def __init__(self, config: OipConfig, client: ServiceClient, model: str) -> None:
         self._config = config
-        self._wire = wire
+        self._client = client
+        self._is_v1 = config.version == "v1"
         name = quote(model, safe="")
-        self._url: URL = _beside(wire, f"/v1/models/{name}:predict" if self._is_v1 else f"/v2/models/{name}/infer")
+        self._url = _protocol_url(client, f"/v1/models/{name}:predict" if self._is_v1 else f"/v2/models/{name}/infer")
 
-    @property
-    def _is_v1(self) -> bool:
-        return self._config.version == "v1"
-
-    def name(self, declared: str | None, usual: str) -> str:
-        """The name of a tensor; "" is none."""
-        return declared or ("" if self._is_v1 else usual)
+    def tensor_name(self, declared: str | None, default: str) -> str:
+        """Return the name of a tensor; "" is none."""
+        return declared or ("" if self._is_v1 else default)
 
     async def infer(self, columns: Columns, output: str | None, parameters: Json, headers: Headers) -> list[Any]:
-        """One item of the output for each row of the inputs: a text, a number or a vector.
+        """Return one item of the output for each row of the inputs: a text, a number or a vector.
 
         Raises:
-            CallError: the target refuses.
-            GatewayError: it does not answer, or not with that.
+            RequestError: the target rejects the request.
+            GatewayError: it does not answer, or not with such items.
         """
         size = len(next(iter(columns.values())))
         body = _instances(columns, parameters) if self._is_v1 else self._tensors(columns, output, parameters)
-        answer = await self._wire.post(self._url, msgspec.json.encode(body), headers)
-        items = _predictions(answer, output) if self._is_v1 else _rows(_tensor(answer, output))
+        response = await self._client.post(self._url, msgspec.json.encode(body), headers)
+        items = _predictions(response, output) if self._is_v1 else _rows(_tensor(response, output))
         if len(items) != size:
             raise GatewayError(f"The target gave {len(items)} items for {size} texts")
         return items
@@ -79,13 +75,13 @@ class OipClient:
             {"name": name, "shape": [len(texts), *rest], "datatype": "BYTES", "data": list(texts)}
             for name, texts in columns.items()
         ]
-        made: Json = {"inputs": inputs} | ({"parameters": parameters} if parameters else {})
-        return made if output is None else made | {"outputs": [{"name": output}]}
+        body: Json = {"inputs": inputs} | ({"parameters": parameters} if parameters else {})
+        return body if output is None else body | {"outputs": [{"name": output}]}
 
 
-def _beside(wire: ServiceClient, path: str) -> URL:
-    """The protocol's path at the target, whose URL may end in the version already."""
-    url = wire.under("")
+def _protocol_url(client: ServiceClient, path: str) -> URL:
+    """Return the URL of a path of the protocol; the target's URL may end in the version already."""
+    url = client.url("")
     parts = url.raw_path.rstrip("/").split("/")
     if parts[-1] in ("v1", "v2"):
         parts.pop()
@@ -93,20 +89,22 @@ def _beside(wire: ServiceClient, path: str) -> URL:
 
 
 def _instances(columns: Columns, parameters: Json) -> Json:
-    """A row of the inputs each: a mapping by name."""
-    named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    rows = list(columns[""]) if "" in columns else named
+    """Return one instance for each row: a mapping by name, or the text alone."""
+    if "" in columns:
+        rows: list[Any] = list(columns[""])
+    else:
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {"instances": rows} | ({"parameters": parameters} if parameters else {})
 
 
-def _predictions(answer: Any, output: str | None) -> list[Any]:  # Any: JSON values
-    predictions = answer.get("predictions") if isinstance(answer, dict) else None
+def _predictions(response: Any, output: str | None) -> list[Any]:  # Any: JSON values
+    predictions = response.get("predictions") if isinstance(response, dict) else None
     if not isinstance(predictions, list):
         raise GatewayError("The target's answer has no predictions")
-    return [_named(each, output) if isinstance(each, dict) else each for each in predictions]
+    return [_output(each, output) if isinstance(each, dict) else each for each in predictions]
 
 
-def _named(prediction: Json, output: str | None) -> Any:  # Any: JSON values
+def _output(prediction: Json, output: str | None) -> Any:  # Any: JSON values
     if output is None and len(prediction) == 1:
         return next(iter(prediction.values()))
     if output not in prediction:
@@ -114,8 +112,8 @@ def _named(prediction: Json, output: str | None) -> Any:  # Any: JSON values
     return prediction[output]
 
 
-def _tensor(answer: Any, output: str | None) -> Json:  # Any: JSON values
-    outputs = answer.get("outputs") if isinstance(answer, dict) else None
+def _tensor(response: Any, output: str | None) -> Json:  # Any: JSON values
+    outputs = response.get("outputs") if isinstance(response, dict) else None
     if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
         raise GatewayError("The target's answer has no outputs")
     found = [each for each in outputs if output in (None, each.get("name"))]
@@ -127,7 +125,7 @@ def _tensor(answer: Any, output: str | None) -> Json:  # Any: JSON values
 
 
 def _rows(tensor: Json) -> list[Any]:  # Any: JSON values
-    """The items along the first dimension; data may be nested, or in one row-major list."""
+    """Return the items along the first dimension; data may be nested, or one row-major list."""
     flat, shape = _flat(tensor.get("data")), tensor.get("shape")
     is_shape = isinstance(shape, list) and bool(shape) and all(type(size) is int and size >= 0 for size in shape)
     if not isinstance(shape, list) or not is_shape or prod(shape) != len(flat):
@@ -151,39 +149,37 @@ def _flat(data: Any) -> list[Any]:  # Any: JSON values
     return leaves
 
 
-class OipWriter:
-    """A model that writes text."""
+class OipTextService:
+    """A model that generates text."""
 
     def __init__(self, config: OipTextConfig, client: OipClient) -> None:
         self._config = config
         self._client = client
+        self._input = client.tensor_name(config.input, "text_input")
+        self._output = client.tensor_name(config.output, "text_output") or None
 
-    async def write(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
-        config = self._config
-        parameters = dict(config.parameters) | {name: body[name] for name in _SAMPLING if _is_scalar(body.get(name))}
+    async def generate(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
+        parameters: Json = dict(self._config.parameters)
+        parameters |= {name: body[name] for name in _SAMPLING_FIELDS if _is_scalar(body.get(name))}
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if _is_scalar(limit):
             parameters["max_tokens"] = limit
-        input_, output = (
-            self._client.name(config.input, "text_input"),
-            self._client.name(config.output, "text_output"),
-        )
-        (text,) = await self._client.infer({input_: [prompt]}, output or None, parameters, headers)
+        (text,) = await self._client.infer({self._input: [prompt]}, self._output, parameters, headers)
         if not isinstance(text, str):
             raise GatewayError("The target's output is no text")
         return GeneratedText(text, "stop")
 
     async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[GeneratedText]:
-        """One piece: the protocol has no streams."""
-        yield await self.write(body, prompt, headers)
+        # The protocol has no streams.
+        yield await self.generate(body, prompt, headers)
 
 
 def _is_scalar(value: Any) -> bool:  # Any: JSON values
     return isinstance(value, bool | int | float | str)
 
 
-class OipEmbedder:
-    """A model that makes vectors."""
+class OipEmbeddingService:
+    """A model that embeds texts."""
 
     def __init__(self, config: OipEmbeddingsConfig, client: OipClient) -> None:
         self._config = config
@@ -191,38 +187,26 @@ class OipEmbedder:
 
     async def embed(
         self, _request: EmbeddingRequest, texts: Sequence[str], headers: Headers
-    ) -> tuple[list[list[float]], AdapterUsage]:
-        """A vector for each of the texts.
-
-        Raises:
-            CallError: the target refuses.
-            GatewayError: it does not answer, or not with vectors.
-        """
-        input_ = self._client.name(self._config.input, "text_input")
-        rows = await self._client.infer({input_: texts}, self._config.output, {}, headers)
+    ) -> tuple[list[list[float]], TokenCounts]:
+        name = self._client.tensor_name(self._config.input, "text_input")
+        rows = await self._client.infer({name: texts}, self._config.output, {}, headers)
         # A vector of one number comes as that number.
         vectors = [row if isinstance(row, list) else [row] for row in rows]
-        return [[_number(each) for each in vector] for vector in vectors], AdapterUsage()
+        return [[_number(each) for each in vector] for vector in vectors], TokenCounts()
 
 
-class OipRanker:
-    """A model that scores pairs."""
+class OipRerankService:
+    """A model that scores pairs of a query and a document."""
 
     def __init__(self, config: OipRerankConfig, client: OipClient) -> None:
         self._config = config
         self._client = client
 
-    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], AdapterUsage]:
-        """A score for each of the documents.
-
-        Raises:
-            CallError: the target refuses.
-            GatewayError: it does not answer, or not with scores.
-        """
+    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], TokenCounts]:
         config = self._config
         columns = {config.query: [request.query] * len(request.documents), config.document: request.documents}
         rows = await self._client.infer(columns, config.output, {}, headers)
-        return [_number(row[0] if isinstance(row, list) and len(row) == 1 else row) for row in rows], AdapterUsage()
+        return [_number(row[0] if isinstance(row, list) and len(row) == 1 else row) for row in rows], TokenCounts()
 
 
 def _number(value: Any) -> float:  # Any: JSON values

@@ -1,91 +1,91 @@
-"""Whether a target answers: shown by one real answer, and again after a silence."""
+"""Readiness of a target: proved by one real response, and again after requests without any."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from appliance.adapters.renderer import RenderError
-from appliance.adapters.sandbox import TemplateFaultError
+from appliance.adapters.templates import RenderError, TemplateFaultError
 from appliance.core.errors import ApplianceError, EngineDeadError, GatewayError, UnavailableError
 
-# So many requests in a row without any answer are no accident.
-_SILENCES = 3
+# So many requests in a row without any response are not a coincidence.
+_MAX_FAILURES = 3
 
-# How often a model of the same file is looked at, and a server elsewhere is asked, at first and at last.
-_LOOK_SECONDS = 0.5
-_ASK_SECONDS = (1.0, 30.0)
+_CHECK_SECONDS = 0.5
+_MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 30.0
 
-# A first answer may wait for a target that wakes up.
-_PATIENCE_SECONDS = 300.0
+# The target may have to start first.
+_WARMUP_TIMEOUT_SECONDS = 300.0
 
 
 class Readiness:
-    """`check` says what is known, at once; a task of its own finds it out."""
+    """Whether the target answers; a task of its own finds it out."""
 
     def __init__(
-        self, prove: Callable[[], Awaitable[object]], look: Callable[[], None], silences: Callable[[], int]
+        self,
+        send_warmup_request: Callable[[], Awaitable[object]],
+        check_target: Callable[[], None],
+        consecutive_failures: Callable[[], int],
     ) -> None:
-        """`prove` asks for one real answer, `look` raises what is known of the target without asking it, and `silences`
-        counts the requests in a row that got no answer.
+        """`check_target` raises what is known of the target without a request; `consecutive_failures` counts the
+        requests in a row that got no response.
         """
-        self._prove = prove
-        self._look = look
-        self._silences = silences
-        self._reason: str | None = "the first answer is being made"
+        self._send_warmup_request = send_warmup_request
+        self._check_target = check_target
+        self._consecutive_failures = consecutive_failures
+        self._reason: str | None = "sending the warm-up request"
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Start to find out."""
+    def start(self) -> None:
+        """Start the task."""
         self._task = asyncio.create_task(self._watch())
 
     def check(self) -> None:
-        """Return where the target answers.
+        """Return if the target answers.
 
         Raises:
-            EngineDeadError: it never will again.
-            UnavailableError: it does not now.
+            EngineDeadError: it cannot answer any more.
+            UnavailableError: it cannot answer now.
         """
-        self._look()
+        self._check_target()
         if self._reason is not None:
             raise UnavailableError(self._reason)
 
     async def close(self) -> None:
-        """Find out no more; safe to call twice."""
+        """End the task; safe to call twice."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:
-            wait = _ASK_SECONDS[0]
+            delay = _MIN_RETRY_SECONDS
             while self._reason is not None:
-                await asyncio.sleep(await self._ask(wait))
-                wait = min(wait * 2, _ASK_SECONDS[1])
-            await asyncio.sleep(_LOOK_SECONDS)
-            if self._silences() >= _SILENCES:
+                await asyncio.sleep(await self._warm_up(delay))
+                delay = min(delay * 2, _MAX_RETRY_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
+            if self._consecutive_failures() >= _MAX_FAILURES:
                 self._reason = "its target does not answer"
 
-    async def _ask(self, wait: float) -> float:
-        """Ask once, and say how long to wait before the next time."""
+    async def _warm_up(self, delay: float) -> float:
+        """Send the warm-up request, and return the seconds until the next attempt, usually `delay`."""
         try:
-            self._look()
+            self._check_target()
         except (UnavailableError, EngineDeadError):
-            return _LOOK_SECONDS
+            return _CHECK_SECONDS
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._prove()
+            async with asyncio.timeout(_WARMUP_TIMEOUT_SECONDS):
+                await self._send_warmup_request()
         except TimeoutError:
-            self._reason = f"its target gave no answer within {_PATIENCE_SECONDS:.0f} seconds"
-            return wait
+            self._reason = f"its target gave no answer within {_WARMUP_TIMEOUT_SECONDS:.0f} seconds"
         except GatewayError as error:
             self._reason = f"its target does not answer the first request, because {error.detail}"
-            return wait
         except ApplianceError as error:
-            # A template that fails does so before the target is asked.
-            is_ours = isinstance(error.__cause__, RenderError | TemplateFaultError)
-            how = "the first request cannot be made" if is_ours else "its target refused the first request"
-            self._reason = f"{how}, because {error}"
-            return wait
-        self._reason = None
-        return 0.0
+            # A template fails before the target gets a request.
+            is_template = isinstance(error.__cause__, RenderError | TemplateFaultError)
+            problem = "the first request cannot be made" if is_template else "its target refused the first request"
+            self._reason = f"{problem}, because {error}"
+        else:
+            self._reason = None
+            return 0.0
+        return delay

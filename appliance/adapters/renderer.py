@@ -15,44 +15,37 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import IO, Any, ParamSpec, Self, TypeVar
 
 import msgspec
 import structlog
+
+from appliance.adapters.templates import ChatTemplate, JsonTemplate, RenderError
+from appliance.core.child_process import end_with_parent, limit_resources
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-LENGTH_BYTES = 4
-"""
-Each message on the pipes begins with its length, big-endian.
-"""
+# Each message on the pipes begins with its length, big-endian.
+_LENGTH_BYTES = 4
 
-MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-"""
-Largest text that a template may render to; twice the largest body of a request, by default.
-"""
+# Twice the largest body of a request, by default.
+_MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 
-RENDER_SECONDS = 5.0
-"""
-Time limit of one rendering, which usually takes less than a millisecond.
-"""
+# A rendering usually takes less than a millisecond.
+_RENDER_SECONDS = 5.0
 
 # Python starts and imports Jinja, on a machine that may be busy loading models.
 _START_SECONDS = 60.0
 
-# A template needs none of the others, among them those that hold secrets.
+# Address space of the child, of which Python and Jinja take a tenth; a body of 32 MiB needs less than a half.
+_MEMORY_BYTES = 1024 * 1024 * 1024
+
+# A template needs no other variables; some hold secrets.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
-
-
-class RenderError(Exception):
-    """A template could not be rendered; `kind` is "refused", "undefined", "broken", "not_json" or "ended"."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Renderer:
@@ -61,7 +54,7 @@ class Renderer:
     One template is rendered at a time.
     """
 
-    def __init__(self, seconds: float = RENDER_SECONDS) -> None:
+    def __init__(self, seconds: float = _RENDER_SECONDS) -> None:
         """`seconds` is the time limit of one rendering."""
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
@@ -143,7 +136,7 @@ def _start() -> subprocess.Popen[bytes]:
     # Modules are found where this process finds them, and never first in the directory it was started in.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "appliance.adapters.render_process"],
+        [sys.executable, "-P", "-c", "from appliance.adapters.renderer import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -159,7 +152,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _write(pipe: IO[bytes] | None, message: bytes, deadline: float) -> None:
     number = _opened(pipe).fileno()
-    left = memoryview(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+    left = memoryview(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
     while left:
         _wait(number, select.POLLOUT, deadline)
         left = left[os.write(number, left) :]
@@ -167,9 +160,9 @@ def _write(pipe: IO[bytes] | None, message: bytes, deadline: float) -> None:
 
 def _read(pipe: IO[bytes] | None, deadline: float) -> bytes:
     number = _opened(pipe).fileno()
-    length = int.from_bytes(_read_exactly(number, LENGTH_BYTES, deadline), "big")
+    length = int.from_bytes(_read_exactly(number, _LENGTH_BYTES, deadline), "big")
     # JSON escapes make a text longer by a factor of six at most.
-    if length > 6 * MAX_OUTPUT_BYTES + 1024:
+    if length > 6 * _MAX_OUTPUT_BYTES + 1024:
         raise OSError("it gives too much")
     return _read_exactly(number, length, deadline)
 
@@ -194,3 +187,42 @@ def _wait(number: int, event: int, deadline: float) -> None:
 def _opened(pipe: IO[bytes] | None) -> IO[bytes]:
     assert pipe is not None  # noqa: S101 - `_start` opened it
     return pipe
+
+
+def serve() -> None:
+    """Render templates in the child process until the parent closes the pipe."""
+    parent = os.getppid()
+    end_with_parent(parent)
+    limit_resources(memory_bytes=_MEMORY_BYTES)
+    _respond({"text": "ready"})
+    while os.getppid() == parent and (head := sys.stdin.buffer.read(_LENGTH_BYTES)):
+        _respond(_render(sys.stdin.buffer.read(int.from_bytes(head, "big"))))
+
+
+def _render(request: bytes) -> dict[str, str]:
+    try:
+        fields = msgspec.json.decode(request)
+        text = _compile(fields["kind"], fields["source"]).render_here(fields["variables"])
+    except RenderError as error:
+        return {"error": error.kind, "message": str(error)}
+    except MemoryError:
+        return {"error": "broken", "message": "it takes too much memory"}
+    if len(text) > _MAX_OUTPUT_BYTES:
+        return {"error": "broken", "message": f"it gives more than {_MAX_OUTPUT_BYTES} characters"}
+    return {"text": text}
+
+
+@lru_cache(maxsize=16)
+def _compile(kind: str, source: str) -> ChatTemplate | JsonTemplate:
+    return ChatTemplate(source) if kind == "chat" else JsonTemplate(source)
+
+
+def _respond(response: dict[str, str]) -> None:
+    try:
+        message = msgspec.json.encode(response)
+    except (MemoryError, ValueError) as error:
+        # Half of a surrogate pair, which no text over HTTP can have.
+        reason = "it takes too much memory" if isinstance(error, MemoryError) else "its text cannot be written as UTF-8"
+        message = msgspec.json.encode({"error": "broken", "message": reason})
+    sys.stdout.buffer.write(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
+    sys.stdout.buffer.flush()

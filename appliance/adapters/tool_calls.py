@@ -1,82 +1,118 @@
-"""Tool calls out of a model's text, whole or piece by piece.
+"""Stop sequences and tool calls in a model's text, whole or piece by piece.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object (`message.tool_calls`); models write a call as JSON
-between marks of their own, https://huggingface.co/docs/transformers/chat_extras.
+between markers of their own, https://huggingface.co/docs/transformers/chat_extras.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from appliance.adapters.messages import Json
-from appliance.adapters.stop_sequences import StopSequences
 from appliance.config.adapters import ToolCallsConfig
+from appliance.core.openai_types import Json
 
 
-def split(text: str, marks: ToolCallsConfig) -> tuple[str, list[Json]]:
-    """The text without its calls, and the calls in OpenAI's shape; what is no call stays text."""
-    reader = ToolCalls(marks)
-    parts = [*reader.take(text), *reader.rest()]
-    said = "".join(part for part in parts if isinstance(part, str))
+def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
+    """Return the text before the first stop sequence in it."""
+    return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
+
+
+class StopSequences:
+    """Finds stop sequences in text that comes in pieces; what may be the beginning of one is held back."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = stop
+        self._held = ""
+        self.is_found = False
+        """A stop sequence was found; nothing after it counts."""
+        self.rest = ""
+        """The text after it."""
+
+    def feed(self, piece: str) -> str:
+        """Return the text that is certainly before a stop sequence."""
+        text = self._held + piece
+        kept = truncate_at_stop(text, self._stop)
+        self.is_found = kept != text
+        if self.is_found:
+            found = next(each for each in self._stop if text.startswith(each, len(kept)))
+            self.rest = text[len(kept) + len(found) :]
+        held = 0 if self.is_found else max((_overlap(text, each) for each in self._stop), default=0)
+        self._held = text[len(text) - held :]
+        return kept[: len(kept) - held]
+
+    def finish(self) -> str:
+        """Return the text that is held back."""
+        return self._held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that a stop sequence begins with."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)
+
+
+def split_tool_calls(text: str, config: ToolCallsConfig) -> tuple[str, list[Json]]:
+    """Return the text without its tool calls, and the calls in OpenAI's form; invalid calls stay text."""
+    parser = ToolCallParser(config)
+    parts = [*parser.feed(text), *parser.finish()]
+    rest = "".join(part for part in parts if isinstance(part, str))
     calls = [part for part in parts if not isinstance(part, str)]
-    # Models put line breaks around their marks, which mean nothing any more.
-    return said.strip() if calls else said, calls
+    # Models put line breaks around their markers.
+    return rest.strip() if calls else rest, calls
 
 
-class ToolCalls:
-    """The same for text that comes in pieces: texts and calls as soon as they are sure."""
+class ToolCallParser:
+    """Finds tool calls in text that comes in pieces."""
 
-    def __init__(self, marks: ToolCallsConfig) -> None:
-        self._marks = marks
-        self._outside = StopSequences([marks.begin])
+    def __init__(self, config: ToolCallsConfig) -> None:
+        self._config = config
+        self._outside = StopSequences([config.begin])
         self._call: str | None = None
-        """What has come of a call since its mark."""
-        self.has_called = False
+        """The text of a call after its marker; None outside of a call."""
 
-    def take(self, piece: str) -> Iterator[str | Json]:
-        """What can be told for sure after another piece."""
+    def feed(self, piece: str) -> Iterator[str | Json]:
+        """Yield the texts and calls that are certain."""
         while True:
             if self._call is None:
-                if text := self._outside.take(piece):
+                if text := self._outside.feed(piece):
                     yield text
-                if not self._outside.has_met:
+                if not self._outside.is_found:
                     return
-                piece, self._call, self._outside = self._outside.after, "", StopSequences([self._marks.begin])
+                piece, self._call, self._outside = self._outside.rest, "", StopSequences([self._config.begin])
             self._call += piece
-            if self._marks.end is None or self._marks.end not in self._call:
+            if self._config.end is None or self._config.end not in self._call:
                 return
-            written, _, piece = self._call.partition(self._marks.end)
+            call, _, piece = self._call.partition(self._config.end)
             self._call = None
-            yield from self._calls(written, self._marks.end)
+            yield from self._parse(call, self._config.end)
 
-    def rest(self) -> Iterator[str | Json]:
-        """What is left at the end; a call may end there too."""
+    def finish(self) -> Iterator[str | Json]:
+        """Yield what is held back; a call may end with the text."""
         if self._call is not None:
-            yield from self._calls(self._call, "")
-        elif text := self._outside.rest():
+            yield from self._parse(self._call, "")
+        elif text := self._outside.finish():
             yield text
 
-    def _calls(self, written: str, end: str) -> Iterator[str | Json]:
+    def _parse(self, text: str, end: str) -> Iterator[str | Json]:
         try:
-            said = json.loads(written)
+            decoded = json.loads(text)
         except ValueError:
-            said = None
-        calls = [_call(each) for each in (said if isinstance(said, list) else [said])]
+            decoded = None
+        calls = [_tool_call(each) for each in (decoded if isinstance(decoded, list) else [decoded])]
         if not calls or None in calls:
-            yield f"{self._marks.begin}{written}{end}"
-            return
-        self.has_called = True
-        yield from (call for call in calls if call is not None)
+            yield f"{self._config.begin}{text}{end}"
+        else:
+            yield from (call for call in calls if call is not None)
 
 
-def _call(said: Any) -> Json | None:  # Any: JSON values
-    """One call in OpenAI's shape; None where it is none."""
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+def _tool_call(value: Any) -> Json | None:  # Any: JSON values
+    """Return a call in OpenAI's form; None if it is not one."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
-    arguments = said.get("arguments", said.get("parameters", {}))
+    arguments = value.get("arguments", value.get("parameters", {}))
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    function = {"name": said["name"], "arguments": text}
+    function = {"name": value["name"], "arguments": text}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}

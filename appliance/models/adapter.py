@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.adapters.chat_request import ChatRequestBuilder
-from appliance.adapters.chat_template import chat_template
-from appliance.adapters.handlers import Handlers, over_completions, over_http, over_oip
-from appliance.adapters.http_client import ServiceClient
-from appliance.adapters.messages import Json
+from appliance.adapters.chat_template import load_chat_template
+from appliance.adapters.completions import CompletionsAdapter, PeerTarget, RemoteTarget
+from appliance.adapters.operations import Handlers, http_handlers, oip_handlers
 from appliance.adapters.readiness import Readiness
 from appliance.adapters.renderer import Renderer
-from appliance.adapters.target import PeerTarget, RemoteTarget
+from appliance.adapters.service_client import ServiceClient
 from appliance.config.adapters import CompletionsConfig, OipConfig
 from appliance.config.models import TOKENIZER, AdapterConfig
 from appliance.core import sse
@@ -25,17 +24,10 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, RequestError
 from appliance.core.http import address_of
 from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
+from appliance.core.openai_types import SMALLEST_REQUESTS, Json
 from appliance.proxy.client import UpstreamClient
 
 Value = TypeVar("Value")
-
-# The smallest request of each operation; the first one that the adapter supports is its warm-up request.
-_WARMUP_REQUESTS: Mapping[Operation, Json] = {
-    Operation.CHAT_COMPLETION: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0},
-    Operation.COMPLETION: {"prompt": "Hello", "max_tokens": 1, "temperature": 0},
-    Operation.EMBEDDING: {"input": "Hello"},
-    Operation.RERANK: {"query": "Hello", "documents": ["Hello"]},
-}
 
 
 class AdapterModel:
@@ -51,7 +43,9 @@ class AdapterModel:
         self._renderer = Renderer()
         self._handlers: Handlers = {}
         self._readiness = Readiness(
-            self._send_warmup_request, self._check_peer, lambda: self._client.silences if self._client else 0
+            self._send_warmup_request,
+            self._check_peer,
+            lambda: self._client.consecutive_failures if self._client else 0,
         )
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
@@ -60,7 +54,7 @@ class AdapterModel:
             raise LoadError(f"its target {target!r} does not complete prompts; name one that does")
         # In a thread: templates are read and compiled, which may take seconds.
         self._handlers = await asyncio.to_thread(self._build_handlers, artifacts)
-        self._readiness.begin()
+        self._readiness.start()
 
     async def check(self) -> None:
         self._readiness.check()
@@ -88,21 +82,24 @@ class AdapterModel:
 
     def _build_handlers(self, artifacts: Mapping[str, Path]) -> Handlers:
         templated = self._config.protocol.templated
-        template = None if templated is None else chat_template(templated, artifacts.get(TOKENIZER), self._renderer)
-        chat = None if template is None or templated is None else ChatRequestBuilder(template, templated.stop)
+        chat = None
+        if templated is not None:
+            template = load_chat_template(templated, artifacts.get(TOKENIZER), self._renderer)
+            chat = None if template is None else ChatRequestBuilder(template, templated.stop)
         name, target, protocol = self._config.name, self._config.target, self._config.protocol
         model = name if isinstance(target, str) else target.model or name
         if isinstance(protocol, CompletionsConfig):
-            completions = RemoteTarget(self._client, model) if self._client else PeerTarget(str(target), self._peers)
-            return over_completions(name, protocol, completions, _require(chat))
+            peer_or_remote = RemoteTarget(self._client, model) if self._client else PeerTarget(str(target), self._peers)
+            completions = CompletionsAdapter(name, protocol, peer_or_remote, _require(chat))
+            return {Operation.CHAT_COMPLETION: completions.chat, Operation.COMPLETION: completions.complete}
         client = _require(self._client)
         if isinstance(protocol, OipConfig):
-            return over_oip(name, protocol, client, model, chat)
-        return over_http(name, protocol, client, model, chat, self._renderer)
+            return oip_handlers(name, protocol, client, model, chat)
+        return http_handlers(name, protocol, client, model, chat, self._renderer)
 
     async def _send_warmup_request(self) -> None:
-        operation = next(operation for operation in _WARMUP_REQUESTS if operation in self.operations)
-        await self._handlers[operation](dict(_WARMUP_REQUESTS[operation]), {})
+        operation = next(operation for operation in SMALLEST_REQUESTS if operation in self.operations)
+        await self._handlers[operation](dict(SMALLEST_REQUESTS[operation]), {})
 
     def _check_peer(self) -> None:
         if isinstance(self._config.target, str):

@@ -16,8 +16,8 @@ from appliance.python_api.openai_model import (
 )
 
 if TYPE_CHECKING:
+    from appliance.openai.proxy_model import OpenAIProxyModel
     from appliance.python_api.chat_adapter import ChatPrompt, OpenAIChatAdapterModel
-    from appliance.python_api.proxy_model import OpenAIProxyModel
 
 __all__ = [
     "ChatPrompt",
@@ -30,18 +30,18 @@ __all__ = [
     "RawRequest",
 ]
 
-_PLACES = {
+_LAZY = {
     "ChatPrompt": "appliance.python_api.chat_adapter",
     "OpenAIChatAdapterModel": "appliance.python_api.chat_adapter",
-    "OpenAIProxyModel": "appliance.python_api.proxy_model",
+    "OpenAIProxyModel": "appliance.openai.proxy_model",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # HTTP clients and templates are no business of a model that computes by itself.
-    if name not in _PLACES:
+    # Most models need no HTTP clients and templates.
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,5 @@
-"""OpenAI's requests, answers and errors as objects."""
+"""OpenAI's requests, responses and errors as objects."""
 
-from appliance.python_api.error_response import ErrorInfo, ErrorResponse
 from appliance.python_api.request_types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 from appliance.python_api.response_types import (
     ChatCompletion,
@@ -14,6 +13,8 @@ from appliance.python_api.response_types import (
     CompletionChunk,
     Embedding,
     EmbeddingData,
+    ErrorInfo,
+    ErrorResponse,
     Rerank,
     RerankDocument,
     RerankResult,

@@ -1,4 +1,4 @@
-"""What every model written in Python has: a name, a load, a health, an end."""
+"""The base class of models written in Python: name, `load`, `healthy`, `stop`."""
 
 from __future__ import annotations
 
@@ -10,41 +10,46 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from appliance.core.errors import ApplianceError
+from pydantic import ValidationError
+
+from appliance.config.base import BaseConfig
+from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model
+from appliance.core.suggestions import did_you_mean, known_names
 
-Method = TypeVar("Method", bound=Callable[..., Any])  # Any: users' methods take and give what they like
+Method = TypeVar("Method", bound=Callable[..., Any])  # Any: methods of users have any arguments and results
+ConfigT = TypeVar("ConfigT", bound=BaseConfig)
 
-_OFFERED = "_appliance_is_offered"
+_IS_DEFAULT = "_appliance_is_default"
 
 
-def offered(method: Method) -> Method:
-    """Mark a method that is only there to be overridden: a model whose class leaves it alone is never asked this."""
-    setattr(method, _OFFERED, True)
+def overridable(method: Method) -> Method:
+    """Mark a default method, which counts as absent unless a subclass overrides it."""
+    setattr(method, _IS_DEFAULT, True)
     return method
 
 
 class BasePythonModel:
-    """A model written in Python; subclass one of its kinds.
+    """A model written in Python; users subclass one of its subclasses.
 
-    `load`, `healthy` and `stop` may be plain, which then run in a thread of their own, or asynchronous.
+    `load`, `healthy` and `stop` may be plain methods, which run in a thread of their own, or asynchronous ones.
     """
 
     backing: Model | None = None
-    """What answers the operations that the class itself does not, where there is something."""
+    """The model that handles the operations that the class itself does not; None if there is none."""
 
     ready: bool = False
-    """It is loaded; a `load` that returns sets it, whoever called it, unless what it returns is False."""
+    """Whether it is loaded; a `load` that returns sets it, unless it returns False."""
 
     model_dir: Path | None = None
-    """Where the bytes of the config's `storage` lie, from before `load`; None where there is none."""
+    """The local directory of the config's `storage`, set before `load`; None without a storage."""
 
     proof: Mapping[str, Any] | None = MappingProxyType({})
     """
-    The request whose good answer shows that the model works, before anybody else is let in.
+    The request whose successful response proves that the model works, sent before it becomes ready.
 
-    Its fields go over those of the smallest request there is, so `{}` is that one; `{"prompt": "1+1"}` asks for a
-    completion. None asks nothing: then being healthy is enough.
+    Its fields override those of the smallest possible request, so `{}` is that request; `{"prompt": "1+1"}` requests a
+    completion. None sends no request: then being healthy is enough.
     """
 
     def __init__(self, name: str) -> None:
@@ -57,53 +62,53 @@ class BasePythonModel:
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "load" in cls.__dict__:
-            cls.load = _remembered(cls.__dict__["load"])  # type: ignore[method-assign]  # by itself, and more
+            cls.load = _setting_ready(cls.__dict__["load"])  # type: ignore[method-assign]  # replaced on purpose
 
-    def load(self) -> Any:  # Any: False says that it failed; a subclass's may be asynchronous
-        """Get ready to answer; called once before the first request, by whoever comes first."""
+    def load(self) -> Any:  # Any: False means failure; a subclass's may be asynchronous
+        """Get ready to answer; called once, before the first request."""
         self.ready = True
         return True
 
-    @offered
+    @overridable
     def healthy(self) -> Any:  # Any: True or False; a subclass's may be asynchronous
-        """Whether it can answer now; asked again and again.
+        """Return whether it can answer now; called again and again.
 
         Raises:
-            EngineDeadError: it never will again.
+            EngineDeadError: it cannot recover.
         """
         return self.ready
 
-    @offered
+    @overridable
     def stop(self) -> Any:  # Any: nothing; a subclass's may be asynchronous
-        """Let go of what `load` took; called once, after the last answer."""
+        """Release what `load` acquired; called once, after the last response."""
 
 
-def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
-    """The same load, which says by `ready` whether it is done."""
+def _setting_ready(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a `load` so that it sets `ready`."""
     if inspect.iscoroutinefunction(load):
 
         @functools.wraps(load)
         async def load_async(self: BasePythonModel, *args: Any, **keywords: Any) -> Any:
-            with _unready_if_broken(self):
-                done = await load(self, *args, **keywords)
-            self.ready = done is not False
-            return done
+            with _unready_on_error(self):
+                result = await load(self, *args, **keywords)
+            self.ready = result is not False
+            return result
 
         return load_async
 
     @functools.wraps(load)
     def load_plain(self: BasePythonModel, *args: Any, **keywords: Any) -> Any:
-        with _unready_if_broken(self):
-            done = load(self, *args, **keywords)
-        self.ready = done is not False
-        return done
+        with _unready_on_error(self):
+            result = load(self, *args, **keywords)
+        self.ready = result is not False
+        return result
 
     return load_plain
 
 
 @contextmanager
-def _unready_if_broken(model: BasePythonModel) -> Iterator[None]:
-    """The load of a parent class may have said that it is done."""
+def _unready_on_error(model: BasePythonModel) -> Iterator[None]:
+    """Reset `ready` on an error: the `load` of a parent class may have set it."""
     try:
         yield
     except BaseException:
@@ -111,7 +116,31 @@ def _unready_if_broken(model: BasePythonModel) -> Iterator[None]:
         raise
 
 
-def overridden(model: BasePythonModel, name: str) -> Callable[..., Any] | None:
-    """The method of this name, or None where the class leaves it as it was offered."""
+def overridden_method(model: BasePythonModel, name: str) -> Callable[..., Any] | None:
+    """Return the method of this name, or None if it is still the default one."""
     method = getattr(model, name, None)
-    return None if method is None or getattr(method, _OFFERED, False) else method
+    return None if method is None or getattr(method, _IS_DEFAULT, False) else method
+
+
+def config_from_keywords(
+    config: type[ConfigT], keywords: Mapping[str, Any], source: str, path: str = ""
+) -> ConfigT:  # Any: what a program passes
+    """Return the config of a program's keywords; `source` and `path` locate them in errors.
+
+    Raises:
+        ConfigError: some of them are wrong; it names them all, and no value, which may be a secret.
+    """
+    try:
+        return config.model_validate(keywords)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        raise ConfigError([_problem(config, dict(detail), source, path) for detail in details]) from None
+
+
+def _problem(config: type[BaseConfig], detail: Mapping[str, Any], source: str, path: str) -> Problem:
+    parts = [str(part) for part in (path, *detail["loc"]) if part != ""]
+    message = str(detail["msg"])
+    if detail["type"] == "extra_forbidden":
+        known = list(config.model_fields)
+        message = f"unknown key; {did_you_mean(parts[-1], known) or known_names('keys', known)}"
+    return Problem(source, None, None, ".".join(parts), message)

@@ -1,6 +1,6 @@
 """Chat over a model that completes prompts, from Python: what the class `adapter` of a file does over completions."""
 
-# ruff: noqa: ARG002 - a method takes what the ones that override it are given
+# ruff: noqa: ARG002 - methods have the parameters of those that override them
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.adapters.chat_request import ChatRequestBuilder, Prompted
-from appliance.adapters.chat_template import chat_template as template_of
-from appliance.adapters.completions import CompletionsAdapter
-from appliance.adapters.target import PeerTarget
+from appliance.adapters.chat_request import ChatRequestBuilder, RenderedChat
+from appliance.adapters.chat_template import load_chat_template
+from appliance.adapters.completions import CompletionsAdapter, PeerTarget
 from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import ApplianceError, RequestError
-from appliance.core.model import SINGLE_FRONT_END, Model, ModelRequest, ModelResponse, Operation
-from appliance.python_api.arguments import checked
-from appliance.python_api.client import body_of, chunks, made
-from appliance.python_api.invoke import called
-from appliance.python_api.model_adapter import PythonModelAdapter, bridged
+from appliance.core.model import SINGLE_FRONT_END, ModelRequest, ModelResponse, Operation
+from appliance.python_api.base_model import config_from_keywords
+from appliance.python_api.client import request_body, to_chunks, to_object
+from appliance.python_api.model_adapter import PythonModelAdapter, adapt
 from appliance.python_api.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
 from appliance.python_api.request_types import ChatCompletionRequest
 from appliance.python_api.response_types import ChatCompletion, ChatCompletionChunk
+from appliance.python_api.user_code import call_method
 
-# Stands where a program has no template, and is never rendered.
+# Satisfies the config if a program has no template; never rendered.
 _NO_TEMPLATE = "{# none #}"
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation as the text to continue, and the role of whoever continues it."""
+    """A conversation as the text to continue, and the role of the message that continues it."""
 
     prompt: str
     response_role: str = "assistant"
 
 
 class OpenAIChatAdapterModel(OpenAIGenerativeModel):
-    """Chats by way of completions: those of an underlying model, or of its own class's `create_completion`."""
+    """Chat by way of completions: those of an underlying model, or of its own class's `create_completion`."""
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         override `apply_chat_template`.
 
         Raises:
-            ApplianceError: one of them is wrong, or nothing completes.
+            ApplianceError: one of them is wrong, or there is nothing that completes prompts.
         """
         super().__init__(name)
         keys = {
@@ -65,11 +64,11 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
             "max_tokens": max_tokens,
             "tool_calls": tool_calls,
         }
-        self._config = checked(CompletionsConfig, keys, type(self).__name__)
-        compiled = template_of(self._config, None)
-        self._chat = None if chat_template is None or compiled is None else ChatRequestBuilder(compiled, tuple(stop))
-        self.backing = None if underlying_model is None else bridged(underlying_model)
-        if Operation.COMPLETION not in bridged(self).operations:
+        self._config = config_from_keywords(CompletionsConfig, keys, type(self).__name__)
+        template = load_chat_template(self._config, None)
+        self._chat = None if chat_template is None or template is None else ChatRequestBuilder(template, tuple(stop))
+        self.backing = None if underlying_model is None else adapt(underlying_model)
+        if Operation.COMPLETION not in adapt(self).operations:
             raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
         if self._chat is None and type(self).apply_chat_template is OpenAIChatAdapterModel.apply_chat_template:
             raise ApplianceError(
@@ -77,41 +76,44 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
             )
 
     def apply_chat_template(self, request: ChatCompletionRequest) -> ChatPrompt:
-        """The prompt of a conversation; it may be overridden, asynchronously too.
+        """Return the prompt of a conversation; may be overridden, also by an asynchronous method.
 
         Raises:
-            RequestError: the template refuses the request.
+            RequestError: the template rejects the request.
         """
         if self._chat is None:
             raise RequestError("This model has no chat template")
-        return ChatPrompt(self._chat.prompt(body_of(request, self.name)), self._config.response_role)
+        return ChatPrompt(self._chat.prompt(request_body(request, self.name)), self._config.response_role)
 
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> ChatCompletion | AsyncGenerator[ChatCompletionChunk]:
-        """The conversation continued; every field of the request goes along."""
-        prompt = await called(self.apply_chat_template, request)
+        """Continue the conversation; every field of the request is passed on."""
+        prompt = await call_method(self.apply_chat_template, request)
         config = self._config.model_copy(update={"response_role": prompt.response_role})
-        chat = Prompted(prompt.prompt, config.stop)
-        over = CompletionsAdapter(request.model or self.name, config, PeerTarget(self.name, _Completing(self)), chat)
+        target = PeerTarget(self.name, _OwnCompletions(self))
+        chat = RenderedChat(prompt.prompt, config.stop)
+        adapter = CompletionsAdapter(request.model or self.name, config, target, chat)
         headers = {} if raw_request is None else dict(raw_request.headers)
-        said = await over.chat(body_of(request, self.name), headers)
-        return made(ChatCompletion, said) if isinstance(said, dict) else chunks(said, ChatCompletionChunk)
+        response = await adapter.chat(request_body(request, self.name), headers)
+        if isinstance(response, dict):
+            return to_object(response, ChatCompletion)
+        return to_chunks(response, ChatCompletionChunk)
 
 
-class _Completing:
-    """Has an adapter's completions answered, by whatever name."""
+class _OwnCompletions:
+    """The completions of an adapter as `Peers`, under any name."""
 
     front_end = SINGLE_FRONT_END
 
     def __init__(self, adapter: OpenAIChatAdapterModel) -> None:
-        self._model: Model = PythonModelAdapter(adapter)
+        self._model = PythonModelAdapter(adapter)
 
     def operations(self, _name: str) -> frozenset[Operation]:
         return self._model.operations
 
     def check(self, _name: str) -> None:
-        """The adapter's own health says it."""
+        """Never fails: the adapter's own health covers it."""
 
-    async def handle(self, _name: str, call: ModelRequest) -> ModelResponse:
-        return await self._model.handle(call)
+    async def handle(self, _name: str, request: ModelRequest) -> ModelResponse:
+        return await self._model.handle(request)

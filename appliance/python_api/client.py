@@ -1,4 +1,4 @@
-"""Requests as objects asked of a model of the contract, and its answers as objects."""
+"""Requests and responses as objects, for models written in Python that send requests to another model."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from typing import TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from appliance.adapters.http_client import decoded, events
+from appliance.adapters.service_client import decode_response, read_events
 from appliance.core.errors import GatewayError
 from appliance.core.model import Model, ModelRequest, Operation
+from appliance.core.openai_types import Json
 from appliance.python_api.openai_model import RawRequest
 from appliance.python_api.request_types import Request
-from appliance.python_api.serialization import Json
 
-Made = TypeVar("Made", bound=BaseModel)
+Object = TypeVar("Object", bound=BaseModel)
 
 
-def body_of(request: Request, name: str) -> Json:
-    """The fields that the client or the program has set, and a name for the model."""
+def request_body(request: Request, name: str) -> Json:
+    """Return the fields that the client or the program has set; `name` is the default of the model."""
     return {"model": name, **request.model_dump(mode="json", exclude_unset=True)}
 
 
-async def asked(
+async def send(
     model: Model, operation: Operation, body: Json, raw_request: RawRequest | None
 ) -> Json | AsyncGenerator[Json]:
-    """The answer, or its chunks.
+    """Return the response of a model, or the chunks of its stream.
 
     Raises:
-        CallError: the model refuses.
-        GatewayError: its answer is none.
+        RequestError: the model rejects the request.
+        GatewayError: the response is not JSON.
     """
     headers = {} if raw_request is None else {name.lower(): value for name, value in raw_request.headers.items()}
-    reply = await model.handle(ModelRequest(operation, msgspec.json.encode(body), headers))
-    if not isinstance(reply.body, bytes):
-        return events(reply.body, is_sse=True)
-    said = decoded(reply.status, reply.body)
-    if not isinstance(said, dict):
+    response = await model.handle(ModelRequest(operation, msgspec.json.encode(body), headers))
+    if not isinstance(response.body, bytes):
+        return read_events(response.body, has_events=True)
+    decoded = decode_response(response.status, response.body, response.headers)
+    if not isinstance(decoded, dict):
         raise GatewayError("The target's answer is no JSON object")
-    return said
+    return decoded
 
 
-async def chunks(said: AsyncGenerator[Json], kind: type[Made]) -> AsyncGenerator[Made]:
-    """The chunks as objects.
+async def to_chunks(chunks: AsyncGenerator[Json], class_: type[Object]) -> AsyncGenerator[Object]:
+    """Yield chunks as objects; closing it closes the stream.
 
     Raises:
-        GatewayError: one is no chunk.
+        GatewayError: one of them is not a chunk.
     """
-    async with aclosing(said):
-        async for chunk in said:
-            yield made(kind, chunk)
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield to_object(chunk, class_)
 
 
-def made(kind: type[Made], said: object) -> Made:
-    """What was said as an object.
+def to_object(response: object, class_: type[Object]) -> Object:
+    """Return a JSON value as an object.
 
     Raises:
-        GatewayError: it is no such object.
+        GatewayError: it has not the fields of one.
     """
     try:
-        return kind.model_validate(said)
+        return class_.model_validate(response)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"]) or "all of it"
-        raise GatewayError(f"The target's answer is no {kind.__name__}: {place}: {fault['msg']}") from error
+        detail = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in detail["loc"]) or "all of it"
+        raise GatewayError(f"The target's answer is no {class_.__name__}: {field}: {detail['msg']}") from error

@@ -1,4 +1,4 @@
-"""Requests and answers in tensors as models written in Python have them; their names are those of KServe's classes."""
+"""Tensor requests and responses for models written in Python, under the names of KServe's classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from appliance.core.errors import RequestError
-from appliance.python_api.numpy_tensors import as_array, of_array
 from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 
 if TYPE_CHECKING:
@@ -16,9 +15,20 @@ if TYPE_CHECKING:
 
 Parameters = Mapping[str, Any]  # Any: JSON values
 
+# numpy's dtypes, little-endian, as the protocol's bytes are.
+_DTYPES: Mapping[str, str] = {
+    "BOOL": "?",
+    **{f"UINT{bits}": f"<u{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
+}
 
-class _Named:
-    """A tensor of a request or of an answer."""
+# numpy's kinds of objects, bytes and texts.
+_TEXT_KINDS = frozenset("OSU")
+
+
+class _NamedTensor:
+    """A tensor of a request or of a response."""
 
     def __init__(
         self,
@@ -28,18 +38,18 @@ class _Named:
         data: Sequence[Any] | bytes = (),  # Any: elements, or lists of them
         parameters: Parameters | None = None,
     ) -> None:
-        """`data` are the elements in one row, or lists as deep as the shape, or the protocol's bytes; they may be set
-        later by `set_data_from_numpy`.
+        """`data` are the elements in row-major order, nested lists of the shape, or the protocol's bytes; they may be
+        set later by `set_data_from_numpy`.
 
         Raises:
-            ValueError: they are not what the datatype and the shape say.
+            ValueError: they do not fit the datatype and the shape.
         """
         self.name = name
         self.datatype = datatype
         self.shape = list(shape)
         self.parameters = dict(parameters or {})
         self._tensor: Tensor | None = None
-        with _blamed_on_the_model():
+        with _value_errors():
             if isinstance(data, bytes):
                 self._tensor = Tensor.of_raw(name, datatype, self.shape, data)
             elif data:
@@ -47,73 +57,102 @@ class _Named:
 
     @classmethod
     def from_numpy(cls, name: str, array: np.ndarray[Any, Any], datatype: str | None = None) -> Self:
-        """An array as a tensor; a `datatype` of None is the array's own.
+        """Return an array as a tensor; a `datatype` of None is the array's own.
 
         Raises:
             TypeError: the protocol has no datatype for such an array.
-            ValueError: its elements are none of the datatype's.
+            ValueError: its elements do not fit the datatype.
         """
-        with _blamed_on_the_model():
-            return cls.of(of_array(name, array, datatype))
+        with _value_errors():
+            return cls.of(_from_array(name, array, datatype))
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
-        """A tensor that came over the wire."""
-        made = cls(tensor.name, tensor.shape, tensor.datatype, parameters=tensor.parameters)
-        made._tensor = tensor
-        return made
+        """Return a tensor of the protocol as one of this class."""
+        named = cls(tensor.name, tensor.shape, tensor.datatype, parameters=tensor.parameters)
+        named._tensor = tensor
+        return named
 
     @property
     def tensor(self) -> Tensor:
-        """The tensor that goes over the wire.
+        """The tensor of the protocol.
 
         Raises:
-            ValueError: it has elements by its shape, and no data.
+            ValueError: it has a shape with elements, and no data.
         """
         if self._tensor is None:
-            with _blamed_on_the_model():
+            with _value_errors():
                 self._tensor = Tensor.of_values(self.name, self.datatype, self.shape, ())
         return replace(self._tensor, parameters=self.parameters)
 
     @property
     def data(self) -> list[Any]:  # Any: elements
-        """The elements in one row; those of BYTES are bytes."""
+        """The elements in row-major order; those of BYTES are bytes."""
         return self.tensor.values()
 
     def as_numpy(self) -> np.ndarray[Any, Any]:
-        """The elements as an array, read-only where it shares their bytes."""
-        return as_array(self.tensor)
+        """Return the elements as an array, read-only if it shares their bytes."""
+        return _to_array(self.tensor)
 
     def as_string(self) -> list[str]:
-        """The elements of BYTES as texts.
+        """Return the elements of BYTES as texts.
 
         Raises:
-            RequestError: they are none.
+            RequestError: they are not texts.
         """
         return self.tensor.texts()
 
-    def set_data_from_numpy(self, array: np.ndarray[Any, Any], binary_data: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002, RUF100 - KServe's; the client says how it wants them
-        """Take the elements and the shape of an array."""
-        with _blamed_on_the_model():
-            self._tensor = of_array(self.name, array, self.datatype)
+    def set_data_from_numpy(self, array: np.ndarray[Any, Any], binary_data: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002, RUF100 - KServe's; the client chooses the encoding
+        """Set the elements and the shape to those of an array."""
+        with _value_errors():
+            self._tensor = _from_array(self.name, array, self.datatype)
         self.shape = list(array.shape)
 
 
 @contextmanager
-def _blamed_on_the_model() -> Iterator[None]:
-    """What a program puts in a tensor is not its client's fault."""
+def _value_errors() -> Iterator[None]:
+    """Turn request errors into `ValueError`: what a program puts in a tensor is not the client's fault."""
     try:
         yield
     except RequestError as error:
         raise ValueError(str(error)) from error
 
 
-class InferInput(_Named):
+def _to_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return the elements in the tensor's shape.
+
+    BYTES become an array of objects, each of them bytes; BF16, which numpy lacks, becomes float32.
+    """
+    import numpy as np
+
+    if tensor.datatype in _DTYPES:
+        return np.frombuffer(tensor.raw, _DTYPES[tensor.datatype]).reshape(tensor.shape)
+    dtype = np.float32 if tensor.datatype == "BF16" else np.object_
+    flat: np.ndarray[Any, Any] = np.empty(len(tensor.values()), dtype)
+    flat[:] = tensor.values()
+    return flat.reshape(tensor.shape)
+
+
+def _from_array(name: str, array: np.ndarray[Any, Any], datatype: str | None = None) -> Tensor:
+    import numpy as np
+
+    if array.dtype.kind in _TEXT_KINDS:
+        texts = [bytes(each) if isinstance(each, bytes) else str(each) for each in array.ravel()]
+        return Tensor.of_values(name, datatype or "BYTES", array.shape, texts)
+    found = datatype or next((each for each, dtype in _DTYPES.items() if array.dtype.newbyteorder("<") == dtype), None)
+    if found is None:
+        raise TypeError(f"{name}: there is no datatype for an array of {array.dtype}; give it another with astype")
+    if found not in _DTYPES:
+        return Tensor.of_values(name, found, array.shape, array.ravel().tolist())
+    return Tensor.of_raw(name, found, array.shape, np.ascontiguousarray(array, _DTYPES[found]).tobytes())
+
+
+class InferInput(_NamedTensor):
     """A tensor of a request."""
 
 
-class InferOutput(_Named):
-    """A tensor of an answer."""
+class InferOutput(_NamedTensor):
+    """A tensor of a response."""
 
 
 @dataclass
@@ -125,21 +164,21 @@ class InferRequest:
     id: str | None = None
     parameters: Parameters = field(default_factory=dict)
     request_outputs: Sequence[RequestedOutput] = ()
-    """The outputs that the client wants; none are all."""
+    """The outputs that the client requests; empty means all."""
 
     @classmethod
     def of(cls, model_name: str, request: InferenceRequest) -> InferRequest:
-        """A request that came over the wire."""
+        """Return a request of the protocol as one of this class."""
         inputs = [InferInput.of(tensor) for tensor in request.inputs]
         return cls(model_name, inputs, request.id, request.parameters, request.outputs)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
-        """The input of this name, or None."""
+        """Return the input of this name, or None."""
         return next((each for each in self.inputs if each.name == name), None)
 
 
 class InferResponse:
-    """The tensors that a model answers."""
+    """The tensors that a model returns."""
 
     def __init__(
         self,
@@ -157,10 +196,10 @@ class InferResponse:
 
     @property
     def message(self) -> InferenceResponse:
-        """The answer that goes over the wire."""
+        """The response of the protocol."""
         tensors = [output.tensor for output in self.outputs]
         return InferenceResponse(self.model_name, self.model_version, tensors, self.id, self.parameters)
 
     def get_output_by_name(self, name: str) -> InferOutput | None:
-        """The output of this name, or None."""
+        """Return the output of this name, or None."""
         return next((each for each in self.outputs if each.name == name), None)

@@ -1,4 +1,4 @@
-"""Models written in Python that answer OpenAI's clients: a method for each thing that can be asked."""
+"""Models written in Python for OpenAI's clients: one method per operation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from appliance.core.model import Operation
-from appliance.python_api.base_model import BasePythonModel, offered
-from appliance.python_api.error_response import ErrorResponse
+from appliance.python_api.base_model import BasePythonModel, overridable
 from appliance.python_api.request_types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 from appliance.python_api.response_types import (
     ChatCompletion,
@@ -16,10 +15,11 @@ from appliance.python_api.response_types import (
     Completion,
     CompletionChunk,
     Embedding,
+    ErrorResponse,
     Rerank,
 )
 
-Whole = TypeVar("Whole", covariant=True)
+Response = TypeVar("Response", covariant=True)
 Chunk = TypeVar("Chunk", covariant=True)
 
 Chunks = AsyncGenerator[Chunk | str]
@@ -27,20 +27,20 @@ Chunks = AsyncGenerator[Chunk | str]
 A stream: chunks, or texts that are server-sent events or the JSON of chunks.
 """
 
-Returned = Awaitable[Whole | Chunks[Chunk] | ErrorResponse] | Chunks[Chunk]
+Result = Awaitable[Response | Chunks[Chunk] | ErrorResponse] | Chunks[Chunk]
 """
-What a method that writes may be: a coroutine, or an asynchronous generator itself.
+The result of a method that generates text, which is a coroutine or an asynchronous generator.
 """
 
 Context = Mapping[str, Any]
 """
-Facts about the call: `headers`, with lower-case names.
+Facts about the request: `headers`, with lower-case names.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """The request as HTTP has it; names of `headers` are found in any case."""
+    """The request as HTTP has it; names of `headers` match in any case."""
 
     headers: Mapping[str, str]
     path: str = ""
@@ -48,48 +48,48 @@ class RawRequest:
 
 
 class OpenAIModel(BasePythonModel):
-    """A model for OpenAI's clients; it can be asked whatever the methods that its class overrides answer.
+    """A model for OpenAI's clients; it supports the operations whose methods its class overrides.
 
-    Each takes the request, the request as HTTP has it, and a context; it returns an answer (an object of
+    A method takes the request, the request as HTTP has it, and a context; it returns a response (an object of
     `appliance.openai.types`, or anything with the same fields), an asynchronous generator of chunks, or an
-    `ErrorResponse`. Where the client wants a stream and gets an answer, or the other way round, one becomes the other.
-    A plain method runs in a thread.
+    `ErrorResponse`. If the client requests a stream and the method returns a whole response, or the other way round,
+    one is converted to the other. A plain method runs in a thread.
     """
 
 
 class OpenAIGenerativeModel(OpenAIModel):
-    """A model that writes."""
+    """A model that generates text."""
 
-    @offered
+    @overridable
     def create_completion(
         self, request: CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Returned[Completion, CompletionChunk]:
+    ) -> Result[Completion, CompletionChunk]:
         """Continue a prompt."""
         raise NotImplementedError
 
-    @offered
+    @overridable
     def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Returned[ChatCompletion, ChatCompletionChunk]:
+    ) -> Result[ChatCompletion, ChatCompletionChunk]:
         """Answer a conversation."""
         raise NotImplementedError
 
 
 class OpenAIEncoderModel(OpenAIModel):
-    """A model that makes vectors of texts, or ranks them."""
+    """A model that embeds or ranks texts."""
 
-    @offered
+    @overridable
     def create_embedding(
         self, request: EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Awaitable[Embedding | ErrorResponse]:
-        """Make vectors of texts."""
+        """Embed texts."""
         raise NotImplementedError
 
-    @offered
+    @overridable
     def create_rerank(
         self, request: RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Awaitable[Rerank | ErrorResponse]:
-        """Rank documents by what they say about a query."""
+        """Rank documents by their relevance to a query."""
         raise NotImplementedError
 
 
@@ -100,5 +100,5 @@ METHODS: Mapping[Operation, str] = {
     Operation.RERANK: "create_rerank",
 }
 """
-The method that answers each operation.
+The method of each operation.
 """

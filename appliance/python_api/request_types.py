@@ -1,4 +1,4 @@
-"""OpenAI's requests as objects, for models written in Python; what they do not name is kept too.
+"""OpenAI's requests as objects, for models written in Python; unknown fields are kept too.
 
 Source: https://platform.openai.com/docs/api-reference; rerank is Cohere's and Jina's; fields beyond them are vLLM's,
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
@@ -7,30 +7,29 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelRequest, Operation
-
-Json = dict[str, Any]  # Any: JSON values
+from appliance.core.openai_types import Json
 
 
 class Request(BaseModel):
-    """What a client sent; fields nobody named here are in `model_extra`, and can be read like the others."""
+    """What a client sent; unknown fields are in `model_extra`, and can be read like the others."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: str | None = None
-    """The name the client used; None where it left it out."""
+    """The name the client used; None if it sent none."""
 
     user: str | None = None
-    """Whom the client asks for."""
+    """The end user, as the client calls it."""
 
 
 class GenerationRequest(Request):
-    """What requests for text have in common; None is unset."""
+    """The common fields of chats and completions; None is unset."""
 
     stream: bool | None = False
     stream_options: Json | None = None
@@ -44,7 +43,7 @@ class GenerationRequest(Request):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
 
-    # vLLM's.
+    # Fields of vLLM.
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
@@ -96,7 +95,7 @@ class CompletionRequest(GenerationRequest):
 class EmbeddingRequest(Request):
     """The body of a request to `/v1/embeddings`.
 
-    Give vectors as numbers, whatever `encoding_format` says: they are written as the client wants them.
+    Return vectors as numbers, whatever `encoding_format` says: they are encoded as the client requests.
     """
 
     input: str | list[str] | list[int] | list[list[int]]
@@ -106,8 +105,9 @@ class EmbeddingRequest(Request):
 
     @property
     def texts(self) -> list[str]:
-        """The texts whose vectors are wanted, one or several; empty where the client sent token ids."""
-        return _texts(self.input)
+        """The texts to embed, one or several; empty if the client sent token ids."""
+        inputs = [self.input] if isinstance(self.input, str) else self.input
+        return [each for each in inputs if isinstance(each, str)]
 
 
 class RerankRequest(Request):
@@ -125,33 +125,26 @@ class RerankRequest(Request):
         return [each if isinstance(each, str) else str(each.get("text", "")) for each in self.documents]
 
 
-REQUESTS: Mapping[Operation, type[Request]] = {
+_CLASSES: Mapping[Operation, type[Request]] = {
     Operation.CHAT_COMPLETION: ChatCompletionRequest,
     Operation.COMPLETION: CompletionRequest,
     Operation.EMBEDDING: EmbeddingRequest,
     Operation.RERANK: RerankRequest,
 }
-"""
-What the body of each operation becomes, for a model written in Python.
-"""
 
 
-def request_of(call: ModelRequest) -> Request:
-    """The body of a call as an object.
+def decode_request(request: ModelRequest) -> Request:
+    """Return the body of a request as an object.
 
     Raises:
-        RequestError: it is no such request.
+        RequestError: it is not one.
     """
     try:
-        return REQUESTS[call.operation].model_validate_json(call.body)
+        return _CLASSES[request.operation].model_validate_json(request.body)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-    # What comes after is which of several types was tried.
-    param = str(fault["loc"][0]) if fault["loc"] else None
-    if fault["type"] == "missing":
+        detail = error.errors(include_url=False, include_input=False)[0]
+    # The rest of the location is the type that was tried.
+    param = str(detail["loc"][0]) if detail["loc"] else None
+    if detail["type"] == "missing":
         raise RequestError(f"{param} is missing; it must be given", param=param)
-    raise RequestError(f"{param or 'The body'} is wrong: {fault['msg']}", param=param)
-
-
-def _texts(given: str | list[Any]) -> list[str]:  # Any: texts or token ids
-    return [given] if isinstance(given, str) else [each for each in given if isinstance(each, str)]
+    raise RequestError(f"{param or 'The body'} is wrong: {detail['msg']}", param=param)

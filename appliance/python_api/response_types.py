@@ -1,13 +1,14 @@
-"""OpenAI's answers as objects, for models written in Python; plain mappings become objects inside them.
+"""OpenAI's responses as objects, for models written in Python; mappings inside them become objects.
+
+They accept additional fields, and leave out what is unset; the product's own are in `appliance.core.openai_types`.
 
 Source: https://platform.openai.com/docs/api-reference; rerank is Cohere's and Jina's.
 """
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import (
@@ -18,36 +19,29 @@ from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 
-Json = dict[str, Any]  # Any: JSON values
+from appliance.core.openai_types import Json, new_id, now
 
 
-def _now() -> int:
-    return int(time.time())
-
-
-def _id(prefix: str) -> Callable[[], str]:
-    return lambda: f"{prefix}-{uuid.uuid4().hex}"
-
-
-class _Vector(Protocol):
-    """What numpy and torch have in common."""
+class _Array(Protocol):
+    """The common method of numpy's arrays and torch's tensors."""
 
     def tolist(self) -> list[float]: ...
 
 
-def _plain(vector: _Vector | list[float] | str) -> list[float] | str:
+def _to_list(vector: _Array | list[float] | str) -> list[float] | str:
     return vector if isinstance(vector, list | str) else vector.tolist()
 
 
 class ResponsePart(BaseModel):
-    """A part of an answer: fields nobody named here are written too, and what was left unset is left out."""
+    """A part of a response: additional fields are written too, unset ones are left out."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     nullable: ClassVar[frozenset[str]] = frozenset()
-    """Fields that clients expect to see even where there is nothing in them."""
+    """Fields that clients expect even if they are null."""
 
     @model_serializer(mode="wrap")
     def _without_unset(self, write: SerializerFunctionWrapHandler, _: SerializationInfo) -> Json:
@@ -56,13 +50,13 @@ class ResponsePart(BaseModel):
 
 
 class OpenAIResponse(ResponsePart):
-    """A whole answer; a `model` that is not set becomes the name the client used."""
+    """A response; an unset `model` becomes the name the client used."""
 
     model: str | None = None
 
 
 class Usage(ResponsePart):
-    """Tokens that were read and written."""
+    """Numbers of tokens that were read and generated."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
@@ -71,7 +65,7 @@ class Usage(ResponsePart):
 
 
 class ChatMessage(ResponsePart):
-    """What the model said."""
+    """A message of the model."""
 
     nullable = frozenset({"content"})
 
@@ -82,23 +76,26 @@ class ChatMessage(ResponsePart):
     tool_calls: list[Json] | None = None
 
 
-class ChatCompletionChoice(ResponsePart):
-    """One alternative of a chat completion."""
-
+class _Choice(ResponsePart):
     nullable = frozenset({"logprobs", "finish_reason"})
 
     index: int = 0
+
+
+class ChatCompletionChoice(_Choice):
+    """One choice of a chat completion."""
+
     message: ChatMessage
     logprobs: Json | None = None
     finish_reason: str | None = "stop"
 
 
 class ChatCompletion(OpenAIResponse):
-    """A whole answer to a chat completion request."""
+    """The response to a chat completion request."""
 
-    id: str = Field(default_factory=_id("chatcmpl"))
+    id: str = Field(default_factory=partial(new_id, "chatcmpl"))
     object: Literal["chat.completion"] = "chat.completion"
-    created: int = Field(default_factory=_now)
+    created: int = Field(default_factory=now)
     choices: list[ChatCompletionChoice]
     usage: Usage | None = None
 
@@ -112,62 +109,56 @@ class ChatDelta(ResponsePart):
     tool_calls: list[Json] | None = None
 
 
-class ChatCompletionChunkChoice(ResponsePart):
-    """What a chunk adds to one alternative; `finish_reason` stands in the last."""
+class ChatCompletionChunkChoice(_Choice):
+    """What a chunk adds to one choice; the last one has a `finish_reason`."""
 
-    nullable = frozenset({"logprobs", "finish_reason"})
-
-    index: int = 0
     delta: ChatDelta
     logprobs: Json | None = None
     finish_reason: str | None = None
 
 
 class ChatCompletionChunk(OpenAIResponse):
-    """A piece of the stream that answers a chat completion request; give all of one stream the same `id`."""
+    """A chunk of a streamed chat completion; give all chunks of a stream the same `id`."""
 
-    id: str = Field(default_factory=_id("chatcmpl"))
+    id: str = Field(default_factory=partial(new_id, "chatcmpl"))
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int = Field(default_factory=_now)
+    created: int = Field(default_factory=now)
     choices: list[ChatCompletionChunkChoice]
     usage: Usage | None = None
 
 
-class CompletionChoice(ResponsePart):
-    """One alternative of a completion, or what a chunk adds to it."""
+class CompletionChoice(_Choice):
+    """One choice of a completion, or what a chunk adds to it."""
 
-    nullable = frozenset({"logprobs", "finish_reason"})
-
-    index: int = 0
     text: str
     logprobs: Json | None = None
     finish_reason: str | None = None
 
 
 class Completion(OpenAIResponse):
-    """A whole answer to a completion request."""
+    """The response to a completion request."""
 
-    id: str = Field(default_factory=_id("cmpl"))
+    id: str = Field(default_factory=partial(new_id, "cmpl"))
     object: Literal["text_completion"] = "text_completion"
-    created: int = Field(default_factory=_now)
+    created: int = Field(default_factory=now)
     choices: list[CompletionChoice]
     usage: Usage | None = None
 
 
 class CompletionChunk(Completion):
-    """A piece of the stream that answers a completion request; OpenAI gives it the same shape."""
+    """A chunk of a streamed completion; OpenAI gives it the same fields."""
 
 
 class EmbeddingData(ResponsePart):
-    """The vector of one text: a list, an array of numpy's, or base64 of little-endian float32."""
+    """The embedding of one text: a list, an array of numpy's, or base64 of little-endian float32."""
 
     index: int
     object: Literal["embedding"] = "embedding"
-    embedding: Annotated[list[float] | str, BeforeValidator(_plain)]
+    embedding: Annotated[list[float] | str, BeforeValidator(_to_list)]
 
 
 class Embedding(OpenAIResponse):
-    """The answer to an embedding request."""
+    """The response to an embedding request."""
 
     object: Literal["list"] = "list"
     data: list[EmbeddingData]
@@ -181,7 +172,7 @@ class RerankDocument(ResponsePart):
 
 
 class RerankResult(ResponsePart):
-    """How relevant the document at `index` is."""
+    """The relevance of the document at `index`."""
 
     index: int
     relevance_score: float
@@ -189,8 +180,58 @@ class RerankResult(ResponsePart):
 
 
 class Rerank(OpenAIResponse):
-    """The answer to a rerank request, the best document first."""
+    """The response to a rerank request, the best document first."""
 
-    id: str = Field(default_factory=_id("rerank"))
+    id: str = Field(default_factory=partial(new_id, "rerank"))
     results: list[RerankResult]
     usage: Usage = Usage()
+
+
+# https://platform.openai.com/docs/guides/error-codes, and vLLM's names for the same.
+_STATUSES: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "NotFoundError": 404,
+    "rate_limit_error": 429,
+    "server_error": 500,
+    "InternalServerError": 500,
+    "NotImplementedError": 501,
+    "service_unavailable_error": 503,
+    "ServiceUnavailableError": 503,
+}
+
+
+class ErrorInfo(BaseModel):
+    """An error: `code` is a machine-readable word, or the HTTP status."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    code: int | str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """An error response: ``ErrorResponse(message="no", code=404)``, or with all fields under `error`."""
+
+    error: ErrorInfo
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_error(cls, value: Any) -> Any:  # Any: what the user passed
+        return value if not isinstance(value, Mapping) or "error" in value else {"error": value}
+
+    # The fields may be passed without `error`, so the signature is written by hand.
+    def __init__(self, **fields: Any) -> None:  # Any: checked by pydantic
+        super().__init__(**fields)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status: `code` if it is one, else that of `type`, else 400."""
+        code = str(self.error.code)
+        is_status = code.isdecimal() and 400 <= int(code) <= 599
+        return int(code) if is_status else _STATUSES.get(self.error.type, 400)

@@ -17,9 +17,8 @@ from appliance.config.telemetry import LoggingConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
 from appliance.models.factory import ModelFactory
-from appliance.python_api.arguments import checked
-from appliance.python_api.base_model import BasePythonModel
-from appliance.python_api.model_adapter import bridged
+from appliance.python_api.base_model import BasePythonModel, config_from_keywords
+from appliance.python_api.model_adapter import adapt
 from appliance.server import serve
 
 _SOURCE = "ModelServer"
@@ -40,7 +39,7 @@ class PythonModelFactory(ModelFactory):
         self._models = {model.name: model for model in models}
 
     def create(self, config: ModelConfig, peers: Peers) -> Model:  # noqa: ARG002 - see ModelFactory
-        return bridged(self._models[config.name])
+        return adapt(self._models[config.name])
 
 
 class ModelServer:
@@ -61,8 +60,10 @@ class ModelServer:
         Raises:
             ConfigError: one of them is wrong.
         """
-        self._server = checked(ServerConfig, {"port": http_port, "grpc_port": grpc_port, **server}, _SOURCE, "server")
-        self._logging = checked(LoggingConfig, dict(logging or {}), _SOURCE, "logging")
+        self._server = config_from_keywords(
+            ServerConfig, {"port": http_port, "grpc_port": grpc_port, **server}, _SOURCE, "server"
+        )
+        self._logging = config_from_keywords(LoggingConfig, dict(logging or {}), _SOURCE, "logging")
 
     def start(self, models: Sequence[BasePythonModel]) -> None:
         """Serve the models until SIGTERM or Ctrl-C, and return when the requests under way are answered.

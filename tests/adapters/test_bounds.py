@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from upstreams import SSE, Answer, Upstream
 
-from appliance.adapters.http_client import ServiceClient
-from appliance.adapters.messages import for_template, with_texts
+from appliance.adapters.chat_request import template_messages, text_messages
+from appliance.adapters.service_client import ServiceClient
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError, RequestError
 from appliance.proxy.client import UpstreamClient
@@ -34,7 +34,7 @@ async def test_an_endless_answer_is_given_up(wire: ServiceClient, upstream: Upst
     for status in (200, 500):
         upstream.on("/a", Answer(status, ENDLESS))
         with pytest.raises(GatewayError, match="too long"):
-            await wire.post(wire.under("/a"), b"{}", {})
+            await wire.post(wire.url("/a"), b"{}", {})
 
 
 @pytest.mark.parametrize("media_type", [SSE, "application/x-ndjson"])
@@ -44,7 +44,7 @@ async def test_an_endless_event_is_given_up(
 ) -> None:
     """In one line, or in many lines of one event."""
     upstream.on("/a", Answer(body=repeat(piece), media_type=media_type))
-    events = await wire.lines(wire.under("/a"), b"{}", {})
+    events = await wire.lines(wire.url("/a"), b"{}", {})
 
     with pytest.raises(GatewayError):
         await anext(events)
@@ -56,10 +56,10 @@ async def test_an_answer_nested_without_end_is_no_answer(wire: ServiceClient, up
     nested = b"[" * 100_000 + b"]" * 100_000
     upstream.on("/a", Answer(status, nested))
     with pytest.raises(RequestError):
-        await wire.post(wire.under("/a"), b"{}", {})
+        await wire.post(wire.url("/a"), b"{}", {})
     upstream.on("/a", Answer(body=[nested + b"\n"], media_type="application/x-ndjson"))
     with pytest.raises(GatewayError):
-        await anext(await wire.lines(wire.under("/a"), b"{}", {}))
+        await anext(await wire.lines(wire.url("/a"), b"{}", {}))
 
 
 async def test_a_large_answer_is_read(wire: ServiceClient, upstream: Upstream) -> None:
@@ -67,7 +67,7 @@ async def test_a_large_answer_is_read(wire: ServiceClient, upstream: Upstream) -
     numbers = list(range(100_000))
     upstream.on("/a", Answer(body=msgspec.json.encode(numbers)))
 
-    assert await wire.post(wire.under("/a"), b"{}", {}) == numbers
+    assert await wire.post(wire.url("/a"), b"{}", {}) == numbers
 
 
 def test_content_in_parts_is_a_text_for_templates() -> None:
@@ -75,7 +75,7 @@ def test_content_in_parts_is_a_text_for_templates() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     plain: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
 
-    assert with_texts([{"role": "user", "content": parts, "name": "n"}, plain]) == [
+    assert text_messages([{"role": "user", "content": parts, "name": "n"}, plain]) == [
         {"role": "user", "content": "a\nb", "name": "n"},
         plain,
     ]
@@ -86,7 +86,7 @@ def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:"}}
 
     with pytest.raises(RequestError, match="image_url") as raised:
-        with_texts([{"role": "user", "content": [image]}])
+        text_messages([{"role": "user", "content": [image]}])
 
     assert (raised.value.status, raised.value.param) == (400, "messages[0].content")
 
@@ -106,7 +106,7 @@ def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
 def test_content_that_is_no_text_is_refused(content: object, message: str) -> None:
     """Alike for chat templates and for the templates of services."""
     messages = [{"role": "user", "content": content}]
-    for read in (with_texts, partial(for_template, knows_developer=True)):
+    for read in (text_messages, partial(template_messages, knows_developer=True)):
         with pytest.raises(RequestError, match=message) as raised:
             read(messages)
 

@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 
-from appliance.adapters.chat_request import ChatRequestBuilder
-from appliance.adapters.chat_response import ChatResponseBuilder, chat_completion
-from appliance.adapters.chat_stream import chat_chunks
-from appliance.adapters.jinja import ChatTemplate
-from appliance.adapters.logprobs import chat_logprobs
-from appliance.adapters.messages import for_template
-from appliance.adapters.stop_sequences import StopSequences, cut
+from appliance.adapters.chat_request import ChatRequestBuilder, template_messages
+from appliance.adapters.chat_response import ChatResponseFormat, chat_chunks, chat_completion, chat_logprobs
+from appliance.adapters.templates import ChatTemplate
+from appliance.adapters.tool_calls import StopSequences, truncate_at_stop
 from appliance.core.errors import GatewayError, RequestError
 
 Json = dict[str, Any]
 
-FACE = ChatResponseBuilder("face", "assistant", top_logprobs=1)
+FACE = ChatResponseFormat("face", "assistant", top_logprobs=1)
 HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -219,16 +216,16 @@ def test_logprobs_are_told_as_chat_has_them() -> None:
         ({"chat_template_kwargs": {"thinking": True}, "documents": [{"text": "d"}]}, {}),
     ],
 )
-def test_each_field_goes_where_completions_have_it(asked: Json, sent: Json) -> None:
+async def test_each_field_goes_where_completions_have_it(asked: Json, sent: Json) -> None:
     """By the same name, by its older one, or into the prompt alone."""
-    assert _chat().completion(HELLO | asked) == {"prompt": "Hi"} | sent
+    assert await _chat().completion(HELLO | asked) == {"prompt": "Hi"} | sent
 
 
-def test_a_template_gets_all_it_may_ask_for() -> None:
+async def test_a_template_gets_all_it_may_ask_for() -> None:
     """Documents, the effort, options of the client's own, and none of them over what is ours to say."""
     chat = _chat("{{ documents[0].text }} {{ reasoning_effort }} {{ thinking }} {{ messages | length }}")
 
-    made = chat.completion(
+    made = await chat.completion(
         HELLO
         | {
             "documents": [{"text": "doc"}],
@@ -240,25 +237,25 @@ def test_a_template_gets_all_it_may_ask_for() -> None:
     assert made["prompt"] == "doc low True 1"
 
 
-def test_stop_texts_of_config_and_client_add_up() -> None:
+async def test_stop_texts_of_config_and_client_add_up() -> None:
     """One, several or none, each once."""
     chat = _chat("x", "<end>", "<eot>")
 
-    assert chat.completion(HELLO)["stop"] == ["<end>", "<eot>"]
-    assert chat.completion(HELLO | {"stop": "<eot>"})["stop"] == ["<eot>", "<end>"]
-    assert chat.completion(HELLO | {"stop": ["a", "b"]})["stop"] == ["a", "b", "<end>", "<eot>"]
+    assert (await chat.completion(HELLO))["stop"] == ["<end>", "<eot>"]
+    assert (await chat.completion(HELLO | {"stop": "<eot>"}))["stop"] == ["<eot>", "<end>"]
+    assert (await chat.completion(HELLO | {"stop": ["a", "b"]}))["stop"] == ["a", "b", "<end>", "<eot>"]
 
 
-def test_a_last_message_can_be_continued() -> None:
+async def test_a_last_message_can_be_continued() -> None:
     """The prompt ends where the message does."""
     chat = _chat("{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}")
     begun = {"messages": [*HELLO["messages"], {"role": "assistant", "content": "It is "}]}
 
-    made = chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": False})
+    made = await chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": False})
 
     assert made["prompt"] == "<user>Hi</user><assistant>It is"
     with pytest.raises(RequestError, match="exclude each other"):
-        chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": True})
+        await chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": True})
 
 
 def test_messages_become_what_templates_take() -> None:
@@ -271,14 +268,14 @@ def test_messages_become_what_templates_take() -> None:
         {"role": "assistant", "content": "x", "tool_calls": None},
     ]
 
-    made = for_template(messages, knows_developer=False)
+    made = template_messages(messages, knows_developer=False)
 
     assert made[0] == {"role": "system", "content": "a\nb"}
     assert made[1]["content"] == ""
     assert made[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
     assert made[2] == messages[2]
     assert made[3] == {"role": "assistant", "content": "x"}
-    assert for_template(messages[:1], knows_developer=True)[0]["role"] == "developer"
+    assert template_messages(messages[:1], knows_developer=True)[0]["role"] == "developer"
 
 
 @pytest.mark.parametrize(
@@ -294,10 +291,10 @@ def test_messages_become_what_templates_take() -> None:
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]},
     ],
 )
-def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> None:
+async def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> None:
     """400 with the field at fault, whatever the client sent."""
     with pytest.raises(RequestError) as caught:
-        _chat().completion({"messages": [*HELLO["messages"], message]})
+        await _chat().completion({"messages": [*HELLO["messages"], message]})
 
     assert str(caught.value.param).startswith("messages[1]")
 
@@ -306,10 +303,10 @@ def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> None:
     "fields",
     [{"logprobs": 3}, {"logprobs": True, "top_logprobs": "2"}, {"tools": {"f": 1}}, {"tools": ["f"]}],
 )
-def test_a_field_of_the_wrong_kind_is_refused(fields: Json) -> None:
+async def test_a_field_of_the_wrong_kind_is_refused(fields: Json) -> None:
     """Rather than sent on in some form."""
     with pytest.raises(RequestError):
-        _chat("{{ tools }}").completion(HELLO | fields)
+        await _chat("{{ tools }}").completion(HELLO | fields)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
@@ -318,15 +315,15 @@ def test_a_stop_text_is_met_however_it_is_cut(size: int) -> None:
     text, stop = "one <|im_ two <|im_end|> three", ["<|im_end|>", "never"]
     stops, told = StopSequences(stop), ""
     for start in range(0, len(text), size):
-        if stops.has_met:
+        if stops.is_found:
             break
-        told += stops.take(text[start : start + size])
+        told += stops.feed(text[start : start + size])
 
-    assert told + stops.rest() == "one <|im_ two " == cut(text, stop)
+    assert told + stops.finish() == "one <|im_ two " == truncate_at_stop(text, stop)
 
 
 def test_what_only_began_like_a_stop_text_is_told() -> None:
     """At the end, what was held back comes out."""
     stops = StopSequences(["<|im_end|>"])
 
-    assert (stops.take("Hi <|im"), stops.rest()) == ("Hi ", "<|im")
+    assert (stops.feed("Hi <|im"), stops.finish()) == ("Hi ", "<|im")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -10,10 +11,9 @@ from hypothesis import strategies as st
 
 from appliance.adapters.chat_request import ChatRequestBuilder
 from appliance.adapters.completions import CompletionsAdapter
-from appliance.adapters.jinja import ChatTemplate
-from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
-from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
-from appliance.adapters.requests import EmbeddingRequest, RerankRequest
+from appliance.adapters.operations import chat_over_text, complete_over_text, embed, rerank
+from appliance.adapters.service import EmbeddingRequest, GeneratedText, RerankRequest, TokenCounts
+from appliance.adapters.templates import ChatTemplate
 from appliance.config.adapters import ChatConfig, CompletionsConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import Operation
@@ -54,11 +54,11 @@ bodies = st.fixed_dictionaries(
 class Service:
     """Answers everything well."""
 
-    of_prompts: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
+    prompt_defaults: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
-    async def write(self, body: Any, prompt: str, headers: Any) -> GeneratedText:
+    async def generate(self, body: Any, prompt: str, headers: Any) -> GeneratedText:
         """A word."""
-        return GeneratedText("word", "stop", AdapterUsage(1, 1))
+        return GeneratedText("word", "stop", TokenCounts(1, 1))
 
     async def stream(self, body: Any, prompt: str, headers: Any) -> AsyncGenerator[GeneratedText]:
         """The same."""
@@ -66,30 +66,30 @@ class Service:
 
     async def embed(self, request: EmbeddingRequest, texts: Sequence[str], headers: Any) -> Any:
         """A vector each."""
-        return [[1.0, 2.0] for _ in texts], AdapterUsage()
+        return [[1.0, 2.0] for _ in texts], TokenCounts()
 
     async def score(self, request: RerankRequest, headers: Any) -> Any:
         """A score each."""
-        return [1.0 for _ in request.documents], AdapterUsage()
+        return [1.0 for _ in request.documents], TokenCounts()
 
-    async def ask(self, operation: Operation, body: Any, headers: Any) -> Any:
+    async def send(self, operation: Operation, body: Any, headers: Any) -> Any:
         """A completion."""
         return {"id": "1", "choices": [{"text": "word", "finish_reason": "stop"}]}
 
-    async def room(self, prompt: str, headers: Any) -> int | None:
+    async def remaining_tokens(self, prompt: str, headers: Any) -> int | None:
         """None."""
         return None
 
 
 SERVICE = Service()
-FACES = (
+HANDLERS = (
     CompletionsAdapter("m", SECTION, SERVICE, CHAT).chat,
     CompletionsAdapter("m", SECTION, SERVICE, CHAT).complete,
-    Chatting("m", SERVICE, ChatConfig(), CHAT).answer,
-    Chatting("m", SERVICE, ChatConfig(), None).answer,
-    Completing("m", SERVICE).answer,
-    Embedding("m", SERVICE, 1).answer,
-    Ranking("m", SERVICE, 2).answer,
+    partial(chat_over_text, "m", SERVICE, ChatConfig(), CHAT),
+    partial(chat_over_text, "m", SERVICE, ChatConfig(), None),
+    partial(complete_over_text, "m", SERVICE),
+    partial(embed, "m", SERVICE, 1),
+    partial(rerank, "m", SERVICE, 2),
 )
 
 
@@ -97,9 +97,9 @@ FACES = (
 @given(body=bodies)
 async def test_any_request_is_answered_or_refused(body: dict[str, Any]) -> None:
     """A `RequestError` is the only fault a client can cause."""
-    for face in FACES:
+    for handle in HANDLERS:
         try:
-            said = await face(dict(body), {})
+            said = await handle(dict(body), {})
             if not isinstance(said, dict):
                 assert [chunk async for chunk in said]
         except RequestError as refused:

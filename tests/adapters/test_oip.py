@@ -10,8 +10,8 @@ import pytest
 from services import output, tensors
 from upstreams import Answer, Upstream, json_answer
 
-from appliance.adapters.http_client import ServiceClient
 from appliance.adapters.oip import OipClient
+from appliance.adapters.service_client import ServiceClient
 from appliance.config.adapters import OipConfig
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError

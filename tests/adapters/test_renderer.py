@@ -12,9 +12,8 @@ import pytest
 from served import Served, is_gone, until
 from upstreams import Upstream
 
-from appliance.adapters.jinja import MAX_SOURCE, ChatTemplate, JsonTemplate
 from appliance.adapters.renderer import Renderer
-from appliance.adapters.sandbox import TemplateFaultError
+from appliance.adapters.templates import MAX_SOURCE, ChatTemplate, JsonTemplate, TemplateFaultError
 from appliance.core.errors import RequestError
 
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

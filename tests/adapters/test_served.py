@@ -11,7 +11,7 @@ from oddities import ERRORS, STREAMS
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
 from served import Served, until
 from services import vector
-from upstreams import Asked, Upstream, error, event, json_answer, stream
+from upstreams import Answer, Asked, Upstream, error, event, json_answer, stream
 
 pytestmark = pytest.mark.contract
 
@@ -221,6 +221,17 @@ def test_more_than_a_request_may_ask_for_is_refused(
 
     assert caught.value.param == param
     assert scripted.calls == []
+
+
+@pytest.mark.parametrize("delay", ["7", "Wed, 21 Oct 2037 07:28:00 GMT"])
+def test_a_refusal_of_the_target_keeps_its_retry_after(client: openai.OpenAI, scripted: Upstream, delay: str) -> None:
+    """Seconds or a date, as through a proxy."""
+    scripted.on("/v1/completions", Answer(429, b'{"error": {"message": "slow down"}}', headers={"Retry-After": delay}))
+
+    with pytest.raises(openai.RateLimitError, match="slow down") as refused:
+        client.chat.completions.create(model="chat", messages=HELLO)
+
+    assert refused.value.response.headers["retry-after"] == delay
 
 
 def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenAI, scripted: Upstream) -> None:

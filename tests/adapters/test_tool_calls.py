@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.adapters.tool_calls import ToolCalls, split
+from appliance.adapters.tool_calls import ToolCallParser, split_tool_calls
 from appliance.config.adapters import ToolCallsConfig
 
 HERMES = ToolCallsConfig()
@@ -41,7 +41,7 @@ CASES = [
 @pytest.mark.parametrize(("marks", "text", "said", "calls"), CASES)
 def test_calls_are_told_from_text(marks: ToolCallsConfig, text: str, said: str, calls: list[Any]) -> None:
     """Whatever the model's marks; what is no call stays in the text, marks and all."""
-    rest, made = split(text, marks)
+    rest, made = split_tool_calls(text, marks)
 
     assert rest == said
     assert _named(made) == calls
@@ -54,9 +54,9 @@ def test_calls_are_told_from_text_in_pieces(
     marks: ToolCallsConfig, text: str, said: str, calls: list[Any], size: int
 ) -> None:
     """The same, however the text is cut."""
-    reader = ToolCalls(marks)
-    parts = [part for start in range(0, len(text), size) for part in reader.take(text[start : start + size])]
-    parts += reader.rest()
+    reader = ToolCallParser(marks)
+    parts = [part for start in range(0, len(text), size) for part in reader.feed(text[start : start + size])]
+    parts += reader.finish()
 
     assert "".join(part for part in parts if isinstance(part, str)).strip() == said
     assert _named([part for part in parts if not isinstance(part, str)]) == calls

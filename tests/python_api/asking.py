@@ -8,14 +8,14 @@ from typing import Any, cast
 
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
 from appliance.python_api.base_model import BasePythonModel
-from appliance.python_api.model_adapter import bridged
+from appliance.python_api.model_adapter import adapt
 
 CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 async def loaded(model: BasePythonModel) -> Model:
     """The model behind its bridge, ready."""
-    bridge = bridged(model)
+    bridge = adapt(model)
     await bridge.load({})
     return bridge
 

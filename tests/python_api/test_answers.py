@@ -24,7 +24,7 @@ from appliance.openai.types import (
     Rerank,
     RerankRequest,
 )
-from appliance.python_api.serialization import ModelFaultError
+from appliance.python_api.serialization import InvalidResultError
 
 SAID = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
 
@@ -230,7 +230,7 @@ async def test_a_ranking_is_written_as_cohere_and_jina_have_it() -> None:
 @pytest.mark.parametrize("returned", [None, "Hi", 7, [SAID], {"choices": object()}])
 async def test_what_is_no_answer_is_the_models_fault(returned: Any) -> None:
     """The error says what was returned."""
-    with pytest.raises(ModelFaultError, match="the model returned"):
+    with pytest.raises(InvalidResultError, match="the model returned"):
         await ask(Writer(lambda: returned))
 
 
@@ -240,5 +240,5 @@ async def test_a_text_that_is_no_chunk_is_the_models_fault() -> None:
     async def stream() -> AsyncGenerator[str]:
         yield "Hello"
 
-    with pytest.raises(ModelFaultError, match="yield objects such as ChatCompletionChunk"):
+    with pytest.raises(InvalidResultError, match="yield objects such as ChatCompletionChunk"):
         await events(await ask(Writer(stream), stream=True))

@@ -19,7 +19,7 @@ from appliance.core.model import OPENAI_PATHS, DependsOnModels, Model, ModelRequ
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
 from appliance.python_api.base_model import BasePythonModel
-from appliance.python_api.model_adapter import bridged
+from appliance.python_api.model_adapter import adapt
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 TEMPLATE = (
@@ -29,7 +29,7 @@ TEMPLATE = (
 
 async def served(model: BasePythonModel) -> Model:
     """The model behind its bridge, loaded and well."""
-    bridge = bridged(model)
+    bridge = adapt(model)
     await bridge.load({})
     async with asyncio.timeout(10):
         while True:
@@ -135,6 +135,16 @@ async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream)
     assert model.warmup_request is None
     assert isinstance(model, DependsOnModels)
     assert whole(reply)["choices"][0]["message"]["content"] == "You said: Hello"
+
+
+def test_a_proxy_with_methods_of_its_own_has_no_warmup_request() -> None:
+    """Its health checks show that the upstream answers; a request would cost money."""
+
+    class Own(OpenAIProxyModel):
+        async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
+            return await super().create_chat_completion(request, raw_request, context)
+
+    assert adapt(Own("mine", "http://upstream.example")).warmup_request is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from appliance import InferInput, InferOutput, InferRequest, InferResponse, Mode
 from appliance.api.grpc import inference_pb2, inference_pb2_grpc
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.python_api.serialization import ModelFaultError
+from appliance.python_api.serialization import InvalidResultError
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 
@@ -150,7 +150,7 @@ async def test_an_answer_in_tensors_is_an_object_or_the_protocols_mapping(made: 
 @pytest.mark.parametrize("made", [7, "text", {"predictions": [1]}, {"outputs": [{"name": "y"}]}])
 async def test_an_answer_that_is_no_tensors_is_the_models_fault(made: Any) -> None:
     """The client's request was good."""
-    with pytest.raises(ModelFaultError):
+    with pytest.raises(InvalidResultError):
         await ask(Steps(made), Operation.INFERENCE)
 
 

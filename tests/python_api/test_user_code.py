@@ -20,8 +20,8 @@ from appliance import Model
 from appliance.core.errors import LoadError, UnavailableError
 from appliance.core.model import ModelRequest, Operation
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
-from appliance.python_api.model_adapter import bridged
-from appliance.python_api.serialization import ModelFaultError
+from appliance.python_api.model_adapter import adapt
+from appliance.python_api.serialization import InvalidResultError
 from appliance.python_api.user_code import UserCodeError
 
 
@@ -195,7 +195,7 @@ async def test_a_wrong_answer_is_told_by_its_type(returned: object) -> None:
         async def create_embedding(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             return returned
 
-    with pytest.raises(ModelFaultError, match="the model returned "):
+    with pytest.raises(InvalidResultError, match="the model returned "):
         await ask(Encoder("model"), Operation.EMBEDDING, input="Hello", encoding_format="base64")
 
 
@@ -206,7 +206,7 @@ async def test_vectors_are_no_stream() -> None:
         async def create_embedding(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             return (each for each in range(0))
 
-    with pytest.raises(ModelFaultError, match="answered embedding with a stream"):
+    with pytest.raises(InvalidResultError, match="answered embedding with a stream"):
         await ask(Encoder("model"), Operation.EMBEDDING, input="Hello")
 
 
@@ -229,7 +229,7 @@ async def test_a_prediction_in_pieces_is_streamed() -> None:
     pieces = [piece async for piece in reply.body]
     assert b"".join(pieces) == b'{"prediction":1}\ntext 1\n\x00\xff{"prediction":2}\ntext 2\n\x00\xff'
     tensors = {"inputs": [{"name": "a", "shape": [1], "datatype": "INT32", "data": [1]}]}
-    with pytest.raises(ModelFaultError, match="predict is a generator"):
+    with pytest.raises(InvalidResultError, match="predict is a generator"):
         await model.handle(ModelRequest(Operation.INFERENCE, json.dumps(tensors).encode()))
 
 
@@ -240,7 +240,7 @@ async def test_a_proof_that_is_no_mapping_is_told() -> None:
         proof = cast("Any", "1+1")
 
     with pytest.raises(LoadError, match=r"Wrong\.proof is a str; must be a mapping, or None"):
-        _ = bridged(Wrong(ValueError)).warmup_request
+        _ = adapt(Wrong(ValueError)).warmup_request
 
 
 USER_MODELS = """
