@@ -130,7 +130,7 @@ class Model(Protocol):
             UnavailableError: it cannot answer now, because of something elsewhere, and will recover by itself.
         """
 
-    async def handle(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, request: ModelRequest) -> ModelResponse:
         """Answer one request; cancelling the wait or closing the response's stream stops the work behind it.
 
         Raises:
@@ -245,7 +245,7 @@ class Peers(Protocol):
             UnavailableError: it cannot answer now.
         """
 
-    async def handle(self, name: str, call: ModelRequest) -> ModelResponse:
+    async def handle(self, name: str, request: ModelRequest) -> ModelResponse:
         """Have the named model answer, as `Model.handle` does.
 
         Raises:

@@ -59,9 +59,9 @@ class AdapterModel:
     async def check(self) -> None:
         self._readiness.check()
 
-    async def handle(self, call: ModelRequest) -> ModelResponse:
-        request = await off_loop(len(call.body), _decode, call.body)
-        response = await self._handlers[call.operation](request, call.headers)
+    async def handle(self, request: ModelRequest) -> ModelResponse:
+        body = await off_loop(len(request.body), _decode, request.body)
+        response = await self._handlers[request.operation](body, request.headers)
         if isinstance(response, dict):
             return ModelResponse(msgspec.json.encode(response))
         return ModelResponse(_encode_events(response), media_type=sse.MEDIA_TYPE)

@@ -142,7 +142,7 @@ class ModelManager:
         """Return each model under each of the names that the current caller may use."""
         return self.registry.visible()
 
-    async def handle(self, name: str | None, call: ModelRequest) -> ModelResponse:
+    async def handle(self, name: str | None, request: ModelRequest) -> ModelResponse:
         """Have the named model answer; None means the only one there is.
 
         Raises:
@@ -151,8 +151,8 @@ class ModelManager:
             EngineDeadError: the model died during the request.
         """
         status = self.find(name)
-        self.access.require_operation(call.operation)
-        return await dispatch.handle(status, call, self.rate_limiter)
+        self.access.require_operation(request.operation)
+        return await dispatch.handle(status, request, self.rate_limiter)
 
     async def drain(self, seconds: float, delay: float = 0, on_drained: Callable[[], None] = lambda: None) -> None:
         """Turn readiness off, and wait up to `seconds` for the requests that are running.

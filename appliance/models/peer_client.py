@@ -37,11 +37,11 @@ class PeerClient:
         if not RULES[status.state].can_answer and status.state is not State.DRAINING:
             raise UnavailableError(text, retry_after=RULES[status.state].retry_after)
 
-    async def handle(self, name: str, call: ModelRequest) -> ModelResponse:
+    async def handle(self, name: str, request: ModelRequest) -> ModelResponse:
         """Have the named model answer, even while the server drains, because the client's request came before that.
 
         Raises:
             RequestError: the model cannot do this, cannot do it now, or the request is at fault.
             EngineDeadError: the model died during the request.
         """
-        return await dispatch.handle_from_model(self._find(name), call)
+        return await dispatch.handle_from_model(self._find(name), request)

@@ -1,4 +1,4 @@
-"""The states of a model's life as one table: the document, the code and the test."""
+"""The states of a model and what each means to probes and requests: one table, which is tested row by row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a model stands; `StateRule` says what each state means."""
+    """The state of a model; `RULES` says what each means."""
 
     PENDING = "pending"
     FETCHING = "fetching"
@@ -26,15 +26,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StateRule:
-    """What a state means to a probe, whether it answers calls, where it leaves to, and the wait in seconds a refused
-    caller is told.
-    """
+    """What a state means to probes and to requests."""
 
     is_live: bool
     is_ready: bool
     can_answer: bool
     next_states: frozenset[State]
     retry_after: int
+    """Seconds after which a refused client should try again."""
 
 
 def _rule(live: bool, ready: bool, *next_states: State, retry_after: int, answers: bool | None = None) -> StateRule:
@@ -57,14 +56,14 @@ RULES: Mapping[State, StateRule] = {
         retry_after=1,
     ),
     State.READY: _rule(True, True, State.UNAVAILABLE, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=1),
-    # Ready: it does its part; another server answers.
+    # Ready, although another machine answers for it.
     State.FOLLOWING: _rule(True, True, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=30, answers=False),
-    # Live: what is missing is elsewhere, and a restart would not bring it back.
+    # Live, because a restart does not bring back what is missing elsewhere.
     State.UNAVAILABLE: _rule(True, False, State.READY, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=5),
-    # Live: the restart is ours.
+    # Live, because it restarts by itself.
     State.RESTARTING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=5),
     State.DRAINING: _rule(True, False, State.UNLOADED, State.STOPPED, State.FAILED, retry_after=1),
-    # Live, and nobody's readiness: an operator wants it so.
+    # Live, and not counted for readiness, because an operator wants it so.
     State.UNLOADED: _rule(True, False, State.PENDING, State.STOPPED, retry_after=30),
     State.FAILED: _rule(False, False, retry_after=30),
     State.STOPPED: _rule(False, False, retry_after=30),

@@ -72,37 +72,29 @@ class VllmModel(ABC, Generic[ConfigT]):
         return layout
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """See `Preparable.prepare`."""
         preload(self._config.name, self._config.layout, cache_dir, starts_engine=self._front_end.number == 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """See `Model.load`."""
         self._engine = Engine(self.engine_spec(artifacts), self._front_end)
         await self._engine.start()
 
     async def check(self) -> None:
-        """See `Model.check`."""
         self.engine.check()
 
-    async def handle(self, call: ModelRequest) -> ModelResponse:
-        """See `Model.handle`."""
-        return await self.engine.handle(call)
+    async def handle(self, request: ModelRequest) -> ModelResponse:
+        return await self.engine.handle(request)
 
     @property
     def max_concurrent(self) -> int | None:
-        """See `LimitsConcurrency.max_concurrent`."""
         return self._engine.max_num_seqs if self._engine else None
 
     def nodes(self) -> Mapping[int, str]:
-        """See `RunsOnSeveralNodes.nodes`."""
         return self._engine.nodes if self._engine else {}
 
     def measured(self) -> Mapping[str, float]:
-        """See `ReportsMemory.measured`."""
         return self._engine.measured if self._engine else {}
 
     def load_timings(self) -> Mapping[str, float]:
-        """See `ReportsLoadTimings.load_timings`."""
         return self._engine.load_timings() if self._engine else {}
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
@@ -111,7 +103,6 @@ class VllmModel(ABC, Generic[ConfigT]):
         return {} if max_model_len is None else {"max_model_len": max_model_len}
 
     async def close(self) -> None:
-        """See `Model.close`."""
         if self._engine is not None:
             await self._engine.close()
 

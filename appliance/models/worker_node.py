@@ -29,12 +29,10 @@ class WorkerNodeModel:
 
     @property
     def is_needed(self) -> bool:
-        """See `FollowsAnotherNode.is_needed`."""
         return self._engine is not None and self._engine.is_connected
 
     @property
     def leader(self) -> str:
-        """See `FollowsAnotherNode.leader`."""
         return f"rank 0 at {self._leader_address}"
 
     def nodes(self) -> Mapping[int, str]:
@@ -42,11 +40,9 @@ class WorkerNodeModel:
         return self._engine.nodes if self._engine else {}
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """See `Preparable.prepare`."""
         self._model.prepare(cache_dir)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """See `Model.load`."""
         self._engine = HeadlessEngine(self._model.engine_spec(artifacts))
         await self._engine.start()
 
@@ -56,7 +52,7 @@ class WorkerNodeModel:
             raise EngineDeadError("the engine is not running")
         self._engine.check()
 
-    async def handle(self, _call: ModelRequest) -> ModelResponse:
+    async def handle(self, _request: ModelRequest) -> ModelResponse:
         """Refuse the request, because it belongs to rank 0.
 
         Raises:
@@ -69,6 +65,5 @@ class WorkerNodeModel:
         return {}
 
     async def close(self) -> None:
-        """See `Model.close`."""
         if self._engine is not None:
             await self._engine.close()
