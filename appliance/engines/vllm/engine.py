@@ -81,7 +81,9 @@ class Engine:
         if deaths or llm.errored:
             raise EngineDeadError(f"the engine died: {deaths or 'its process does not answer'}")
         if self._rendezvous.is_disconnected:
-            raise EngineDeadError("the engine died: it hung up; the worker that started it knows more")
+            raise EngineDeadError(
+                "the engine died: it closed its connection; see the log of the worker that started it"
+            )
         self._watchdog.check(llm.output_processor.get_num_unfinished_requests())
         return self._running
 

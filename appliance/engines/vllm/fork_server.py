@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -97,19 +98,12 @@ class ForkServer:
         """Return the result of the function, run in a fork; its exception is raised as a RuntimeError."""
         import cloudpickle
 
-        receiver, sender = self._context.Pipe(duplex=False)
-        arguments = (dict(os.environ), sender, cloudpickle.dumps(function))
-        process = self._context.Process(target=_compute, args=arguments)
-        process.start()
-        sender.close()
-        try:
-            result, error = receiver.recv()
-        finally:
-            process.join()
-            receiver.close()
-        if error is not None:
-            raise RuntimeError(error)
-        return cast("Result", result)
+        with ProcessPoolExecutor(1, self._context) as pool:
+            try:
+                result: Result = pool.submit(_compute, dict(os.environ), cloudpickle.dumps(function)).result()
+            except Exception as error:
+                raise RuntimeError(_describe(error)) from error
+        return result
 
     def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
         return getattr(self._context, name)
@@ -172,13 +166,10 @@ def _run(
         raise SystemExit(1) from error
 
 
-def _compute(environment: Mapping[str, str], sender: Connection, function: bytes) -> None:
+def _compute(environment: Mapping[str, str], function: bytes) -> Any:  # Any: the function's result
     _set_up_fork(environment)
-    try:
-        # Pickled by `ForkServer.compute` a moment ago.
-        sender.send((pickle.loads(function)(), None))  # noqa: S301
-    except Exception as error:
-        sender.send((None, _describe(error)))
+    # Pickled by `ForkServer.compute` a moment ago.
+    return pickle.loads(function)()  # noqa: S301
 
 
 def _set_up_fork(environment: Mapping[str, str]) -> None:

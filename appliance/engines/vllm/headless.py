@@ -100,7 +100,7 @@ class HeadlessEngine:
         from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
         config = create_engine_args(spec).create_engine_config(UsageContext.OPENAI_API_SERVER, headless=True)
-        self._processes.require_wanted()
+        self._processes.raise_if_killed()
         parallel = config.parallel_config
         if parallel.node_rank_within_dp > 0:
             return MultiprocExecutor(config, monitor_workers=False)

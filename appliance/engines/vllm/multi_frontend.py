@@ -80,27 +80,27 @@ class FrontendRendezvous:
         if self.is_host and self.is_shared:
             self._write_status({"error": reason})
 
-    def client_arguments(self, require_wanted: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
+    def client_arguments(self, raise_if_killed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
         """Return the arguments of vLLM's client; one that is not the host waits here for the engine, and joins it.
 
-        `require_wanted` raises when the wait is to end.
+        `raise_if_killed` raises when the wait is to end.
 
         Raises:
             LoadError: the host has no engine.
         """
         if self.is_host:
             return {"client_count": self.count}
-        stats_address = self.join(require_wanted)
+        stats_address = self.join(raise_if_killed)
         requests, outputs = self.addresses(self.number)
         addresses = {"input_address": requests, "output_address": outputs}
         if stats_address is not None:
             addresses["stats_update_address"] = stats_address
         return {"client_addresses": addresses, "client_count": self.count, "client_index": self.number}
 
-    def join(self, require_wanted: Callable[[], None]) -> str | None:
+    def join(self, raise_if_killed: Callable[[], None]) -> str | None:
         """Wait for the engine and become a member, see `client_arguments`; returns the address of its statistics."""
         while not self._status_file.exists():
-            require_wanted()
+            raise_if_killed()
             time.sleep(_POLL_SECONDS)
         status = json.loads(self._status_file.read_text())
         if "error" in status:

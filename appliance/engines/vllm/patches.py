@@ -92,6 +92,16 @@ def set_front_end_number(arguments: AsyncEngineArgs, count: int, number: int) ->
     arguments._api_process_count, arguments._api_process_rank = count, number
 
 
+def enable_help_texts() -> None:
+    """Have vLLM read the help texts of its options, which it does only if they will be printed.
+
+    Test: tests/config/test_schemas.py.
+    """
+    from vllm.engine import arg_utils
+
+    arg_utils.NEEDS_HELP = True
+
+
 def record_weight_bytes() -> None:
     """Record the size of a model's weights when they are loaded; called in the workers.
 
@@ -176,12 +186,20 @@ def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serv
         return encode_events(outputs, lambda rest: write_chat(request, rest, request_id, model, *args, **kw))
 
     def completion_events(
-        request: Any, inputs: Any, outputs: Any, request_id: str, created: int, model: str, num_prompts: int, **kw: Any
+        request: Any,
+        inputs: Any,
+        outputs: Any,
+        name: str,
+        created: int,
+        model: str,
+        num_prompts: int,
+        *args: Any,
+        **kw: Any,
     ) -> Any:
         if num_prompts == 1 and is_plain(completion, request):
-            return CompletionStreamWriter(completion, request, request_id, created, model).write(outputs)
-        rest = request_id, created, model, num_prompts
-        return encode_events(outputs, lambda results: write_completion(request, inputs, results, *rest, **kw))
+            return CompletionStreamWriter(completion, request, name, created, model).write(outputs)
+        others = name, created, model, num_prompts, *args
+        return encode_events(outputs, lambda rest: write_completion(request, inputs, rest, *others, **kw))
 
     chat.chat_completion_stream_generator = chat_events
     completion.completion_stream_generator = completion_events

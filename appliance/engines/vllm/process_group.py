@@ -32,7 +32,7 @@ class EngineProcesses:
         """Run in a thread what starts the processes; it fails soon after they are killed."""
         return asyncio.get_running_loop().run_in_executor(self._thread, launch)
 
-    def require_wanted(self) -> None:
+    def raise_if_killed(self) -> None:
         """Raise LoadError if the processes were killed, so that no new one is started."""
         if self._is_killed:
             raise LoadError("the load was stopped")

@@ -17,11 +17,12 @@ from appliance.config.base import FREE_PREFIX
 from appliance.config.engine import LOAD_FORMATS, OWNED
 from appliance.config.json_schema import ENGINE_NAME, with_references
 from appliance.config.write_schemas import write_or_check
+from appliance.engines.vllm import patches
 
-# Where vLLM's annotation allows more values than a config should.
+# Arguments whose annotation allows more values than a config may have.
 _CHOICES: Mapping[str, Sequence[str]] = {"load_format": LOAD_FORMATS}
 
-# Where vLLM's help begins to speak of its command line.
+# Beginnings of what vLLM's help says about its command line.
 _COMMAND_LINE = ("Should either be a valid JSON string", "Parse human-readable", "API docs:")
 
 _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -51,13 +52,12 @@ def generate() -> str:
 
 
 def _options() -> dict[str, argparse.Action]:
-    """The options of vLLM's own command line by the names of the arguments: they know the help and more choices."""
-    from vllm.engine import arg_utils
+    """Return the options of vLLM's command line by argument, which have help texts and more choices."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    # vLLM reads its help texts only where it thinks that they will be printed.
-    arg_utils.NEEDS_HELP = True
-    parser = arg_utils.AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    patches.enable_help_texts()
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     return {action.dest: action for action in parser._actions}
 
 
@@ -65,7 +65,7 @@ def _property(field: Field[Any], option: argparse.Action | None) -> dict[str, An
     made = _combined([_of_type(kind) for kind in _members(field.type)])
     default = _default(field)
     if made and field.default is None and "null" not in str(made):
-        # Not every annotation of vLLM admits that its default is None.
+        # Not every annotation of vLLM includes its default None.
         made = _combined([made, {"type": "null"}])
     choices = _CHOICES.get(field.name) or _choices(option)
     if choices and "enum" not in made and "array" not in made["type"]:
@@ -76,7 +76,7 @@ def _property(field: Field[Any], option: argparse.Action | None) -> dict[str, An
 
 
 def _members(kind: Any) -> Iterator[Any]:  # Any: an annotation
-    """The members of a union, or the one type itself."""
+    """Yield the members of a union, or the type itself."""
     origin = get_origin(kind)
     if origin is Annotated:
         yield from _members(get_args(kind)[0])
@@ -99,25 +99,23 @@ def _of_type(kind: Any) -> dict[str, Any]:  # Any: an annotation
     if isinstance(origin, type) and issubclass(origin, Enum):
         return _of_enum(origin)
     is_mapping = origin is dict or is_dataclass(origin) or is_typeddict(origin)
-    # Nothing else can be written in YAML: classes, say, whose import paths are text.
+    # Other types cannot be written in YAML, such as classes.
     return {"type": "object"} if is_mapping else {}
 
 
 def _of_enum(kind: type[Enum]) -> dict[str, Any]:
     if issubclass(kind, int):
         return {"type": "integer", "enum": [int(member) for member in kind]}
-    # vLLM looks them up by name, in any case; where the values are the names, they are how its help writes them.
+    # vLLM looks them up by name, in any case. Its help writes the values where they are the names in another case.
     names = [member.value if str(member.value).upper() == name else name for name, member in kind.__members__.items()]
     return {"type": "string", "enum": names}
 
 
 def _combined(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """
-    One schema for all alternatives: a list of types where that says it, else anyOf; nothing where nothing is known.
-    """
+    """Return one schema for all alternatives: a list of types if possible, else anyOf; empty if nothing is known."""
     schemas = [schema for schema in schemas if schema]
     names = {name for schema in schemas if set(schema) == {"type"} for name in _listed(schema["type"])}
-    # A choice among texts is no choice where any text will do.
+    # An enumeration of texts beside any text restricts nothing.
     rest = [schema for schema in schemas if set(schema) != {"type"} and not ("enum" in schema and "string" in names)]
     if not rest:
         types = sorted(names, key=lambda name: (name == "null", name))
@@ -141,14 +139,14 @@ def _choices(option: argparse.Action | None) -> list[Any]:
 
 
 def _default(field: Field[Any]) -> Any:  # Any: JSON
-    """The default where JSON can say it, else None: a made one may depend on the machine."""
+    """Return a constant default; None for others, such as factories, which may depend on the machine."""
     default = field.default.value if isinstance(field.default, Enum) else field.default
     return default if isinstance(default, str | int | float | bool) and default != "" else None
 
 
 def _description(option: argparse.Action | None, name: str) -> str:
     text = (option.help or "") if option else ""
-    # What follows the field's own docstring is how to write it on a command line.
+    # The field's own docstring comes first, then how to write it on a command line.
     for mark in _COMMAND_LINE:
         text = text.partition(mark)[0]
     return inspect.cleandoc(re.sub("%+", "%", text)) or f"vLLM's {name}, of which vLLM says no more."

@@ -175,15 +175,15 @@ class EngineStart:
 
         A front end that is not the host joins the engine once it is ready.
         """
-        server, rendezvous, require_wanted = self._server, self._rendezvous, self._processes.require_wanted
+        server, rendezvous, raise_if_killed = self._server, self._rendezvous, self._processes.raise_if_killed
         with self._timings.measure("imports"):
             import_vllm()
         with patches.fork_from(server) if server else patches.spawn_coordinator_as_child():
             with self._timings.measure("config"):
                 config, arguments = _create_config(spec, rendezvous)
-            require_wanted()
+            raise_if_killed()
             with self._timings.measure("engine"), patches.announce_front_ends(rendezvous):
-                client_arguments = rendezvous.client_arguments(require_wanted)
+                client_arguments = rendezvous.client_arguments(raise_if_killed)
                 context = server or SpawnContext(multiprocessing.get_context("spawn"))
                 structured_outputs = StructuredOutputsCheck(context, config, spec.engine.structured_outputs)
                 llm = async_llm_class(structured_outputs).from_vllm_config(
