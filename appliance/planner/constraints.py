@@ -125,13 +125,13 @@ def _blocks(model: Architecture, layout: LayoutConfig) -> Violations:
             return
 
 
-def _length(model: Architecture, wanted: int | None) -> Sequence[ConstraintViolation]:
+def _length(model: Architecture, max_model_len: int | None) -> Sequence[ConstraintViolation]:
     """``_get_and_verify_max_len``; the environment variable turns it off."""
     if os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") not in ("", "0"):
         return ()
-    if wanted is None or model.max_length is None or wanted <= model.max_length:
+    if max_model_len is None or model.max_length is None or max_model_len <= model.max_length:
         return ()
-    fault = f"is {wanted}, and the model was made for {model.max_length} tokens"
+    fault = f"is {max_model_len}, and the model was made for {model.max_length} tokens"
     return (ConstraintViolation(("engine", "max_model_len"), fault, "must be at most that"),)
 
 

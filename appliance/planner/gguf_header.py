@@ -127,9 +127,9 @@ def _tensor(cursor: _Cursor) -> TensorInfo:
     return TensorInfo(f"{prefix}{_TENSOR_NAMES.get(stem, stem)}.{parts[-1]}", "BF16", shape[::-1])
 
 
-def _require(count: int, most: int, noun: str) -> None:
-    if count > most:
-        raise ValueError(f"it has {count} {noun}; must be at most {most}")
+def _require(count: int, maximum: int, noun: str) -> None:
+    if count > maximum:
+        raise ValueError(f"it has {count} {noun}; must be at most {maximum}")
 
 
 def _format(kind: int) -> str:

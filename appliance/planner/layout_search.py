@@ -23,24 +23,28 @@ _MAX_RANKS = 16
 
 
 def nearest(
-    info: ModelInfo, wanted: LayoutConfig, requirements: EngineRequirements, hardware: Hardware
+    info: ModelInfo, requested: LayoutConfig, requirements: EngineRequirements, hardware: Hardware
 ) -> list[LayoutConfig]:
-    """Return up to three layouts that work, nearest to `wanted` first."""
-    most = _max_ranks(wanted, hardware)
-    fitting = (each for each in candidates(wanted, most) if works(info, each, requirements, hardware))
+    """Return up to three layouts that work, nearest to `requested` first."""
+    max_ranks = _max_ranks(requested, hardware)
+    fitting = (each for each in candidates(requested, max_ranks) if works(info, each, requirements, hardware))
     return list(islice(fitting, _MAX_SUGGESTIONS))
 
 
-def dividing(model: Architecture, wanted: LayoutConfig, most: int = _MAX_RANKS) -> Iterator[LayoutConfig]:
-    """Yield layouts whose sizes divide, whether they fit or not, nearest to `wanted` first."""
-    return (each for each in candidates(wanted, max(most, wanted.ranks)) if not constraint_violations(model, each))
+def dividing(model: Architecture, requested: LayoutConfig, max_ranks: int = _MAX_RANKS) -> Iterator[LayoutConfig]:
+    """Yield layouts whose sizes divide, whether they fit or not, nearest to `requested` first."""
+    return (
+        each
+        for each in candidates(requested, max(max_ranks, requested.ranks))
+        if not constraint_violations(model, each)
+    )
 
 
-def with_dividing(violation: ConstraintViolation, model: Architecture, wanted: LayoutConfig) -> ConstraintViolation:
+def with_dividing(violation: ConstraintViolation, model: Architecture, requested: LayoutConfig) -> ConstraintViolation:
     """Return the violation with up to three layouts that divide as its remedy."""
     if violation.path not in SPLIT_KEYS:
         return violation
-    others = ", ".join(map(describe, islice(dividing(model, wanted), _MAX_SUGGESTIONS)))
+    others = ", ".join(map(describe, islice(dividing(model, requested), _MAX_SUGGESTIONS)))
     return replace(violation, remedy=f"those that divide: {others}") if others else violation
 
 
@@ -82,30 +86,30 @@ def describe(layout: LayoutConfig) -> str:
     return " x ".join(parts) + (" with expert_parallel" if layout.expert_parallel else "")
 
 
-def _max_ranks(wanted: LayoutConfig, hardware: Hardware) -> int:
-    return max(wanted.ranks, _MAX_RANKS) if hardware.is_cpu else hardware.count * wanted.nodes.count
+def _max_ranks(requested: LayoutConfig, hardware: Hardware) -> int:
+    return max(requested.ranks, _MAX_RANKS) if hardware.is_cpu else hardware.count * requested.nodes.count
 
 
-def candidates(wanted: LayoutConfig, most: int) -> Iterator[LayoutConfig]:
-    """Yield layouts over up to `most` ranks, nearest to `wanted` first."""
+def candidates(requested: LayoutConfig, max_ranks: int) -> Iterator[LayoutConfig]:
+    """Yield layouts over up to `max_ranks` ranks, nearest to `requested` first."""
     shapes = [
         (tensor, pipeline)
-        for pipeline in {1, 2, wanted.pipeline_parallel}
-        for tensor in range(1, most + 1)
-        if tensor * pipeline * wanted.data_parallel <= most
+        for pipeline in {1, 2, requested.pipeline_parallel}
+        for tensor in range(1, max_ranks + 1)
+        if tensor * pipeline * requested.data_parallel <= max_ranks
     ]
-    shapes.sort(key=lambda shape: _distance(shape, wanted))
+    shapes.sort(key=lambda shape: _distance(shape, requested))
     for tensor, pipeline in shapes:
         sizes = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
         # The config's devices and context parallelism belong to its own sizes.
-        yield wanted.model_copy(update={**sizes, "devices": None, "decode_context_parallel": 1})
+        yield requested.model_copy(update={**sizes, "devices": None, "decode_context_parallel": 1})
 
 
-def _distance(shape: tuple[int, int], wanted: LayoutConfig) -> tuple[int, int, int]:
+def _distance(shape: tuple[int, int], requested: LayoutConfig) -> tuple[int, int, int]:
     tensor, pipeline = shape
-    ranks = wanted.tensor_parallel * wanted.pipeline_parallel
-    apart = abs(tensor - wanted.tensor_parallel)
-    return abs(pipeline - wanted.pipeline_parallel), apart, abs(tensor * pipeline - ranks)
+    ranks = requested.tensor_parallel * requested.pipeline_parallel
+    apart = abs(tensor - requested.tensor_parallel)
+    return abs(pipeline - requested.pipeline_parallel), apart, abs(tensor * pipeline - ranks)
 
 
 def _length(requirements: EngineRequirements) -> int | None:

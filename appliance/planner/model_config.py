@@ -122,7 +122,7 @@ def architecture_of(config: HfConfig) -> Architecture:
     name = _name(config)
     text = config.get("text_config") or config.get("llm_config") or config
     kind = str(text.get("model_type") or config.get("model_type") or "")
-    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers", most=_MAX_LAYERS)
+    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers", maximum=_MAX_LAYERS)
     heads = _number(text, "num_attention_heads", "n_head", "n_heads")
     hidden = _number(text, "hidden_size", "n_embd", "d_model", "dim")
     kv_heads = _kv_heads(text) or heads
@@ -132,7 +132,7 @@ def architecture_of(config: HfConfig) -> Architecture:
     intermediate = _first(text, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "ffn_hidden_size")
     if kind == "llama4_text":
         expert_intermediate, intermediate = intermediate, _first(text, "intermediate_size_mlp") or intermediate
-    experts = _first(text, *_EXPERT_KEYS, most=MAX_EXPERTS)
+    experts = _first(text, *_EXPERT_KEYS, maximum=MAX_EXPERTS)
     dense = frozenset(text.get("mlp_only_layers") or ())
     return Architecture(
         name=name or kind,
@@ -196,24 +196,24 @@ def _dtype(config: HfConfig, text: HfConfig) -> str | None:
     return TORCH_DTYPES.get(str(next(filter(None, written), "")).removeprefix("torch."))
 
 
-def _number(config: HfConfig, *keys: str, most: int = _MAX_NUMBER) -> int:
-    found = _first(config, *keys, most=most)
+def _number(config: HfConfig, *keys: str, maximum: int = _MAX_NUMBER) -> int:
+    found = _first(config, *keys, maximum=maximum)
     if not found:
         written = next((key for key in keys if config.get(key) is not None), None)
         fault = f"no {keys[0]}" if written is None else f"{written} is {_shown(config[written])}"
-        raise ValueError(f"{fault}; must be between 1 and {most}")
+        raise ValueError(f"{fault}; must be between 1 and {maximum}")
     return found
 
 
-def _first(config: HfConfig, *keys: str, most: int = _MAX_NUMBER) -> int:
+def _first(config: HfConfig, *keys: str, maximum: int = _MAX_NUMBER) -> int:
     for key in keys:
         value = config.get(key)
         # A list has one number per layer; the largest counts.
         numbers = value if isinstance(value, list) else [value]
         if value is None:
             continue
-        if not all(type(each) is int and 0 <= each <= most for each in numbers):
-            raise ValueError(f"{key} is {_shown(value)}; must be between 1 and {most}")
+        if not all(type(each) is int and 0 <= each <= maximum for each in numbers):
+            raise ValueError(f"{key} is {_shown(value)}; must be between 1 and {maximum}")
         if number := max(numbers, default=0):
             return int(number)
     return 0

@@ -42,9 +42,9 @@ def _ranks(plan: Plan) -> Iterator[str]:
     reserve = "" if plan.hardware.is_cpu else " (estimated)"
     rows: list[tuple[str, ...]] = [("rank", "weights", f"work{reserve}", "KV cache", "in all", "may take")]
     for (weights, work, cache), group in groupby(plan.ranks, key=_sizes):
-        mine = list(group)
+        ranks = list(group)
         total = weights + work + cache
-        rows.append((_span(mine), *map(_gib, (weights, work, cache, total, plan.budget_bytes))))
+        rows.append((_span(ranks), *map(_gib, (weights, work, cache, total, plan.budget_bytes))))
     yield from _aligned(rows)
 
 

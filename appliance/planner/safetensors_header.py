@@ -133,9 +133,9 @@ def require_tensor_count(files: RemoteReader, name: str, tensors: int) -> None:
         raise ArtifactCorruptError(f"{files.place}: {name} has {tensors} tensors; must be at most {MAX_TENSORS}")
 
 
-def _require_size(files: RemoteReader, name: str, size: int, most: int) -> None:
+def _require_size(files: RemoteReader, name: str, size: int, maximum: int) -> None:
     try:
-        bounded_json.require_size(size, most)
+        bounded_json.require_size(size, maximum)
     except ValueError as error:
         raise ArtifactCorruptError(f"{files.place}: {name} cannot be read: {error}; bring the model again") from error
 

@@ -57,8 +57,8 @@ def weight_bytes_by_rank(
         experts = stage.by_expert()
         for data in range(layout.data_parallel):
             for tensor in range(layout.tensor_parallel):
-                mine = shares[data * layout.tensor_parallel + tensor] if layout.expert_parallel else experts
-                found[Rank(pipeline, tensor, data)] = stage.common + sum(experts[expert] for expert in mine)
+                local_experts = shares[data * layout.tensor_parallel + tensor] if layout.expert_parallel else experts
+                found[Rank(pipeline, tensor, data)] = stage.common + sum(experts[expert] for expert in local_experts)
     return found
 
 
@@ -152,9 +152,9 @@ def _share(sharded: ShardedTensor, size: int, ranks: int, model: Architecture) -
     if sharded.rule is ShardRule.KEYS:
         return -(-size * local_heads(model.kv_heads, ranks) // model.kv_heads)
     if sharded.rule is ShardRule.FUSED:
-        whole = model.heads + 2 * model.kv_heads
-        local = model.heads // ranks + 2 * local_heads(model.kv_heads, ranks)
-        return -(-size * local // whole)
+        total_heads = model.heads + 2 * model.kv_heads
+        local_heads_ = model.heads // ranks + 2 * local_heads(model.kv_heads, ranks)
+        return -(-size * local_heads_ // total_heads)
     return -(-size // ranks)
 
 
