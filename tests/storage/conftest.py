@@ -34,7 +34,7 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture(autouse=True)
 def memory_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The scheme `memory://`."""
-    monkeypatch.setattr("appliance.config.validators.storage.SCHEMES", SCHEMES | {"memory"})
+    monkeypatch.setattr("appliance.config.validators.models.SCHEMES", SCHEMES | {"memory"})
     with register("memory", RemoteFilesystem("storage.memory_store:MemoryStore")):
         yield
 

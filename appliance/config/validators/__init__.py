@@ -1,4 +1,8 @@
-"""Rules about several keys at once, which a schema cannot say."""
+"""Validators of what a schema cannot express, such as two keys that exclude each other.
+
+They run on raw config in which values with errors are UNKNOWN, so that all errors of a file are found in one run,
+although the config cannot be built from it.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,27 @@ from collections.abc import Callable, Iterator
 
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import Diagnostic
-from appliance.config.validators import adapters, engines, keys, layouts, names, server, storage, upstreams
+from appliance.config.validators import layouts, models, server, upstreams
 
 Validator = Callable[[RawConfig], Iterator[Diagnostic]]
 
 VALIDATORS: tuple[Validator, ...] = (
-    names.names_are_unique,
-    server.listeners_are_apart,
-    server.workers_share_what_can_be_shared,
-    server.an_operator_has_one_process,
-    keys.keys_are_apart,
-    keys.keys_lead_to_models,
-    keys.an_operator_has_a_key,
-    storage.schemes_are_known,
-    layouts.sizes_fit,
-    layouts.devices_fit,
-    layouts.nodes_fit,
-    layouts.nodes_meet_apart,
-    layouts.the_cache_is_sized_once,
+    models.names_are_unique,
+    models.python_models_have_no_vllm_keys,
+    models.encoder_keys_fit_the_task,
+    models.schemes_are_known,
+    models.targets_complete_prompts,
+    server.ports_are_distinct,
+    server.workers_can_share_engines,
+    server.admin_needs_one_worker,
+    server.admin_needs_a_key,
+    server.keys_are_distinct,
+    server.keys_name_models,
+    layouts.layouts_are_possible,
+    layouts.nodes_have_own_ports,
+    layouts.cache_size_is_set_once,
     layouts.memory_fractions_fit,
-    engines.encoder_keys_fit_the_task,
-    engines.python_models_have_their_own_keys,
-    upstreams.headers_may_travel,
-    upstreams.addresses_are_possible,
+    upstreams.headers_can_be_forwarded,
+    upstreams.addresses_are_valid,
     upstreams.addresses_are_bases,
-    adapters.targets_complete_prompts,
 )
-"""Every rule; each takes a draft that need not be right in any other way."""
