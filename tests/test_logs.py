@@ -110,7 +110,7 @@ log.info("unheard"); log.error("last")
 WRITE = r"""
 import os, sys
 from appliance.core import logging_setup as logs
-from appliance.core.log_output import captured_output
+from appliance.core.logging_setup import captured_output
 logs.configure({format!r}, "info", ("key-4711-abc",))
 with captured_output():
     CODE

@@ -1,31 +1,33 @@
-"""The log: structlog and the standard library's loggers in one stream, set up once."""
+"""The log: structlog, the standard library's loggers and the output of code in one stream."""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import sys
-from collections.abc import Collection
-from typing import Literal
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
 
-from appliance.core.log_output import capture
-
-# How a child process learns to write like its parent.
+# Tells a child process the format of its parent.
 _CHILD = "APPLIANCE_CHILD_LOG"
 
-# A shorter secret would blot out ordinary words and numbers wherever they stand.
+# Shorter secrets are ordinary words and numbers.
 _SHORTEST_REDACTED = 6
 
-# On a terminal people look for what we say: of these only errors. All of it is there with level debug, and as JSON.
+# Loggers of which a terminal shows only errors, unless the level is debug.
 _BACKGROUND = frozenset({"vllm", "_granian", "py", "filelock"})
 
 
 def _without_foreign_time(_logger: object, _name: str, event: EventDict) -> EventDict:
-    # Ray gives one to every record of a process that imports it, and vLLM imports it where it is installed.
+    # Ray adds one to every record of a process that imports it, and vLLM imports it where it is installed.
     event.pop("_ray_timestamp_ns", None)
     return event
 
@@ -45,17 +47,16 @@ def configure(
     level: str,
     secrets: Collection[str] = (),
 ) -> None:
-    """Send every event of this process to standard error in one format.
+    """Write every event of this process to standard error in one format, with ``***`` for the secrets.
 
-    `secrets` are texts that come out as ``***`` wherever they stand.
-    Child processes that call `join` from now on write the same way. May be called again, for another config.
+    Child processes that call `join` later write the same way. May be called again, for another config.
     """
-    stderr = capture.terminal or sys.stderr
+    stderr = _capture.terminal or sys.stderr
     console = format == "console" or (format == "auto" and stderr.isatty())
     os.environ[_CHILD] = json.dumps({"format": "console" if console else "json", "level": level})
     renderer = _console(has_colors=stderr.isatty()) if console else _json()
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
-    # Nothing here may depend on the config: a logger keeps what it was first used with.
+    # Nothing here may depend on the config: a logger caches what it was first used with.
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *_BEFORE, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
@@ -68,12 +69,12 @@ def configure(
     handler.setFormatter(_Redacted(secrets, [stamper, *renderer]))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
-    # On a console people read it as it is, and debuggers and progress bars need that.
-    capture.handler = None if console else handler
+    # Debuggers and progress bars need the terminal as it is.
+    _capture.handler = None if console else handler
 
 
 def join() -> None:
-    """Write like the parent process, where that has called `configure`."""
+    """Write like the parent process, if it has called `configure`."""
     if _CHILD in os.environ:
         configure(**json.loads(os.environ[_CHILD]))
 
@@ -97,7 +98,7 @@ def _console(*, has_colors: bool) -> list[Processor]:
 
 
 def _printable(_logger: object, _name: str, event: EventDict) -> EventDict:
-    # A client's text, such as a path, must not begin a line of its own or make a terminal act.
+    # A client's text, such as a path, must not start a line of its own or control the terminal.
     for key, value in event.items():
         if isinstance(value, str) and key != "exception":
             lines = "\n\t" if key == "event" else ""
@@ -110,7 +111,7 @@ def _is_foreground(record: logging.LogRecord) -> bool:
 
 
 class _Redacted(structlog.stdlib.ProcessorFormatter):
-    """Replaces secrets in the finished line, wherever in it they stand."""
+    """Replaces secrets in the formatted line."""
 
     def __init__(self, secrets: Collection[str], renderer: list[Processor]) -> None:
         without_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
@@ -125,3 +126,159 @@ class _Redacted(structlog.stdlib.ProcessorFormatter):
         for secret in self._hidden:
             line = line.replace(secret, "***")
         return line
+
+
+# Longer lines of output become several events.
+_LONGEST_LINE_BYTES = 16 * 1024
+
+
+@dataclass(slots=True)
+class OutputCapture:
+    """The captured standard output and standard error of this process."""
+
+    handler: logging.Handler | None = None
+    """Where its lines go as events; None writes them as they are."""
+
+    terminal: TextIO | None = None
+    """The real standard error."""
+
+    streams: list[OutputStream] = field(default_factory=list)
+
+
+# Standard output and standard error exist once in a process, and so does this.
+_capture = OutputCapture()
+
+
+@contextmanager
+def captured_output() -> Iterator[None]:
+    """Turn what code writes to `sys.stdout` and `sys.stderr` into events, where the log is JSON; `configure` first."""
+    stdout, stderr = sys.stdout, sys.stderr
+    _capture.terminal = stderr
+    _capture.streams = [OutputStream(stdout, "stdout", logging.INFO), OutputStream(stderr, "stderr", logging.WARNING)]
+    sys.stdout, sys.stderr = _capture.streams
+    try:
+        yield
+    finally:
+        for stream in _capture.streams:
+            stream.end_lines()
+        sys.stdout, sys.stderr = stdout, stderr
+        _capture.streams, _capture.terminal = [], None
+
+
+def end_line() -> None:
+    """Write the line that this thread has begun, because the code that wrote it is done."""
+    for stream in _capture.streams:
+        stream.end_line()
+
+
+class OutputStream(io.TextIOBase):
+    """A text stream whose lines become events `output.written`.
+
+    Each thread has a line of its own, so that lines stay whole and have the id of their request.
+    `flush` does not end a line: progress bars flush many times a second.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, original: TextIO, name: str, level: int) -> None:
+        self.buffer = _Bytes(self)
+        self._original = original
+        self._stream_name = name
+        self._level = level
+        self._begun: dict[int, bytearray] = {}
+        self._is_writing = threading.local()
+
+    def write(self, text: str, /) -> int:
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write a part of a line, or many lines."""
+        # An event that cannot be written makes `logging` write a traceback here, which must not be an event again.
+        if _capture.handler is None or getattr(self._is_writing, "now", False):
+            self._original.write(data.decode("utf-8", "backslashreplace"))
+            return
+        begun = self._begun.setdefault(threading.get_ident(), bytearray())
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            begun += line
+            self.end_line()
+            begun = self._begun.setdefault(threading.get_ident(), bytearray())
+        begun += rest
+        if len(begun) > _LONGEST_LINE_BYTES:
+            self.end_line()
+
+    def end_line(self) -> None:
+        """Write the line that this thread has begun."""
+        self._end(self._begun.pop(threading.get_ident(), None))
+
+    def end_lines(self) -> None:
+        """Write the lines that all threads have begun."""
+        while self._begun:
+            self._end(self._begun.popitem()[1])
+
+    def _end(self, line: bytearray | None) -> None:
+        while line:
+            end = len(line)
+            if end > _LONGEST_LINE_BYTES:
+                end = _LONGEST_LINE_BYTES
+                # Back to the first byte of a UTF-8 character.
+                while end > _LONGEST_LINE_BYTES - 4 and line[end] & 0xC0 == 0x80:
+                    end -= 1
+            self._emit(line[:end].decode("utf-8", "backslashreplace"))
+            del line[:end]
+
+    def _emit(self, line: str) -> None:
+        # A progress bar returns to the start of the line; a terminal shows what it wrote last.
+        text = line.rstrip().rpartition("\r")[2]
+        logger, handler = logging.getLogger("appliance.output"), _capture.handler
+        if not text or handler is None or not logger.isEnabledFor(self._level):
+            return
+        extra = {"stream": self._stream_name, "text": text}
+        record = logger.makeRecord(logger.name, self._level, "", 0, "output.written", (), None, extra=extra)
+        self._is_writing.now = True
+        try:
+            # Not through the loggers, where a handler of user code may write here again.
+            handler.handle(record)
+        finally:
+            self._is_writing.now = False
+
+    def flush(self) -> None:
+        self._original.flush()
+
+    def fileno(self) -> int:
+        return self._original.fileno()
+
+    def isatty(self) -> bool:
+        return _capture.handler is None and self._original.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    def reconfigure(self, **_: object) -> None:
+        """Do nothing: events are UTF-8, and a line is written when it ends."""
+
+    def close(self) -> None:
+        """Do nothing: standard output outlives the code that closes it."""
+
+
+class _Bytes(io.BufferedIOBase):
+    """The `buffer` of a captured stream."""
+
+    def __init__(self, text: OutputStream) -> None:
+        self._text = text
+
+    def write(self, data: Any, /) -> int:  # Any: whatever has bytes in it
+        raw = bytes(data)
+        self._text.write_bytes(raw)
+        return len(raw)
+
+    def flush(self) -> None:
+        self._text.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Do nothing, as the stream itself."""

@@ -21,7 +21,7 @@ import structlog
 
 import appliance
 from appliance.core.errors import ApplianceError
-from appliance.core.log_output import end_line
+from appliance.core.logging_setup import end_line
 from appliance.core.threads import in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -21,7 +21,7 @@ from appliance.api import grpc as oip_grpc
 from appliance.config import Config, LoadedConfig
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError
-from appliance.core.log_output import captured_output
+from appliance.core.logging_setup import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.core.system import exit_now
 from appliance.models.factory import ModelFactory
