@@ -34,7 +34,7 @@ from appliance.planner.tensor_parallel import group_tensors, sharded_tensors
 from appliance.planner.weight_sharding import weight_bytes_by_rank
 from appliance.proxy.response import content_decoder
 from appliance.storage import lockfile, manifest
-from appliance.storage.remote_reader import Range
+from appliance.storage.file_reader import FileRange
 
 CONFIG = {
     "architectures": ["MixtralForCausalLM"],
@@ -74,15 +74,15 @@ class Held:
     """Files of a model in memory, for a look."""
 
     held: dict[str, bytes]
-    place: str = "memory"
-    is_here: bool = True
+    location: str = "memory"
+    is_local: bool = True
 
     @property
     def files(self) -> dict[str, int]:
         """Their sizes."""
         return {name: len(raw) for name, raw in self.held.items()}
 
-    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+    def read(self, ranges: Sequence[FileRange]) -> list[bytes]:
         """Their bytes."""
         return [self.held[each.name][each.start : each.end] for each in ranges]
 

@@ -12,7 +12,7 @@ from typing import Any
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import require_tensor_count
 from appliance.planner.tensor_info import TensorInfo
-from appliance.storage.remote_reader import Range, RemoteReader
+from appliance.storage.file_reader import FileRange, FileReader
 
 _BLOCK = 1 << 20
 _MAGIC = b"GGUF"
@@ -73,7 +73,7 @@ _TENSOR_NAMES: Mapping[str, str] = {
 }
 
 
-def read_gguf(files: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[TensorInfo], int]:  # Any: JSON values
+def read_gguf(files: FileReader, name: str) -> tuple[Mapping[str, Any], list[TensorInfo], int]:  # Any: JSON values
     """Return a config.json, the tensors as the conversion writes them, and how many bytes were read.
 
     Raises:
@@ -82,7 +82,7 @@ def read_gguf(files: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[T
     cursor = _Cursor(files, name)
     try:
         if cursor.take(4) != _MAGIC:
-            raise ArtifactCorruptError(f"{files.place}: {name} is not a GGUF file, whatever its name says")
+            raise ArtifactCorruptError(f"{files.location}: {name} is not a GGUF file, whatever its name says")
         _require_version(files, name, cursor.number("<I"))
         tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
         require_tensor_count(files, name, tensor_count)
@@ -92,13 +92,13 @@ def read_gguf(files: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[T
         is_tied = not any(each.name == "lm_head.weight" for each in tensors)
         return _config(values, is_tied), tensors, cursor.read_bytes
     except (struct.error, ValueError) as error:
-        raise ArtifactCorruptError(f"{files.place}: {name} is not a whole GGUF file ({error})") from error
+        raise ArtifactCorruptError(f"{files.location}: {name} is not a whole GGUF file ({error})") from error
 
 
-def _require_version(files: RemoteReader, name: str, version: int) -> None:
+def _require_version(files: FileReader, name: str, version: int) -> None:
     if version not in _VERSIONS:
         raise ArtifactCorruptError(
-            f"{files.place}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
+            f"{files.location}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
         )
 
 
@@ -141,7 +141,7 @@ def _format(kind: int) -> str:
 class _Cursor:
     """Reads a file sequentially, a megabyte at a time."""
 
-    def __init__(self, files: RemoteReader, name: str) -> None:
+    def __init__(self, files: FileReader, name: str) -> None:
         self._files, self._name, self._buffer, self._at = files, name, b"", 0
         self.read_bytes = 0
 
@@ -152,7 +152,7 @@ class _Cursor:
             end = min(self.read_bytes + max(_BLOCK, size), self._files.files[self._name])
             if end == self.read_bytes:
                 raise struct.error("it ends early")
-            self._buffer = self._buffer[self._at :] + self._files.read([Range(self._name, self.read_bytes, end)])[0]
+            self._buffer = self._buffer[self._at :] + self._files.read([FileRange(self._name, self.read_bytes, end)])[0]
             self._at, self.read_bytes = 0, end
         self._at += size
         return self._buffer[self._at - size : self._at]

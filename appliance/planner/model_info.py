@@ -15,7 +15,7 @@ from appliance.planner.model_config import Architecture, HfConfig, architecture_
 from appliance.planner.safetensors_header import read_config, read_tensors, require_tensor_count
 from appliance.planner.tensor_info import TensorInfo
 from appliance.planner.tensor_parallel import ShardedTensor, TensorGroup, group_tensors, sharded_tensors
-from appliance.storage.remote_reader import RemoteReader, peek
+from appliance.storage.file_reader import FileReader, open_reader
 
 _CONFIG = "config.json"
 
@@ -65,7 +65,7 @@ def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> Mode
     Raises:
         StorageError: the files cannot be read, or are not a model.
     """
-    with peek(storage, settings) as files:
+    with open_reader(storage, settings) as files:
         config, config_bytes, gguf, tensors = _read_config(files)
         if gguf is not None:
             source, read_bytes = "the GGUF file, as it is converted", config_bytes
@@ -73,14 +73,14 @@ def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> Mode
             tensors, tensor_bytes = read_tensors(files)
             source = "the headers of its safetensors" if tensors else "config.json alone"
             read_bytes = config_bytes + tensor_bytes
-        with corrupt_if_invalid(files.place, gguf or _CONFIG):
+        with corrupt_if_invalid(files.location, gguf or _CONFIG):
             architecture = architecture_of(config)
         if not tensors:
             require_tensor_count(files, gguf or _CONFIG, architecture.layers * (architecture.experts + 1) * 3)
-            with corrupt_if_invalid(files.place):
+            with corrupt_if_invalid(files.location):
                 tensors = expected_tensors(architecture)
         size_bytes = sum(files.files.values())
-        return ModelInfo(architecture, tensors, source, len(files.files), size_bytes, read_bytes, files.is_here)
+        return ModelInfo(architecture, tensors, source, len(files.files), size_bytes, read_bytes, files.is_local)
 
 
 def inspect_config(storage: StorageConfig, settings: GlobalStorageConfig) -> Architecture:
@@ -89,13 +89,13 @@ def inspect_config(storage: StorageConfig, settings: GlobalStorageConfig) -> Arc
     Raises:
         StorageError: config.json cannot be read, or does not describe a model.
     """
-    with peek(storage, settings) as files:
+    with open_reader(storage, settings) as files:
         config, _, gguf, _ = _read_config(files)
-        with corrupt_if_invalid(files.place, gguf or _CONFIG):
+        with corrupt_if_invalid(files.location, gguf or _CONFIG):
             return architecture_of(config)
 
 
-def _read_config(files: RemoteReader) -> tuple[HfConfig, int, str | None, list[TensorInfo]]:
+def _read_config(files: FileReader) -> tuple[HfConfig, int, str | None, list[TensorInfo]]:
     """Return the config, how many bytes were read, and of a GGUF model the file's name and its tensors."""
     gguf = next((name for name in files.files if name.endswith(".gguf")), None)
     if gguf is None:

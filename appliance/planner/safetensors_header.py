@@ -13,7 +13,7 @@ from typing import Any
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.tensor_info import BITS, TensorInfo
 from appliance.storage import bounded_json
-from appliance.storage.remote_reader import Range, RemoteReader
+from appliance.storage.file_reader import FileRange, FileReader
 
 _LENGTH_BYTES = 8
 
@@ -30,7 +30,7 @@ _INDEX = "model.safetensors.index.json"
 _MAX_INDEX_BYTES = 100_000_000
 
 
-def read_config(files: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
+def read_config(files: FileReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
     """Return `config.json` and its size in bytes.
 
     Raises:
@@ -38,27 +38,27 @@ def read_config(files: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: J
     """
     if "config.json" not in files.files:
         raise ArtifactCorruptError(
-            f"{files.place}: has no config.json; a model's directory has one, which says what it is"
+            f"{files.location}: has no config.json; a model's directory has one, which says what it is"
         )
     _require_size(files, "config.json", files.files["config.json"], bounded_json.CONFIG_BYTES)
-    raw = files.read([Range("config.json", 0, files.files["config.json"])])[0]
+    raw = files.read([FileRange("config.json", 0, files.files["config.json"])])[0]
     return _mapping(files, raw, "config.json"), len(raw)
 
 
-def read_tensors(files: RemoteReader) -> tuple[list[TensorInfo], int]:
+def read_tensors(files: FileReader) -> tuple[list[TensorInfo], int]:
     """Return the tensors of the safetensors files that vLLM loads, and how many bytes were read.
 
     Raises:
         ArtifactCorruptError: a file is not safetensors.
     """
     names, index_bytes = _index_files(files)
-    lengths = files.read([Range(name, 0, min(_LENGTH_BYTES, files.files[name])) for name in names])
+    lengths = files.read([FileRange(name, 0, min(_LENGTH_BYTES, files.files[name])) for name in names])
     ranges = []
     for name, raw in zip(names, lengths, strict=True):
         length = int.from_bytes(raw, "little")
         if len(raw) < _LENGTH_BYTES or length > min(_MAX_HEADER_BYTES, files.files[name]):
-            raise ArtifactCorruptError(f"{files.place}: {name} is not a safetensors file; bring the model again")
-        ranges.append(Range(name, _LENGTH_BYTES, _LENGTH_BYTES + length))
+            raise ArtifactCorruptError(f"{files.location}: {name} is not a safetensors file; fetch the model again")
+        ranges.append(FileRange(name, _LENGTH_BYTES, _LENGTH_BYTES + length))
     _require_size(files, f"the headers of {len(ranges)} files", sum(each.size for each in ranges), _MAX_HEADERS_BYTES)
     tensors: dict[str, TensorInfo] = {}
     for name, raw in zip(names, files.read(ranges), strict=True):
@@ -69,22 +69,22 @@ def read_tensors(files: RemoteReader) -> tuple[list[TensorInfo], int]:
     return list(tensors.values()), read_bytes
 
 
-def _index_files(files: RemoteReader) -> tuple[list[str], int]:
+def _index_files(files: FileReader) -> tuple[list[str], int]:
     """Return the files of the index, if there is one: other files hold the same weights again."""
     names = [name for name in files.files if name.endswith(".safetensors") and "/" not in name]
     size = files.files.get(_INDEX, 0)
     if not size or len(names) < 2:
         return names, 0
     _require_size(files, _INDEX, size, _MAX_INDEX_BYTES)
-    index = _mapping(files, files.read([Range(_INDEX, 0, size)])[0], _INDEX).get("weight_map")
+    index = _mapping(files, files.read([FileRange(_INDEX, 0, size)])[0], _INDEX).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
-        raise ArtifactCorruptError(f"{files.place}: {_INDEX} has no weight_map of file names; bring the model again")
+        raise ArtifactCorruptError(f"{files.location}: {_INDEX} has no weight_map of file names; fetch the model again")
     indexed: Collection[str] = set(index.values())
     return [name for name in names if name in indexed] or names, size
 
 
 def _tensors(
-    header: Mapping[str, Any], files: RemoteReader, name: str, data_bytes: int
+    header: Mapping[str, Any], files: FileReader, name: str, data_bytes: int
 ) -> list[TensorInfo]:  # Any: JSON values
     entries = {tensor: entry for tensor, entry in header.items() if tensor != "__metadata__"}
     try:
@@ -92,7 +92,7 @@ def _tensors(
         _require_contiguous(found, data_bytes)
     except ValueError as error:
         raise ArtifactCorruptError(
-            f"{files.place}: {name} is not a safetensors file: {error}; bring the model again"
+            f"{files.location}: {name} is not a safetensors file: {error}; fetch the model again"
         ) from error
     return [tensor for tensor, _, _ in found.values()]
 
@@ -123,28 +123,30 @@ def _require_contiguous(found: Mapping[str, tuple[TensorInfo, int, int]], data_b
         at = end
 
 
-def require_tensor_count(files: RemoteReader, name: str, tensors: int) -> None:
+def require_tensor_count(files: FileReader, name: str, tensors: int) -> None:
     """Check the number of tensors of a model.
 
     Raises:
         ArtifactCorruptError: there are too many.
     """
     if tensors > MAX_TENSORS:
-        raise ArtifactCorruptError(f"{files.place}: {name} has {tensors} tensors; must be at most {MAX_TENSORS}")
+        raise ArtifactCorruptError(f"{files.location}: {name} has {tensors} tensors; must be at most {MAX_TENSORS}")
 
 
-def _require_size(files: RemoteReader, name: str, size: int, maximum: int) -> None:
+def _require_size(files: FileReader, name: str, size: int, maximum: int) -> None:
     try:
         bounded_json.require_size(size, maximum)
     except ValueError as error:
-        raise ArtifactCorruptError(f"{files.place}: {name} cannot be read: {error}; bring the model again") from error
+        raise ArtifactCorruptError(
+            f"{files.location}: {name} cannot be read: {error}; fetch the model again"
+        ) from error
 
 
-def _mapping(files: RemoteReader, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
+def _mapping(files: FileReader, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
     try:
         found = bounded_json.parse(raw)
     except ValueError as error:
-        raise ArtifactCorruptError(f"{files.place}: {name} is not JSON ({error}); bring the model again") from error
+        raise ArtifactCorruptError(f"{files.location}: {name} is not JSON ({error}); fetch the model again") from error
     if not isinstance(found, dict):
-        raise ArtifactCorruptError(f"{files.place}: {name} is not a JSON object; bring the model again")
+        raise ArtifactCorruptError(f"{files.location}: {name} is not a JSON object; fetch the model again")
     return found

@@ -25,7 +25,7 @@ _BLOCK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class FileRange:
     """The bytes from `start` up to `end` of the file `name`."""
 
     name: str
@@ -38,11 +38,11 @@ class Range:
         return self.end - self.start
 
 
-class RemoteReader(Protocol):
+class FileReader(Protocol):
     """The files of one storage, read where they are."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Path or URI, fit for messages."""
 
     @property
@@ -50,15 +50,15 @@ class RemoteReader(Protocol):
         """Bytes of each file, by its name relative to the storage."""
 
     @property
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether the files are on this machine."""
 
-    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+    def read(self, ranges: Sequence[FileRange]) -> list[bytes]:
         """Return the bytes of each range, in order."""
 
 
 @contextmanager
-def peek(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[RemoteReader]:
+def open_reader(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[FileReader]:
     """Open the files of a storage for reading, in the cache if they are there."""
     resolved = resolve(storage, settings)
     uri = resolved.pinned.uri
@@ -79,52 +79,52 @@ def peek(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[Remo
 class _LocalReader:
     """Files on this machine."""
 
-    is_here = True
+    is_local = True
 
     def __init__(self, path: Path) -> None:
-        self.place = str(path)
+        self.location = str(path)
         self._root = path.parent if path.is_file() else path
         self.files = {name: info.size for name, info in list_files(path, read_all=False).files.items()}
 
-    def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return [self._read(part) for part in ranges]
+    def read(self, ranges: Sequence[FileRange]) -> list[bytes]:
+        return [self._read(file_range) for file_range in ranges]
 
-    def _read(self, part: Range) -> bytes:
-        path = self._root / part.name
+    def _read(self, file_range: FileRange) -> bytes:
+        path = self._root / file_range.name
         with translate_disk_errors(path), path.open("rb") as file:
-            file.seek(part.start)
-            return file.read(part.size)
+            file.seek(file_range.start)
+            return file.read(file_range.size)
 
 
 class _StoreReader:
     """Files of a store."""
 
-    is_here = False
+    is_local = False
 
     def __init__(self, store: Store, runner: asyncio.Runner, resolved: ResolvedStorage) -> None:
         self._store, self._runner, self._config = store, runner, resolved.settings.transfer
-        self.place = resolved.uri
-        listing = runner.run(with_retries(store.list, self.place, self._config))
+        self.location = resolved.uri
+        listing = runner.run(with_retries(store.list, self.location, self._config))
         self._files: Mapping[str, RemoteFile] = {file.name: file for file in select(listing, resolved.configured).files}
         if archives := [name for name in self._files if listing.is_file and is_archive(name)]:
-            raise StorageError(f"{self.place}: {archives[0]} cannot be read in part; run first: appliance pull")
+            raise StorageError(f"{self.location}: {archives[0]} cannot be read in part; run first: appliance pull")
         self.files = {name: file.size for name, file in self._files.items()}
 
-    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+    def read(self, ranges: Sequence[FileRange]) -> list[bytes]:
         return self._runner.run(self._read_all(ranges))
 
-    async def _read_all(self, ranges: Sequence[Range]) -> list[bytes]:
+    async def _read_all(self, ranges: Sequence[FileRange]) -> list[bytes]:
         slots = asyncio.Semaphore(self._config.parallel)
 
-        async def read_one(part: Range) -> bytes:
+        async def read_one(file_range: FileRange) -> bytes:
             async with slots:
-                description = f"{self.place}: {part.name}"
-                return await with_retries(lambda: self._read(part), description, self._config)
+                description = f"{self.location}: {file_range.name}"
+                return await with_retries(lambda: self._read(file_range), description, self._config)
 
         return await asyncio.gather(*map(read_one, ranges))
 
-    async def _read(self, part: Range) -> bytes:
-        async with self._store.read(self._files[part.name], part.start, part.end) as body:
+    async def _read(self, file_range: FileRange) -> bytes:
+        async with self._store.read(self._files[file_range.name], file_range.start, file_range.end) as body:
             try:
                 return await in_thread(_read_to_end, body)
             except asyncio.CancelledError:
