@@ -146,7 +146,7 @@ def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
     for config in configs:
         settings = config.storage.model_copy(update={"cache_dir": root.root, "frozen": False})
         for storage in (each for model_config in config.models for each in model_config.storages.values()):
-            path = resolve(storage, settings).offline_path()
+            path = resolve(storage, settings).cached_path()
             if path is None:
                 continue
             yield root.root / path.relative_to(root.root).parts[0]

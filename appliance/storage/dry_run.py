@@ -43,10 +43,10 @@ def explain(storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
     if isinstance(filesystem, LocalFilesystem):
         return _explain_local(resolved, filesystem.find(uri, settings), "none: the files are local")
     if settings.offline:
-        return _explain_local(resolved, resolved.offline_path(), "none: offline")
+        return _explain_local(resolved, resolved.cached_path(), "none: offline")
     if isinstance(filesystem, RemoteFilesystem):
         return asyncio.run(_explain_remote(resolved, filesystem.open(uri, settings)))
-    return _explain_local(resolved, resolved.offline_path(), "the configuration of pip")
+    return _explain_local(resolved, resolved.cached_path(), "the configuration of pip")
 
 
 def _explain_local(resolved: ResolvedStorage, path: Path | None, credential: str) -> DryRun:

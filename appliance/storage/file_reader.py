@@ -65,7 +65,7 @@ def open_reader(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterat
     filesystem = filesystem_for(uri)
     if isinstance(filesystem, LocalFilesystem):
         yield _LocalReader(filesystem.find(uri, settings))
-    elif path := resolved.offline_path():
+    elif path := resolved.cached_path():
         yield _LocalReader(path)
     elif settings.offline or not isinstance(filesystem, RemoteFilesystem):
         why = "storage.offline allows no connection" if settings.offline else "a wheel cannot be read in part"

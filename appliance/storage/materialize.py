@@ -60,7 +60,7 @@ def verify_storage(
         StorageError: the bytes cannot be fetched, change again, or differ from the lock file.
     """
     resolved = resolve(storage, settings)
-    path = resolved.offline_path() or materialize(storage, settings, on_progress)
+    path = resolved.cached_path() or materialize(storage, settings, on_progress)
     try:
         verify(path, on_progress)
     except ArtifactCorruptError as error:
@@ -110,7 +110,7 @@ def _find_or_fetch(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
     if isinstance(filesystem, LocalFilesystem):
         return filesystem.find(uri, settings)
     if settings.offline:
-        path = resolved.offline_path()
+        path = resolved.cached_path()
         if path is None:
             raise ArtifactNotFoundError(
                 f"{resolved.uri}: not in the cache {resolved.cache.root}, and storage.offline allows no connection; "

@@ -34,7 +34,7 @@ class ResolvedStorage:
         """Return where the pinned storage led the last time, if all of it is still in the cache."""
         return _last_known_path(self.pinned, self.cache)
 
-    def offline_path(self) -> Path | None:
+    def cached_path(self) -> Path | None:
         """Return `last_known_path`, or that of the configured storage, which may have been fetched before the lock."""
         return self.last_known_path() or _last_known_path(self.configured, self.cache)
 

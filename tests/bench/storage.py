@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
-    from storage.hub_double import Hub
+    from storage.fake_hub import Hub
     from storage.servers.s3 import S3Server
-    from storage.shelves import Shelf
+    from storage.store_servers import StoreServer
 
 _MB = 1_000_000
 _LATENCY_SECONDS = 0.02
@@ -86,10 +86,10 @@ def main() -> None:
         files = _make(root / "model", options.size * _MB)
         kserve = _kserve_python()
         for kind in options.only.split(","):
-            shelf = _start(kind, root, servers)
-            shelf.fill("bench", _below(files))
-            _compare(shelf, shelf.port, files, options, kserve, "")
-            _compare_far(shelf, files, options, kserve)
+            store_server = _start(kind, root, servers)
+            store_server.fill("bench", _below(files))
+            _compare(store_server, store_server.port, files, options, kserve, "")
+            _compare_far(store_server, files, options, kserve)
 
 
 def _below(files: Files) -> Mapping[str, bytes]:
@@ -114,22 +114,22 @@ def _make(root: Path, size: int) -> Files:
     return Files(root, tuple(shares))
 
 
-def _start(kind: str, root: Path, servers: ExitStack) -> Shelf:
-    from storage import hub_double, shelves
+def _start(kind: str, root: Path, servers: ExitStack) -> StoreServer:
+    from storage import fake_hub, store_servers
     from storage.servers import gcs, s3, web
 
     place = root / kind
     place.mkdir()
     if kind == "s3":
         server = servers.enter_context(s3.seaweedfs(place))
-        return replace(shelves.of_s3(kind, server), fill=partial(_upload, server))
+        return replace(store_servers.of_s3(kind, server), fill=partial(_upload, server))
     if kind == "gs":
-        return shelves.of_gcs(servers.enter_context(gcs.fake_gcs_server(place)))
+        return store_servers.of_gcs(servers.enter_context(gcs.fake_gcs_server(place)))
     if kind == "http":
         start = web.nginx if shutil.which("nginx") else web.own
-        return shelves.of_web(kind, servers.enter_context(start(place)))
-    hub = servers.enter_context(hub_double.serving())
-    return replace(shelves.of_hub(hub), fill=partial(_publish, hub))
+        return store_servers.of_web(kind, servers.enter_context(start(place)))
+    hub = servers.enter_context(fake_hub.serving())
+    return replace(store_servers.of_hub(hub), fill=partial(_publish, hub))
 
 
 def _publish(hub: Hub, root: str, files: Mapping[str, bytes]) -> None:
@@ -147,24 +147,24 @@ def _upload(server: S3Server, root: str, files: Mapping[str, bytes]) -> None:
         server.client.upload_fileobj(io.BytesIO(data), s3.PRIVATE, f"{root}/{name}")
 
 
-def _compare_far(shelf: Shelf, files: Files, options: argparse.Namespace, kserve: Path | str) -> None:
+def _compare_far(store_server: StoreServer, files: Files, options: argparse.Namespace, kserve: Path | str) -> None:
     """The same from a server that is 20 ms away."""
     from faultproxy import Fault, FaultProxy
 
-    with FaultProxy(shelf.port) as proxy:
+    with FaultProxy(store_server.port) as proxy:
         proxy.set(Fault("latency", seconds=_LATENCY_SECONDS))
-        _compare(shelf, proxy.port, files, options, kserve, f", {_LATENCY_SECONDS * 1000:.0f} ms away")
+        _compare(store_server, proxy.port, files, options, kserve, f", {_LATENCY_SECONDS * 1000:.0f} ms away")
 
 
 def _compare(
-    shelf: Shelf, port: int, files: Files, options: argparse.Namespace, kserve: Path | str, where: str
+    store_server: StoreServer, port: int, files: Files, options: argparse.Namespace, kserve: Path | str, where: str
 ) -> None:
-    place = _place(shelf, port, files) | {"transfer": options.transfer}
+    place = _place(store_server, port, files) | {"transfer": options.transfer}
     size = sum((files.root / name).stat().st_size for name in files)
-    print(f"\n{shelf.kind}{where}: {len(files)} files, {size / _MB:.0f} MB, best of {options.rounds}")
+    print(f"\n{store_server.kind}{where}: {len(files)} files, {size / _MB:.0f} MB, best of {options.rounds}")
     print(f"{'':20}{'s':>8}{'MB/s':>8}{'CPU s':>8}{'peak MiB':>10}{'time':>8}{'memory':>8}{'verified':>10}  (ours = 1)")
     ours = None
-    for name in ("ours", *PEERS[shelf.kind]):
+    for name in ("ours", *PEERS[store_server.kind]):
         result = _best(name, place, size, options.rounds, kserve)
         if result.fault:
             print(f"{name:20}skipped: {result.fault}", flush=True)
@@ -179,11 +179,11 @@ def _compare(
         )
 
 
-def _place(shelf: Shelf, port: int, files: Files) -> dict[str, object]:
+def _place(store_server: StoreServer, port: int, files: Files) -> dict[str, object]:
     from storage.servers import s3
 
-    path = "bench" if shelf.kind == "hf" else "bench/model"
-    uri, credentials = shelf.locate(f"{path}/" if shelf.kind == "http" else path, port)
+    path = "bench" if store_server.kind == "hf" else "bench/model"
+    uri, credentials = store_server.locate(f"{path}/" if store_server.kind == "http" else path, port)
     return {
         "uri": uri,
         "credentials": credentials,

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from storage.hub_double import Hub, serving
+from storage.fake_hub import Hub, serving
 
 from appliance.config.storage import SCHEMES
 from appliance.storage import Cache

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from storage.hub_double import Hub
+from storage.fake_hub import Hub
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import NoSpaceError, StorageError

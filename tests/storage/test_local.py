@@ -17,7 +17,7 @@ from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 
 
-def bring(uri: str) -> Path:
+def fetch_model(uri: str) -> Path:
     """Materialize with a cache that must not be needed."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=Path("/nonexistent")), lambda *_: None)
 
@@ -33,29 +33,29 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_directory_is_used_in_place(model: Path) -> None:
     """Nothing is copied, whichever way the path is written."""
-    assert bring(str(model)) == model
-    assert bring(model.as_uri()) == model
-    assert bring(f"file://localhost{model.as_uri().removeprefix('file://')}") == model
-    assert bring(f"file:{model.as_uri().removeprefix('file://')}") == model
+    assert fetch_model(str(model)) == model
+    assert fetch_model(model.as_uri()) == model
+    assert fetch_model(f"file://localhost{model.as_uri().removeprefix('file://')}") == model
+    assert fetch_model(f"file:{model.as_uri().removeprefix('file://')}") == model
 
 
 def test_a_single_file_is_used_in_place(model: Path) -> None:
     """A regular file is as good as a directory."""
-    assert bring(str(model / "config.json")) == model / "config.json"
+    assert fetch_model(str(model / "config.json")) == model / "config.json"
 
 
 def test_a_relative_path_starts_at_the_current_directory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`./my model` means what a shell would mean, and comes out absolute."""
     monkeypatch.chdir(model.parent)
 
-    assert bring("my model") == model
+    assert fetch_model("my model") == model
 
 
 def test_a_tilde_is_the_home_directory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`~` is expanded in plain paths."""
     monkeypatch.setenv("HOME", str(model.parent))
 
-    assert bring("~/my model") == model
+    assert fetch_model("~/my model") == model
 
 
 @given(name=st.binary(min_size=1, max_size=60).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b"..")))
@@ -65,14 +65,14 @@ def test_every_file_name_can_be_percent_encoded(tmp_path: Path, name: bytes) -> 
     path = tmp_path / os.fsdecode(name)
     path.write_bytes(b"x")
 
-    assert bring(f"file://{tmp_path}/{quote_from_bytes(name)}") == path
+    assert fetch_model(f"file://{tmp_path}/{quote_from_bytes(name)}") == path
 
 
 def test_a_plain_path_is_not_decoded(tmp_path: Path) -> None:
     """Percent signs mean something in URIs only."""
     (tmp_path / "a%20b").write_text("x")
 
-    assert bring(str(tmp_path / "a%20b")).name == "a%20b"
+    assert fetch_model(str(tmp_path / "a%20b")).name == "a%20b"
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_a_plain_path_is_not_decoded(tmp_path: Path) -> None:
 def test_a_bad_path_is_refused_with_a_remedy(uri: str, fault: str) -> None:
     """What cannot be a local path is refused before the disk is touched."""
     with pytest.raises(StorageError, match=fault.replace("?", "[?]")):
-        bring(uri)
+        fetch_model(uri)
 
 
 def test_a_missing_path_says_how_far_it_exists_and_what_is_near(model: Path) -> None:
     """A typing error in a path is found at once."""
     with pytest.raises(ArtifactNotFoundError) as caught:
-        bring(str(model.parent / "my modle" / "x"))
+        fetch_model(str(model.parent / "my modle" / "x"))
 
     said = str(caught.value).replace(")", "")
     assert f"{model.parent} exists, and has no 'my modle'; did you mean \"my model\"?" in said
@@ -107,13 +107,13 @@ def test_a_dangling_link_is_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("gone")
 
     with pytest.raises(ArtifactNotFoundError, match="a link to gone"):
-        bring(str(tmp_path / "link"))
+        fetch_model(str(tmp_path / "link"))
 
 
 def test_an_empty_directory_is_not_a_model(tmp_path: Path) -> None:
     """A volume that was not mounted leaves an empty directory, and that is said."""
     with pytest.raises(ArtifactNotFoundError, match="empty; is the volume mounted"):
-        bring(str(tmp_path))
+        fetch_model(str(tmp_path))
 
 
 def test_a_pipe_is_not_a_model(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_pipe_is_not_a_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(StorageError, match="neither a directory nor a regular file"):
-        bring(str(tmp_path / "pipe"))
+        fetch_model(str(tmp_path / "pipe"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from storage.hub_double import Hub, Repository
+from storage.fake_hub import Hub, Repository
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError

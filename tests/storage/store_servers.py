@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from storage.hub_double import Hub
+from storage.fake_hub import Hub
 from storage.servers import azure, gcs, s3, web
 
 from appliance.config.storage import GlobalStorageConfig
@@ -15,7 +15,7 @@ Fill = Callable[[str, Mapping[str, bytes]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class StoreServer:
     """A store on the loopback.
 
     `fill` puts files by their names below a root, and `locate` gives the URI of a path in a root, a directory's with
@@ -39,7 +39,7 @@ class Shelf:
         return GlobalStorageConfig.model_validate({"transfer": transfer, "credentials": credentials, **more})
 
 
-def of_s3(kind: str, server: s3.S3Server) -> Shelf:
+def of_s3(kind: str, server: s3.S3Server) -> StoreServer:
     """A bucket of a store that speaks S3."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
@@ -51,10 +51,10 @@ def of_s3(kind: str, server: s3.S3Server) -> Shelf:
         block = {"access_key_id": key, "secret_access_key": secret, "endpoint_url": f"http://127.0.0.1:{port}"}
         return f"s3://{s3.PRIVATE}/{path.rstrip('/')}", {"s3": [block]}
 
-    return Shelf(kind, server.port, fill, locate)
+    return StoreServer(kind, server.port, fill, locate)
 
 
-def of_gcs(server: gcs.GcsServer) -> Shelf:
+def of_gcs(server: gcs.GcsServer) -> StoreServer:
     """A bucket of Google's."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
@@ -65,10 +65,10 @@ def of_gcs(server: gcs.GcsServer) -> Shelf:
         block = {"anonymous": True, "endpoint_url": f"http://127.0.0.1:{port}"}
         return f"gs://{gcs.BUCKET}/{path.rstrip('/')}", {"gcs": [block]}
 
-    return Shelf("gs", server.port, fill, locate)
+    return StoreServer("gs", server.port, fill, locate)
 
 
-def of_azure(server: azure.AzureServer) -> Shelf:
+def of_azure(server: azure.AzureServer) -> StoreServer:
     """A container of Azure's."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
@@ -80,10 +80,10 @@ def of_azure(server: azure.AzureServer) -> Shelf:
         block = {"account": azure.ACCOUNT, "account_key": azure.KEY, "endpoint_url": endpoint}
         return f"az://{azure.PRIVATE}/{path.rstrip('/')}", {"azure": [block]}
 
-    return Shelf("az", server.port, fill, locate)
+    return StoreServer("az", server.port, fill, locate)
 
 
-def of_web(kind: str, server: web.WebServer) -> Shelf:
+def of_web(kind: str, server: web.WebServer) -> StoreServer:
     """A web server, each directory with its listing."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
@@ -96,10 +96,10 @@ def of_web(kind: str, server: web.WebServer) -> Shelf:
     def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
         return f"http://127.0.0.1:{port}/{quote(path)}", {}
 
-    return Shelf(kind, server.port, fill, locate)
+    return StoreServer(kind, server.port, fill, locate)
 
 
-def of_hub(hub: Hub) -> Shelf:
+def of_hub(hub: Hub) -> StoreServer:
     """Models of a hub, each root a model."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
@@ -110,4 +110,4 @@ def of_hub(hub: Hub) -> Shelf:
         uri = f"hf://owner/{root}" + (f"/{quote(rest)}" if rest else "")
         return uri, {"hf": [{"endpoint_url": f"http://127.0.0.1:{port}"}]}
 
-    return Shelf("hf", int(hub.url.rpartition(":")[2]), fill, locate)
+    return StoreServer("hf", int(hub.url.rpartition(":")[2]), fill, locate)

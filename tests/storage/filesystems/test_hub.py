@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from storage.hub_double import Hub
+from storage.fake_hub import Hub
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
@@ -23,14 +23,14 @@ from appliance.storage.filesystems.huggingface import HubUri, parse
 
 WEIGHTS = bytes(range(256)) * 100
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}
-BROUGHT = {"config.json": b"{}", "model.safetensors": WEIGHTS, "sub/x.txt": b"x"}
+FETCHED = {"config.json": b"{}", "model.safetensors": WEIGHTS, "sub/x.txt": b"x"}
 
 
 def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
+def fetch_model(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
     """Materialize a URI."""
     transfer = {"retries": 1, "stall_seconds": 30}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "transfer": transfer})
@@ -95,7 +95,7 @@ def test_all_spellings_of_a_model_are_read(uri: str, wanted: HubUri) -> None:
 def test_a_uri_that_names_no_model_is_refused(cache: Cache, uri: str, fault: str) -> None:
     """Nothing is asked of any hub, and nothing of the URI can be an option or a way out."""
     with pytest.raises(StorageError, match=fault) as caught:
-        bring(uri, cache)
+        fetch_model(uri, cache)
     assert "s3cret" not in str(caught.value)
 
 
@@ -103,8 +103,8 @@ def test_a_model_is_brought(hub: Hub, cache: Cache) -> None:
     """The whole of it, but for weights that are not loaded."""
     hub.repository("owner/model").commit(FILES)
 
-    path = bring("hf://owner/model", cache)
-    assert contents(path) == BROUGHT
+    path = fetch_model("hf://owner/model", cache)
+    assert contents(path) == FETCHED
     assert not list(path.glob(".*"))
     verify(path)
 
@@ -113,7 +113,7 @@ def test_a_directory_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
     """The path that comes back is the directory, and nothing beside it is fetched."""
     hub.repository("owner/model").commit(FILES)
 
-    path = bring("hf://owner/model/sub", cache)
+    path = fetch_model("hf://owner/model/sub", cache)
     assert contents(path) == {"x.txt": b"x"}
     assert not [request for request in hub.requests if "model.safetensors" in request]
 
@@ -122,7 +122,7 @@ def test_a_file_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
     """Alone, whatever its name holds that means something in a pattern."""
     hub.repository("owner/model").commit(FILES | {"a[b]*.gguf": b"GGUF", "ab.gguf": b"no"})
 
-    path = bring("hf://owner/model@main/a[b]*.gguf", cache)
+    path = fetch_model("hf://owner/model@main/a[b]*.gguf", cache)
     assert path.read_bytes() == b"GGUF"
     assert contents(path.parent) == {"a[b]*.gguf": b"GGUF"}
 
@@ -131,17 +131,17 @@ def test_a_name_of_one_part_is_brought(hub: Hub, cache: Cache) -> None:
     """Models from before the hub had owners have no owner in their name; it names the directory in the cache."""
     hub.repository("gpt2").commit(FILES)
 
-    assert contents(bring("hf://gpt2", cache)) == BROUGHT
+    assert contents(fetch_model("hf://gpt2", cache)) == FETCHED
     assert [name.partition("-")[0] for name in left_behind(cache)] == ["gpt2"]
 
 
 def test_a_model_is_fetched_once(hub: Hub, cache: Cache) -> None:
     """The second time one question is asked: whether the branch has moved."""
     hub.repository("owner/model").commit(FILES)
-    first = bring("hf://owner/model", cache)
+    first = fetch_model("hf://owner/model", cache)
     hub.requests.clear()
 
-    assert bring("hf://owner/model:main", cache) == first
+    assert fetch_model("hf://owner/model:main", cache) == first
     assert hub.requests == ["GET /api/models/owner/model/revision/main"]
 
 
@@ -149,10 +149,10 @@ def test_a_moved_branch_is_noticed(hub: Hub, cache: Cache) -> None:
     """A branch is looked up each time, so a new commit is a new artifact, and the old one stays whole."""
     repository = hub.repository("owner/model")
     repository.commit(FILES)
-    old = bring("hf://owner/model", cache)
+    old = fetch_model("hf://owner/model", cache)
     repository.commit(FILES | {"config.json": b'{"new": 1}'})
 
-    new = bring("hf://owner/model", cache)
+    new = fetch_model("hf://owner/model", cache)
     assert (old / "config.json").read_bytes() == b"{}"
     assert (new / "config.json").read_bytes() == b'{"new": 1}'
 
@@ -160,21 +160,21 @@ def test_a_moved_branch_is_noticed(hub: Hub, cache: Cache) -> None:
 def test_a_pinned_commit_that_is_there_asks_nobody(hub: Hub, cache: Cache) -> None:
     """A commit never changes, so once it is in the cache it works without any hub."""
     commit = hub.repository("owner/model").commit(FILES)
-    first = bring(f"hf://owner/model@{commit}", cache)
+    first = fetch_model(f"hf://owner/model@{commit}", cache)
     hub.requests.clear()
 
-    assert bring(f"hf://owner/model@{commit}", cache) == first
+    assert fetch_model(f"hf://owner/model@{commit}", cache) == first
     assert hub.requests == []
 
 
 def test_a_hub_that_does_not_answer_leaves_what_was_fetched(hub: Hub, cache: Cache) -> None:
     """A server restarts with the model it had, and says in its log that nobody confirmed it."""
     hub.repository("owner/model").commit(FILES)
-    first = bring("hf://owner/model", cache)
+    first = fetch_model("hf://owner/model", cache)
     hub.status = 503
 
     with capture_logs() as events:
-        assert bring("hf://owner/model", cache) == first
+        assert fetch_model("hf://owner/model", cache) == first
     assert "artifact.unconfirmed" in [event["event"] for event in events]
 
 
@@ -183,21 +183,21 @@ def test_a_damaged_artifact_does_not_stand_in_for_a_hub(
 ) -> None:
     """What is no longer whole must be fetched again, and when that fails, so does the whole."""
     hub.repository("owner/model").commit(FILES)
-    (bring("hf://owner/model", cache) / "config.json").unlink()
+    (fetch_model("hf://owner/model", cache) / "config.json").unlink()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
     with pytest.raises(StorageUnavailableError, match="Connection refused"):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
 
 
 def test_a_model_that_became_gated_is_not_served_from_the_cache_unasked(hub: Hub, cache: Cache) -> None:
     """A refusal is an answer: only silence is bridged."""
     hub.repository("owner/model").commit(FILES)
-    bring("hf://owner/model", cache)
+    fetch_model("hf://owner/model", cache)
     hub.status = 403
 
     with pytest.raises(AccessDeniedError):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
 
 
 def test_a_fetch_is_logged(hub: Hub, cache: Cache) -> None:
@@ -205,10 +205,10 @@ def test_a_fetch_is_logged(hub: Hub, cache: Cache) -> None:
     commit = hub.repository("owner/model").commit(FILES)
 
     with capture_logs() as events:
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
     fetched = next(event for event in events if event["event"] == "artifact.fetched")
     assert fetched["uri"] == f"hf://owner/model@{commit}"
-    assert fetched["bytes"] == sum(map(len, BROUGHT.values()))
+    assert fetched["bytes"] == sum(map(len, FETCHED.values()))
 
 
 def test_the_servers_own_offline_setting_stops_no_fetch(
@@ -218,7 +218,7 @@ def test_the_servers_own_offline_setting_stops_no_fetch(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.repository("owner/model").commit(FILES)
 
-    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+    assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
 
 
 def test_an_offline_wish_of_the_user_is_obeyed(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_an_offline_wish_of_the_user_is_obeyed(hub: Hub, cache: Cache, monkeypat
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
 
     with pytest.raises(StorageError, match=r"TRANSFORMERS_OFFLINE is set.*unset it"):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
     assert hub.requests == []
 
 
@@ -244,7 +244,7 @@ def test_a_gated_model_says_how_to_get_it(
     with pytest.raises(
         AccessDeniedError, match=f"is gated; request access at {hub.url}/owner/model, and set HF_TOKEN"
     ) as caught:
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
     assert "hf_other" not in str(caught.value)
     assert left_behind(cache) == []
 
@@ -256,7 +256,7 @@ def test_a_gated_model_is_brought_with_a_token(hub: Hub, cache: Cache, monkeypat
     repository.token = "hf_good"
     monkeypatch.setenv("HF_TOKEN", "hf_good")
 
-    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+    assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
 
 
 def test_a_token_that_is_no_token_is_told(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,13 +265,13 @@ def test_a_token_that_is_no_token_is_told(hub: Hub, cache: Cache, monkeypatch: p
     monkeypatch.setenv("HF_TOKEN", "wrong")
 
     with pytest.raises(AccessDeniedError, match=r"responds 401 \(Invalid credentials.*set HF_TOKEN to a valid token"):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
 
 
 def test_an_unknown_model_is_not_found(hub: Hub, cache: Cache) -> None:
     """The hub does not tell absent from private, so the error names both remedies."""
     with pytest.raises(ArtifactNotFoundError, match=r"owner/nope, or a private one; check the name, or set HF_TOKEN"):
-        bring("hf://owner/nope", cache)
+        fetch_model("hf://owner/nope", cache)
 
 
 def test_a_missing_revision_is_guessed(hub: Hub, cache: Cache) -> None:
@@ -280,9 +280,9 @@ def test_a_missing_revision_is_guessed(hub: Hub, cache: Cache) -> None:
     repository.commit(FILES)
 
     with pytest.raises(ArtifactNotFoundError, match="has no revision 'mian'; did you mean \"main\""):
-        bring("hf://owner/model@mian", cache)
+        fetch_model("hf://owner/model@mian", cache)
     with pytest.raises(ArtifactNotFoundError, match="has no revision 'v9'; the branches and tags here are main"):
-        bring("hf://owner/model@v9", cache)
+        fetch_model("hf://owner/model@v9", cache)
 
 
 def test_a_missing_commit_is_not_found(hub: Hub, cache: Cache) -> None:
@@ -290,7 +290,7 @@ def test_a_missing_commit_is_not_found(hub: Hub, cache: Cache) -> None:
     hub.repository("owner/model").commit(FILES)
 
     with pytest.raises(ArtifactNotFoundError, match="has no such commit"):
-        bring(f"hf://owner/model@{'0' * 40}", cache)
+        fetch_model(f"hf://owner/model@{'0' * 40}", cache)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_what_a_hub_answers_is_told_apart(
     hub.status = status
 
     with pytest.raises(StorageError, match=words) as caught:
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
     assert type(caught.value) is error
 
 
@@ -321,7 +321,7 @@ def test_a_token_that_may_see_a_model_and_not_have_it_is_denied(hub: Hub, cache:
     hub.file_status = 403
 
     with pytest.raises(AccessDeniedError, match=r"responds 403.*set HF_TOKEN to a valid token"):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
 
 
 def test_a_hub_out_of_reach_is_unavailable(cache: Cache, only_hub_settings: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ def test_a_hub_out_of_reach_is_unavailable(cache: Cache, only_hub_settings: pyte
     only_hub_settings.setenv("HF_ENDPOINT", "http://someone:s3cret@127.0.0.1:9")
 
     with pytest.raises(StorageUnavailableError, match=r"Connection refused.*try again") as caught:
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
     assert "s3cret" not in str(caught.value)
 
 
@@ -338,7 +338,7 @@ def test_a_broken_download_goes_on(hub: Hub, cache: Cache) -> None:
     hub.repository("owner/model").commit(FILES)
     hub.resets = 2
 
-    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+    assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
     assert hub.resets == 0
 
 
@@ -349,7 +349,7 @@ def test_a_flipped_bit_is_found(hub: Hub, cache: Cache, name: str) -> None:
     hub.damaged = name
 
     with pytest.raises(ArtifactCorruptError, match=f"{name}: (git-blob-sha1|sha256) is .* and the store lists"):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
     assert left_behind(cache) == []
 
 
@@ -358,7 +358,7 @@ def test_a_repository_that_would_write_elsewhere_is_refused(hub: Hub, cache: Cac
     hub.repository("owner/model").commit(FILES | {"../../../evil": b"x"})
 
     with pytest.raises(ArtifactCorruptError, match="leads out of its directory; the model is refused"):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)
     assert not [request for request in hub.requests if "resolve" in request]
 
 
@@ -370,7 +370,7 @@ def test_a_token_is_for_the_hub_alone(hub: Hub, cache: Cache, monkeypatch: pytes
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     hub.leads_away = True
 
-    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+    assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
     assert hub.seen_elsewhere
     assert not any("hf_good" in str(headers) for headers in hub.seen_elsewhere)
 
@@ -380,7 +380,7 @@ def test_the_hub_is_asked_once_where_a_file_lies(hub: Hub, cache: Cache) -> None
     hub.repository("owner/model").commit({"model.safetensors": bytes(2 << 20)})
     hub.leads_away = True
 
-    bring("hf://owner/model", cache)
+    fetch_model("hf://owner/model", cache)
     assert len(hub.seen_elsewhere) > 16
     assert len([request for request in hub.requests if "resolve" in request]) <= 8
 
@@ -394,7 +394,7 @@ def test_an_address_that_is_not_valid_any_more_is_asked_for_again(hub: Hub, cach
         hub.signature = str(len(hub.seen_elsewhere))
 
     hub.seconds_per_drop = 0.01
-    path = bring("hf://owner/model", cache, turn)
+    path = fetch_model("hf://owner/model", cache, turn)
     assert (path / "model.safetensors").stat().st_size == 2 << 20
     assert hub.signature != "1"
 
@@ -408,7 +408,7 @@ def test_a_token_of_the_config_is_for_one_owner(hub: Hub, cache: Cache) -> None:
     block = {"owner": "mine", "token": "hf_good\n"}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "credentials": {"hf": [block]}})
 
-    assert contents(materialize(StorageConfig(uri="hf://mine/model"), settings, quiet)) == BROUGHT
+    assert contents(materialize(StorageConfig(uri="hf://mine/model"), settings, quiet)) == FETCHED
     with pytest.raises(GatedError):
         materialize(StorageConfig(uri="hf://other/model"), settings, quiet)
 
@@ -418,7 +418,7 @@ def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatc
     hub.repository("owner/model").commit(FILES)
     monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("//", "//someone:s3cret@"))
 
-    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+    assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
 
 
 def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) -> None:
@@ -427,8 +427,8 @@ def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) ->
     hub.tells_sizes = False
     hub.page = 2
 
-    path = bring("hf://owner/model", cache)
-    assert contents(path) == BROUGHT
+    path = fetch_model("hf://owner/model", cache)
+    assert contents(path) == FETCHED
     assert len([request for request in hub.requests if "/tree/" in request]) == 2
 
 
@@ -437,4 +437,4 @@ def test_a_hub_that_is_no_address_is_told(cache: Cache, only_hub_settings: pytes
     only_hub_settings.setenv("HF_ENDPOINT", "mirror.example.com")
 
     with pytest.raises(StorageError, match=r"HF_ENDPOINT is 'mirror.example.com', .*write https://HOST"):
-        bring("hf://owner/model", cache)
+        fetch_model("hf://owner/model", cache)

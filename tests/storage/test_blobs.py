@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from storage.store_double import StoreDouble
+from storage.fake_store import FakeStore
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import Cache
@@ -18,20 +18,20 @@ from appliance.storage.resolution import resolve
 WEIGHTS = bytes(range(256)) * 4000
 
 
-def _fetch(store: StoreDouble, cache: Cache, uri: str = "double://place") -> Path:
+def _fetch(store: FakeStore, cache: Cache, uri: str = "fake://place") -> Path:
     settings = GlobalStorageConfig(cache_dir=cache.root)
     return fetch(store, resolve(StorageConfig(uri=uri), settings), lambda *_: None)
 
 
-def _read(store: StoreDouble) -> int:
+def _read(store: FakeStore) -> int:
     """Bytes that were asked for."""
     return sum(end - start for _, start, end in store.asked)
 
 
 def test_a_new_revision_fetches_only_what_changed(cache: Cache) -> None:
     """Where the store says the SHA-256 beforehand, the weights of the last revision are not fetched again."""
-    old = _fetch(StoreDouble({"config.json": b"{}", "model.safetensors": WEIGHTS}), cache)
-    store = StoreDouble({"config.json": b"[ ]", "model.safetensors": WEIGHTS})
+    old = _fetch(FakeStore({"config.json": b"{}", "model.safetensors": WEIGHTS}), cache)
+    store = FakeStore({"config.json": b"[ ]", "model.safetensors": WEIGHTS})
     new = _fetch(store, cache)
 
     assert new != old
@@ -42,8 +42,8 @@ def test_a_new_revision_fetches_only_what_changed(cache: Cache) -> None:
 def test_without_a_digest_beforehand_it_is_fetched_and_then_shared(cache: Cache) -> None:
     """The space is saved, if not the transfer."""
     files = {"a.txt": b"1", "model.safetensors": WEIGHTS}
-    old = _fetch(StoreDouble(files, digests=lambda _: {}, has_versions=False), cache)
-    store = StoreDouble(files | {"a.txt": b"22"}, digests=lambda _: {}, has_versions=False)
+    old = _fetch(FakeStore(files, digests=lambda _: {}, has_versions=False), cache)
+    store = FakeStore(files | {"a.txt": b"22"}, digests=lambda _: {}, has_versions=False)
     new = _fetch(store, cache)
 
     assert (new / "model.safetensors").samefile(old / "model.safetensors")
@@ -52,10 +52,10 @@ def test_without_a_digest_beforehand_it_is_fetched_and_then_shared(cache: Cache)
 
 def test_a_damaged_file_is_not_shared_any_further(cache: Cache) -> None:
     """Every byte is read before another artifact gets a file: bad bytes are fetched anew."""
-    old = _fetch(StoreDouble({"a.txt": b"1", "model.safetensors": WEIGHTS}), cache)
+    old = _fetch(FakeStore({"a.txt": b"1", "model.safetensors": WEIGHTS}), cache)
     with (old / "model.safetensors").open("r+b") as file:
         file.write(b"bad")
-    new = _fetch(StoreDouble({"a.txt": b"22", "model.safetensors": WEIGHTS}), cache)
+    new = _fetch(FakeStore({"a.txt": b"22", "model.safetensors": WEIGHTS}), cache)
 
     assert (new / "model.safetensors").read_bytes() == WEIGHTS
     assert not (new / "model.safetensors").samefile(old / "model.safetensors")
@@ -63,11 +63,11 @@ def test_a_damaged_file_is_not_shared_any_further(cache: Cache) -> None:
 
 def test_mending_one_artifact_leaves_the_others_alone(cache: Cache) -> None:
     """A file that is cut off is brought again, under its own name only, though another artifact shares it."""
-    store = StoreDouble({"a.txt": b"1", "model.safetensors": WEIGHTS})
+    store = FakeStore({"a.txt": b"1", "model.safetensors": WEIGHTS})
     old = _fetch(store, cache)
-    new = _fetch(StoreDouble({"a.txt": b"22", "model.safetensors": WEIGHTS}), cache)
+    new = _fetch(FakeStore({"a.txt": b"22", "model.safetensors": WEIGHTS}), cache)
     (old / "a.txt").unlink()
-    other = StoreDouble({"a.txt": b"1", "model.safetensors": WEIGHTS})
+    other = FakeStore({"a.txt": b"1", "model.safetensors": WEIGHTS})
 
     assert _fetch(other, cache) == old
     assert (old / "a.txt").read_bytes() == b"1"
@@ -91,7 +91,7 @@ def test_a_disk_without_hard_links_only_shares_nothing(tmp_path: Path) -> None:
 
 def test_a_cache_on_a_read_only_volume_is_used_as_it_is(cache: Cache) -> None:
     """What is whole needs no writing, shared or not."""
-    store = StoreDouble({"model.safetensors": WEIGHTS})
+    store = FakeStore({"model.safetensors": WEIGHTS})
     path = _fetch(store, cache)
     if os.geteuid() == 0:
         pytest.skip("permissions do not hold for this user")

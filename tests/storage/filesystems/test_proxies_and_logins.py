@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from storage.remote.test_contract import contents, opened
+from storage.filesystems.test_contract import contents, opened
 from storage.servers import web
 from storage.servers.web import WebServer
 

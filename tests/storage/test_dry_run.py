@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from storage.hub_double import Hub, Repository
+from storage.fake_hub import Hub, Repository
 
 from appliance.cli.pull import explain_models, pull_models
 from appliance.config import Config, load

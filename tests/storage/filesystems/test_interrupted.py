@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from faultproxy import Fault, FaultProxy
-from storage.remote.conftest import WITHOUT_MOTO
-from storage.shelves import Shelf
+from storage.filesystems.conftest import WITHOUT_MOTO
+from storage.store_servers import StoreServer
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import NoSpaceError
@@ -44,25 +44,25 @@ def fetch(uri: str, settings: Mapping[str, object]) -> None:
 def processes() -> ForkServerContext:
     """Processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    stores = [f"appliance.storage.filesystems.{name}" for name in ("s3", "gcs", "azure", "http", "hub")]
+    stores = [f"appliance.storage.filesystems.{name}" for name in ("s3", "gcs", "azure", "http", "huggingface")]
     context.set_forkserver_preload([__name__, "botocore.session", "azure.storage.blob.aio", *stores])
     return context
 
 
-@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
+@pytest.mark.parametrize("store_server", WITHOUT_MOTO, indirect=True)
 @pytest.mark.parametrize(
     "offset", [*OFFSETS[:FEW], *(pytest.param(each, marks=pytest.mark.long) for each in OFFSETS[FEW:])]
 )
 def test_a_killed_fetch_goes_on(
-    processes: ForkServerContext, shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, offset: int
+    processes: ForkServerContext, store_server: StoreServer, root: str, proxy: FaultProxy, tmp_path: Path, offset: int
 ) -> None:
     """
     Killed when a random byte was sent, it is finished by the next one, and all that was sent is at most 1.05 times the
     model.
     """
-    shelf.fill(root, SMALL)
+    store_server.fill(root, SMALL)
     proxy.set(Fault("slow", rate=4 * MIB))
-    uri, credentials = shelf.locate(f"{root}/model/", proxy.port)
+    uri, credentials = store_server.locate(f"{root}/model/", proxy.port)
     settings = {"cache_dir": str(tmp_path / "cache"), "credentials": credentials, "transfer": {"parallel": 2}}
 
     first = processes.Process(target=fetch, args=(uri, settings))
@@ -95,12 +95,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
-def test_a_disk_that_fills_up_midway_is_told(shelf: Shelf, root: str, small_disk: Path) -> None:
+@pytest.mark.parametrize("store_server", WITHOUT_MOTO, indirect=True)
+def test_a_disk_that_fills_up_midway_is_told(store_server: StoreServer, root: str, small_disk: Path) -> None:
     """With what to do; once there is room again, the fetch goes on."""
-    shelf.fill(root, FILES)
-    settings = shelf.settings(cache_dir=small_disk / "cache")
-    storage = StorageConfig(uri=shelf.uri(f"{root}/model/"))
+    store_server.fill(root, FILES)
+    settings = store_server.settings(cache_dir=small_disk / "cache")
+    storage = StorageConfig(uri=store_server.uri(f"{root}/model/"))
     other = small_disk / "other"
 
     def fill_up(done: int, total: int | None) -> None:

@@ -34,7 +34,7 @@ def sha256(data: bytes) -> Mapping[str, str]:
 
 
 @dataclass
-class StoreDouble:
+class FakeStore:
     """Files in memory; `faults` are used up one by each read, and then `always` holds."""
 
     files: MutableMapping[str, bytes]
@@ -56,7 +56,7 @@ class StoreDouble:
         if fault.kind == "stall":
             await asyncio.sleep(3600)
         fail(fault)
-        return Listing("double://model", tuple(self._describe(name, data) for name, data in self.files.items()))
+        return Listing("fake://model", tuple(self._describe(name, data) for name, data in self.files.items()))
 
     def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
         return self._read(file, start, end)
@@ -83,7 +83,7 @@ class StoreDouble:
 class _Blocks:
     """The bytes of one read, with what befalls them."""
 
-    def __init__(self, store: StoreDouble, data: bytes, start: int, end: int, fault: Fault) -> None:
+    def __init__(self, store: FakeStore, data: bytes, start: int, end: int, fault: Fault) -> None:
         self._store = store
         self._fault = fault
         self._blocks = self._all(data, start, end)
@@ -125,10 +125,10 @@ def fail(fault: Fault) -> None:
     """Raise what a fault raises."""
     match fault.kind:
         case "reset" | "stall":
-            raise StorageUnavailableError("double: the connection was reset")
+            raise StorageUnavailableError("fake: the connection was reset")
         case "busy":
-            raise StorageUnavailableError("double: busy", retry_after=0.5)
+            raise StorageUnavailableError("fake: busy", retry_after=0.5)
         case "deny":
-            raise AccessDeniedError("double: not for you")
+            raise AccessDeniedError("fake: not for you")
         case "changed":
-            raise ArtifactChangedError("double: changed")
+            raise ArtifactChangedError("fake: changed")

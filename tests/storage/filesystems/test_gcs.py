@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from storage.remote.test_contract import listed, opened
+from storage.filesystems.test_contract import listed, opened
 from storage.servers.gcs import BUCKET, GcsServer
 
 from appliance.config.storage import GlobalStorageConfig

@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
-from storage.store_double import Fault, StoreDouble
+from storage.fake_store import FakeStore, Fault
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
@@ -15,11 +15,11 @@ from appliance.storage import Cache
 from appliance.storage.materialize import fetch
 from appliance.storage.resolution import resolve
 
-STORAGE = StorageConfig(uri="double://model")
+STORAGE = StorageConfig(uri="fake://model")
 FILES = {"config.json": b"{}", "model.safetensors": b"w"}
 
 
-def bring(store: StoreDouble, cache: Cache, storage: StorageConfig = STORAGE) -> Path:
+def fetch_model(store: FakeStore, cache: Cache, storage: StorageConfig = STORAGE) -> Path:
     """Fetch what a store has, and remember it."""
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferConfig(stall_seconds=0.2, retries=0))
     resolved = resolve(storage, settings)
@@ -28,51 +28,51 @@ def bring(store: StoreDouble, cache: Cache, storage: StorageConfig = STORAGE) ->
     return path
 
 
-def silent(files: dict[str, bytes] = FILES, kind: str = "reset") -> StoreDouble:
+def silent(files: dict[str, bytes] = FILES, kind: str = "reset") -> FakeStore:
     """A store whose listing does not come."""
-    return StoreDouble(files, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
+    return FakeStore(files, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
 
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
 def test_a_silent_store_leaves_what_was_fetched(cache: Cache, kind: str) -> None:
     """A server restarts with the model it had, and says in its log that nobody confirmed it."""
-    first = bring(StoreDouble(FILES), cache)
+    first = fetch_model(FakeStore(FILES), cache)
 
     with capture_logs() as events:
-        assert bring(silent(kind=kind), cache) == first
+        assert fetch_model(silent(kind=kind), cache) == first
     (event,) = events
     assert (event["event"], event["path"]) == ("artifact.unconfirmed", str(first))
 
 
 def test_what_is_damaged_does_not_stand_in(cache: Cache) -> None:
     """What is no longer whole must be fetched again, and when that fails, so does the whole."""
-    (bring(StoreDouble(FILES), cache) / "config.json").unlink()
+    (fetch_model(FakeStore(FILES), cache) / "config.json").unlink()
 
     with pytest.raises(StorageUnavailableError):
-        bring(silent(), cache)
+        fetch_model(silent(), cache)
 
 
 def test_what_was_fetched_by_other_rules_does_not_stand_in(cache: Cache) -> None:
     """Fewer files are another model."""
-    bring(StoreDouble(FILES), cache)
+    fetch_model(FakeStore(FILES), cache)
 
     with pytest.raises(StorageUnavailableError):
-        bring(silent(), cache, STORAGE.model_copy(update={"include": ("*.json",)}))
+        fetch_model(silent(), cache, STORAGE.model_copy(update={"include": ("*.json",)}))
 
 
 def test_a_refusal_is_an_answer(cache: Cache) -> None:
     """Only silence is bridged: what became private is not served from the cache unasked."""
-    bring(StoreDouble(FILES), cache)
+    fetch_model(FakeStore(FILES), cache)
 
     with pytest.raises(AccessDeniedError):
-        bring(silent(kind="deny"), cache)
+        fetch_model(silent(kind="deny"), cache)
 
 
 def test_what_can_never_change_is_not_asked_for_again(cache: Cache) -> None:
     """A commit that is in the cache works without any store."""
-    first = bring(StoreDouble(FILES, is_fixed=True), cache)
+    first = fetch_model(FakeStore(FILES, is_fixed=True), cache)
 
     store = silent()
     store.is_fixed = True
-    assert bring(store, cache) == first
+    assert fetch_model(store, cache) == first
     assert store.listing_faults

@@ -20,7 +20,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "pvc"
 
 
-def bring(uri: str, root: Path) -> Path:
+def fetch_model(uri: str, root: Path) -> Path:
     """Materialize a URI."""
     settings = GlobalStorageConfig(pvc_root=root, cache_dir=root.parent / "cache")
     return materialize(StorageConfig(uri=uri), settings, lambda *_: None)
@@ -29,19 +29,19 @@ def bring(uri: str, root: Path) -> Path:
 @pytest.mark.parametrize("uri", ["pvc://claim/models/a%20b", "pvc://claim/models/a%20b/", "PVC://claim/models/a b"])
 def test_what_lies_on_a_volume_is_used_in_place(root: Path, uri: str) -> None:
     """A directory of it, and not a copy."""
-    assert bring(uri, root) == root / "claim/models/a b"
+    assert fetch_model(uri, root) == root / "claim/models/a b"
 
 
 def test_all_of_a_volume_can_be_a_model(root: Path) -> None:
     """Without a path."""
-    assert bring("pvc://claim", root) == root / "claim"
+    assert fetch_model("pvc://claim", root) == root / "claim"
 
 
 @pytest.mark.parametrize("uri", ["pvc://", "pvc:///x", "pvc://../x", "pvc://claim/../other", "pvc://claim/%2e%2e/x"])
 def test_a_path_out_of_the_volume_is_refused(root: Path, uri: str) -> None:
     """As it is written."""
     with pytest.raises(StorageError, match="write pvc://NAME/PATH"):
-        bring(uri, root)
+        fetch_model(uri, root)
 
 
 def test_a_link_out_of_the_volume_is_refused(root: Path) -> None:
@@ -49,25 +49,25 @@ def test_a_link_out_of_the_volume_is_refused(root: Path) -> None:
     (root / "claim" / "link").symlink_to(root.parent)
 
     with pytest.raises(StorageError, match="a link leads out of the volume"):
-        bring("pvc://claim/link", root)
+        fetch_model("pvc://claim/link", root)
 
 
 def test_a_link_within_the_volume_is_followed(root: Path) -> None:
     """As names of versions often are."""
     (root / "claim" / "latest").symlink_to("models")
 
-    assert bring("pvc://claim/latest", root).resolve() == root / "claim/models"
+    assert fetch_model("pvc://claim/latest", root).resolve() == root / "claim/models"
 
 
 def test_a_volume_that_is_not_mounted_is_told(root: Path) -> None:
     """With those that are, or with where they are looked for."""
     with pytest.raises(ArtifactNotFoundError, match='did you mean "claim"'):
-        bring("pvc://claims/models", root)
+        fetch_model("pvc://claims/models", root)
     with pytest.raises(ArtifactNotFoundError, match=r"has no volumes; mount it at .*nowhere/claim, or set storage"):
-        bring("pvc://claim/models", root.parent / "nowhere")
+        fetch_model("pvc://claim/models", root.parent / "nowhere")
 
 
 def test_a_path_that_is_not_there_is_told(root: Path) -> None:
     """As for any other path."""
     with pytest.raises(ArtifactNotFoundError, match='did you mean "models"'):
-        bring("pvc://claim/model", root)
+        fetch_model("pvc://claim/model", root)

@@ -6,7 +6,7 @@ import json
 from hashlib import md5
 
 import pytest
-from storage.remote.test_contract import listed, opened, read
+from storage.filesystems.test_contract import listed, opened, read
 from storage.servers.s3 import ADMIN, BUCKET, PRIVATE, READER, S3Server
 
 from appliance.config.storage import GlobalStorageConfig

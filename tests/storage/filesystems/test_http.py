@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from storage.remote.test_contract import contents, listed, opened, read
+from storage.filesystems.test_contract import contents, listed, opened, read
 from storage.servers import web
 from storage.servers.s3 import PRIVATE, S3Server
 from storage.servers.web import WebServer

@@ -24,7 +24,7 @@ def place() -> Iterator[MutableMapping[str, bytes]]:
     del DIRECTORIES["here"]
 
 
-def bring(uri: str, cache: Cache, report: OnProgress = lambda *_: None) -> Path:
+def fetch_model(uri: str, cache: Cache, report: OnProgress = lambda *_: None) -> Path:
     """Materialize a URI."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
@@ -32,7 +32,7 @@ def bring(uri: str, cache: Cache, report: OnProgress = lambda *_: None) -> Path:
 @pytest.mark.usefixtures("place")
 def test_a_directory_is_brought_without_its_neighbours(cache: Cache) -> None:
     """Names are compared by whole segments, and empty files and dotfiles come along."""
-    path = bring("memory://here/model", cache)
+    path = fetch_model("memory://here/model", cache)
 
     found = {each.relative_to(path).as_posix(): each.read_bytes() for each in path.rglob("*") if each.is_file()}
     assert found == {"config.json": b"{}", ".hidden": b"h", "sub/empty": b""}
@@ -41,7 +41,7 @@ def test_a_directory_is_brought_without_its_neighbours(cache: Cache) -> None:
 @pytest.mark.usefixtures("place")
 def test_one_file_is_brought_as_a_file(cache: Cache) -> None:
     """Where the URI names a file, so does the path."""
-    path = bring("memory://here/model-v2/config.json", cache)
+    path = fetch_model("memory://here/model-v2/config.json", cache)
 
     assert path.name == "config.json"
     assert path.read_bytes() == b"{2}"
@@ -52,7 +52,7 @@ def test_one_file_is_brought_as_a_file(cache: Cache) -> None:
 def test_what_is_not_there_is_said(cache: Cache, uri: str) -> None:
     """A part of a name is no name."""
     with pytest.raises(ArtifactNotFoundError, match=f"{uri}: nothing found"):
-        bring(uri, cache)
+        fetch_model(uri, cache)
 
 
 def test_a_file_that_changes_meanwhile_is_refused(cache: Cache, place: MutableMapping[str, bytes]) -> None:
@@ -63,4 +63,4 @@ def test_a_file_that_changes_meanwhile_is_refused(cache: Cache, place: MutableMa
             place["model/config.json"] = b"{3}"
 
     with pytest.raises(ArtifactChangedError, match=r"config\.json: changed during the download"):
-        bring("memory://here/model", cache, change)
+        fetch_model("memory://here/model", cache, change)

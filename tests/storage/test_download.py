@@ -12,7 +12,7 @@ from pathlib import Path
 
 import google_crc32c
 import pytest
-from storage.store_double import BLOCK, Fault, StoreDouble
+from storage.fake_store import BLOCK, FakeStore, Fault
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
@@ -45,11 +45,11 @@ def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(store: StoreDouble, cache: Cache, report: OnProgress = quiet, **limits: float) -> Path:
+def fetch_model(store: FakeStore, cache: Cache, report: OnProgress = quiet, **limits: float) -> Path:
     """Fetch all that a store has, with impatient limits."""
     transfer = TransferConfig.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
-    return fetch(store, resolve(StorageConfig(uri="double://model"), settings), report)
+    return fetch(store, resolve(StorageConfig(uri="fake://model"), settings), report)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -59,28 +59,28 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def test_every_file_comes_whole(cache: Cache) -> None:
     """Large ones in ranges, empty ones and dotfiles as well, and each byte once."""
-    store = StoreDouble(FILES)
+    store = FakeStore(FILES)
 
-    assert contents(bring(store, cache)) == FILES
+    assert contents(fetch_model(store, cache)) == FILES
     assert store.served == sum(map(len, FILES.values()))
     assert store.is_closed
 
 
 def test_what_is_cached_is_listed_and_not_read(cache: Cache) -> None:
     """The second time, only the listing is asked for."""
-    first = bring(StoreDouble(FILES), cache)
-    store = StoreDouble(FILES)
+    first = fetch_model(FakeStore(FILES), cache)
+    store = FakeStore(FILES)
 
-    assert bring(store, cache) == first
+    assert fetch_model(store, cache) == first
     assert store.asked == []
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_as_many_ranges_are_fetched_at_once_as_are_allowed(cache: Cache, parallel: int) -> None:
     """`parallel` is the number of requests under way, over all files together."""
-    store = StoreDouble(FILES)
+    store = FakeStore(FILES)
 
-    bring(store, cache, parallel=parallel)
+    fetch_model(store, cache, parallel=parallel)
     assert store.most_running == parallel
 
 
@@ -88,18 +88,18 @@ def test_as_many_ranges_are_fetched_at_once_as_are_allowed(cache: Cache, paralle
 def test_a_broken_answer_is_resumed_from_its_last_byte(cache: Cache, kind: str) -> None:
     """Whatever breaks it, what came is kept, and the next request begins where it ended."""
     after = BLOCK + 123
-    store = StoreDouble({"model.safetensors": WEIGHTS}, faults=deque([Fault(kind, after)]))  # type: ignore[arg-type] # a parameter
+    store = FakeStore({"model.safetensors": WEIGHTS}, faults=deque([Fault(kind, after)]))  # type: ignore[arg-type] # a parameter
 
-    assert contents(bring(store, cache, parallel=1)) == {"model.safetensors": WEIGHTS}
+    assert contents(fetch_model(store, cache, parallel=1)) == {"model.safetensors": WEIGHTS}
     assert store.asked[1][1] == after
     assert store.served == len(WEIGHTS)
 
 
 def test_progress_renews_patience(cache: Cache) -> None:
     """A connection that breaks again and again is good enough as long as it brings bytes each time."""
-    store = StoreDouble({"model.safetensors": WEIGHTS[:300_000]}, always=Fault("reset", 20_000))
+    store = FakeStore({"model.safetensors": WEIGHTS[:300_000]}, always=Fault("reset", 20_000))
 
-    assert contents(bring(store, cache, parallel=1, retries=1)) == {"model.safetensors": WEIGHTS[:300_000]}
+    assert contents(fetch_model(store, cache, parallel=1, retries=1)) == {"model.safetensors": WEIGHTS[:300_000]}
     assert len(store.asked) > 10
 
 
@@ -118,10 +118,10 @@ def test_what_may_pass_is_tried_again_and_nothing_else(
     cache: Cache, kind: str, error: type[ApplianceError], tries: int
 ) -> None:
     """A fault that lasts ends the fetch: after all tries where it might have passed, and at once where it cannot."""
-    store = StoreDouble({"model.safetensors": b"w" * 1000}, always=Fault(kind))  # type: ignore[arg-type] # a parameter
+    store = FakeStore({"model.safetensors": b"w" * 1000}, always=Fault(kind))  # type: ignore[arg-type] # a parameter
 
     with pytest.raises(error) as caught:
-        bring(store, cache)
+        fetch_model(store, cache)
     assert type(caught.value) is error
     assert len(store.asked) == tries
     assert store.is_closed
@@ -129,62 +129,62 @@ def test_what_may_pass_is_tried_again_and_nothing_else(
 
 def test_a_busy_store_says_how_long_to_wait(cache: Cache) -> None:
     """The pause is at least the one that the store asks for."""
-    store = StoreDouble({"model.safetensors": b"w"}, faults=deque([Fault("busy")]))
+    store = FakeStore({"model.safetensors": b"w"}, faults=deque([Fault("busy")]))
 
     begun = time.monotonic()
-    bring(store, cache)
+    fetch_model(store, cache)
     assert time.monotonic() - begun > 0.5
 
 
 def test_a_retry_is_logged_with_its_reason(cache: Cache) -> None:
     """Whoever wonders why a fetch is slow finds it in the log."""
-    store = StoreDouble({"model.safetensors": b"w"}, faults=deque([Fault("reset")]))
+    store = FakeStore({"model.safetensors": b"w"}, faults=deque([Fault("reset")]))
 
     with capture_logs() as events:
-        bring(store, cache)
+        fetch_model(store, cache)
     assert [event["event"] for event in events] == ["storage.retried", "artifact.fetched"]
-    assert events[0]["reason"] == "double: the connection was reset"
+    assert events[0]["reason"] == "fake: the connection was reset"
 
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
 def test_a_listing_is_asked_for_again(cache: Cache, kind: str) -> None:
     """What holds for bytes holds for names."""
-    store = StoreDouble({"config.json": b"{}"}, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
+    store = FakeStore({"config.json": b"{}"}, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
 
-    assert contents(bring(store, cache)) == {"config.json": b"{}"}
+    assert contents(fetch_model(store, cache)) == {"config.json": b"{}"}
 
 
 def test_a_listing_that_never_comes_times_out(cache: Cache) -> None:
     """A store that is silent is named with its limit."""
-    store = StoreDouble({}, listing_faults=deque([Fault("stall")] * 9))
+    store = FakeStore({}, listing_faults=deque([Fault("stall")] * 9))
 
-    with pytest.raises(StorageTimeoutError, match=r"double://model: no data for 0\.3 seconds; check the network"):
-        bring(store, cache)
+    with pytest.raises(StorageTimeoutError, match=r"fake://model: no data for 0\.3 seconds; check the network"):
+        fetch_model(store, cache)
 
 
 def test_a_fetch_has_an_end(cache: Cache) -> None:
     """A store that drips passes every other limit; `timeout_seconds` holds for all of it, and what came is kept."""
     with pytest.raises(StorageTimeoutError, match=r"not fetched within 0\.4 seconds; what arrived is kept"):
-        bring(StoreDouble(FILES, always=Fault("slow")), cache, timeout_seconds=0.4, parallel=2)
+        fetch_model(FakeStore(FILES, always=Fault("slow")), cache, timeout_seconds=0.4, parallel=2)
 
-    store = StoreDouble(FILES)
-    assert contents(bring(store, cache)) == FILES
+    store = FakeStore(FILES)
+    assert contents(fetch_model(store, cache)) == FILES
     assert store.served < sum(map(len, FILES.values()))
 
 
 def test_free_space_is_checked_before_the_first_byte(cache: Cache) -> None:
     """The listing says how much it will be."""
 
-    class Large(StoreDouble):
+    class Large(FakeStore):
         async def list(self) -> Listing:
-            return Listing("double://model", (RemoteFile("model.safetensors", 1 << 50),))
+            return Listing("fake://model", (RemoteFile("model.safetensors", 1 << 50),))
 
     store = Large({})
     with pytest.raises(
         NoSpaceError,
-        match=r"^double://model: /.*: 1,125,899,906,842,624 bytes to write, and .* free; free some space, or point",
+        match=r"^fake://model: /.*: 1,125,899,906,842,624 bytes to write, and .* free; free some space, or point",
     ):
-        bring(store, cache)
+        fetch_model(store, cache)
     assert store.asked == []
 
 
@@ -203,10 +203,10 @@ def promised(algorithm: str) -> Callable[[bytes], Mapping[str, str]]:
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "crc32c", "crc32", "git-blob-sha1"])
 def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algorithm: str) -> None:
     """Every digest that a store may have finds it; reading again stops at the range that was wrong."""
-    store = StoreDouble({"model.safetensors": WEIGHTS}, promised(algorithm), faults=deque([Fault("flip", 5)]))
+    store = FakeStore({"model.safetensors": WEIGHTS}, promised(algorithm), faults=deque([Fault("flip", 5)]))
 
     with capture_logs() as events:
-        path = bring(store, cache, parallel=1)
+        path = fetch_model(store, cache, parallel=1)
     assert contents(path) == {"model.safetensors": WEIGHTS}
     assert [event["event"] for event in events] == [
         "artifact.corrupted",
@@ -218,27 +218,27 @@ def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algor
 
 def test_bytes_that_stay_wrong_are_refused(cache: Cache) -> None:
     """The error names the file, the digests and who can help; the file is not kept, and those that are right are."""
-    wrong = StoreDouble({"model.safetensors": WEIGHTS}, lambda _: {"md5": "0" * 32})
+    wrong = FakeStore({"model.safetensors": WEIGHTS}, lambda _: {"md5": "0" * 32})
 
     with pytest.raises(
-        ArtifactCorruptError, match=r"double://model: model.safetensors: md5 is \w{32}, and the store lists 0{32}"
+        ArtifactCorruptError, match=r"fake://model: model.safetensors: md5 is \w{32}, and the store lists 0{32}"
     ):
-        bring(wrong, cache)
-    store = StoreDouble({"model.safetensors": WEIGHTS})
-    assert contents(bring(store, cache)) == {"model.safetensors": WEIGHTS}
+        fetch_model(wrong, cache)
+    store = FakeStore({"model.safetensors": WEIGHTS})
+    assert contents(fetch_model(store, cache)) == {"model.safetensors": WEIGHTS}
     assert store.served == len(WEIGHTS)
 
 
 def test_an_algorithm_nobody_knows_is_no_reason_to_refuse(cache: Cache) -> None:
     """A store may list digests that came after us."""
-    store = StoreDouble({"config.json": b"{}"}, lambda _: {"blake9": "x"})
+    store = FakeStore({"config.json": b"{}"}, lambda _: {"blake9": "x"})
 
-    assert contents(bring(store, cache)) == {"config.json": b"{}"}
+    assert contents(fetch_model(store, cache)) == {"config.json": b"{}"}
 
 
 def test_the_manifest_has_the_digests_that_were_taken_on_the_way(cache: Cache) -> None:
     """They are right without a second reading."""
-    manifest = (bring(StoreDouble(FILES), cache).parent / "appliance-manifest.json").read_text()
+    manifest = (fetch_model(FakeStore(FILES), cache).parent / "appliance-manifest.json").read_text()
 
     assert all(hashlib.sha256(data).hexdigest() in manifest for data in FILES.values())
 
@@ -247,7 +247,7 @@ def test_progress_counts_up_to_the_total(cache: Cache) -> None:
     """It never runs backwards, and ends with all bytes."""
     reports: list[tuple[int, int | None]] = []
 
-    bring(StoreDouble(FILES, always=Fault("slow")), cache, lambda *seen: reports.append(seen), parallel=4)
+    fetch_model(FakeStore(FILES, always=Fault("slow")), cache, lambda *seen: reports.append(seen), parallel=4)
     total = sum(map(len, FILES.values()))
     counts = [done for done, known in reports if known == total]
     assert counts == sorted(counts)
@@ -262,7 +262,7 @@ class StopError(Exception):
 @pytest.mark.parametrize("error", [StopError(), TimeoutError(), KeyboardInterrupt(), ConnectionResetError(104, "x")])
 def test_a_report_stops_a_fetch_also_while_nothing_moves(cache: Cache, error: BaseException) -> None:
     """What it raises comes out as it is, and no request is left."""
-    store = StoreDouble(FILES, always=Fault("stall"))
+    store = FakeStore(FILES, always=Fault("stall"))
     calls: list[int] = []
 
     def report(done: int, total: int | None) -> None:
@@ -271,7 +271,7 @@ def test_a_report_stops_a_fetch_also_while_nothing_moves(cache: Cache, error: Ba
             raise error
 
     with pytest.raises(type(error)) as caught:
-        bring(store, cache, report, stall_seconds=60)
+        fetch_model(store, cache, report, stall_seconds=60)
     assert caught.value is error
     assert store.running == 0
     assert store.is_closed

@@ -1,4 +1,4 @@
-"""The servers, each started when the first test wants it and once for the whole run, and a shelf on each."""
+"""The servers, each started when the first test wants it and once for the whole run, and a store_server on each."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import pytest
 from faultproxy import FaultProxy
-from storage import hub_double, shelves
+from storage import fake_hub, store_servers
 from storage.servers import azure, gcs, s3, web
-from storage.shelves import Shelf
+from storage.store_servers import StoreServer
 
 # What would change who we are to a store.
 _FOREIGN = ("AWS_", "S3_", "GOOGLE_", "STORAGE_EMULATOR", "AZURE_", "AZ_", "HF_", "HUGGING", "TRANSFORMERS_")
@@ -86,30 +86,30 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web.WebServer]:
 
 
 @pytest.fixture(scope="session")
-def hub_server() -> Iterator[hub_double.Hub]:
+def hub_server() -> Iterator[fake_hub.Hub]:
     """A stand-in for the Hugging Face hub."""
-    with hub_double.serving() as hub:
+    with fake_hub.serving() as hub:
         yield hub
 
 
-def _shelf(kind: str, request: pytest.FixtureRequest) -> Shelf:
+def _start(kind: str, request: pytest.FixtureRequest) -> StoreServer:
     if kind == "s3":
-        return shelves.of_s3(kind, request.getfixturevalue("seaweedfs"))
+        return store_servers.of_s3(kind, request.getfixturevalue("seaweedfs"))
     if kind == "s3-moto":
-        return shelves.of_s3(kind, request.getfixturevalue("moto"))
+        return store_servers.of_s3(kind, request.getfixturevalue("moto"))
     if kind == "gs":
-        return shelves.of_gcs(request.getfixturevalue("gcs_server"))
+        return store_servers.of_gcs(request.getfixturevalue("gcs_server"))
     if kind == "az":
-        return shelves.of_azure(request.getfixturevalue("azurite"))
+        return store_servers.of_azure(request.getfixturevalue("azurite"))
     if kind == "hf":
-        return shelves.of_hub(request.getfixturevalue("hub_server"))
-    return shelves.of_web(kind, request.getfixturevalue("nginx" if kind == "http-nginx" else "web_server"))
+        return store_servers.of_hub(request.getfixturevalue("hub_server"))
+    return store_servers.of_web(kind, request.getfixturevalue("nginx" if kind == "http-nginx" else "web_server"))
 
 
 @pytest.fixture(params=KINDS)
-def shelf(request: pytest.FixtureRequest) -> Shelf:
+def store_server(request: pytest.FixtureRequest) -> StoreServer:
     """Each kind of store in turn."""
-    return _shelf(request.param, request)
+    return _start(request.param, request)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def root() -> str:
 
 
 @pytest.fixture
-def proxy(shelf: Shelf) -> Iterator[FaultProxy]:
+def proxy(store_server: StoreServer) -> Iterator[FaultProxy]:
     """A proxy before the store."""
-    with FaultProxy(shelf.port) as proxy:
+    with FaultProxy(store_server.port) as proxy:
         yield proxy

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from storage.store_double import Fault, StoreDouble
+from storage.fake_store import FakeStore, Fault
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, StorageError
@@ -51,7 +51,7 @@ PACKERS: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
 }
 
 
-class OneFile(StoreDouble):
+class OneFile(FakeStore):
     """A store whose URI names one file."""
 
     async def list(self) -> Listing:
@@ -59,8 +59,8 @@ class OneFile(StoreDouble):
         return Listing(listing.uri, listing.files, is_file=True)
 
 
-def _bring(cache: Cache, store: StoreDouble, **storage: object) -> dict[str, bytes]:
-    config = StorageConfig.model_validate({"uri": "double://place", **storage})
+def _bring(cache: Cache, store: FakeStore, **storage: object) -> dict[str, bytes]:
+    config = StorageConfig.model_validate({"uri": "fake://place", **storage})
     settings = GlobalStorageConfig.model_validate(
         {"cache_dir": cache.root, "transfer": {"retries": 1, "parallel": 1, "chunk_bytes": 262_144}}
     )
@@ -117,4 +117,4 @@ def test_an_archive_among_other_files_is_a_file(cache: Cache) -> None:
     """Only a URI that names the archive itself asks for what is in it."""
     packed = _zip(MODEL)
 
-    assert _bring(cache, StoreDouble({"data.zip": packed, "config.json": b"{}"}))["data.zip"] == packed
+    assert _bring(cache, FakeStore({"data.zip": packed, "config.json": b"{}"}))["data.zip"] == packed

@@ -1,6 +1,6 @@
 """Run as root in a network of its own, where the names of the clouds lead to this machine: fetches from each over TLS.
 
-``cloud_names.py DIRECTORY`` prints one line of JSON: for each URI its files, the credential, or the error. The
+``cloud_hosts.py DIRECTORY`` prints one line of JSON: for each URI its files, the credential, or the error. The
 directory has ``server.crt`` and ``server.key``, good for all of the names.
 """
 

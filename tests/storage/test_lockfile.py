@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from storage.hub_double import Hub, Repository
+from storage.fake_hub import Hub, Repository
 from storage.memory_store import DIRECTORIES
 
 from appliance.cli.lock import write_lock

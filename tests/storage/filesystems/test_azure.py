@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from storage.remote.test_contract import listed, opened, read
+from storage.filesystems.test_contract import listed, opened, read
 from storage.servers.azure import ACCOUNT, CONTAINER, KEY, PRIVATE, AzureServer
 
 from appliance.config.credentials import CredentialsConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from storage.hub_double import Hub
+from storage.fake_hub import Hub
 from storage.memory_store import DIRECTORIES
 
 from appliance.cli.cache import cache as verbs
@@ -39,7 +39,7 @@ def run(cache: Cache) -> Callable[..., Result]:
     return lambda verb, *words: CliRunner().invoke(verbs, [verb, "--dir", str(cache.root), *map(str, words)])
 
 
-def bring(cache: Cache, name: str, days: float = 0, uri: str = "memory://{}") -> Path:
+def fetch_model(cache: Cache, name: str, days: float = 0, uri: str = "memory://{}") -> Path:
     """Fetch the model of a name, as if so many days ago."""
     settings = GlobalStorageConfig(cache_dir=cache.root)
     artifact = materialize(StorageConfig(uri=uri.format(name)), settings, lambda *_: None).parent
@@ -53,8 +53,8 @@ Run = Callable[..., Result]
 
 def test_list_shows_size_age_and_source(cache: Cache, places: None, run: Run) -> None:
     """One line each, the last used first; files that are shared count once on the disk."""
-    bring(cache, "old", days=40)
-    bring(cache, "new")
+    fetch_model(cache, "old", days=40)
+    fetch_model(cache, "new")
 
     lines = run("list").stdout.splitlines()
     assert lines[0].split() == ["size", "files", "used", "from", "in"]
@@ -71,7 +71,7 @@ def test_an_empty_cache_is_no_error(cache: Cache, run: Run) -> None:
 
 def test_models_share_what_they_have_in_common(cache: Cache, places: None) -> None:
     """The same weights are one file on the disk, also of two revisions of a model; other files are each its own."""
-    old, new = bring(cache, "old"), bring(cache, "new")
+    old, new = fetch_model(cache, "old"), fetch_model(cache, "new")
 
     assert (old / "files/model.safetensors").samefile(new / "files/model.safetensors")
     assert not (old / "files/config.json").samefile(new / "files/config.json")
@@ -79,7 +79,7 @@ def test_models_share_what_they_have_in_common(cache: Cache, places: None) -> No
 
 def test_verify_names_damaged_files(cache: Cache, places: None) -> None:
     """A byte that changed under the same size is found, with exit code 16; a whole cache is 0."""
-    artifact = bring(cache, "old")
+    artifact = fetch_model(cache, "old")
     command = [sys.executable, "-m", "appliance", "cache", "verify", "--dir", str(cache.root)]
     good = subprocess.run(command, capture_output=True, text=True, check=False)
     (artifact / "files/config.json").write_bytes(b"[]")
@@ -92,7 +92,7 @@ def test_verify_names_damaged_files(cache: Cache, places: None) -> None:
 
 def test_a_manifest_that_cannot_be_read_is_damage(cache: Cache, places: None, run: Run) -> None:
     """An artifact is not passed over because nobody knows any more what it was."""
-    artifact = bring(cache, "old")
+    artifact = fetch_model(cache, "old")
     (artifact / "appliance-manifest.json").write_text("{}")
 
     assert f"{artifact.name}: damaged: appliance-manifest.json" in run("verify").stdout
@@ -100,20 +100,20 @@ def test_a_manifest_that_cannot_be_read_is_damage(cache: Cache, places: None, ru
 
 def test_what_is_damaged_is_removed_and_fetched_again(cache: Cache, places: None, run: Run) -> None:
     """Also where two models share the damaged file; afterwards both are whole."""
-    old, new = bring(cache, "old"), bring(cache, "new")
+    old, new = fetch_model(cache, "old"), fetch_model(cache, "new")
     with (old / "files/model.safetensors").open("r+b") as file:
         file.write(b"W")
 
     done = run("verify", "--remove")
     assert (done.exit_code, done.stdout.count("damaged: model.safetensors")) == (0, 2)
     assert (old.exists(), new.exists()) == (False, False)
-    assert (bring(cache, "old") / "files/model.safetensors").read_bytes() == WEIGHTS
+    assert (fetch_model(cache, "old") / "files/model.safetensors").read_bytes() == WEIGHTS
     assert run("verify").exit_code == 0
 
 
 def test_prune_alone_removes_only_what_failed_fetches_left(cache: Cache, places: None, run: Run) -> None:
     """Nobody loses a model by typing too little."""
-    kept = bring(cache, "old", days=400)
+    kept = fetch_model(cache, "old", days=400)
     for name in (f"{kept.name}.incomplete-0123abcd", ".unfinished/dead-0123456789ab"):
         (cache.root / name / "files").mkdir(parents=True)
         (cache.root / name / "files/half").write_bytes(b"x")
@@ -127,7 +127,7 @@ def test_prune_alone_removes_only_what_failed_fetches_left(cache: Cache, places:
 
 def test_prune_by_age(cache: Cache, places: None, run: Run) -> None:
     """By the time since the last use; a dry run only says so."""
-    old, new = bring(cache, "old", days=40), bring(cache, "new", days=20)
+    old, new = fetch_model(cache, "old", days=40), fetch_model(cache, "new", days=20)
 
     dry = run("prune", "--older-than", "30d", "--dry-run")
     assert f"{old.name}: 160.0 kB, used 5w ago: would be removed" in dry.stdout
@@ -139,7 +139,7 @@ def test_prune_by_age(cache: Cache, places: None, run: Run) -> None:
 
 def test_prune_by_size_removes_what_was_not_used_for_longest(cache: Cache, places: None, run: Run) -> None:
     """Until what is left fits."""
-    old, new = bring(cache, "old", days=2), bring(cache, "new", days=1)
+    old, new = fetch_model(cache, "old", days=2), fetch_model(cache, "new", days=1)
 
     assert run("prune", "--max-size", "1MB").stdout == "0 bytes removed\n"
     run("prune", "--max-size", "200kB")
@@ -158,7 +158,7 @@ def models_on_hub(hub: Hub) -> None:
 
 def test_prune_keeps_what_a_config_names(cache: Cache, models_on_hub: None, run: Run, tmp_path: Path) -> None:
     """And removes all the rest, or of the rest what is old."""
-    old, new = bring(cache, "old", 2, ON_HUB), bring(cache, "new", 1, ON_HUB)
+    old, new = fetch_model(cache, "old", 2, ON_HUB), fetch_model(cache, "new", 1, ON_HUB)
     file = tmp_path / "config.yaml"
     file.write_text(
         json.dumps({"models": [{"name": "a", "class": "generative", "storage": {"uri": ON_HUB.format("old")}}]})
@@ -173,8 +173,8 @@ def test_prune_keeps_what_a_config_names(cache: Cache, models_on_hub: None, run:
 
 def test_what_was_shared_is_freed_with_its_last_artifact(cache: Cache, places: None, run: Run) -> None:
     """Nothing of a model stays on the disk once all that had it are gone."""
-    bring(cache, "old")
-    bring(cache, "new")
+    fetch_model(cache, "old")
+    fetch_model(cache, "new")
 
     run("prune", "--older-than", "0s")
     assert [path for path in cache.root.rglob("*") if path.is_file() and path.stat().st_size > 1000] == []
@@ -194,7 +194,7 @@ def test_what_a_process_serves_stays(
     cache: Cache, places: None, run: Run, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     """An artifact in use is not removed, and becomes free when its user dies, however it dies."""
-    artifact = bring(cache, "old")
+    artifact = fetch_model(cache, "old")
     holder = start(HOLDER, artifact)
     assert holder.stdout
     holder.stdout.readline()
@@ -241,7 +241,7 @@ def test_a_limit_that_makes_no_sense_is_refused(run: Run, option: str, value: st
 
 def test_the_cache_of_a_config_is_found_by_itself(cache: Cache, models_on_hub: None, tmp_path: Path) -> None:
     """`prune --keep FILE` goes to the cache that FILE names."""
-    old, new = bring(cache, "old", 0, ON_HUB), bring(cache, "new", 0, ON_HUB)
+    old, new = fetch_model(cache, "old", 0, ON_HUB), fetch_model(cache, "new", 0, ON_HUB)
     model = {"name": "a", "class": "generative", "storage": {"uri": ON_HUB.format("old")}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from storage.servers import azure
 
 SECONDS = 150
-BROUGHT = {"config.json": "{}", "a name é.txt": "text"}
+FETCHED = {"config.json": "{}", "a name é.txt": "text"}
 NAMES = {
     "127.0.0.1": ["devstoreaccount1.blob.core.windows.net", "wrong.name.test"],
     "127.0.0.2": ["s3.amazonaws.com", "s3.us-east-1.amazonaws.com", "models.s3.amazonaws.com"],
@@ -84,7 +84,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str,
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     script = 'ip link set lo up && mount --bind "$0/hosts" /etc/hosts && exec "$@"'
-    child = Path(__file__).with_name("cloud_names.py")
+    child = Path(__file__).with_name("cloud_hosts.py")
     ended = subprocess.run(
         ["unshare", "-m", "-n", "bash", "-c", script, directory, sys.executable, child, directory],
         env=environment,
@@ -102,7 +102,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str,
 def test_the_names_of_the_clouds_lead_to_files(found: Mapping[str, Mapping[str, object]], case: str) -> None:
     """Without any endpoint in the config: accounts and buckets in host names, certificates checked."""
     assert found[case].get("error") is None
-    assert found[case]["files"] == BROUGHT
+    assert found[case]["files"] == FETCHED
 
 
 def test_a_stranger_is_refused_by_azure(found: Mapping[str, Mapping[str, object]]) -> None:

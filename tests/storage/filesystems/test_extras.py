@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from storage.remote.test_contract import listed
+from storage.filesystems.test_contract import listed
 from storage.servers.azure import KEY
 
 from appliance.config.storage import GlobalStorageConfig

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from faultproxy import ALWAYS, Fault, FaultProxy
-from storage.remote.conftest import KINDS, WITHOUT_MOTO
-from storage.shelves import Shelf
+from storage.filesystems.conftest import KINDS, WITHOUT_MOTO
+from storage.store_servers import StoreServer
 
 from appliance.config.storage import StorageConfig
 from appliance.core.errors import StorageError, StorageTimeoutError, StorageUnavailableError
@@ -51,23 +51,25 @@ def over_stores(*rows: tuple[Fault, Any]) -> list[Any]:  # Any: pytest's rows
     ]
 
 
-def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seconds: float = 30) -> dict[str, bytes]:
+def fetch_model(
+    store_server: StoreServer, root: str, proxy: FaultProxy, tmp_path: Path, stall_seconds: float = 30
+) -> dict[str, bytes]:
     """Fetch the model through the proxy."""
     transfer = {"stall_seconds": stall_seconds, "retries": 2, "chunk_bytes": 64 * 1024, "parallel": 4}
-    settings = shelf.settings(proxy.port, cache_dir=tmp_path / "cache", transfer=transfer)
-    path = materialize(StorageConfig(uri=shelf.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
+    settings = store_server.settings(proxy.port, cache_dir=tmp_path / "cache", transfer=transfer)
+    path = materialize(StorageConfig(uri=store_server.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
     return {f"model/{file.name}": file.read_bytes() for file in path.iterdir()}
 
 
 @pytest.fixture
-def filled(shelf: Shelf, root: str) -> str:
+def filled(store_server: StoreServer, root: str) -> str:
     """The root with the model."""
-    shelf.fill(root, FILES)
+    store_server.fill(root, FILES)
     return root
 
 
 @pytest.mark.parametrize(
-    ("shelf", "fault", "stall_seconds"),
+    ("store_server", "fault", "stall_seconds"),
     over_stores(
         (Fault("reset", after=WITHIN, times=1), 30),
         (Fault("reset", after=WITHIN), 30),
@@ -77,59 +79,63 @@ def filled(shelf: Shelf, root: str) -> str:
         (Fault("corrupt", after=WITHIN, times=1), 30),
         (Fault("hang_up", times=1), 30),
     ),
-    indirect=["shelf"],
+    indirect=["store_server"],
 )
 def test_what_passes_is_survived(
-    shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, stall_seconds: float
+    store_server: StoreServer, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, stall_seconds: float
 ) -> None:
     """
     A fault that lets some bytes through costs time, and at most a few bytes more; a wrong byte is found and mended.
     """
     proxy.set(fault)
 
-    assert bring(shelf, filled, proxy, tmp_path, stall_seconds) == FILES
+    assert fetch_model(store_server, filled, proxy, tmp_path, stall_seconds) == FILES
     assert proxy.hits >= 1
     assert proxy.sent < 1.5 * SIZE
 
 
 @pytest.mark.parametrize(
-    ("shelf", "fault", "error"),
+    ("store_server", "fault", "error"),
     over_stores(
         (Fault("reset", after=AT_ONCE), StorageUnavailableError),
         (Fault("fin", after=AT_ONCE), StorageUnavailableError),
         (Fault("stall", after=AT_ONCE), StorageTimeoutError),
         (Fault("hang_up"), StorageUnavailableError),
     ),
-    indirect=["shelf"],
+    indirect=["store_server"],
 )
 def test_what_stays_ends_soon(
-    shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, error: type[StorageError]
+    store_server: StoreServer, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, error: type[StorageError]
 ) -> None:
     """Nobody waits for ever: the error says where it was, and nothing half done is taken for a model."""
     proxy.set(fault)
     begun = time.monotonic()
 
     with pytest.raises(error) as caught:
-        bring(shelf, filled, proxy, tmp_path, stall_seconds=0.5 if fault.kind == "stall" else 30)
+        fetch_model(store_server, filled, proxy, tmp_path, stall_seconds=0.5 if fault.kind == "stall" else 30)
     assert time.monotonic() - begun < SOON_SECONDS
     assert filled in str(caught.value)
     assert not list((tmp_path / "cache").glob("*/appliance-manifest.json"))
 
 
-@pytest.mark.parametrize("shelf", UNSIGNED, indirect=True)
-def test_a_whole_file_for_a_part_is_not_taken(shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("store_server", UNSIGNED, indirect=True)
+def test_a_whole_file_for_a_part_is_not_taken(
+    store_server: StoreServer, filled: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
     """Once it is asked for again; somebody who takes the Range header out of every request is told of."""
     proxy.set(Fault("whole"))
     with pytest.raises(StorageUnavailableError, match=r"whole file.*a proxy .* removes the Range header"):
-        bring(shelf, filled, proxy, tmp_path)
+        fetch_model(store_server, filled, proxy, tmp_path)
     proxy.set(Fault("whole", times=1))
 
-    assert bring(shelf, filled, proxy, tmp_path) == FILES
+    assert fetch_model(store_server, filled, proxy, tmp_path) == FILES
     assert proxy.hits == 1
 
 
-@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
-def test_a_fetch_goes_on_where_it_was_broken_off(shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("store_server", WITHOUT_MOTO, indirect=True)
+def test_a_fetch_goes_on_where_it_was_broken_off(
+    store_server: StoreServer, filled: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
     """What came before the store went away for good is not fetched again when it is back."""
     proxy.set(Fault("slow", rate=400_000))
 
@@ -140,8 +146,8 @@ def test_a_fetch_goes_on_where_it_was_broken_off(shelf: Shelf, filled: str, prox
         if done >= SIZE // 3:
             raise StopError
 
-    settings = shelf.settings(proxy.port, cache_dir=tmp_path / "cache")
-    storage = StorageConfig(uri=shelf.uri(f"{filled}/model/", proxy.port))
+    settings = store_server.settings(proxy.port, cache_dir=tmp_path / "cache")
+    storage = StorageConfig(uri=store_server.uri(f"{filled}/model/", proxy.port))
     with pytest.raises(StopError):
         materialize(storage, settings, stop)
     proxy.set(None)
