@@ -14,7 +14,7 @@ from appliance.config.models import FailureAction, ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.factory import ModelFactory, OnProgress
+from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.planner import Plan
 
 PROOF = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
@@ -124,7 +124,7 @@ class DoubleConfig(ModelConfig):
     def storages(self) -> Mapping[str, StorageConfig]:
         return {"model": StorageConfig(uri="pypi://double==1/x")} if self.has_storage else {}
 
-    def materialize(self, settings: GlobalStorageConfig, report: OnProgress) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: OnPartProgress) -> Mapping[str, Path]:
         """Bring nothing; `DoubleFactory` calls it."""
         report("model", 50, 200)
         if self.may_fetch is not None:
@@ -165,7 +165,7 @@ class DoubleFactory(ModelFactory):
         return config.build(peers) if isinstance(config, DoubleConfig) else super().create(config, peers)
 
     def materialize(
-        self, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnProgress
+        self, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnPartProgress
     ) -> Mapping[str, Path]:
         if isinstance(config, DoubleConfig):
             return config.materialize(storage, on_progress)

@@ -23,7 +23,7 @@ from rich.progress import (
 
 from appliance.cli.options import FILE, frozen, load_quietly, offline, overrides, to_overrides
 from appliance.config import Config
-from appliance.models.factory import ModelFactory, OnProgress
+from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.storage import verify
 from appliance.storage.dry_run import DryRun
 from appliance.storage.dry_run import explain as explain_storage
@@ -110,7 +110,7 @@ def counted(count: int, word: str) -> str:
 
 
 @contextmanager
-def progress_bars(name: str) -> Iterator[OnProgress]:
+def progress_bars(name: str) -> Iterator[OnPartProgress]:
     """Show progress on standard error: a bar for each part on a terminal, else a line every five seconds."""
     console = Console(stderr=True)
     columns = (

@@ -27,7 +27,7 @@ from appliance.models.worker_node import WorkerNodeModel
 from appliance.planner import ConstraintViolation, EngineRequirements, Plan
 from appliance.storage import Cache, materialize
 
-OnProgress = Callable[[str, int, int | None], None]
+OnPartProgress = Callable[[str, int, int | None], None]
 """
 Called with a part's name, its bytes so far and in all, None while that is unknown; may raise to stop the work.
 """
@@ -64,7 +64,7 @@ class ModelFactory:
         return planner.precheck_layout(config, storage)
 
     def materialize(
-        self, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnProgress
+        self, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnPartProgress
     ) -> Mapping[str, Path]:
         """Make every storage of the model a local path, in a format the model can load; blocks.
 

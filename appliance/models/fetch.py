@@ -15,7 +15,7 @@ from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.file_lock import FileLock
-from appliance.models.factory import ModelFactory, OnProgress
+from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.planner import Plan
 from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
@@ -95,7 +95,7 @@ class FetchProgress:
             "eta_seconds": None if total is None or rate < 1 else round((total - self.fetched) / rate, 1),
         }
 
-    def reporter(self, name: str, is_abandoned: Callable[[], bool]) -> OnProgress:
+    def reporter(self, name: str, is_abandoned: Callable[[], bool]) -> OnPartProgress:
         """Return a callback that updates this and logs it now and then; it raises once the download is abandoned."""
         logged = time.monotonic()
 
@@ -132,7 +132,7 @@ NO_ARTIFACTS = FetchedArtifacts({}, {}, (), None)
 
 
 def fetch_artifacts(
-    factory: ModelFactory, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnProgress
+    factory: ModelFactory, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnPartProgress
 ) -> FetchedArtifacts:
     """Download the files of all storages of a model; blocks.
 

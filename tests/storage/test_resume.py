@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
-from appliance.core.progress import OnProgress
+from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache, verify
 from appliance.storage.cache import invalidate
 from appliance.storage.filesystems.base import Body, RemoteFile
@@ -28,15 +28,11 @@ SIZE = sum(map(len, FILES.values()))
 JOURNAL = "appliance-journal.jsonl"
 
 
-def quiet(done: int, total: int | None) -> None:
-    """A report that lets the work go on."""
-
-
-def fetch_model(store: FakeStore, cache: Cache, report: OnProgress = quiet) -> Path:
+def fetch_model(store: FakeStore, cache: Cache, on_progress: OnProgress = ignore_progress) -> Path:
     """Fetch all that a store has, without a second try."""
     transfer = TransferConfig(stall_seconds=5, retries=0, parallel=2)
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
-    return fetch(store, resolve(StorageConfig(uri="fake://model"), settings), report)
+    return fetch(store, resolve(StorageConfig(uri="fake://model"), settings), on_progress)
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress
+from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache, materialize, verify
 from appliance.storage.filesystems.huggingface import HubUri, parse
 
@@ -26,15 +26,11 @@ FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin"
 FETCHED = {"config.json": b"{}", "model.safetensors": WEIGHTS, "sub/x.txt": b"x"}
 
 
-def quiet(done: int, total: int | None) -> None:
-    """A report that lets the work go on."""
-
-
-def fetch_model(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
+def fetch_model(uri: str, cache: Cache, on_progress: OnProgress = ignore_progress) -> Path:
     """Materialize a URI."""
     transfer = {"retries": 1, "stall_seconds": 30}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "transfer": transfer})
-    return materialize(StorageConfig(uri=uri), settings, report)
+    return materialize(StorageConfig(uri=uri), settings, on_progress)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -408,9 +404,9 @@ def test_a_token_of_the_config_is_for_one_owner(hub: Hub, cache: Cache) -> None:
     block = {"owner": "mine", "token": "hf_good\n"}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "credentials": {"hf": [block]}})
 
-    assert contents(materialize(StorageConfig(uri="hf://mine/model"), settings, quiet)) == FETCHED
+    assert contents(materialize(StorageConfig(uri="hf://mine/model"), settings, ignore_progress)) == FETCHED
     with pytest.raises(GatedError):
-        materialize(StorageConfig(uri="hf://other/model"), settings, quiet)
+        materialize(StorageConfig(uri="hf://other/model"), settings, ignore_progress)
 
 
 def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
