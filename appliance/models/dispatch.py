@@ -130,7 +130,7 @@ async def _respond(accounting: _Accounting) -> AsyncGenerator[ModelResponse | by
         async with aclosing(response.body) as stream:
             with use_slots(slots):
                 first = await timeouts.before_first(anext(stream, b""))
-            accounting.first_token()
+            accounting.start_stream()
             yield response
             usage = accounting.usage
             if usage is not None:
@@ -190,11 +190,14 @@ class _Accounting:
 
     def start_response(self, response: ModelResponse) -> None:
         """Note the kind of response, which decides whether tokens are counted in it."""
-        is_stream = not isinstance(response.body, bytes)
-        if self.context is not None and is_stream:
-            self.context.is_streamed = True
         if self.usage is not None and not (self.usage.is_needed and _has_usage(response)):
             self.usage = None
+
+    def start_stream(self) -> None:
+        """Note that the first bytes of a stream are there."""
+        if self.context is not None:
+            self.context.is_streamed = True
+        self.first_token()
 
     def first_token(self) -> None:
         """Note that the first token is there."""
