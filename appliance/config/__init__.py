@@ -1,4 +1,4 @@
-"""The config: one YAML file, checked, as one frozen object."""
+"""The config: one YAML file, validated, as one frozen object."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # The modules of single parts of the file are imported by packages that the whole file's modules import.
+    # Packages that need one part of the config do not import the rest.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

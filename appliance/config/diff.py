@@ -1,4 +1,4 @@
-"""Two configs compared key by key: what differs, and what that asks of a server that runs."""
+"""Compares two configs key by key, and says how a running server applies each difference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECRET = "***"  # noqa: S105 - stands for one
 
 
 class _Absent:
-    """Stands where one of the two has nothing."""
+    """Stands for a value that one of the two configs lacks."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -32,10 +32,10 @@ ABSENT = _Absent()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One key that two configs have different values of; the values are JSON, with ``***`` for secrets, or ABSENT."""
+    """A key with different values in two configs; the values are JSON, with ``***`` for secrets, or ABSENT."""
 
     path: str
-    """Dotted, and models by their names, as ``--set`` writes it."""
+    """Dotted, with models by their names, as ``--set`` writes it."""
 
     old: Any  # Any: JSON values
     new: Any
@@ -45,31 +45,31 @@ class Difference:
 
 
 def differences(old: LoadedConfig, new: LoadedConfig) -> list[Difference]:
-    """Every key in which two configs differ, in the order of the schema; free keys, comments and order are none."""
-    found = _Differ(old.hidden | new.hidden).of(_as_written(old), _as_written(new), (), Change.RESTART)
-    shared = _shared(old.config) | _shared(new.config)
-    return [replace(each, change=Change.RESTART) if _would_swap(each, shared) else each for each in found]
+    """Every key in which two configs differ, in the order of the schema; free keys, comments and order do not count."""
+    comparison = _Comparison(old.hidden | new.hidden)
+    found = comparison.compare(_without_default_lock(old), _without_default_lock(new), (), Change.RESTART)
+    shared = _models_with_shared_engines(old.config) | _models_with_shared_engines(new.config)
+    return [
+        replace(difference, change=Change.RESTART)
+        if difference.change is Change.SWAP and difference.model in shared
+        else difference
+        for difference in found
+    ]
 
 
-def _shared(config: Config) -> set[str]:
-    """
-    The names of models whose engine several workers share: it takes each of them in once, and so is never brought anew.
-    """
-    is_one = config.server.workers in (1, "auto")
-    return set() if is_one else {model_config.name for model_config in config.models if model_config.backend == "vllm"}
-
-
-def _would_swap(difference: Difference, shared: set[str]) -> bool:
-    return difference.change is Change.SWAP and difference.model in shared
+def _models_with_shared_engines(config: Config) -> set[str]:
+    """The names of models whose engine several workers share; it accepts each of them once, so it is not replaced."""
+    is_alone = config.server.workers in (1, "auto")
+    return set() if is_alone else {model.name for model in config.models if model.backend == "vllm"}
 
 
 def change_of(field: FieldInfo, above: Change) -> Change:
-    """What a field says of itself, or what is said `above` it."""
+    """The change that a field declares, or the one declared above it."""
     return next((each for each in field.metadata if isinstance(each, Change)), above)
 
 
 def keys_of(change: Change, model_config: type[BaseConfig] = Config, path: str = "") -> Iterator[str]:
-    """The topmost keys that are said to change so."""
+    """The topmost keys that declare this change."""
     for name, field in model_config.model_fields.items():
         key = f"{path}{field.alias or name}"
         if change in field.metadata:
@@ -81,8 +81,8 @@ def keys_of(change: Change, model_config: type[BaseConfig] = Config, path: str =
             yield from dict.fromkeys(found)
 
 
-def _as_written(loaded: LoadedConfig) -> BaseConfig:
-    """The config without the lock beside it, which follows the file wherever it lies."""
+def _without_default_lock(loaded: LoadedConfig) -> BaseConfig:
+    """The config without the default lock file, whose path follows from that of the config."""
     storage = loaded.config.storage
     if loaded.path is None or storage.lock_file != loaded.path.with_name(LOCK_FILE_NAME):
         return loaded.config
@@ -90,42 +90,44 @@ def _as_written(loaded: LoadedConfig) -> BaseConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class _Differ:
-    """One walk down both configs; `hidden` are the paths of values that are not shown."""
+class _Comparison:
+    """Compares two configs; `hidden` are the paths of values that are not shown."""
 
     hidden: frozenset[DataPath]
 
-    def of(self, old: object, new: object, path: DataPath, change: Change) -> Iterator[Difference]:
-        """What differs at `path` and below it."""
+    def compare(self, old: object, new: object, path: DataPath, change: Change) -> Iterator[Difference]:
+        """The differences at `path` and below it."""
         if old == new:
             return
         if isinstance(old, BaseConfig) and type(old) is type(new):
             for name, field in type(old).model_fields.items():
                 below = (*path, field.alias or name)
-                yield from self.of(getattr(old, name), getattr(new, name), below, change_of(field, change))
+                yield from self.compare(getattr(old, name), getattr(new, name), below, change_of(field, change))
             return
         olds, news = _parts(old), _parts(new)
         if olds is None or news is None:
-            yield Difference(written(path), self._shown(old, path), self._shown(new, path), change, _model(path))
+            yield Difference(
+                _dotted_by_name(path), self._shown(old, path), self._shown(new, path), change, _model(path)
+            )
             return
         for part in dict.fromkeys((*olds, *news)):
-            yield from self.of(olds.get(part, ABSENT), news.get(part, ABSENT), (*path, part), change)
+            yield from self.compare(olds.get(part, ABSENT), news.get(part, ABSENT), (*path, part), change)
 
     def _shown(self, value: Any, path: DataPath) -> Any:  # Any: JSON values
         if isinstance(value, SecretStr) or path in self.hidden:
             return value if value is ABSENT or value is None else _SECRET
         if isinstance(value, BaseConfig):
             fields = type(value).model_fields.items()
-            said = {field.alias or name: getattr(value, name) for name, field in fields if _is_said(value, name, field)}
-            return {key: self._shown(each, (*path, key)) for key, each in said.items()}
+            given = {field.alias or name: getattr(value, name) for name, field in fields if _is_set(value, name, field)}
+            return {key: self._shown(item, (*path, key)) for key, item in given.items()}
         if isinstance(value, Mapping):
-            return {key: self._shown(each, (*path, key)) for key, each in value.items()}
+            return {key: self._shown(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, tuple | list):
-            return [self._shown(each, (*path, index)) for index, each in enumerate(value)]
+            return [self._shown(item, (*path, index)) for index, item in enumerate(value)]
         return str(value) if isinstance(value, Path) else value
 
 
-def written(path: DataPath) -> str:
+def _dotted_by_name(path: DataPath) -> str:
     """The path as ``--set`` writes it: ``models.smollm2.engine.max_model_len``."""
     match path:
         case ("models", str(name), *rest):
@@ -138,17 +140,17 @@ def _model(path: DataPath) -> str | None:
     return str(path[1]) if len(path) > 1 and path[0] == "models" else None
 
 
-def _is_said(model_config: BaseConfig, name: str, field: FieldInfo) -> bool:
+def _is_set(model_config: BaseConfig, name: str, field: FieldInfo) -> bool:
     return field.is_required() or getattr(model_config, name) != field.get_default(call_default_factory=True)
 
 
 def _parts(value: object) -> Mapping[str | int, object] | None:
-    """What is compared one by one: entries of a mapping, and the sections of a list, models by name.
+    """The parts that are compared one by one: entries of a mapping or of a list of configs, models by name.
 
-    A list of anything else is one value.
+    None for a single value, such as another list.
     """
     if isinstance(value, Mapping):
         return value
     if not isinstance(value, tuple | list) or not all(isinstance(each, BaseConfig) for each in value):
         return None
-    return {each.name if isinstance(each, ModelConfig) else index: each for index, each in enumerate(value)}
+    return {item.name if isinstance(item, ModelConfig) else index: item for index, item in enumerate(value)}

@@ -1,4 +1,4 @@
-"""The JSON Schemas of the config, generated from its classes."""
+"""The JSON Schemas of the config, generated from its classes; the published ones accept references."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _FREE_KEYS = {f"^{FREE_PREFIX}": True}
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's generator, made to read well in an editor."""
+    """pydantic's generator, for schemas that read well in an editor."""
 
     schema_dialect = DIALECT
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic asks so
-        """Never: a title would only repeat the key."""
+        """False: a title would only repeat the key."""
         return False
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        """A closed mapping with room for free keys."""
-        made = super().model_schema(schema)
-        made.pop("title", None)
-        return made | {"patternProperties": _FREE_KEYS}
+        """A closed mapping that allows free keys."""
+        generated = super().model_schema(schema)
+        generated.pop("title", None)
+        return generated | {"patternProperties": _FREE_KEYS}
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """A type or null, as one list of types where that says it all."""
+        """A type or null, as one list of types where that is possible."""
         inner = self.generate_inner(schema["schema"])
         if not isinstance(inner.get("type"), str):
             return self._typed_choices(super().nullable_schema(schema))
@@ -58,43 +58,45 @@ class _Generator(GenerateJsonSchema):
         return made | {"enum": [*inner["enum"], None]} if "enum" in inner else made
 
     def union_schema(self, schema: core_schema.UnionSchema) -> JsonSchemaValue:
-        """Choices that each say their type."""
+        """Choices that each name their type."""
         return self._typed_choices(super().union_schema(schema))
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """A default where it says something: the one of a section is that of its keys, and null is a key left out."""
+        """A default where it is useful: that of a section is the defaults of its keys, and null is a key left out."""
         made = super().default_schema(schema)
         if made.get("default") is None or isinstance(schema.get("default"), BaseConfig):
             made.pop("default", None)
         return made
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """One choice after the other as if and then: where the tag is known, the errors are those of its choice alone.
+        """The choices as `if` and `then`, so that the errors are those of the tagged choice alone.
 
-        Where it is not, any key of any choice is one that may have been meant.
+        With an unknown tag, the keys of every choice are allowed, so that errors can suggest them.
         """
         if callable(schema["discriminator"]):
             return self._by_key(schema)
         tag = str(schema["discriminator"])
         choices = {str(name): self.generate_inner(choice) for name, choice in schema["choices"].items()}
         tagged = {name: {"properties": {tag: {"const": name}}, "required": [tag]} for name in choices}
-        meant = [self.resolve_ref_schema(choice) for choice in choices.values()]
+        resolved = [self.resolve_ref_schema(choice) for choice in choices.values()]
         return {
             "type": "object",
             "required": [tag],
-            "properties": {tag: {"description": meant[0]["properties"][tag]["description"], "enum": list(choices)}},
+            "properties": {tag: {"description": resolved[0]["properties"][tag]["description"], "enum": list(choices)}},
             "allOf": [{"if": tagged[name], "then": choice} for name, choice in choices.items()],
             "if": {"not": {"anyOf": list(tagged.values())}},
             "then": {
-                "required": [key for key in meant[0]["required"] if all(key in one["required"] for one in meant)],
-                "properties": {key: self._described(made) for one in meant for key, made in one["properties"].items()},
+                "required": [key for key in resolved[0]["required"] if all(key in one["required"] for one in resolved)],
+                "properties": {
+                    key: self._described(made) for one in resolved for key, made in one["properties"].items()
+                },
                 "additionalProperties": False,
                 "patternProperties": _FREE_KEYS,
             },
         }
 
     def _by_key(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """Two choices, of which the one that requires a key is meant where that key is there."""
+        """Two choices, of which one requires a key: it is the choice where that key is given."""
         one, other = (self.generate_inner(choice) for choice in schema["choices"].values())
         if "required" not in self.resolve_ref_schema(one):
             one, other = other, one
@@ -102,7 +104,7 @@ class _Generator(GenerateJsonSchema):
         return {"type": "object", "if": {"type": "object", "required": required}, "then": one, "else": other}
 
     def _typed_choices(self, schema: JsonSchemaValue) -> JsonSchemaValue:
-        """A choice that is a section says that it is a mapping: by its type the one that is meant is found."""
+        """Choices with a type each: an error chooses by it the one that was meant."""
         for choice in schema.get("anyOf", ()):
             if "$ref" in choice:
                 choice["type"] = self.resolve_ref_schema(choice).get("type", "object")

@@ -1,4 +1,4 @@
-"""Secrets in the lines of a file: found by the names of their keys, as parts of addresses, and by their texts."""
+"""Masks secrets in the lines of a file: by the names of their keys, as parts of addresses, and by their texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from appliance.core.uri import redact, secret_spans
 
 MASK = "***"
 
-# Shorter texts are words and numbers that stand everywhere.
+# Shorter texts are ordinary words and numbers.
 _SHORTEST = 4
 
 _WORDS = (
@@ -37,13 +37,13 @@ _REST = re.compile(r"\s*(\S.*)")
 _KEY = re.compile(r"""(?<![\w-])["']?(?P<name>[\w-]+)["']?\s*[:=]\s*(?!\$\{)""")
 _QUOTED = r"""\s*("(?:\\.|[^"\\])*"?|'(?:''|[^'])*'?"""
 _BLOCK_VALUE = re.compile(rf"{_QUOTED}|[^\s\"'].*)")
-# A comma ends a value only where a key follows; what begins like a collection ends nowhere on its line.
+# A comma ends a value only where a key follows; a value that begins like a collection takes the rest of its line.
 _FLOW_VALUE = re.compile(rf"{_QUOTED}|[{{\[].*|[^\s\"',\]}}][^,\]}}]*(?:,(?![^,\]}}]*:)[^,\]}}]*)*)")
 
 # Keys that only resemble one are not masked.
 _MIN_SIMILARITY = 0.8
 
-# Whatever stands in one of these is secret; people write the key itself where its SHA-256 belongs.
+# Everything below these keys is secret; people write the key itself in the position of its SHA-256.
 _SECTIONS = ("api_keys", "credentials", "headers", "sha256")
 _ADDRESS = re.compile(r"(.*_)?(url|endpoint|sink)")
 _LINE = re.compile(r"(?P<indent>\s*)(?P<dashes>(?:-\s+)*-?)(?P<key>[\"']?[\w-]+[\"']?\s*:(?=\s|$))?")
@@ -60,22 +60,22 @@ def is_secret_name(key: str) -> bool:
 
 
 def is_private_name(key: str) -> bool:
-    """Whether what stands at or below a key of this name is secret; also where it is misspelt."""
+    """Whether the value of a key of this name is secret, or everything below it; also where it is misspelt."""
     return is_secret_name(key) or _is_section(key)
 
 
 def is_odd_address(key: str, value: str) -> bool:
-    """Whether the value of this key is an address with something in it that no address of ours has."""
+    """Whether the value of this key is an address with signs that often belong to a misplaced secret."""
     return _ADDRESS.fullmatch(key) is not None and any(mark in redact(value) for mark in "@#")
 
 
 def is_field(key: str) -> bool:
-    """Whether a key looks like one of a section, and not like a secret."""
+    """Whether a key looks like a key of ours, and not like a secret."""
     return _FIELD.fullmatch(key) is not None
 
 
 def is_below_private(lines: Sequence[str], number: int) -> bool:
-    """Whether the line of this number, from 0, stands below a key whose values are secret, by its indentation."""
+    """Whether the line of this number, from 0, is below a key whose values are secret, by its indentation."""
     found = _matched(lines[number]) if number < len(lines) else None
     if found is None:
         return False
@@ -95,7 +95,7 @@ def is_below_private(lines: Sequence[str], number: int) -> bool:
 
 
 def mask_below(line: str, column: int) -> tuple[str, int]:
-    """A line below a secret key, with nothing but the name of a field on it, and its `column` then."""
+    """A line below a secret key with everything but its own key masked, and its `column` then."""
     found = _LINE.match(line)
     if found is None:
         return MASK, 0
@@ -105,16 +105,16 @@ def mask_below(line: str, column: int) -> tuple[str, int]:
 
 
 def mask(line: str, column: int, hidden: Iterable[str] = ()) -> tuple[str, int]:
-    """The line with ``***`` for its secrets and for the texts `hidden`, and where its `column`, from 0, is then."""
-    shown, place, done = "", column, 0
+    """The line with ``***`` for its secrets and for the texts `hidden`, and its `column`, from 0, then."""
+    shown, position, done = "", column, 0
     for start, end in _merged([*_by_name(line), *secret_spans(line), *_by_text(line, hidden)]):
         shown += line[done:start] + MASK
         if column >= end:
-            place += len(MASK) - (end - start)
+            position += len(MASK) - (end - start)
         elif column > start:
-            place -= column - start
+            position -= column - start
         done = end
-    return shown + line[done:], place
+    return shown + line[done:], position
 
 
 def _by_name(line: str) -> Iterator[tuple[int, int]]:
@@ -128,7 +128,7 @@ def _by_name(line: str) -> Iterator[tuple[int, int]]:
 
 
 def _by_text(line: str, hidden: Iterable[str]) -> Iterator[tuple[int, int]]:
-    # As it is, in double quotes, in single quotes; the lines of a long text stand apart.
+    # As plain text, in double quotes and in single quotes; a long text may be on several lines.
     parts = {part.strip() for text in hidden for part in (text, *text.splitlines())}
     for part in parts:
         if len(part) >= _SHORTEST:
@@ -156,7 +156,7 @@ def _matched(line: str) -> re.Match[str] | None:
 
 
 def _is_open(line: str, key: re.Match[str]) -> bool:
-    """Whether the value of a key goes on after its line."""
+    """Whether the value of a key continues after its line."""
     rest = line[key.end() :].strip()
     is_flow = rest.count("{") + rest.count("[") > rest.count("}") + rest.count("]")
     is_quote = rest[:1] in {'"', "'"} and (len(rest) == 1 or rest[-1] != rest[0])
