@@ -34,7 +34,7 @@ def _diff(folder: Path, new: str, *options: str) -> Result:
     ],
     ids=["same", "hot", "swap", "others", "restart"],
 )
-def test_the_last_line_says_what_would_happen(tmp_path: Path, new: str, code: int, outcome: str) -> None:
+def test_the_last_line_is_the_outcome(tmp_path: Path, new: str, code: int, outcome: str) -> None:
     """And the exit code is that of diff: 0 where nothing differs, 1 where something does."""
     result = _diff(tmp_path, new)
 
@@ -42,7 +42,7 @@ def test_the_last_line_says_what_would_happen(tmp_path: Path, new: str, code: in
     assert result.output.splitlines()[-1].startswith(outcome)
 
 
-def test_it_is_a_table_for_people_and_json_for_machines(tmp_path: Path) -> None:
+def test_the_output_is_a_table_or_json(tmp_path: Path) -> None:
     """Path, old value, new value and change; a value that is not there is a dash, or left out."""
     new = ONE.replace('"${file:key}"}', '"${file:key}-2"}, {url: "http://b:1"}')
     table = [line.split() for line in _diff(tmp_path, new).output.splitlines()]

@@ -27,7 +27,7 @@ def _spoken(format: str = "json", level: str = "info", secrets: tuple[str, ...] 
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
 
 
-def test_every_event_is_one_object_whoever_logs_it() -> None:
+def test_events_of_all_loggers_have_the_same_keys() -> None:
     """Ours and a library's have the same keys: event, level, logger, timestamp."""
     events = [json.loads(line) for line in _spoken().splitlines()]
 
@@ -40,7 +40,7 @@ def test_every_event_is_one_object_whoever_logs_it() -> None:
     assert all({"event", "level", "logger", "timestamp"} <= set(event) for event in events)
 
 
-def test_a_secret_never_comes_out() -> None:
+def test_secrets_are_redacted() -> None:
     """Wherever it stands in the line, and however JSON writes it."""
     spoken = _spoken(secrets=("key-4711-abc", 'quo"ted-secret'))
 
@@ -68,7 +68,7 @@ def test_a_terminal_shows_ours_and_errors_of_others() -> None:
     assert "from vLLM" in everything
 
 
-def test_a_text_of_a_client_neither_begins_a_line_nor_moves_the_cursor() -> None:
+def test_a_text_of_a_client_cannot_control_the_terminal() -> None:
     """On a terminal a path shows what would act there; a traceback and a library's own lines stay as they are."""
     code = r"""
 import logging, structlog
@@ -85,7 +85,7 @@ logging.getLogger("appliance.y").info("two\nlines \x1b[2J")
     assert "forged" in spoken.splitlines()[0]
 
 
-def test_another_config_holds_for_loggers_that_are_in_use() -> None:
+def test_a_new_config_applies_to_loggers_in_use() -> None:
     """Level, format and secrets are those of the last call, for every logger."""
     code = """
 import structlog
@@ -148,7 +148,7 @@ def test_on_a_console_output_stays_as_it_is_written() -> None:
     assert (done.stdout, done.stderr) == ("50 %\nafter\n", "wrong\n")
 
 
-def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     """The error of writing the event is not an event again."""
     done = _written("os.close(2); print('lost'); print('lost', file=sys.stderr)")
 

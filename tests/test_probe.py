@@ -64,7 +64,7 @@ def test_a_server_with_a_certificate_on_all_addresses_is_asked(config: Callable[
         server.end()
 
 
-def test_a_server_that_wants_clients_certificates_is_asked_at_its_probe_port(
+def test_a_server_that_requires_client_certificates_is_asked_at_its_probe_port(
     config: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """On IPv6 as well; without a probe port the probe says what to do."""
@@ -88,13 +88,13 @@ def test_a_server_that_does_not_answer_is_not_live(config: Callable[[str], Path]
     assert f"not ready: 127.0.0.1 port {port} does not answer: " in said
 
 
-def test_a_wrong_file_is_a_wrong_file(tmp_path: Path) -> None:
+def test_a_wrong_file_exits_with_2(tmp_path: Path) -> None:
     """With the exit code of one, which is neither yes nor no."""
     assert _probe("live", str(tmp_path / "none.yaml"))[0] == 2
 
 
 @pytest.mark.slow
-def test_without_a_file_the_server_that_runs_is_asked(config: Callable[[str], Path], tmp_path: Path) -> None:
+def test_without_a_file_the_running_server_is_asked(config: Callable[[str], Path], tmp_path: Path) -> None:
     """
     As its command line, its environment and its directory have it, in a container of which this is the one server.
     """

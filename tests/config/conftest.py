@@ -1,4 +1,4 @@
-"""Configs for the tests of the config room."""
+"""A config from a text, for the tests of the config package."""
 
 from __future__ import annotations
 

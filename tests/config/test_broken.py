@@ -1,4 +1,4 @@
-"""Every kind of fault, as a file with the messages it must give beside it; run this file to write the messages anew."""
+"""Every kind of error, as a file with its messages beside it; run this file to write the messages again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def messages(file: Path) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_each_fault_is_told_with_its_place_and_its_remedy(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken config gives exactly the messages beside it: place, path, fault, remedy, line and caret."""
+def test_each_error_has_its_location_and_its_remedy(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken config gives exactly the messages beside it: location, path, error, remedy, line and caret."""
     monkeypatch.chdir(BROKEN)
 
     assert messages(file) == file.with_suffix(".txt").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_every_file_of_messages_has_its_config() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_faults_come_in_the_order_of_the_file(file: Path) -> None:
+def test_errors_are_in_the_order_of_the_file(file: Path) -> None:
     """Problems are sorted by line and column, so that a file can be mended from top to bottom."""
     with pytest.raises(ConfigError) as caught:
         load_config(file, environ={})

@@ -20,7 +20,7 @@ def test_a_change_at_any_depth_is_another_digest() -> None:
     assert plain != deeper
 
 
-def test_a_secret_is_no_part_of_it(tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_secrets(tmp_path: Path) -> None:
     """Nothing can be learned of it from a metric."""
     made = []
     for key in ("one-key", "another-key"):

@@ -150,7 +150,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_the_language_server_finds_no_error_in_any_example(language_server: LanguageServer) -> None:
-    """Whoever opens an example in an editor sees nothing underlined."""
+    """An editor underlines nothing in an example."""
     assert {path.name: found for path in EXAMPLES if (found := language_server.open(path))} == {}
 
 

@@ -97,7 +97,7 @@ def test_every_misspelling_of_every_key_is_found(file: Path, load_text: Callable
 
 
 def test_every_section_is_in_the_rich_configs(load_text: Callable[..., LoadedConfig]) -> None:
-    """The configs with everything in them are right, so that each misspelling is its only fault."""
+    """The configs with everything in them are right, so that each misspelling is the only error."""
     config, adapters = (load_text(file.read_text(encoding="utf-8")).config for file in RICH)
 
     assert config.model_fields_set == set(type(config).model_fields)

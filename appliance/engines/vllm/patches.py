@@ -95,7 +95,7 @@ def set_front_end_number(arguments: AsyncEngineArgs, count: int, number: int) ->
 def enable_help_texts() -> None:
     """Have vLLM read the help texts of its options, which it does only if they will be printed.
 
-    Test: tests/config/test_schemas.py.
+    Test: tests/config/test_json_schema.py.
     """
     from vllm.engine import arg_utils
 

@@ -30,14 +30,14 @@ def _problem(load_text: Callable[..., LoadedConfig], text: str, **environ: str) 
         (f"{HTTP}{{request: '${{env:SECRET}}', response: a}}", "7:27: is not a Jinja template in line 2"),
     ],
 )
-def test_a_fault_in_what_came_from_outside_is_told_without_it(
+def test_an_error_in_a_text_from_outside_does_not_quote_it(
     load_text: Callable[..., LoadedConfig], text: str, said: str
 ) -> None:
-    """The place of the reference, and the line of what it brought; nothing of the text itself."""
+    """The location of the reference and the line in its text are shown, and nothing of the text itself."""
     assert _problem(load_text, text, SECRET="x\n{% hunter2 %}\n") == said
 
 
-def test_a_target_from_outside_is_not_told(load_text: Callable[..., LoadedConfig]) -> None:
+def test_a_target_from_outside_is_not_quoted(load_text: Callable[..., LoadedConfig]) -> None:
     """Neither the name itself nor one that is like it."""
     text = CHAT.replace("{url: http://x}", "${env:SECRET}") + "x{{ 1 }}"
 
@@ -45,7 +45,7 @@ def test_a_target_from_outside_is_not_told(load_text: Callable[..., LoadedConfig
 
 
 def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConfig], tmp_path: Path) -> None:
-    """The file's own line is told, and a good one is good."""
+    """The error has the line in the template's own file; a right template is accepted."""
     file = tmp_path / "chat.jinja"
     file.write_text("fine\n{% for %}\n")
     said = _problem(load_text, f"{CHAT}{file}")
@@ -67,7 +67,7 @@ def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConf
         ('"one\\n{% two %}"', "7:20"),
     ],
 )
-def test_a_fault_is_told_at_its_line_of_the_file(
+def test_an_error_in_a_template_has_its_line_of_the_file(
     load_text: Callable[..., LoadedConfig], written: str, place: str
 ) -> None:
     """However the text is written; where its lines are not the file's, at its beginning."""

@@ -1,4 +1,4 @@
-"""What YAML a config may be, and what is refused before it can do harm."""
+"""The YAML that a config may be, and what is refused before it can do harm."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_free_keys_are_dropped_from_sections_and_engine_arguments(load_text: Cal
     assert model.engine.args == {"seed": 4}  # type: ignore[attr-defined] # a generative section, by its class
 
 
-def test_an_anchor_may_be_set_anew(load_text: Callable[..., LoadedConfig]) -> None:
+def test_an_anchor_may_be_set_again(load_text: Callable[..., LoadedConfig]) -> None:
     """Of two anchors with one name the nearest before the alias counts, without a warning."""
     text = MINIMAL + "x-a: &port 1\nx-b: &port 9000\nserver: {port: *port}\n"
 
@@ -108,7 +108,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
 def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """100 kB of nesting is one problem with a place, told within seconds."""
+    """100 kB of nesting is one problem with a location, found within seconds."""
     start = time.monotonic()
 
     with pytest.raises(ConfigError, match="nested deeper than 50 levels; must be flatter") as caught:
@@ -119,7 +119,7 @@ def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., Loa
     assert time.monotonic() - start < 10
 
 
-def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable[..., LoadedConfig]) -> None:
+def test_an_alias_bomb_is_reported_at_the_alias_that_exceeds_the_limit(load_text: Callable[..., LoadedConfig]) -> None:
     """What aliases stand for is counted without following them."""
     lines = ["x-a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [
@@ -135,7 +135,7 @@ def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
 def test_alias_bombs_are_refused(text: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """Aliases that stand for more than a config can hold are one problem, told before they fill the memory."""
+    """Aliases that stand for more than a config can hold are one problem, found before they fill the memory."""
     start = time.monotonic()
 
     message = r"\*\w+ (makes more than 100000 values of|nests the file deeper than 50 levels)"
@@ -152,19 +152,19 @@ def test_a_very_large_file_is_refused(load_text: Callable[..., LoadedConfig]) ->
 
 
 def test_a_missing_file_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    """A path where nothing lies is told with the reason."""
+    """A path where there is nothing is a problem with the reason."""
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file or directory"):
         load(tmp_path / "none.yaml")
 
 
 def test_a_directory_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    """A path where a directory lies is told with the reason."""
+    """A path of a directory is a problem with the reason."""
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path)
 
 
 def test_a_file_without_permission_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    """A file that we may not read is told with the reason."""
+    """A file without permission is a problem with the reason."""
     path = tmp_path / "config.yaml"
     path.write_text(MINIMAL)
     path.chmod(0)

@@ -1,4 +1,4 @@
-"""The environment and `--set` over the file."""
+"""The environment and `--set`, merged into the file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def engine(config: Config, index: int = 0) -> dict[str, object]:
     return config.models[index].engine.model_dump(exclude_unset=True)  # type: ignore[attr-defined, no-any-return] # generative
 
 
-LAID: dict[str, tuple[dict[str, str], tuple[str, ...], Where, object]] = {
+OVERRIDES: dict[str, tuple[dict[str, str], tuple[str, ...], Where, object]] = {
     "the environment over the file": (
         {"APPLIANCE__SERVER__PORT": "9000"}, (), lambda config: config.server.port, 9000,
     ),
@@ -110,15 +110,15 @@ LAID: dict[str, tuple[dict[str, str], tuple[str, ...], Where, object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("environ", "overrides", "where", "value"), LAID.values(), ids=LAID)
-def test_what_is_laid_over_the_file_counts(
+@pytest.mark.parametrize(("environ", "overrides", "where", "value"), OVERRIDES.values(), ids=OVERRIDES)
+def test_an_override_changes_what_it_names_and_nothing_else(
     environ: dict[str, str],
     overrides: tuple[str, ...],
     where: Where,
     value: object,
     load_text: Callable[..., LoadedConfig],
 ) -> None:
-    """The environment goes over the file and `--set` over both; each changes what it names and nothing else."""
+    """The environment overrides the file, and `--set` overrides both."""
     config = load_text(CONFIG, *overrides, environ=environ).config
 
     assert where(config) == value
@@ -236,17 +236,17 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize(("environ", "overrides", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_laid_over_is_told_with_its_source(
+def test_an_error_of_an_override_names_it(
     environ: dict[str, str], overrides: tuple[str, ...], message: str, load_text: Callable[..., LoadedConfig]
 ) -> None:
-    """A fault of a variable or an option names it, and says what would be right."""
+    """An error of a variable or an option names it, and says what would be right."""
     with pytest.raises(ConfigError) as caught:
         load_text(CONFIG, *overrides, environ=environ)
 
     assert str(caught.value) == message
 
 
-def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: Callable[..., LoadedConfig]) -> None:
+def test_a_variable_that_means_two_models_is_an_error(load_text: Callable[..., LoadedConfig]) -> None:
     """A variable that may mean two models means neither."""
     text = CONFIG.replace("smollm2", "org_model")
 
@@ -254,8 +254,8 @@ def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: C
         load_text(text, environ={"APPLIANCE__MODELS__ORG_MODEL__ENGINE": "{}"})
 
 
-def test_the_environment_does_not_hide_a_fault_of_the_file(load_text: Callable[..., LoadedConfig]) -> None:
-    """Where the file has no mapping to lay a key into, the file is told to be wrong."""
+def test_the_environment_does_not_hide_an_error_of_the_file(load_text: Callable[..., LoadedConfig]) -> None:
+    """Where the file has no mapping for the key, the error is that of the file."""
     with pytest.raises(ConfigError, match=r"config\.yaml:1:9: server: is 3; must be a mapping"):
         load_text("server: 3\n" + CONFIG.partition("server")[0], environ={"APPLIANCE__SERVER__PORT": "1"})
 

@@ -1,4 +1,4 @@
-"""The walk as a whole: all problems at once, nothing but them, and quick."""
+"""Loading as a whole: all problems in one run, and nothing but problems."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from appliance.core.errors import ConfigError
 RICH = Path(__file__).with_name("rich.yaml").read_text(encoding="utf-8")
 
 
-def test_every_problem_of_every_source_is_told_in_one_run(load_text: Callable[..., LoadedConfig]) -> None:
+def test_every_problem_of_every_source_is_reported_in_one_run(load_text: Callable[..., LoadedConfig]) -> None:
     """
-    Faults of YAML, references, schema, rules, environment and options come together: the file's first, in its order.
+    Errors of YAML, references, schema, validators, environment and options; those of the file first, in its order.
     """
     text = """\
 models:
@@ -58,7 +58,7 @@ def test_the_config_is_frozen(load_text: Callable[..., LoadedConfig]) -> None:
         config.server.port = 1  # type: ignore[misc] # what must not work
 
 
-def test_importing_the_config_room_loads_nothing_heavy() -> None:
+def test_importing_the_config_package_loads_nothing_heavy() -> None:
     """Checking a config works and is quick where neither an engine nor a server is installed."""
     heavy = ["torch", "vllm", "transformers", "litestar", "granian", "numpy"]
     code = f"import appliance.config, sys; print([name for name in {heavy} if name in sys.modules])"

@@ -43,7 +43,7 @@ def test_a_committed_schema_is_what_the_classes_say(name: str) -> None:
     assert (directory() / name).read_text(encoding="utf-8") == files()[name]
 
 
-def test_a_stale_schema_is_told_with_the_recipe_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_names_a_stale_schema_and_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     """The check names the file and the command to run, and fails."""
     status = write_or_check({"appliance.schema.json": "{}"}, ["--check"])
 

@@ -1,4 +1,4 @@
-"""What came from outside the file is never shown."""
+"""Secrets are never shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FAULTS = {
 def test_a_secret_is_in_no_message_and_no_traceback(
     line: str, tmp_path: Path, load_text: Callable[..., LoadedConfig]
 ) -> None:
-    """A fault of a value from outside shows `***`, and the error carries the value nowhere."""
+    """An error of a value from outside shows `***`, and does not carry the value."""
     (tmp_path / "secret").write_text(SECRET)
     text = f"""\
 {line}
@@ -56,7 +56,7 @@ models:
     assert SECRET not in shown
 
 
-def test_a_secret_near_a_choice_is_not_hinted_at(load_text: Callable[..., LoadedConfig]) -> None:
+def test_there_is_no_suggestion_for_a_secret(load_text: Callable[..., LoadedConfig]) -> None:
     """There is no did-you-mean for a value from outside: it would give most of the value away."""
     text = "models: [{name: a, class: generative, storage: {uri: '${env:URI}'}}]\nlogging: {level: '${env:LEVEL}'}\n"
 
@@ -68,7 +68,7 @@ def test_a_secret_near_a_choice_is_not_hinted_at(load_text: Callable[..., Loaded
     assert "pypy" not in str(caught.value)
 
 
-def test_texts_from_outside_are_handed_on_for_redaction(load_text: Callable[..., LoadedConfig]) -> None:
+def test_texts_from_outside_are_secrets(load_text: Callable[..., LoadedConfig]) -> None:
     """The texts of the environment that stand in the config as text are its secrets, and nothing else is."""
     text = """\
 models:
@@ -90,7 +90,7 @@ logging: {level: '${env:LEVEL}'}
     assert load_text(text, environ=environ).secrets == {"private-bucket", "hidden", "alias"}
 
 
-def test_a_value_that_is_laid_over_takes_the_secret_with_it(load_text: Callable[..., LoadedConfig]) -> None:
+def test_an_override_replaces_the_secret_too(load_text: Callable[..., LoadedConfig]) -> None:
     """A secret that `--set` replaces is no part of the config any more."""
     text = "models: [{name: a, class: generative, storage: {uri: '${env:URI}'}}]\n"
 
@@ -135,7 +135,7 @@ OF_SERVER = {
 def test_a_secret_that_the_file_spells_out_is_not_shown(
     line: str, load_text: Callable[..., LoadedConfig], tmp_path: Path
 ) -> None:
-    """Neither in a message nor in the line of the file, whose caret stays where the fault is."""
+    """Neither in a message nor in the line of the file, whose caret stays under the error."""
     model = "- {name: a, class: generative, storage: {uri: file:///a}}"
     if line in SPELLED_OUT.values():
         class_ = "proxy" if "upstreams" in line else "generative"
@@ -206,7 +206,7 @@ MISPLACED = {
 
 
 @pytest.mark.parametrize("text", MISPLACED.values(), ids=MISPLACED)
-def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[..., LoadedConfig]) -> None:
+def test_a_misplaced_secret_is_not_shown(text: str, load_text: Callable[..., LoadedConfig]) -> None:
     """Only where it is, and what must be there."""
     with pytest.raises(ConfigError) as caught:
         load_text(text.replace("SECRET", WRITTEN))
@@ -242,7 +242,7 @@ def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[.
     ],
 )
 def test_a_secret_of_the_command_line_is_not_shown(override: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """A fault of `--set` says which one without its secret."""
+    """An error of `--set` names the option without its secret."""
     with pytest.raises(ConfigError) as caught:
         load_text("models: [{name: a, class: generative, storage: {uri: file:///a}}]\n", override)
 

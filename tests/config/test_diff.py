@@ -40,7 +40,7 @@ def _loaded(file: Path, text: str, environ: dict[str, str]) -> LoadedConfig:
     return load(file, environ=environ)
 
 
-def test_what_means_the_same_is_no_difference(compare: Compare) -> None:
+def test_equal_values_are_no_difference(compare: Compare) -> None:
     """Comments, the order of keys and models, defaults that are written out, and the user's own keys."""
     same = """\
 x-mine: 7
@@ -89,7 +89,7 @@ def test_a_key_has_its_path_its_values_and_its_change(
 def test_a_model_is_known_by_its_name(
     compare: Compare, before: str, after: str, path: str, old: object, new: object
 ) -> None:
-    """Paths name models as `--set` does, and whatever is said of a model brings it anew."""
+    """Paths name models as `--set` does, and every key of a model is a swap."""
     first, *_ = compare(BASE, BASE.replace(before, after))
 
     assert first.path == path
@@ -100,7 +100,7 @@ def test_a_model_is_known_by_its_name(
 
 
 def test_limits_of_a_model_change_while_it_serves(compare: Compare) -> None:
-    """They do not bring it anew."""
+    """They are applied at once."""
     found = compare(BASE, BASE.replace("class: proxy", "class: proxy, limits: {queued: 7}, slo: {ttft_seconds: 2}"))
 
     assert [(each.path, each.change) for each in found] == [
@@ -109,7 +109,7 @@ def test_limits_of_a_model_change_while_it_serves(compare: Compare) -> None:
     ]
 
 
-def test_an_engine_that_workers_share_is_not_brought_anew(compare: Compare) -> None:
+def test_an_engine_that_workers_share_is_not_replaced(compare: Compare) -> None:
     """It has met its front ends once and for all; models without one are swapped as ever."""
     longer = BASE.replace("{uri: /models/chat}", "{uri: /models/chat}, engine: {max_model_len: 8}")
     longer = longer.replace("http://a:1", "http://b:1")
@@ -139,7 +139,7 @@ def test_secrets_are_never_shown(compare: Compare) -> None:
     }
 
 
-def test_every_key_says_what_its_change_asks() -> None:
+def test_every_key_declares_its_change() -> None:
     """
     Whatever is of a model brings that anew, but for its limits and promises; what nobody declared waits for a restart.
     """

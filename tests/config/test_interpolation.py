@@ -51,7 +51,7 @@ def test_a_file_is_read_without_its_last_line_end(tmp_path: Path, load_text: Cal
     assert loaded.secrets == {"to ken"}
 
 
-def test_a_relative_file_lies_beside_the_config(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
+def test_a_relative_file_is_relative_to_the_config(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
     """A relative path starts at the config's directory, wherever we were started."""
     (tmp_path / "uri.txt").write_text("file:///a")
 
