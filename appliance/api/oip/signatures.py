@@ -12,6 +12,7 @@ from typing import Any
 from appliance.api.oip import translations
 from appliance.api.oip.inputs import TensorSpec, TextInput, TextInputs, texts
 from appliance.auth import Authorizer
+from appliance.core import openai_types
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.tensors import Tensor
@@ -50,7 +51,7 @@ SIGNATURES: Sequence[OperationSignature] = (
         ("text_input",),
         texts("text_output"),
         translations.completion_bodies,
-        translations.Completion,
+        openai_types.Completion,
         translations.completion_tensors,
     ),
     OperationSignature(
@@ -58,7 +59,7 @@ SIGNATURES: Sequence[OperationSignature] = (
         ("text_input",),
         texts("text_output"),
         translations.chat_bodies,
-        translations.ChatCompletion,
+        openai_types.ChatCompletion,
         translations.chat_tensors,
     ),
     OperationSignature(
@@ -66,7 +67,7 @@ SIGNATURES: Sequence[OperationSignature] = (
         ("text_input",),
         translations.embedding_specs,
         translations.embedding_bodies,
-        translations.Embeddings,
+        openai_types.Embeddings,
         translations.embedding_tensors,
     ),
     OperationSignature(
@@ -74,7 +75,7 @@ SIGNATURES: Sequence[OperationSignature] = (
         ("query", "documents"),
         translations.ranking_specs,
         translations.ranking_bodies,
-        translations.Ranking,
+        openai_types.Rerank,
         translations.ranking_tensors,
     ),
     OperationSignature(
@@ -82,7 +83,7 @@ SIGNATURES: Sequence[OperationSignature] = (
         ("text_input",),
         translations.class_specs,
         translations.class_bodies,
-        translations.Classes,
+        openai_types.Classifications,
         translations.class_tensors,
     ),
 )

@@ -6,40 +6,20 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from appliance.api.oip.inputs import TensorSpec, TextInput, TextInputs
 from appliance.core.errors import GatewayError, RequestError
+from appliance.core.openai_types import (
+    ChatCompletion,
+    Classification,
+    Classifications,
+    Completion,
+    Embeddings,
+    Rerank,
+)
 from appliance.tensors import DATATYPES, Tensor
 
 Facts = Mapping[str, Any]  # Any: JSON values
 Body = Mapping[str, Any]  # Any: JSON values
-
-
-class _Choice(msgspec.Struct):
-    text: str
-    index: int = 0
-
-
-class Completion(msgspec.Struct):
-    """The part of a completion that is read."""
-
-    choices: list[_Choice]
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _ChatChoice(msgspec.Struct):
-    message: _Message
-    index: int = 0
-
-
-class ChatCompletion(msgspec.Struct):
-    """The part of a chat completion that is read."""
-
-    choices: list[_ChatChoice]
 
 
 def completion_bodies(text_inputs: TextInputs) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
@@ -82,48 +62,6 @@ def _text_tensor(text_input: TextInput, texts_: Sequence[str]) -> Tensor:
     )
 
 
-class _Embedding(msgspec.Struct):
-    embedding: str | list[float]
-    index: int = 0
-
-
-class Embeddings(msgspec.Struct):
-    """The part of an embeddings response that is read."""
-
-    data: list[_Embedding]
-
-
-class _Result(msgspec.Struct):
-    index: int
-    relevance_score: float
-
-
-class Ranking(msgspec.Struct):
-    """The part of a rerank response that is read."""
-
-    results: list[_Result]
-
-
-class _Token(msgspec.Struct):
-    label: str
-    probability: float
-    start: int | None = None
-    end: int | None = None
-
-
-class _Class(msgspec.Struct):
-    index: int = 0
-    label: str | None = None
-    probs: list[float] = []
-    tokens: list[_Token] | None = None
-
-
-class Classes(msgspec.Struct):
-    """The part of a classification response that is read: one class for each text, or for each token of it."""
-
-    data: list[_Class]
-
-
 def embedding_specs(facts: Facts) -> Sequence[TensorSpec]:
     """One vector for each text."""
     return [TensorSpec("embedding", "FP32", (-1, facts.get("dimensions", -1)))]
@@ -154,7 +92,7 @@ def ranking_bodies(text_inputs: TextInputs) -> Sequence[Body]:
     return [{**text_inputs.fields, "query": queries[0], "documents": list(text_inputs["documents"].texts)}]
 
 
-def ranking_tensors(text_inputs: TextInputs, replies: Sequence[Ranking]) -> Sequence[Tensor]:
+def ranking_tensors(text_inputs: TextInputs, replies: Sequence[Rerank]) -> Sequence[Tensor]:
     """`scores` in the order and shape of the documents."""
     documents = text_inputs["documents"]
     found = {result.index: result.relevance_score for result in replies[0].results}
@@ -177,20 +115,20 @@ def class_bodies(text_inputs: TextInputs) -> Sequence[Body]:
     return [{**text_inputs.fields, "input": list(text_inputs["text_input"].texts)}]
 
 
-def class_tensors(text_inputs: TextInputs, replies: Sequence[Classes]) -> Sequence[Tensor]:
+def class_tensors(text_inputs: TextInputs, replies: Sequence[Classifications]) -> Sequence[Tensor]:
     """`label`, and `probabilities` of shape `[texts, labels]`; for token classification see `_token_tensors`."""
     data = sorted(replies[0].data, key=lambda each: each.index)
-    if any(each.tokens is not None for each in data):
+    if any(isinstance(each.tokens, list) for each in data):
         return _token_tensors(data)
     texts = text_inputs["text_input"]
     if len(data) != len(texts.texts):
         raise GatewayError(f"The model gave {len(data)} classes for {len(texts.texts)} texts")
     labels = [each.label or "" for each in data]
-    rows = [_pack(each.probs) for each in data]
+    rows = [_pack(each.probs or []) for each in data]
     return [Tensor.of_values("label", "BYTES", texts.shape, labels), _matrix("probabilities", len(rows), rows)]
 
 
-def _token_tensors(data: Sequence[_Class]) -> Sequence[Tensor]:
+def _token_tensors(data: Sequence[Classification]) -> Sequence[Tensor]:
     """One element for each token of all texts: label, probability, index of the text, and position in characters (-1 if
     unknown).
     """

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import msgspec
-
 from appliance.core.errors import RequestError
+from appliance.core.openai_types import Usage
 from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.tokenization import cut_long_text
 
@@ -46,17 +45,10 @@ class Encoded:
     spans: Sequence[tuple[int, int]]
 
 
-class PoolingUsage(msgspec.Struct):
-    """Tokens that were computed, special ones included; pooling generates none."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-    @classmethod
-    def of(cls, outputs: Iterable[Encoded]) -> PoolingUsage:
-        """Return the tokens of all texts together."""
-        tokens = sum(len(output.tokens) for output in outputs)
-        return cls(tokens, tokens)
+def usage_of(outputs: Iterable[Encoded]) -> Usage:
+    """Return the tokens of all texts: special ones are counted, cut-off ones are not."""
+    tokens = sum(len(each.tokens) for each in outputs)
+    return Usage(prompt_tokens=tokens, total_tokens=tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,58 +5,20 @@ Source of the format: vLLM's ``/classify``, with every label's name beside its p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import msgspec
 from pydantic import TypeAdapter
 
 from appliance.core.model import ModelRequest, ModelResponse
-from appliance.engines.vllm.pooling.batch import Encoded, PoolingUsage, TextBatcher
+from appliance.core.openai_types import Classification, Classifications, TokenClass, new_id, now
+from appliance.engines.vllm.pooling.batch import Encoded, TextBatcher, usage_of
 from appliance.engines.vllm.request_decoder import decode_request
 
 if TYPE_CHECKING:
     from vllm.entrypoints.pooling.classify.protocol import ClassificationCompletionRequest
     from vllm.tasks import PoolingTask
-
-
-class TextClass(msgspec.Struct):
-    """The class of one text: the likeliest label; `probs` has the probabilities in the order of the labels."""
-
-    index: int
-    label: str
-    probs: list[float]
-    num_classes: int
-    probabilities: dict[str, float]
-
-
-class TokenClass(msgspec.Struct):
-    """The class of one token, from character `start` to before `end`; both are None for token ids."""
-
-    token: int
-    start: int | None
-    end: int | None
-    label: str
-    probability: float
-
-
-class TokenClasses(msgspec.Struct):
-    """The classes of one text's tokens, without special ones, which stand for no text."""
-
-    index: int
-    tokens: list[TokenClass]
-
-
-class Classifications(msgspec.Struct, tag_field="object", tag="list"):
-    """The response: the classes for each input, in order."""
-
-    id: str
-    created: int
-    model: str
-    data: list[TextClass] | list[TokenClasses]
-    usage: PoolingUsage
 
 
 class ClassificationEndpoint:
@@ -79,28 +41,33 @@ class ClassificationEndpoint:
         pooling = PoolingParams(task=self._task, use_activation=decoded.use_activation)
         outputs = await self._batcher.encode(decoded, pooling)
         response = Classifications(
-            id=f"classify-{uuid4().hex}",
-            created=int(time.time()),
+            id=new_id("classify"),
+            created=now(),
             model=self._name,
-            data=(
-                [TokenClasses(index, self._token_classes(output)) for index, output in enumerate(outputs)]
-                if self._task == "token_classify"
-                else [self._text_class(index, output.values.tolist()) for index, output in enumerate(outputs)]
-            ),
-            usage=PoolingUsage.of(outputs),
+            data=[self._classify(index, output) for index, output in enumerate(outputs)],
+            usage=usage_of(outputs),
         )
         return ModelResponse(msgspec.json.encode(response))
 
-    def _text_class(self, index: int, probs: list[float]) -> TextClass:
+    def _classify(self, index: int, output: Encoded) -> Classification:
+        if self._task == "token_classify":
+            return Classification(index=index, tokens=self._token_classes(output))
+        probs: list[float] = output.values.tolist()
         by_label = dict(zip(self._labels, probs, strict=True))
-        return TextClass(index, max(by_label, key=by_label.__getitem__), probs, len(probs), by_label)
+        return Classification(
+            index=index,
+            label=max(by_label, key=by_label.__getitem__),
+            probs=probs,
+            num_classes=len(probs),
+            probabilities=by_label,
+        )
 
     def _token_classes(self, output: Encoded) -> list[TokenClass]:
         spans: Sequence[tuple[int | None, int | None]] = output.spans or [(None, None)] * len(output.tokens)
         best = output.values.argmax(axis=-1).tolist()
         probabilities = output.values.max(axis=-1).tolist()
         return [
-            TokenClass(token, start, end, self._labels[label], probability)
+            TokenClass(token=token, start=start, end=end, label=self._labels[label], probability=probability)
             for token, (start, end), label, probability in zip(output.tokens, spans, best, probabilities, strict=True)
             if start is None or start != end
         ]

@@ -5,40 +5,21 @@ Source: https://platform.openai.com/docs/api-reference/embeddings
 
 from __future__ import annotations
 
-import base64
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import msgspec
 from pydantic import TypeAdapter
 
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelRequest, ModelResponse
-from appliance.engines.vllm.pooling.batch import Encoded, PoolingUsage, TextBatcher
+from appliance.core.openai_types import EmbeddingData, Embeddings, encode_vector, new_id, now
+from appliance.engines.vllm.pooling.batch import Encoded, TextBatcher, usage_of
 from appliance.engines.vllm.request_decoder import decode_request
 from appliance.engines.vllm.serving import Handler
 
 if TYPE_CHECKING:
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
-
-
-class Embedding(msgspec.Struct, tag_field="object", tag="embedding"):
-    """One embedding: its numbers, or their float32 bytes, little-endian, in base64."""
-
-    index: int
-    embedding: list[float] | str
-
-
-class Embeddings(msgspec.Struct, tag_field="object", tag="list"):
-    """The response: an embedding for each input, in order."""
-
-    id: str
-    created: int
-    model: str
-    data: list[Embedding]
-    usage: PoolingUsage
 
 
 class EmbeddingEndpoint:
@@ -63,11 +44,11 @@ class EmbeddingEndpoint:
         outputs = await self._batcher.encode(decoded, decoded.to_pooling_params())
         to_json = _base64 if decoded.encoding_format == "base64" else _numbers
         response = Embeddings(
-            id=f"embd-{uuid4().hex}",
-            created=int(time.time()),
+            id=new_id("embd"),
+            created=now(),
             model=self._name,
-            data=[Embedding(index, to_json(output)) for index, output in enumerate(outputs)],
-            usage=PoolingUsage.of(outputs),
+            data=[EmbeddingData(index=index, embedding=to_json(output)) for index, output in enumerate(outputs)],
+            usage=usage_of(outputs),
         )
         return ModelResponse(msgspec.json.encode(response))
 
@@ -120,4 +101,4 @@ def _numbers(output: Encoded) -> list[float]:
 
 
 def _base64(output: Encoded) -> str:
-    return base64.b64encode(output.values.astype("<f4").tobytes()).decode()
+    return encode_vector(output.values.astype("<f4").tobytes())
