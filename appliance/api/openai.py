@@ -63,7 +63,7 @@ def _operation(
     async def answer(request: AnyRequest) -> Response[Any]:
         headers = dict(request.headers)
         async with before_body(request):
-            manager.access.require_operation(operation)
+            manager.authorizer.require_operation(operation)
             headers["content-type"] = _content_type(operation, headers)
         body = await body_reader.body(request)
         # The body is decompressed.
@@ -145,14 +145,14 @@ def _envelope_of_form(body: bytes, content_type: str, max_parts: int) -> Envelop
 def _listing(manager: ModelManager, kserve_names: KServeNames) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
-        models = [_model_object(entry, name, manager.access) for entry, name in manager.visible()]
+        models = [_model_object(entry, name, manager.authorizer) for entry, name in manager.visible()]
         # `models` is the list of the Open Inference Protocol v1, on the same path.
         return {"object": "list", "data": models, "models": [card["id"] for card in models]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
     async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
         name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
-        return _model_object(manager.find(name), name, manager.access)
+        return _model_object(manager.find(name), name, manager.authorizer)
 
     return [list_models, show_model]
 

@@ -87,10 +87,11 @@ class ModelFactory:
             StorageError: the files are not a model's.
         """
         requirements = EngineRequirements.of(config)
-        # The sizes of a model whose config is overridden later are unknown.
-        if requirements is None or "hf_overrides" in requirements.engine.args:
+        if not isinstance(config, LocalModelConfig) or requirements is None:
             return None
-        assert isinstance(config, LocalModelConfig)  # noqa: S101 - only they have requirements
+        # The sizes of a model whose config is overridden later are unknown.
+        if "hf_overrides" in requirements.engine.args:
+            return None
         source = StorageConfig(uri=str(artifacts["model"]), allow_pickle=config.allow_pickle)
         plan = planner.plan(
             config.name,

@@ -57,7 +57,7 @@ class ModelManager:
         """The config that is served; values that a reload may change are read here each time."""
         self.config_status: ConfigStatus | None = None
         """The status of the config file; None if a program made the config."""
-        self.access = Authorizer(config.server.auth)
+        self.authorizer = Authorizer(config.server.auth)
         self.exit_signal = ExitSignal()
         self.is_stopping = False
         """The server is draining: readiness is 503, and clients are asked to go elsewhere."""
@@ -72,7 +72,7 @@ class ModelManager:
             is_serving=lambda status: any(each is status for each in self.statuses),
             end_process=self.exit_signal.set,
         )
-        self.registry = ModelRegistry(map(self.new_runner, config.models), self.access)
+        self.registry = ModelRegistry(map(self.new_runner, config.models), self.authorizer)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Lock()
 
@@ -83,7 +83,7 @@ class ModelManager:
     def apply(self, config: Config) -> None:
         """Serve by a config that differs in hot keys only."""
         self.config = config
-        self.access.apply(config.server.auth)
+        self.authorizer.apply(config.server.auth)
         self.rate_limiter.apply(config.server.key_limits(self._front_end.count))
 
     def start(self) -> None:
@@ -151,7 +151,7 @@ class ModelManager:
             EngineDeadError: the model died during the request.
         """
         status = self.find(name)
-        self.access.require_operation(request.operation)
+        self.authorizer.require_operation(request.operation)
         return await dispatch.handle(status, request, self.rate_limiter)
 
     async def drain(self, seconds: float, delay: float = 0, on_drained: Callable[[], None] = lambda: None) -> None:

@@ -53,8 +53,8 @@ def create_app(
         *_probes(outlook, manager),
     ]
     paths = [path for handler in handlers for path in handler.paths]
-    handlers += ui.routes(config.server.page, paths, told, manager.access)
-    app = _app(manager, handlers, manager.access, telemetry)
+    handlers += ui.routes(config.server.page, paths, told, manager.authorizer)
+    app = _app(manager, handlers, manager.authorizer, telemetry)
     app.state.manager, app.state.intake = manager, intake
     app.state.outlook, app.state.published, app.state.telemetry = outlook, published, telemetry
 
@@ -104,7 +104,7 @@ def _settings(config: Config) -> TelemetrySettings:
 def _probes(
     outlook: HealthProvider, manager: ModelManager, access: Authorizer | None = None
 ) -> Sequence[BaseRouteHandler]:
-    access = manager.access if access is None else access
+    access = manager.authorizer if access is None else access
 
     def standing() -> HealthReport:
         now = outlook.standing()

@@ -301,11 +301,11 @@ async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
     """The next request goes by the new ones."""
     new = ServerConfig.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
 
-    fresh.manager.access.apply(new.auth)
+    fresh.manager.authorizer.apply(new.auth)
 
     assert (await fresh.get("/v1/models", headers=bearing(ALL))).status_code == 401
     assert (await fresh.get("/v1/models", headers=bearing("new-new-new-new-new-new"))).status_code == 200
-    fresh.manager.access.apply(AuthConfig())
+    fresh.manager.authorizer.apply(AuthConfig())
     assert (await fresh.get("/v1/models")).status_code == 200
 
 

@@ -49,7 +49,7 @@ async def test_a_stream_that_is_always_ready_is_ended_within_a_few_messages() ->
             await send(_PIECE)
 
     manager = ModelManager(config(), factory=DoubleFactory())
-    middleware = RequestMiddleware(endless, manager, manager.access, RequestRecorder(TelemetrySettings()))
+    middleware = RequestMiddleware(endless, manager, manager.authorizer, RequestRecorder(TelemetrySettings()))
     streams = [asyncio.create_task(middleware(_scope(), _receive, cast("Send", send))) for _ in range(10)]
     await asyncio.sleep(0)
     for each in streams:

@@ -45,7 +45,7 @@ class Health(HealthServicer):
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
         """Yield the status of a service now and at every change; `SERVICE_UNKNOWN` if there is none of that name."""
         # The interceptor does not authenticate streams.
-        caller, _ = recognize(self._manager.access, context.invocation_metadata())
+        caller, _ = recognize(self._manager.authorizer, context.invocation_metadata())
         last: HealthCheckResponse | None = None
         while True:
             try:

@@ -37,7 +37,7 @@ def create_server(
         ApplianceError: the port is in use.
     """
     server = grpc.aio.server(
-        interceptors=[GrpcInterceptor(manager.access, telemetry)],
+        interceptors=[GrpcInterceptor(manager.authorizer, telemetry)],
         options=[
             ("grpc.max_receive_message_length", config.server.max_body_bytes),
             ("grpc.max_send_message_length", -1),

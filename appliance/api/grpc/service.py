@@ -69,7 +69,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         find_model(self._manager, request.model_name, request.model_version)
         authorize(self._manager, request.model_name, Operation.INFERENCE)
         asked = await off_loop(request.ByteSize(), request_from_message, request)
-        _, headers = recognize(self._manager.access, context.invocation_metadata())
+        _, headers = recognize(self._manager.authorizer, context.invocation_metadata())
         if record := current_context():
             headers |= record.trace_headers
         response = await infer(self._manager, request.model_name, asked, headers)

@@ -89,10 +89,10 @@ async def stream_text(manager: ModelManager, request: AnyRequest, name: str, bod
 
 
 def _text_signature(manager: ModelManager, name: str) -> OperationSignature:
-    signature = default_signature(manager.find(name).model.operations, manager.access)
+    signature = default_signature(manager.find(name).model.operations, manager.authorizer)
     if signature.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
         raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")
-    manager.access.require_operation(signature.operation)
+    manager.authorizer.require_operation(signature.operation)
     return signature
 
 

@@ -51,7 +51,7 @@ def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
         RequestError: the caller may not, or there is no such model.
     """
     if operation in manager.find(name).model.operations:
-        manager.access.require_operation(operation)
+        manager.authorizer.require_operation(operation)
 
 
 async def infer(
@@ -68,7 +68,7 @@ async def infer(
         return await _forward_tensors(manager, name, request, headers)
     text_inputs = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), parse_inputs, request)
     signature = choose_signature(
-        operations, text_inputs.texts, [output.name for output in request.outputs], manager.access
+        operations, text_inputs.texts, [output.name for output in request.outputs], manager.authorizer
     )
     outputs = await run_operation(manager, name, signature, text_inputs, headers)
     return InferenceResponse(name, VERSION, outputs, request.id)

@@ -71,7 +71,7 @@ async def unload(manager: ModelManager, name: str) -> None:
 
 
 def _allow(manager: ModelManager, verb: str, name: str) -> None:
-    manager.access.require_admin()
+    manager.authorizer.require_admin()
     if not manager.config.server.admin:
         raise ForbiddenError(f"Nobody may {verb} models here; server.admin: true in the config allows it")
     manager.find(name)

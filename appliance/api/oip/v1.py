@@ -83,7 +83,7 @@ async def _answer(
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
     fields = parse_fields(request.parameters or {})
     instances = _parse_instances(request)
-    signature = choose_signature(operations, {key: TextInput((), ()) for key in instances[0]}, (), manager.access)
+    signature = choose_signature(operations, {key: TextInput((), ()) for key in instances[0]}, (), manager.authorizer)
     if len(signature.inputs) == 1:
         together = {
             each: [text for instance in instances for text in instance.get(each, ())] for each in signature.inputs

@@ -26,7 +26,7 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
 
     @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
     def show_document() -> dict[str, Any]:  # Any: JSON values
-        return document([name for _, name in manager.visible()], manager.access.may_request)
+        return document([name for _, name in manager.visible()], manager.authorizer.may_request)
 
     @get("/schema", name="openapi-page", sync_to_thread=False)
     def show_page() -> Response[str]:
