@@ -28,8 +28,8 @@ import sys, time
 from pathlib import Path
 from appliance.core.model import FrontEnd
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
-meeting = FrontendRendezvous(FrontEnd(1, 2, Path(sys.argv[1])), sys.argv[2])
-meeting.join(lambda: None)
+rendezvous = FrontendRendezvous(FrontEnd(1, 2, Path(sys.argv[1])), sys.argv[2])
+rendezvous.join(lambda: None)
 print("joined", flush=True)
 time.sleep(600)
 """
@@ -37,7 +37,7 @@ time.sleep(600)
 
 @pytest.fixture
 def enter(tmp_path: Path) -> Callable[[int], FrontendRendezvous]:
-    """The meeting as the front end of this number sees it, of two."""
+    """The rendezvous as the front end of this number sees it, of two."""
     return lambda number: FrontendRendezvous(FrontEnd(number, 2, tmp_path), MODEL)
 
 
@@ -127,9 +127,9 @@ def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkey
 def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> None:
     """However long a model's name is, and whatever is in it."""
     front_ends = [FrontEnd(number, 2, Path("/tmp/appliance-abcdefgh")) for number in range(2)]
-    meetings = [FrontendRendezvous(each, name) for each in front_ends for name in (MODEL, "a", "A")]
+    rendezvous = [FrontendRendezvous(each, name) for each in front_ends for name in (MODEL, "a", "A")]
 
-    addresses = {address for each in meetings for address in each.addresses(each.number)}
+    addresses = {address for each in rendezvous for address in each.addresses(each.number)}
 
     assert len(addresses) == 12
     assert all(len(address.removeprefix("ipc://")) < 108 for address in addresses)

@@ -35,10 +35,10 @@ from appliance.config.engine import EngineConfig
 async def main():
     nodes = NodesConfig(count=2, rank=1, address="{here}", port={port})
     layout = LayoutConfig(tensor_parallel=2, nodes=nodes)
-    leader = WorkerNode(EngineSpec(("tiny",), Path("/nowhere"), layout, EngineConfig()))
-    addresses = (await leader.join()).addresses
+    worker = WorkerNode(EngineSpec(("tiny",), Path("/nowhere"), layout, EngineConfig()))
+    addresses = (await worker.join()).addresses
     try:
-        await leader.unless_lost(asyncio.get_running_loop().create_future())
+        await worker.unless_lost(asyncio.get_running_loop().create_future())
     except EngineDeadError as error:
         print(f"{{addresses.own}} {{addresses.leader}}: {{error}}")
 
@@ -61,14 +61,14 @@ def node() -> Node:
 
 @asynccontextmanager
 async def _met(node: Node) -> AsyncGenerator[tuple[LeaderNode, WorkerNode]]:
-    followers, leader = LeaderNode(node(0)), WorkerNode(node(1))
+    leader, worker = LeaderNode(node(0)), WorkerNode(node(1))
     try:
         async with asyncio.timeout(20):
-            await asyncio.gather(followers.wait_for_workers(), leader.join())
-        yield followers, leader
+            await asyncio.gather(leader.wait_for_workers(), worker.join())
+        yield leader, worker
     finally:
-        leader.leave("the test is over")
-        followers.close()
+        worker.leave("the test is over")
+        leader.close()
 
 
 async def _until_gone(side: LeaderNode | WorkerNode, seconds: float = 10) -> str:
@@ -84,23 +84,23 @@ async def _until_gone(side: LeaderNode | WorkerNode, seconds: float = 10) -> str
 async def test_a_model_of_one_machine_waits_for_nobody() -> None:
     """Without nodes there is no port, and nobody to lose."""
     setup = EngineSpec(("tiny",), Path("/nowhere"), LayoutConfig(), EngineConfig())
-    followers = LeaderNode(setup)
+    leader = LeaderNode(setup)
 
-    assert await followers.wait_for_workers() is setup
-    assert followers.states() == {}
-    followers.check()
-    followers.close()
+    assert await leader.wait_for_workers() is setup
+    assert leader.states() == {}
+    leader.check()
+    leader.close()
 
 
 async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node) -> None:
     """Whoever comes first waits; what vLLM is told are the addresses of the connection, not a name."""
-    followers, leader = LeaderNode(node(0)), WorkerNode(node(1))
-    joining = asyncio.create_task(leader.join())
+    leader, worker = LeaderNode(node(0)), WorkerNode(node(1))
+    joining = asyncio.create_task(worker.join())
     await asyncio.sleep(0.05)
     async with asyncio.timeout(20):
-        here, there = await asyncio.gather(followers.wait_for_workers(), joining)
-    leader.leave("the test is over")
-    followers.close()
+        here, there = await asyncio.gather(leader.wait_for_workers(), joining)
+    worker.leave("the test is over")
+    leader.close()
 
     assert here.addresses is not None
     assert there.addresses is not None
@@ -110,85 +110,85 @@ async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node
 
 async def test_nobody_begins_before_all_are_there(node: Node) -> None:
     """Of three machines two wait, whoever goes meanwhile may come again, and all begin together."""
-    followers = LeaderNode(node(0, count=3))
-    gathering = asyncio.create_task(followers.wait_for_workers())
+    leader = LeaderNode(node(0, count=3))
+    gathering = asyncio.create_task(leader.wait_for_workers())
     first = asyncio.create_task(WorkerNode(node(1, count=3)).join())
     async with asyncio.timeout(20):
-        while followers.missing != [2]:
+        while leader.missing != [2]:
             await asyncio.sleep(0.01)
         first.cancel()
-        while followers.missing != [1, 2]:
+        while leader.missing != [1, 2]:
             await asyncio.sleep(0.01)
-        was_waiting, awaited = not gathering.done(), followers.states()
+        was_waiting, awaited = not gathering.done(), leader.states()
         ranks = [WorkerNode(node(rank, count=3)) for rank in (1, 2)]
         await asyncio.gather(gathering, *(each.join() for each in ranks))
     for each in ranks:
         each.leave("the test is over")
-    followers.close()
+    leader.close()
 
     assert was_waiting
     assert awaited == {1: "waiting", 2: "waiting"}
-    assert followers.missing == []
-    assert followers.states() == {1: "connected", 2: "connected"}
+    assert leader.missing == []
+    assert leader.states() == {1: "connected", 2: "connected"}
 
 
 async def test_a_machine_with_another_config_is_refused(node: Node) -> None:
     """Ranks that were told different things would wait for each other for ever."""
-    followers, leader = LeaderNode(node(0)), WorkerNode(node(1, max_model_len=4096))
-    gathering = asyncio.create_task(followers.wait_for_workers())
+    leader, worker = LeaderNode(node(0)), WorkerNode(node(1, max_model_len=4096))
+    gathering = asyncio.create_task(leader.wait_for_workers())
 
     with pytest.raises(LoadError, match="serve the same file on each"):
-        await asyncio.wait_for(leader.join(), 20)
+        await asyncio.wait_for(worker.join(), 20)
 
     assert not gathering.done()
     gathering.cancel()
-    followers.close()
+    leader.close()
 
 
 async def test_a_rank_is_connected_once(node: Node) -> None:
     """A second machine of the same rank takes nobody's place: it waits until that one is free."""
-    async with _met(node) as (followers, _):
+    async with _met(node) as (leader, _):
         second = asyncio.create_task(WorkerNode(node(1)).join())
         await asyncio.sleep(0.2)
 
         assert not second.done()
-        followers.check()
+        leader.check()
         second.cancel()
 
 
 async def test_strangers_change_nothing(node: Node) -> None:
     """Whoever connects and says nothing that fits, or nothing at all, is no node, and its end is nobody's."""
-    async with _met(node) as (followers, leader):
+    async with _met(node) as (leader, worker):
         for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank":1,"digest":"x"}\n'):
             stranger = socket.create_connection(("127.0.0.1", node(0).layout.nodes.port))
             await asyncio.to_thread(stranger.sendall, said)
             stranger.close()
         await asyncio.sleep(0.2)
 
-        followers.check()
         leader.check()
+        worker.check()
 
 
 async def test_rank_0_hears_why_a_follower_went(node: Node) -> None:
     """The reason of the one that ended is in the reason of the one that others look at."""
-    async with _met(node) as (followers, leader):
-        leader.leave("process 7 ended with exit code -9")
+    async with _met(node) as (leader, worker):
+        worker.leave("process 7 ended with exit code -9")
 
-        assert await _until_gone(followers) == "the node of rank 1 is gone: process 7 ended with exit code -9"
-        assert followers.states() == {1: "disconnected"}
+        assert await _until_gone(leader) == "the node of rank 1 is gone: process 7 ended with exit code -9"
+        assert leader.states() == {1: "disconnected"}
 
 
 async def test_a_follower_notices_that_rank_0_went(node: Node) -> None:
     """It is no longer wanted then, and its load breaks off where it had not ended."""
-    async with _met(node) as (followers, leader):
+    async with _met(node) as (leader, worker):
         loading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        followers.close()
+        leader.close()
 
         with pytest.raises(EngineDeadError, match=r"rank 0 at 127\.0\.0\.1 is gone"):
-            await asyncio.wait_for(leader.unless_lost(loading), 10)
+            await asyncio.wait_for(worker.unless_lost(loading), 10)
         assert loading.cancelled()
-        assert not leader.is_connected
-        assert leader.states() == {0: "disconnected"}
+        assert not worker.is_connected
+        assert worker.states() == {0: "disconnected"}
 
 
 async def test_a_port_that_is_taken_is_named(node: Node) -> None:
@@ -205,19 +205,19 @@ async def test_a_machine_without_power_is_gone_on_both_sides(node: Node) -> None
     """No connection is closed, only nothing arrives any more: within half a minute each has noticed."""
     require_root("iptables")
     setup = node(0)
-    followers = LeaderNode(setup)
+    leader = LeaderNode(setup)
     with link() as cable:
         program = [*cable.prefix, sys.executable, "-c", FOLLOWER.format(port=setup.layout.nodes.port, here=HERE)]
         process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
         try:
             async with asyncio.timeout(60):
-                met = await followers.wait_for_workers()
+                met = await leader.wait_for_workers()
             cable.cut(setup.layout.nodes.port)
             async with asyncio.timeout(60):
-                reason = await _until_gone(followers, 60)
+                reason = await _until_gone(leader, 60)
                 said, _ = await process.communicate()
         finally:
-            followers.close()
+            leader.close()
             if process.returncode is None:
                 process.kill()
 
