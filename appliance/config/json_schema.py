@@ -1,142 +1,17 @@
-"""The JSON Schemas of the config, generated from its classes; the published ones accept references."""
+"""The committed JSON Schemas of the config, as they are published and as values are validated."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
-
-from appliance.config.base import FREE_PREFIX, BaseConfig
-from appliance.config.engine import EngineConfig
-from appliance.config.interpolation import PATTERN
-from appliance.config.models import MODEL_CONFIGS
-from appliance.config.root import Config
-
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-ROOT = "appliance"
+ROOT_NAME = "appliance.schema.json"
 ENGINE_NAME = "vllm-engine.schema.json"
 
-REFERENCE: Mapping[str, Any] = {
-    "type": "string",
-    "pattern": PATTERN,
-    "description": "A reference to an environment variable or a file: `${env:NAME}`, `${env:NAME:-default}`, "
-    "`${file:/path}`.",
-}
-_REFER = {"$ref": "#/$defs/Reference"}
-
-_ANNOTATIONS = frozenset({"description", "default", "deprecated", "examples", "writeOnly", "format"})
-
-_FREE_KEYS = {f"^{FREE_PREFIX}": True}
-
-
-class _Generator(GenerateJsonSchema):
-    """pydantic's generator, for schemas that read well in an editor."""
-
-    schema_dialect = DIALECT
-
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic asks so
-        """False: a title would only repeat the key."""
-        return False
-
-    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        """A closed mapping that allows free keys."""
-        generated = super().model_schema(schema)
-        generated.pop("title", None)
-        return generated | {"patternProperties": _FREE_KEYS}
-
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """A type or null, as one list of types where that is possible."""
-        inner = self.generate_inner(schema["schema"])
-        if not isinstance(inner.get("type"), str):
-            return self._typed_choices(super().nullable_schema(schema))
-        made = inner | {"type": [inner["type"], "null"]}
-        return made | {"enum": [*inner["enum"], None]} if "enum" in inner else made
-
-    def union_schema(self, schema: core_schema.UnionSchema) -> JsonSchemaValue:
-        """Choices that each name their type."""
-        return self._typed_choices(super().union_schema(schema))
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """A default where it is useful: that of a section is the defaults of its keys, and null is a key left out."""
-        made = super().default_schema(schema)
-        if made.get("default") is None or isinstance(schema.get("default"), BaseConfig):
-            made.pop("default", None)
-        return made
-
-    def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """The choices as `if` and `then`, so that the errors are those of the tagged choice alone.
-
-        With an unknown tag, the keys of every choice are allowed, so that errors can suggest them.
-        """
-        if callable(schema["discriminator"]):
-            return self._by_key(schema)
-        tag = str(schema["discriminator"])
-        choices = {str(name): self.generate_inner(choice) for name, choice in schema["choices"].items()}
-        tagged = {name: {"properties": {tag: {"const": name}}, "required": [tag]} for name in choices}
-        resolved = [self.resolve_ref_schema(choice) for choice in choices.values()]
-        return {
-            "type": "object",
-            "required": [tag],
-            "properties": {tag: {"description": resolved[0]["properties"][tag]["description"], "enum": list(choices)}},
-            "allOf": [{"if": tagged[name], "then": choice} for name, choice in choices.items()],
-            "if": {"not": {"anyOf": list(tagged.values())}},
-            "then": {
-                "required": [key for key in resolved[0]["required"] if all(key in one["required"] for one in resolved)],
-                "properties": {
-                    key: self._described(made) for one in resolved for key, made in one["properties"].items()
-                },
-                "additionalProperties": False,
-                "patternProperties": _FREE_KEYS,
-            },
-        }
-
-    def _by_key(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """Two choices, of which one requires a key: it is the choice where that key is given."""
-        one, other = (self.generate_inner(choice) for choice in schema["choices"].values())
-        if "required" not in self.resolve_ref_schema(one):
-            one, other = other, one
-        required = self.resolve_ref_schema(one)["required"]
-        return {"type": "object", "if": {"type": "object", "required": required}, "then": one, "else": other}
-
-    def _typed_choices(self, schema: JsonSchemaValue) -> JsonSchemaValue:
-        """Choices with a type each: an error chooses by it the one that was meant."""
-        for choice in schema.get("anyOf", ()):
-            if "$ref" in choice:
-                choice["type"] = self.resolve_ref_schema(choice).get("type", "object")
-        return schema
-
-    def _described(self, schema: JsonSchemaValue) -> JsonSchemaValue:
-        described = schema if "description" in schema else self.resolve_ref_schema(schema)
-        return {"description": described.get("description", "")}
-
-
-@cache
-def validation_schema() -> dict[str, Any]:  # Any: JSON
-    """The schema of the whole config once its references are resolved."""
-    return _generate(Config, ROOT, "Config of an appliance")
-
-
-@cache
-def engine_schema() -> dict[str, Any]:  # Any: JSON
-    """The committed schema of vLLM's engine arguments once references are resolved."""
-    published = json.loads((directory() / ENGINE_NAME).read_text(encoding="utf-8"))
-    return dict(_without_references(published))
-
-
-def schema_of(class_name: str | None = None) -> dict[str, Any]:  # Any: JSON
-    """The published schema of the whole config, or of one model class: any value may be a reference.
-
-    Raises:
-        KeyError: there is no such model class.
-    """
-    if class_name is None:
-        return with_references(validation_schema())
-    return with_references(_generate(MODEL_CONFIGS[class_name], class_name, f"Model of class {class_name}"))
+REFER = {"$ref": "#/$defs/Reference"}
+"""In the published schemas a choice beside the schema of each value: a reference such as `${env:NAME}`."""
 
 
 def directory() -> Path:
@@ -146,56 +21,36 @@ def directory() -> Path:
     return installed if installed.is_dir() else package.parent / "schemas"
 
 
-def _generate(config: type[BaseConfig], name: str, title: str) -> dict[str, Any]:  # Any: JSON
-    generated = config.model_json_schema(by_alias=True, schema_generator=_Generator)
-    engine = generated.get("$defs", {}).get(EngineConfig.__name__)
-    if engine is not None:
-        # pydantic refuses to refer to another file.
-        args = engine["properties"]["args"]
-        engine["properties"]["args"] = {"$ref": ENGINE_NAME, "description": args["description"]}
-    return {"$schema": DIALECT, "$id": f"{name}.schema.json", "title": title} | generated
+def schema_of(class_name: str | None = None) -> dict[str, Any]:  # Any: JSON
+    """The published schema of the whole config, or of one model class."""
+    return _read(ROOT_NAME if class_name is None else f"{class_name}.schema.json")
 
 
-def with_references(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
-    """The schema with a reference allowed in the place of any value."""
-    referring: dict[str, Any] = _referring(schema)
-    return referring | {"$defs": referring.get("$defs", {}) | {"Reference": REFERENCE}}
+@cache
+def validation_schema() -> dict[str, Any]:  # Any: JSON
+    """The schema of the whole config once its references are resolved."""
+    return dict(without_references(_read(ROOT_NAME)))
 
 
-def _referring(schema: Any) -> Any:  # Any: JSON
+@cache
+def engine_schema() -> dict[str, Any]:  # Any: JSON
+    """The schema of vLLM's engine arguments once references are resolved."""
+    return dict(without_references(_read(ENGINE_NAME)))
+
+
+def _read(name: str) -> dict[str, Any]:  # Any: JSON
+    schema: dict[str, Any] = json.loads((directory() / name).read_text(encoding="utf-8"))
+    return schema
+
+
+def without_references(schema: Any) -> Any:  # Any: JSON
+    """The published schema without references as choices."""
     if isinstance(schema, list):
-        return [_referring(item) for item in schema]
+        return [without_references(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    # A condition compares what is written, and refers to nothing.
-    made = {keyword: value if keyword == "if" else _referring(value) for keyword, value in schema.items()}
-    if isinstance(made.get("properties"), dict):
-        made["properties"] = {name: _or_reference(value) for name, value in made["properties"].items()}
-    for keyword in ("items", "additionalProperties"):
-        if isinstance(made.get(keyword), dict) and made[keyword].get("type") != "object":
-            made[keyword] = _or_reference(made[keyword])
-    return made
-
-
-def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
-    """The schema of one value with a reference as another choice; annotations stay where editors look for them."""
-    checks = {keyword: value for keyword, value in schema.items() if keyword not in _ANNOTATIONS}
-    is_any_text = checks.keys() <= {"type", "minLength"} and "string" in checks.get("type", ("string",))
-    if is_any_text or "const" in checks:
-        return schema
-    annotations = {keyword: value for keyword, value in schema.items() if keyword in _ANNOTATIONS}
-    choices = checks["anyOf"] if checks.keys() == {"anyOf"} else [checks]
-    return annotations | {"anyOf": [*choices, _REFER]}
-
-
-def _without_references(schema: Any) -> Any:  # Any: JSON
-    """The schema that `with_references` was given, but for its `$defs`."""
-    if isinstance(schema, list):
-        return [_without_references(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {keyword: _without_references(value) for keyword, value in schema.items()}
-    if _REFER not in made.get("anyOf", ()):
+    made = {keyword: without_references(value) for keyword, value in schema.items()}
+    if REFER not in made.get("anyOf", ()):
         return made
-    choices = [choice for choice in made.pop("anyOf") if choice != _REFER]
+    choices = [choice for choice in made.pop("anyOf") if choice != REFER]
     return made | (choices[0] if len(choices) == 1 else {"anyOf": choices})

@@ -15,7 +15,7 @@ from referencing import Registry, Resource
 
 from appliance.config import schema_of
 from appliance.config.engine import LOAD_FORMATS, OWNED, EngineConfig
-from appliance.config.json_schema import directory
+from appliance.config.json_schema import REFER, ROOT_NAME, directory, engine_schema, validation_schema
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.write_schemas import files, write_or_check
 
@@ -121,3 +121,9 @@ def test_the_generator_runs_as_a_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_values_are_validated_without_references() -> None:
+    """They are resolved before; what is left of one in a number is an error."""
+    assert REFER in json.loads((directory() / ROOT_NAME).read_text())["properties"]["server"]["anyOf"]
+    assert json.dumps(REFER) not in json.dumps([validation_schema(), engine_schema()])

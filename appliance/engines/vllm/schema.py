@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, is_type
 
 from appliance.config.base import FREE_PREFIX
 from appliance.config.engine import LOAD_FORMATS, OWNED
-from appliance.config.json_schema import ENGINE_NAME, with_references
-from appliance.config.write_schemas import write_or_check
+from appliance.config.json_schema import ENGINE_NAME
+from appliance.config.write_schemas import with_references, write_or_check
 from appliance.engines.vllm import patches
 
 # Arguments whose annotation allows more values than a config may have.
