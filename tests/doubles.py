@@ -1,4 +1,4 @@
-"""A model that is no model: the one double, standing at the contract."""
+"""A double of a model at the interface `Model`, its configs, and the factory that makes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROOF = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 
 
 class Double:
-    """Answers with what it is asked, and does what the test tells it to."""
+    """Echoes requests; its attributes say what it waits for and how it fails."""
 
     operations = frozenset({Operation.COMPLETION, Operation.CHAT_COMPLETION})
 
@@ -99,22 +99,22 @@ class Double:
 
 
 class DoubleConfig(ModelConfig):
-    """Declares a double; `storages` and their failure are as the test wants them."""
+    """The config of a double."""
 
     class_: Literal["double"] = Field("double", alias="class")
     """The model class."""
 
     has_storage: bool = False
-    """Whether there is anything to fetch."""
+    """Whether it has files to download."""
 
     fetch_fault: Any = None
-    """What materializing raises."""
+    """The error of the download."""
 
     may_fetch: Any = None
-    """What materializing waits for: an event of `threading`."""
+    """A `threading.Event` that the download waits for."""
 
     on_failure: FailureAction = "stay"
-    """What is done when it fails."""
+    """What happens when it fails."""
 
     @property
     def failure_action(self) -> FailureAction:
@@ -124,9 +124,9 @@ class DoubleConfig(ModelConfig):
     def storages(self) -> Mapping[str, StorageConfig]:
         return {"model": StorageConfig(uri="pypi://double==1/x")} if self.has_storage else {}
 
-    def materialize(self, settings: GlobalStorageConfig, report: OnPartProgress) -> Mapping[str, Path]:
-        """Bring nothing; `DoubleFactory` calls it."""
-        report("model", 50, 200)
+    def materialize(self, storage: GlobalStorageConfig, on_progress: OnPartProgress) -> Mapping[str, Path]:
+        """Report progress, and return a path that does not exist; `DoubleFactory` calls it."""
+        on_progress("model", 50, 200)
         if self.may_fetch is not None:
             self.may_fetch.wait(10)
         if isinstance(self.fetch_fault, ApplianceError):
@@ -134,21 +134,21 @@ class DoubleConfig(ModelConfig):
         return {"model": Path("/nowhere")}
 
     def build(self, peers: Peers) -> Model:
-        """Make the double; `DoubleFactory` calls it."""
+        """Return the double; `DoubleFactory` calls it."""
         return Double()
 
     def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
-        """Make its plan; there is none unless a test has one."""
+        """Return no plan; `DoubleFactory` calls it."""
         return None
 
 
 class RemoteConfig(DoubleConfig):
-    """Declares a double that computes elsewhere, and is proved by its check."""
+    """The config of a double without an engine and without a warm-up request."""
 
     has_engine: ClassVar[bool] = False
 
     asks: tuple[str, ...] = ()
-    """Names of other models it asks."""
+    """Names of the models that it sends requests to."""
 
     @property
     def targets(self) -> Sequence[str]:
@@ -159,7 +159,7 @@ class RemoteConfig(DoubleConfig):
 
 
 class DoubleFactory(ModelFactory):
-    """Makes doubles as their configs say, and everything else as the product does."""
+    """Makes doubles, and models of the product from other configs."""
 
     def create(self, config: ModelConfig, peers: Peers) -> Model:
         return config.build(peers) if isinstance(config, DoubleConfig) else super().create(config, peers)
@@ -176,7 +176,7 @@ class DoubleFactory(ModelFactory):
 
 
 def config(*configs: ModelConfig, **others: Any) -> Config:
-    """A config of doubles, which no file could declare."""
+    """Return a config of doubles, which no file could declare."""
     plain = Config.model_fields.keys() - {"models"}
     defaults = {name: Config.model_fields[name].get_default(call_default_factory=True) for name in plain}
     return Config.model_construct(models=configs or (DoubleConfig(name="one"),), **(defaults | others))

@@ -178,9 +178,9 @@ async def test_a_new_model_is_downloaded_before_the_old_engine_is_unloaded() -> 
 class _Endless(RemoteConfig):
     """Declares a double whose bytes never come."""
 
-    def materialize(self, settings: GlobalStorageConfig, report: OnPartProgress) -> Mapping[str, Path]:
+    def materialize(self, storage: GlobalStorageConfig, on_progress: OnPartProgress) -> Mapping[str, Path]:
         while True:
-            report("model", 1, 2)
+            on_progress("model", 1, 2)
             time.sleep(0.01)
 
 

@@ -37,7 +37,7 @@ class PlannedConfig(DoubleConfig):
     folder: Path
     """Where these are."""
 
-    def materialize(self, settings: GlobalStorageConfig, report: OnPartProgress) -> Mapping[str, Path]:
+    def materialize(self, storage: GlobalStorageConfig, on_progress: OnPartProgress) -> Mapping[str, Path]:
         return {"model": self.folder}
 
     def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
