@@ -30,8 +30,7 @@ from appliance.planner.model_config import architecture_of
 from appliance.planner.model_info import corrupt_if_invalid
 from appliance.planner.safetensors_header import read_config, read_tensors
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import group_tensors, sharded_tensors
-from appliance.planner.weight_sharding import weight_bytes_by_rank
+from appliance.planner.weight_sharding import group_tensors, sharded_tensors, weight_bytes_by_rank
 from appliance.proxy.response import content_decoder
 from appliance.storage import lockfile, manifest
 from appliance.storage.file_reader import FileRange

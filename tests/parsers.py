@@ -46,9 +46,7 @@ from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.codec import decode, read_request, write_request
 
 Shape = Callable[[int], bytes]
-"""
-A body of about so many bytes.
-"""
+"""A body of about so many bytes."""
 
 FORM_TYPE = "multipart/form-data; boundary=xYz"
 _MOST_BYTES = 32 * 1024 * 1024
@@ -91,9 +89,7 @@ JSON_SHAPES: Mapping[str, Shape] = {
     "quotes": repeated(b'"'),
     "spaces": repeated(b" ", b"{", b'"model":"m"}'),
 }
-"""
-What a reader of JSON may not take longer for than for any other body of the size.
-"""
+"""What a reader of JSON may not take longer for than for any other body of the size."""
 
 _PART = b'--xYz\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 FORM_SHAPES: Mapping[str, Shape] = {

@@ -23,19 +23,13 @@ TALK: Final[list[ChatCompletionMessageParam]] = [
     {"role": "assistant", "content": "The capital of Italy is Rome."},
     {"role": "user", "content": CAPITAL},
 ]
-"""
-A conversation; its last answer is `CAPITAL_ANSWER`.
-"""
+"""A conversation; its last answer is `CAPITAL_ANSWER`."""
 
 CHAT: Final[dict[str, Any]] = {"messages": MESSAGES, "temperature": 0, "max_tokens": 20}
-"""
-The body of a chat completion.
-"""
+"""The body of a chat completion."""
 
 COUNT: Final = "Count: 1, 2, 3,"
-"""
-A prompt for completions, whose answer counts on past the hundredth token.
-"""
+"""A prompt for completions, whose answer counts on past the hundredth token."""
 
 LONG: Final[list[ChatCompletionMessageParam]] = [
     {"role": "user", "content": "Count to 3."},
@@ -44,9 +38,7 @@ LONG: Final[list[ChatCompletionMessageParam]] = [
     {"role": "assistant", "content": "1, 2, 3, 4, 5."},
     {"role": "user", "content": "Count to 10."},
 ]
-"""
-A conversation whose last answer ends by itself, after more than 16 tokens.
-"""
+"""A conversation whose last answer ends by itself, after more than 16 tokens."""
 
 THOUGHT: Final = "Here is my thought process: Easy. Here is my response: {}."
 
@@ -57,6 +49,4 @@ REASONED: Final[list[ChatCompletionMessageParam]] = [
     {"role": "assistant", "content": THOUGHT.format("Madrid")},
     {"role": "user", "content": "Capital of France?"},
 ]
-"""
-A conversation in the form of Granite's reasoning, which SmolLM2 then keeps to.
-"""
+"""A conversation in the form of Granite's reasoning, which SmolLM2 then keeps to."""

@@ -22,9 +22,7 @@ PATH = "/v1/chat/completions"
 BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 32}
 
 Ask = Callable[[], str]
-"""
-Asks once, and gives the text of the answer; raises where there is none.
-"""
+"""Asks once, and gives the text of the answer; raises where there is none."""
 
 
 class Traffic:
@@ -158,9 +156,7 @@ def _content(status: int, body: bytes) -> str:
 
 
 KINDS = {"openai": _openai, "openai stream": _openai_stream, "kept": _kept, "fresh": _fresh}
-"""
-The kinds of clients there are everywhere.
-"""
+"""The kinds of clients there are everywhere."""
 
 if shutil.which("node") is not None:
     KINDS["http2"] = _http2

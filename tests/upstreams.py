@@ -51,9 +51,7 @@ class Asked:
 
 
 Piece = bytes | float
-"""
-Bytes to send, or seconds to wait.
-"""
+"""Bytes to send, or seconds to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +70,7 @@ class Answer:
 
 
 Reaction = Answer | Callable[[Asked], Answer]
-"""
-An answer, or how to find one.
-"""
+"""An answer, or how to find one."""
 
 
 def json_answer(body: object, status: int = 200, **headers: str) -> Answer:

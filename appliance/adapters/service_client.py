@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 Headers = Mapping[str, str]
 
 MAX_RESPONSE_BYTES = 128 * 1024 * 1024
-"""
-Largest response, or event, of a model of the same file; a server elsewhere has a limit in its config.
-"""
+"""Largest response, or event, of a model of the same file; a server elsewhere has a limit in its config."""
 
 # A shorter secret is a word, which must not be removed from responses.
 _MIN_SECRET = 8

@@ -17,9 +17,7 @@ from appliance.core.errors import RequestError
 Result = TypeVar("Result")
 
 AnyRequest = Request[Any, Any, Any]
-"""
-A request without a user, credentials or a state, which is what Litestar's type wants to be told.
-"""
+"""A request without a user, credentials or a state, which is what Litestar's type wants to be told."""
 
 
 # How long a client may go on sending a body that is refused already.

@@ -22,9 +22,7 @@ _AMOUNTS: tuple[tuple[str, str, Callable[[FetchProgress], float | None]], ...] =
 )
 
 Gather = Callable[[], Iterable[Metric]]
-"""
-Reads every metric there is.
-"""
+"""Reads every metric there is."""
 
 
 def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[BaseRouteHandler]:

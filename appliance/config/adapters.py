@@ -20,9 +20,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "embeddings": Operation.EMBEDDING,
     "rerank": Operation.RERANK,
 }
-"""
-The operations that can be adapted, by the keys that offer them.
-"""
+"""The operations that can be adapted, by the keys that offer them."""
 
 
 class ToolCallsConfig(BaseConfig):

@@ -139,9 +139,7 @@ OWNED: Mapping[str, str] = {
     "log_config_file": _OUR_LOG,
     "logging_config": _OUR_LOG,
 }
-"""
-Engine arguments of vLLM that ``args`` may not hold, each with what is right instead.
-"""
+"""Engine arguments of vLLM that ``args`` may not hold, each with what is right instead."""
 
 LOAD_FORMATS = (
     "dummy",
@@ -153,9 +151,7 @@ LOAD_FORMATS = (
     "safetensors",
     "sharded_state",
 )
-"""
-The values of vLLM's ``load_format`` that read safetensors or nothing; the others may unpickle, and so run code.
-"""
+"""The values of vLLM's ``load_format`` that read safetensors or nothing; the others may unpickle, and so run code."""
 
 
 _NAME = r"[A-Za-z_]\w*"

@@ -15,9 +15,7 @@ from appliance.config.security import AuthConfig, CorsConfig, KeyConfig, TlsConf
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^\s/:*@]+)$")]
-"""
-The name of a host without a port.
-"""
+"""The name of a host without a port."""
 
 
 class ServerLimitsConfig(BaseConfig):

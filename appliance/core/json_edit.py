@@ -21,9 +21,7 @@ Python.
 """
 
 Change = Callable[[bytes | None], bytes | None]
-"""
-Returns the new value of a member for its old one; None is a member that does not exist.
-"""
+"""Returns the new value of a member for its old one; None is a member that does not exist."""
 
 
 class NotAnObjectError(ValueError):

@@ -14,9 +14,7 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 MEDIA_TYPE = "multipart/form-data"
 
 MAX_PARTS = 1000
-"""
-Default limit of parts; no form of OpenAI's protocol has that many.
-"""
+"""Default limit of parts; no form of OpenAI's protocol has that many."""
 
 _MEDIA_TYPE = re.compile(r"\s*multipart/form-data\s*(?:;|$)", re.IGNORECASE)
 _BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"\\]*)"|([^\s;"]*))', re.IGNORECASE)

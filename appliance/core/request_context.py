@@ -9,9 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 CLIENT_CLOSED_REQUEST = 499
-"""
-The status of a request whose client left before the end of its answer: nginx's number, for HTTP has none.
-"""
+"""The status of a request whose client left before the end of its answer: nginx's number, for HTTP has none."""
 
 
 @dataclass(slots=True)

@@ -28,9 +28,7 @@ from appliance.planner import ConstraintViolation, EngineRequirements, Plan
 from appliance.storage import Cache, materialize
 
 OnPartProgress = Callable[[str, int, int | None], None]
-"""
-Called with a part's name, its bytes so far and in all, None while that is unknown; may raise to stop the work.
-"""
+"""Called with a part's name, its bytes so far and in all, None while that is unknown; may raise to stop the work."""
 
 _CHAT = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 _ENCODE = frozenset({Operation.EMBEDDING, Operation.RERANK})

@@ -7,10 +7,9 @@ from __future__ import annotations
 from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.hardware import Hardware, detect_hardware, named_hardware
 from appliance.planner.layout_search import search_layout
-from appliance.planner.load_time import DEFAULT_GBIT, probes
 from appliance.planner.memory_estimate import EngineRequirements, RankPlan
 from appliance.planner.model_info import ModelInfo, inspect_config, inspect_model
-from appliance.planner.planner import Plan, check, plan, precheck_layout
+from appliance.planner.planner import DEFAULT_GBIT, Plan, check, plan, precheck_layout, probes
 
 __all__ = [
     "DEFAULT_GBIT",

@@ -12,8 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from appliance.config.layout import LayoutConfig
-from appliance.planner.attention import Attention, AttentionKind
-from appliance.planner.model_config import Architecture
+from appliance.planner.model_config import Architecture, Attention, AttentionKind
 from appliance.planner.weight_sharding import local_heads, stage_ends
 
 # Bytes of one number, by ``kv_cache_dtype``.

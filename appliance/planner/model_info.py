@@ -14,7 +14,7 @@ from appliance.planner.gguf_header import read_gguf
 from appliance.planner.model_config import Architecture, HfConfig, architecture_of
 from appliance.planner.safetensors_header import read_config, read_tensors, require_tensor_count
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import ShardedTensor, TensorGroup, group_tensors, sharded_tensors
+from appliance.planner.weight_sharding import ShardedTensor, TensorGroup, group_tensors, sharded_tensors
 from appliance.storage.file_reader import FileReader, open_reader
 
 _CONFIG = "config.json"

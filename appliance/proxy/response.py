@@ -19,9 +19,7 @@ from appliance.core import sse
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (ClientError, OSError)
-"""
-Raised when a connection fails or breaks; timeouts are among them.
-"""
+"""Raised when a connection fails or breaks; timeouts are among them."""
 
 _TRUNCATED = "The upstream closed the connection in the middle of its response."
 _SILENT = "The upstream was silent for too long."

@@ -26,9 +26,7 @@ GENERATIONS = frozenset(
         Operation.TRANSLATION,
     }
 )
-"""
-Operations that are slow and expensive, and whose result may differ the second time.
-"""
+"""Operations that are slow and expensive, and whose result may differ the second time."""
 
 
 def is_retryable(config: RetryConfig, outcome: int | GatewayError, operation: Operation) -> bool:

@@ -23,19 +23,13 @@ Response = TypeVar("Response", covariant=True)
 Chunk = TypeVar("Chunk", covariant=True)
 
 Chunks = AsyncGenerator[Chunk | str]
-"""
-A stream: chunks, or texts that are server-sent events or the JSON of chunks.
-"""
+"""A stream: chunks, or texts that are server-sent events or the JSON of chunks."""
 
 Result = Awaitable[Response | Chunks[Chunk] | ErrorResponse] | Chunks[Chunk]
-"""
-The result of a method that generates text, which is a coroutine or an asynchronous generator.
-"""
+"""The result of a method that generates text, which is a coroutine or an asynchronous generator."""
 
 Context = Mapping[str, Any]
-"""
-Facts about the request: `headers`, with lower-case names.
-"""
+"""Facts about the request: `headers`, with lower-case names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +93,4 @@ METHODS: Mapping[Operation, str] = {
     Operation.EMBEDDING: "create_embedding",
     Operation.RERANK: "create_rerank",
 }
-"""
-The method of each operation.
-"""
+"""The method of each operation."""

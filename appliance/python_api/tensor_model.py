@@ -18,9 +18,7 @@ from appliance.tensors import InferenceResponse
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_response
 
 Payload = InferRequest | Json
-"""
-Tensors in version 2 of the protocol, a JSON object such as ``{"instances": [...]}`` in version 1.
-"""
+"""Tensors in version 2 of the protocol, a JSON object such as ``{"instances": [...]}`` in version 1."""
 
 Headers = Mapping[str, str]
 
@@ -31,9 +29,7 @@ _METHODS: Mapping[Operation, str] = {
 }
 
 TENSOR_OPERATIONS = frozenset(_METHODS)
-"""
-The operations of models of tensors.
-"""
+"""The operations of models of tensors."""
 
 
 # Any throughout: a step passes what it likes to the next one, and may be asynchronous.

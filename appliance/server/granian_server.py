@@ -20,9 +20,7 @@ from appliance.server.tls import Certificate
 _MOST_CONNECTIONS = 65536
 
 BACKLOG = 4096
-"""
-Connections that wait to be accepted.
-"""
+"""Connections that wait to be accepted."""
 
 
 class GranianServer:

@@ -17,9 +17,7 @@ import appliance
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 UNREADY_SECONDS = 5.0
-"""
-How long an event loop may be blocked before it is logged, and before the process is not ready.
-"""
+"""How long an event loop may be blocked before it is logged, and before the process is not ready."""
 
 _BEAT_SECONDS = 0.25
 

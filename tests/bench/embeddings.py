@@ -38,9 +38,7 @@ START_SECONDS = 240.0
 OURS, THEIRS, IN_PROCESS = "appliance", "vLLM's own server", "sentence-transformers, in process"
 
 Point = tuple[int, int]
-"""
-A batch size and a concurrency.
-"""
+"""A batch size and a concurrency."""
 
 _TEXT = "the quick brown fox jumps over a lazy dog while wizards quietly brew potent coffee near old stone bridges"
 
@@ -87,9 +85,7 @@ def _table(best: Mapping[str, Mapping[Point, float]]) -> Table:
 
 
 Command = Callable[[Path, int], Sequence[str]]
-"""
-Arguments for Python that serve the model of a directory on a port.
-"""
+"""Arguments for Python that serve the model of a directory on a port."""
 
 
 def _ours(_: Path, port: int) -> Sequence[str]:

@@ -50,9 +50,7 @@ LEVELS = {
     ),
     "real": (Level("1", 1, 32, 2), Level("32", 32, 128, 6)),
 }
-"""
-By the engine behind the front end.
-"""
+"""By the engine behind the front end."""
 
 
 def main() -> None:

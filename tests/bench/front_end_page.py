@@ -10,9 +10,7 @@ from statistics import median
 from bench import chart
 
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
-"""
-The figures of each run, by the server they are of.
-"""
+"""The figures of each run, by the server they are of."""
 
 OURS, THEIRS = "appliance", "vllm"
 

@@ -42,9 +42,7 @@ MEMORY_SECONDS = 120.0
 
 Measured = Mapping[str, float]
 Command = Callable[[int, int, Path], Sequence[str]]
-"""
-What starts a proxy, given its port, that of its upstream, and a folder.
-"""
+"""What starts a proxy, given its port, that of its upstream, and a folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 
 IMAGE = "localhost/appliance:cpu"
-"""
-As `VARIANT=cpu just image` tags it; the manifests name it too.
-"""
+"""As `VARIANT=cpu just image` tags it; the manifests name it too."""
 
 # Runs in the container: the image has no curl.
 _ASK = """

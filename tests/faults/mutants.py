@@ -48,9 +48,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v2/models/talker/generate_stream": {"text_input": "hi"},
     "/v2/repository/index": {"ready": True},
 }
-"""
-A good request for each route that takes a body.
-"""
+"""A good request for each route that takes a body."""
 
 MODELS = ("talker", "counter", "doubling", "elsewhere", "prompted", "adapted", "tensors", "nobody", "../x", "")
 

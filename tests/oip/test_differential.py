@@ -115,9 +115,7 @@ DIFFERENT: Mapping[tuple[str, str], str] = {
     ("mlserver", "predictions of no list"): "it does not speak the first version",
     ("mlserver", "model of V1"): "it does not speak the first version",
 }
-"""
-Each difference, and why ours is as it is.
-"""
+"""Each difference, and why ours is as it is."""
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP = 128
-"""
-Inputs that share a scale.
-"""
+"""Inputs that share a scale."""
 
 # Numbers of 4 bits in one of 32.
 _PACKED = 8
@@ -34,9 +32,7 @@ _CONFIGS: Mapping[str, Mapping[str, Any]] = {  # Any: JSON values
         "ignore": ["lm_head"],
     },
 }
-"""
-What a `config.json` says of each format.
-"""
+"""What a `config.json` says of each format."""
 
 
 def quantized(folder: Path, method: str) -> None:

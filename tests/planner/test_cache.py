@@ -9,11 +9,10 @@ import pytest
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
-from appliance.planner.attention import AttentionKind
 from appliance.planner.hardware import Hardware, named_hardware
 from appliance.planner.kv_cache import CacheSettings, KvCache, kv_cache
 from appliance.planner.memory_budget import cache_settings
-from appliance.planner.model_config import architecture_of
+from appliance.planner.model_config import AttentionKind, architecture_of
 
 BLOCK, FLIGHT = 16, 100
 TERMS = CacheSettings(block_tokens=BLOCK, element_bytes=2, in_flight=FLIGHT)

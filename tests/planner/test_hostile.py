@@ -19,11 +19,10 @@ from appliance.config.layout import LayoutConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.models.encoder import choose_task
-from appliance.planner import inspect_model
+from appliance.planner import inspect_model, weight_sharding
 from appliance.planner.model_config import MAX_EXPERTS, architecture_of
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import group_tensors, sharded_tensors
-from appliance.planner.weight_sharding import weight_bytes_by_rank
+from appliance.planner.weight_sharding import group_tensors, sharded_tensors, weight_bytes_by_rank
 
 Published = Mapping[str, Mapping[str, Any]]
 
@@ -255,11 +254,10 @@ def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.Monke
         for expert in range(1700)
         for name in names
     ]
-    from appliance.planner import tensor_parallel
 
-    tensor_parallel._rule.cache_clear()
+    weight_sharding._rule.cache_clear()
     loaded = sharded_tensors(tensors, model)
 
-    assert tensor_parallel._rule.cache_info().misses == len(names)
+    assert weight_sharding._rule.cache_info().misses == len(names)
     assert {part.rule for part in loaded} == {"column", "row"}
     assert len(loaded) == len(tensors)

@@ -14,8 +14,14 @@ from appliance.planner import inspect_model
 from appliance.planner.expected_tensors import expected_tensors
 from appliance.planner.model_config import architecture_of
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import ShardRule, group_tensors, sharded_tensors
-from appliance.planner.weight_sharding import Rank, stage_ends, weight_bytes_by_rank
+from appliance.planner.weight_sharding import (
+    Rank,
+    ShardRule,
+    group_tensors,
+    sharded_tensors,
+    stage_ends,
+    weight_bytes_by_rank,
+)
 
 DENSE = {
     "model_type": "llama",

@@ -29,9 +29,7 @@ QUESTIONS: Mapping[str, tuple[Body, str]] = {
     "count": ({"prompt": COUNT, "max_tokens": 64}, " 4, 5, 6, 7, 8, 9, 10, 11, 12"),
     "completion": ({"prompt": "The capital of France is", "max_tokens": 4}, " Paris."),
 }
-"""
-What tests ask, and how the answer begins.
-"""
+"""What tests ask, and how the answer begins."""
 
 
 def _promises() -> Iterator[tuple[str, Body, Sequence[str]]]:

@@ -43,9 +43,7 @@ PAGE = """<!doctype html>
 </script>
 </html>
 """
-"""
-It has no part from elsewhere, and no state.
-"""
+"""It has no part from elsewhere, and no state."""
 
 
 def policy_of(page: str) -> str:

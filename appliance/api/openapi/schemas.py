@@ -93,6 +93,4 @@ SCHEMAS: Mapping[str, Schema] = {
     "RepositoryChange": _closed(("name",), name=_TEXT),
     "Routes": _closed(("name", "routes"), name=_TEXT, routes=_list(_TEXT)),
 }
-"""
-Every shape, by its name.
-"""
+"""Every shape, by its name."""

@@ -14,7 +14,7 @@ from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.system import usable_memory
 from appliance.engines.vllm.weight_files import has_only_pickles, weight_bytes
-from appliance.planner.cpu_defaults import computes_in_float32, cpu_kv_cache_bytes
+from appliance.planner.memory_budget import computes_in_float32, cpu_kv_cache_bytes
 from appliance.storage import bounded_json
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ _UNIPROC_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _EXECUTORS = {"ray": "ray", "multiprocess": "mp"}
 
 WORKER_EXTENSION = "appliance.engines.vllm.worker_extension.MemoryReport"
-"""
-The class that extends vLLM's workers, unless the config names another one.
-"""
+"""The class that extends vLLM's workers, unless the config names another one."""
 
 # The ranks vLLM compiles its LoRA kernels for (vllm.config.lora.MaxLoRARanks).
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -23,9 +23,7 @@ from appliance.engines.vllm.startup_timings import StartupTimings, timed_executo
 Result = TypeVar("Result")
 
 GRAMMAR_PROCESS = "grammar-check"
-"""
-The name of processes that compile grammars; an engine outlives them.
-"""
+"""The name of processes that compile grammars; an engine outlives them."""
 
 
 def join() -> None:

@@ -66,7 +66,5 @@ def _with_time(sample: Sample, updated_at: Mapping[str, float]) -> Sample:
 
 
 ENGINES = EngineMetrics()
-"""
-The metrics of this process's engines.
-"""
+"""The metrics of this process's engines."""
 REGISTRY.register(ENGINES)

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from starlette.datastructures import State
 
 Handler = Callable[[ModelRequest], Awaitable[ModelResponse]]
-"""
-Handles the requests for one operation; raises what `Model.handle` does.
-"""
+"""Handles the requests for one operation; raises what `Model.handle` does."""
 
 
 @dataclass(frozen=True, slots=True)

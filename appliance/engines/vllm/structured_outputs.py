@@ -54,9 +54,7 @@ _GRAMMAR_RULE = re.compile(r"^[ \t]*+([\w-]++)[ \t]*+::=", re.MULTILINE)
 _MAX_QUOTED = 100
 
 Verdict = Mapping[str, str]
-"""
-The answer of the process that compiles: `backend`, or `fault` with a `reason`.
-"""
+"""The answer of the process that compiles: `backend`, or `fault` with a `reason`."""
 
 
 def require_small(constraint: Any, limits: StructuredOutputsConfig) -> None:  # Any: vLLM's parameters

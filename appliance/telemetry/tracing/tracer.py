@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 _FLUSH_SECONDS = 3.0
 
 Headers = Callable[[], Mapping[str, str]]
-"""
-A request's headers by lower-case name, read only where somebody traces.
-"""
+"""A request's headers by lower-case name, read only where somebody traces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,7 @@ _BATCH_TEXTS = 64
 _BATCH_CHARACTERS = 65_536
 
 Inputs = Sequence[str] | Sequence[list[int]]
-"""
-Texts, or their token ids.
-"""
+"""Texts, or their token ids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,7 @@ from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.serving import Endpoint
 
 Serve = Callable[..., Awaitable[Any]]
-"""
-vLLM's serving class of scores.
-"""
+"""vLLM's serving class of scores."""
 
 # The two sides of a score, by each of vLLM's names for them.
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
