@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from appliance.core.errors import RequestError
+from appliance.core.request_context import RequestContext, current_context
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
-from appliance.engines.vllm.usage_tracking import UsageMeter, count_prompt
 from appliance.limits import run_sequence
 from appliance.limits.queue import Sequence
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.output_processor import RequestOutputCollector
+    from vllm.v1.metrics.stats import RequestStateStats
 
     Outputs = AsyncGenerator[RequestOutput]
     Generate = Callable[[SamplingParams, str], Outputs]
@@ -49,7 +50,7 @@ def async_llm_class(structured_outputs: StructuredOutputsCheck) -> type[AsyncLLM
         async def encode(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PoolingRequestOutput]:
             async with aclosing(_in_turn(super().encode(*args, **kwargs))) as outputs:
                 async for output in outputs:
-                    count_prompt(output)
+                    _count_prompt(output)
                     yield output
 
         def shutdown(self, timeout: float | None = None) -> None:
@@ -166,3 +167,67 @@ def _require_no_error(output: RequestOutput) -> None:
             from vllm.exceptions import GenerationError
 
             raise GenerationError
+
+
+class UsageMeter:
+    """Adds the tokens of one engine request to those of the context, which may need several engine requests."""
+
+    def __init__(self, context: RequestContext, *, has_deltas: bool) -> None:
+        self._context = context
+        self._has_deltas = has_deltas
+        self._stats: RequestStateStats | None = None
+        self._has_begun = False
+        # Tokens by choice, for outputs that repeat the earlier ones.
+        self._counted: dict[int, int] = {}
+
+    @classmethod
+    @contextmanager
+    def of_current_request(cls, params: SamplingParams) -> Iterator[UsageMeter | None]:
+        """Count in this block; None outside of requests."""
+        from vllm.sampling_params import RequestOutputKind
+
+        context = current_context()
+        if context is None:
+            yield None
+            return
+        meter = cls(context, has_deltas=params.output_kind is RequestOutputKind.DELTA)
+        try:
+            yield meter
+        finally:
+            meter._record_times()
+
+    def count(self, output: RequestOutput) -> None:
+        """Add the tokens of the next output."""
+        context = self._context
+        if not self._has_begun:
+            self._has_begun, self._stats = True, output.metrics
+            _add_prompt(context, len(output.prompt_token_ids or ()))
+            context.cached_tokens = (context.cached_tokens or 0) + (output.num_cached_tokens or 0)
+        for choice in output.outputs:
+            tokens = len(choice.token_ids)
+            if not self._has_deltas:
+                tokens, self._counted[choice.index] = tokens - self._counted.get(choice.index, 0), tokens
+            context.output_tokens = (context.output_tokens or 0) + tokens
+
+    def _record_times(self) -> None:
+        """Copy the engine's times, which are on the clock that all processes of a machine share."""
+        context, stats = self._context, self._stats
+        # 0 is a step that was not reached; the clock of another machine is of no use.
+        if stats is None or stats.queued_ts < context.began:
+            return
+        if stats.scheduled_ts and context.scheduled is None:
+            context.queued, context.scheduled = context.queued or stats.queued_ts, stats.scheduled_ts
+        if stats.first_token_ts:
+            context.first = context.first or stats.first_token_ts
+            context.last = max(context.last or 0, stats.last_token_ts)
+
+
+def _count_prompt(output: PoolingRequestOutput) -> None:
+    """Add the tokens of a pooled text to those of the current request."""
+    if (context := current_context()) is not None:
+        _add_prompt(context, len(output.prompt_token_ids))
+
+
+def _add_prompt(context: RequestContext, tokens: int) -> None:
+    context.is_metered = True
+    context.prompt_tokens = (context.prompt_tokens or 0) + tokens
