@@ -27,21 +27,24 @@ _ASSIGNMENT = "must be a path, = and a value in YAML, such as server.port=9000"
 _LIST = "goes into a list, whose entries have no paths; must set the list as a whole, such as [a, b]"
 
 
-class _Settings(BaseSettings):
-    """The merged data of all sources. It is validated later, with the locations of its values."""
-
-    model_config = SettingsConfigDict(extra="allow")
-
-
 def merge(raw: RawConfig, environ: Mapping[str, str], overrides: Sequence[str]) -> tuple[RawConfig, list[Diagnostic]]:
     """The config with the environment and then each of the overrides merged into it, and their errors."""
     errors: list[Diagnostic] = []
     sources: list[PydanticBaseSettingsSource] = [_FileSource(raw)]
     sources += _environment(raw, environ, errors)
     sources += _options(raw, overrides, errors)
-    # pydantic-settings takes the source with the highest priority first.
-    settings = _Settings(_build_sources=(tuple(reversed(sources)), {}))
-    return _Flattening(raw).flatten(settings.model_extra or {}), errors
+
+    class Settings(BaseSettings):
+        """The merged data. It is validated later, with the locations of its values."""
+
+        model_config = SettingsConfigDict(extra="allow")
+
+        @classmethod
+        def settings_customise_sources(cls, *_: Any, **__: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+            # The first one has the highest priority.
+            return tuple(reversed(sources))
+
+    return _Flattening(raw).flatten(Settings().model_extra or {}), errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class _FileSource(PydanticBaseSettingsSource):
     """The data of the file; `models` is a mapping by index, because pydantic-settings merges mappings alone."""
 
     def __init__(self, raw: RawConfig) -> None:
-        super().__init__(_Settings)
+        super().__init__(BaseSettings)
         self._raw = raw
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:

@@ -1,4 +1,4 @@
-"""Variables that Kubernetes sets in a container for each Service of its namespace, which nobody meant as settings.
+"""Environment variables that Kubernetes sets for each Service of a namespace, and that are no settings.
 
 Source: https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
 """
@@ -16,10 +16,7 @@ _REST = re.compile(r"_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP|SCTP
 
 
 def service_links(environ: Mapping[str, str], prefix: str) -> frozenset[str]:
-    """
-    Those of Services whose variables begin with `prefix`: of a Service `vllm`, `VLLM_PORT=tcp://10.0.0.1:8000` and all
-    that comes with it.
-    """
+    """The variables of Services that begin with `prefix`: `VLLM_PORT=tcp://10.0.0.1:8000` and the others of `vllm`."""
     ports = (name for name in environ if name.startswith(prefix) and name.endswith(_PORT))
     services = [name.removesuffix(_PORT) for name in ports if _ADDRESS.fullmatch(environ[name])]
     return frozenset(
@@ -30,5 +27,5 @@ def service_links(environ: Mapping[str, str], prefix: str) -> frozenset[str]:
 
 
 def addresses(environ: Mapping[str, str], prefix: str) -> frozenset[str]:
-    """Those of them that are a URL, which is never what a setting of that name is."""
+    """Those of these variables that are a URL, which no setting with such a name is."""
     return frozenset(name for name in service_links(environ, prefix) if _ADDRESS.fullmatch(environ[name]))
