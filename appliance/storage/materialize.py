@@ -43,10 +43,7 @@ def materialize(
         ArtifactChangedError: the bytes differ from the lock file or the pinned digest.
         StorageError: the bytes cannot be fetched.
     """
-    resolved = resolve(storage, settings)
-    path = _find_or_fetch(resolved, on_progress)
-    _check(path, resolved, on_progress)
-    return path
+    return _materialize(resolve(storage, settings), on_progress)
 
 
 def verify_storage(
@@ -60,13 +57,13 @@ def verify_storage(
         StorageError: the bytes cannot be fetched, change again, or differ from the lock file.
     """
     resolved = resolve(storage, settings)
-    path = resolved.cached_path() or materialize(storage, settings, on_progress)
+    path = resolved.cached_path() or _materialize(resolved, on_progress)
     try:
         verify(path, on_progress)
     except ArtifactCorruptError as error:
         log.warning("artifact.invalidated", reason=str(error))
         invalidate(path)
-        path = materialize(storage, settings, on_progress)
+        path = _materialize(resolved, on_progress)
         verify(path, on_progress)
     files = list_files(path, on_progress, read_all=read_all or resolved.lock_entry is not None)
     if resolved.lock_entry:
@@ -102,6 +99,12 @@ def fetch(store: Store, resolved: ResolvedStorage, on_progress: OnProgress) -> P
             # Nothing is downloaded only to be rejected.
             resolved.lock_entry.check(spec.file_list)
         return ArtifactDownload(spec, store, resolved.cache, config, on_progress, runner).run()
+
+
+def _materialize(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
+    path = _find_or_fetch(resolved, on_progress)
+    _check(path, resolved, on_progress)
+    return path
 
 
 def _find_or_fetch(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
