@@ -22,7 +22,7 @@ from appliance.config.storage import SCHEMES
 from appliance.storage import Cache
 from appliance.storage.filesystems.registry import RemoteFilesystem, register
 
-DROPS = 40
+CHUNKS = 40
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ class Index:
     wheel_status: int = 200
     sha256: str | None = None
     promised_size: int | None = None
-    seconds_per_drop: float = 0
+    delay_seconds: float = 0
     stalls: bool = False
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -127,14 +127,14 @@ def index(only_pip_settings: pytest.MonkeyPatch) -> Iterator[Index]:
             self.close_connection = True
             # A client that was killed is no fault of the test.
             with suppress(OSError):
-                self._pour(body, is_wheel)
+                self._write_slowly(body, is_wheel)
 
-        def _pour(self, body: bytes, is_wheel: bool) -> None:
-            step = max(1, len(body) // DROPS)
+        def _write_slowly(self, body: bytes, is_wheel: bool) -> None:
+            step = max(1, len(body) // CHUNKS)
             for start in range(0, len(body), step):
                 self.wfile.write(body[start : start + step])
                 if is_wheel:
-                    time.sleep(index.seconds_per_drop)
+                    time.sleep(index.delay_seconds)
                 if is_wheel and index.stalls and start > len(body) // 2:
                     index.released.wait()
 

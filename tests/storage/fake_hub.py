@@ -1,6 +1,6 @@
-"""A stand-in for the Hugging Face hub over HTTP on the loopback, with repositories in memory and faults to order.
+"""A fake Hugging Face hub over HTTP on the loopback, with repositories in memory and injected faults.
 
-It answers what is asked to resolve, list and download, by us and by huggingface_hub:
+It has the routes that resolve, list and download need, here and in huggingface_hub:
 https://huggingface.co/docs/hub/api, and ``huggingface_hub/hf_api.py``.
 """
 
@@ -31,7 +31,7 @@ _ROUTES = (
     ("tree", re.compile(r"/api/models/(?P<name>[^/]+(?:/[^/]+)?)/tree/(?P<revision>[^/]+)")),
     ("file", re.compile(r"/(?P<name>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")),
 )
-_DROPS = 10
+_CHUNKS = 10
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     token: str | None = None
-    """The only token that is let in; None for a model open to all."""
+    """The only valid token; None for a public model."""
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Put files on a branch, and return the commit's id."""
@@ -53,73 +53,73 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The repositories of a hub, the faults it shows, and what it was asked."""
+    """The repositories of a hub, its injected faults, and the requests it received."""
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     status: int | None = None
-    """Answered to every question instead of the truth."""
+    """The status of every response, if set."""
     file_status: int | None = None
-    """Answered to every question for a file, while the model itself may be seen."""
+    """The status of every response for a file, if set."""
     resets: int = 0
     """How many downloads break in the middle, counted down."""
-    damaged: str | None = None
-    """The file that comes with one bit flipped."""
-    seconds_per_drop: float = 0
+    corrupted_file: str | None = None
+    """The file that is sent with one bit flipped."""
+    delay_seconds: float = 0
     """The wait after each tenth of a file."""
     stalls: bool = False
-    """Whether nothing comes after the first half of a file."""
-    leads_away: bool = False
-    """Whether files lie on another host, as the hub's large ones do, at addresses that are signed for a while."""
-    elsewhere: str = ""
+    """Whether nothing is sent after the first half of a file."""
+    redirects_files: bool = False
+    """Whether files are on another host, as the hub's large ones are, at addresses with a signature."""
+    file_host_url: str = ""
     """The address of that host."""
     signature: str = "1"
-    """The only signature that the other host takes."""
-    tells_sizes: bool = True
-    """Whether the answer about a model has the sizes of its files; those of mirrors may not."""
+    """The only signature that the other host accepts."""
+    lists_sizes: bool = True
+    """Whether the info of a model has the sizes of its files; that of some mirrors has not."""
     page: int = 1000
     """How many files a page of a tree has."""
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
-    seen_elsewhere: list[dict[str, str]] = field(default_factory=list)
+    file_host_requests: list[dict[str, str]] = field(default_factory=list)
     """The headers of each request to the other host."""
 
     def repository(self, name: str) -> Repository:
-        """The repository of this name, made when it is not there."""
+        """Return the repository of this name, created if it does not exist."""
         return self.repositories.setdefault(name, Repository())
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer any request."""
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Handle any request."""
         self.requests.append(f"{request.method} {request.path}")
         if self.status is not None:
             return web.Response(status=self.status)
         for kind, route in _ROUTES:
             if found := route.fullmatch(request.rel_url.raw_path):
                 parts = {part: unquote(text) for part, text in found.groupdict().items()}
-                return await self._answer(request, kind, **parts)
+                return await self._handle(request, kind, **parts)
         return web.Response(status=404)
 
-    async def answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request for a file to the other host."""
-        self.seen_elsewhere.append(dict(request.headers))
+    async def handle_file_request(self, request: web.Request) -> web.StreamResponse:
+        """Handle a request for a file to the other host."""
+        self.file_host_requests.append(dict(request.headers))
         if request.query.get("signature") != self.signature:
             return web.Response(status=403)
         _, _, name, commit, path = request.rel_url.raw_path.split("/", 4)
         return await self._send(request, commit, path, self.repositories[unquote(name)].commits[commit][unquote(path)])
 
-    async def _answer(
+    async def _handle(
         self, request: web.Request, kind: str, name: str, revision: str = "main", path: str = ""
     ) -> web.StreamResponse:
         repository = self.repositories.get(name)
         given = request.headers.get("Authorization")
         if given == "Bearer wrong":
-            return _refusal(401, "", "Invalid credentials in Authorization header")
+            return _error(401, "", "Invalid credentials in Authorization header")
         if repository is None:
-            # To a stranger the hub does not tell what is not there from what is private.
-            return _refusal(401, "RepoNotFound", "Repository not found")
-        # Everyone may know a gated model; its files are for those who were granted access.
+            # Without a token the hub responds alike for missing and private models.
+            return _error(401, "RepoNotFound", "Repository not found")
+        # The info of a gated model is public; its files need access.
         if kind == "file" and repository.token and given != f"Bearer {repository.token}":
-            return _refusal(403 if given else 401, "GatedRepo", f"Access to model {name} is restricted")
+            return _error(403 if given else 401, "GatedRepo", f"Access to model {name} is restricted")
         if kind == "refs":
             branches = [
                 {"name": b, "ref": f"refs/heads/{b}", "targetCommit": c} for b, c in repository.branches.items()
@@ -127,11 +127,11 @@ class Hub:
             return web.json_response({"branches": branches, "tags": [], "converts": []})
         commit = repository.branches.get(revision, revision)
         if commit not in repository.commits:
-            return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = repository.commits[commit]
         if kind == "model":
             siblings = [
-                _sibling(file, data) if self.tells_sizes else {"rfilename": file} for file, data in files.items()
+                _sibling(file, data) if self.lists_sizes else {"rfilename": file} for file, data in files.items()
             ]
             return web.json_response({"id": name, "sha": commit, "siblings": siblings})
         if kind == "tree":
@@ -150,9 +150,9 @@ class Hub:
         if self.file_status is not None:
             return web.Response(status=self.file_status)
         if path not in self.repositories[name].commits[commit]:
-            return _refusal(404, "EntryNotFound", "Entry not found")
-        if self.leads_away:
-            place = f"{self.elsewhere}/files/{quote(name, safe='')}/{commit}/{quote(path)}"
+            return _error(404, "EntryNotFound", "Entry not found")
+        if self.redirects_files:
+            place = f"{self.file_host_url}/files/{quote(name, safe='')}/{commit}/{quote(path)}"
             raise web.HTTPFound(URL(place, encoded=True).with_query({"signature": self.signature}))
         return await self._send(request, commit, path, self.repositories[name].commits[commit][path])
 
@@ -170,15 +170,15 @@ class Hub:
         response.content_length = end - begin
         await response.prepare(request)
         if request.method == "GET":
-            whole = _flipped(data) if path == self.damaged else data
-            await self._pour(request, response, whole[begin:end])
+            whole = _flipped(data) if path == self.corrupted_file else data
+            await self._write_slowly(request, response, whole[begin:end])
         return response
 
-    async def _pour(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        step = max(1, len(data) // _DROPS)
+    async def _write_slowly(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        step = max(1, len(data) // _CHUNKS)
         for start in range(0, len(data), step):
             await response.write(data[start : start + step])
-            await asyncio.sleep(self.seconds_per_drop)
+            await asyncio.sleep(self.delay_seconds)
             if start >= len(data) // 2:
                 if self.stalls:
                     await asyncio.Event().wait()
@@ -188,7 +188,7 @@ class Hub:
                     return
 
 
-def _refusal(status: int, code: str, message: str) -> web.Response:
+def _error(status: int, code: str, message: str) -> web.Response:
     return web.Response(status=status, headers={"X-Error-Code": code, "X-Error-Message": message})
 
 
@@ -227,7 +227,7 @@ def _reset(request: web.Request) -> None:
 
 @contextmanager
 def serving() -> Iterator[Hub]:
-    """A hub that answers at its `url`, in a thread, until the end of the block."""
+    """Run a hub at its `url`, in a thread, until the end of the block."""
     hub = Hub()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -244,11 +244,11 @@ def serving() -> Iterator[Hub]:
 
 async def _start(hub: Hub) -> web.AppRunner:
     elsewhere = web.Application()
-    elsewhere.router.add_get("/{path:.*}", hub.answer_elsewhere)
+    elsewhere.router.add_get("/{path:.*}", hub.handle_file_request)
     other = web.AppRunner(elsewhere, shutdown_timeout=0.1)
-    hub.elsewhere = await _listen(other)
+    hub.file_host_url = await _listen(other)
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", hub.answer)
+    application.router.add_route("*", "/{path:.*}", hub.handle)
     application.on_cleanup.append(lambda _: other.cleanup())
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     hub.url = await _listen(runner)

@@ -43,10 +43,10 @@ class FakeStore:
     faults: deque[Fault] = field(default_factory=deque)
     always: Fault = Fault()
     listing_faults: deque[Fault] = field(default_factory=deque)
-    asked: list[tuple[str, int, int]] = field(default_factory=list)
-    served: int = 0
+    requested: list[tuple[str, int, int]] = field(default_factory=list)
+    sent_bytes: int = 0
     running: int = 0
-    most_running: int = 0
+    max_running: int = 0
     is_closed: bool = False
     credential: str = "none"
     is_fixed: bool = False
@@ -63,10 +63,10 @@ class FakeStore:
 
     @asynccontextmanager
     async def _read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
-        self.asked.append((file.name, start, end))
+        self.requested.append((file.name, start, end))
         fault = self.faults.popleft() if self.faults else self.always
         self.running += 1
-        self.most_running = max(self.running, self.most_running)
+        self.max_running = max(self.running, self.max_running)
         try:
             yield _Blocks(self, self.files[file.name], start, end, fault)
         finally:
@@ -93,7 +93,7 @@ class _Blocks:
     def read(self, size: int, /) -> bytes:
         block = self._rest or next(self._blocks, b"")
         block, self._rest = block[:size], block[size:]
-        self._store.served += len(block)
+        self._store.sent_bytes += len(block)
         return block
 
     def abort(self) -> None:

@@ -67,7 +67,7 @@ def serving(files: Mapping[str, bytes | int]) -> Iterator[RangeServer]:
             self.end_headers()
             # A client that was killed is what the test is about.
             with suppress(OSError):
-                self._pour(data, start, end)
+                self._write_slowly(data, start, end)
 
         def _range(self, size: int) -> tuple[int, int]:
             if self.headers["Range"] is None:
@@ -76,7 +76,7 @@ def serving(files: Mapping[str, bytes | int]) -> Iterator[RangeServer]:
             assert found
             return int(found[1]), min(int(found[2]) + 1, size)
 
-        def _pour(self, data: bytes | int, start: int, end: int) -> None:
+        def _write_slowly(self, data: bytes | int, start: int, end: int) -> None:
             for begin in range(start, end, _BLOCK):
                 stop = min(begin + _BLOCK, end)
                 self.wfile.write(bytes(stop - begin) if isinstance(data, int) else data[begin:stop])

@@ -110,7 +110,7 @@ def test_a_fetch_of_an_archive_goes_on_where_it_broke(cache: Cache) -> None:
     second = OneFile({"a.zip": packed})
 
     assert set(_bring(cache, second)) == {"model.safetensors"}
-    assert 0 < sum(end - start for _, start, end in second.asked) < len(packed)
+    assert 0 < sum(end - start for _, start, end in second.requested) < len(packed)
 
 
 def test_an_archive_among_other_files_is_a_file(cache: Cache) -> None:

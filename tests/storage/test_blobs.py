@@ -25,7 +25,7 @@ def _fetch(store: FakeStore, cache: Cache, uri: str = "fake://place") -> Path:
 
 def _read(store: FakeStore) -> int:
     """Bytes that were asked for."""
-    return sum(end - start for _, start, end in store.asked)
+    return sum(end - start for _, start, end in store.requested)
 
 
 def test_a_new_revision_fetches_only_what_changed(cache: Cache) -> None:

@@ -58,7 +58,7 @@ def test_every_file_comes_whole(cache: Cache) -> None:
     store = FakeStore(FILES)
 
     assert contents(fetch_model(store, cache)) == FILES
-    assert store.served == sum(map(len, FILES.values()))
+    assert store.sent_bytes == sum(map(len, FILES.values()))
     assert store.is_closed
 
 
@@ -68,7 +68,7 @@ def test_what_is_cached_is_listed_and_not_read(cache: Cache) -> None:
     store = FakeStore(FILES)
 
     assert fetch_model(store, cache) == first
-    assert store.asked == []
+    assert store.requested == []
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
@@ -77,7 +77,7 @@ def test_as_many_ranges_are_fetched_at_once_as_are_allowed(cache: Cache, paralle
     store = FakeStore(FILES)
 
     fetch_model(store, cache, parallel=parallel)
-    assert store.most_running == parallel
+    assert store.max_running == parallel
 
 
 @pytest.mark.parametrize("kind", ["reset", "end", "stall"])
@@ -87,8 +87,8 @@ def test_a_broken_answer_is_resumed_from_its_last_byte(cache: Cache, kind: str) 
     store = FakeStore({"model.safetensors": WEIGHTS}, faults=deque([Fault(kind, after)]))  # type: ignore[arg-type] # a parameter
 
     assert contents(fetch_model(store, cache, parallel=1)) == {"model.safetensors": WEIGHTS}
-    assert store.asked[1][1] == after
-    assert store.served == len(WEIGHTS)
+    assert store.requested[1][1] == after
+    assert store.sent_bytes == len(WEIGHTS)
 
 
 def test_progress_renews_patience(cache: Cache) -> None:
@@ -96,7 +96,7 @@ def test_progress_renews_patience(cache: Cache) -> None:
     store = FakeStore({"model.safetensors": WEIGHTS[:300_000]}, always=Fault("reset", 20_000))
 
     assert contents(fetch_model(store, cache, parallel=1, retries=1)) == {"model.safetensors": WEIGHTS[:300_000]}
-    assert len(store.asked) > 10
+    assert len(store.requested) > 10
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_may_pass_is_tried_again_and_nothing_else(
     with pytest.raises(error) as caught:
         fetch_model(store, cache)
     assert type(caught.value) is error
-    assert len(store.asked) == tries
+    assert len(store.requested) == tries
     assert store.is_closed
 
 
@@ -165,7 +165,7 @@ def test_a_fetch_has_an_end(cache: Cache) -> None:
 
     store = FakeStore(FILES)
     assert contents(fetch_model(store, cache)) == FILES
-    assert store.served < sum(map(len, FILES.values()))
+    assert store.sent_bytes < sum(map(len, FILES.values()))
 
 
 def test_free_space_is_checked_before_the_first_byte(cache: Cache) -> None:
@@ -181,7 +181,7 @@ def test_free_space_is_checked_before_the_first_byte(cache: Cache) -> None:
         match=r"^fake://model: /.*: 1,125,899,906,842,624 bytes to write, and .* free; free some space, or point",
     ):
         fetch_model(store, cache)
-    assert store.asked == []
+    assert store.requested == []
 
 
 def promised(algorithm: str) -> Callable[[bytes], Mapping[str, str]]:
@@ -209,7 +209,7 @@ def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algor
         "artifact.repaired",
         "artifact.fetched",
     ]
-    assert store.served < 1.1 * len(WEIGHTS)
+    assert store.sent_bytes < 1.1 * len(WEIGHTS)
 
 
 def test_bytes_that_stay_wrong_are_refused(cache: Cache) -> None:
@@ -222,7 +222,7 @@ def test_bytes_that_stay_wrong_are_refused(cache: Cache) -> None:
         fetch_model(wrong, cache)
     store = FakeStore({"model.safetensors": WEIGHTS})
     assert contents(fetch_model(store, cache)) == {"model.safetensors": WEIGHTS}
-    assert store.served == len(WEIGHTS)
+    assert store.sent_bytes == len(WEIGHTS)
 
 
 def test_an_algorithm_nobody_knows_is_no_reason_to_refuse(cache: Cache) -> None:

