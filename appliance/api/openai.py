@@ -118,7 +118,7 @@ def _model_request(
 
 def _envelope(body: bytes, content_type: str, body_reader: BodyReader) -> Envelope:
     if multipart.is_form(content_type):
-        return _envelope_of_form(body, content_type, body_reader.server.limits.form_parts)
+        return _envelope_of_form(body, content_type, body_reader.server().limits.form_parts)
     try:
         return msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:

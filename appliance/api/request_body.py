@@ -1,8 +1,9 @@
-"""The bodies of requests as they come in: no larger, deeper or slower than they may be."""
+"""Bodies of requests, read within the limits on size, time and nesting."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from litestar.exceptions import InternalServerException
@@ -16,68 +17,62 @@ from appliance.core.errors import RequestError, SlowRequestBodyError
 from appliance.core.json_limits import has_more_members, is_deeper
 from appliance.tensors.codec import LENGTH_HEADER
 
-# A length of more digits is none, which is for the protocol to say.
-_DIGITS = 20
+# A longer number is no length; the protocol reports it.
+_MAX_DIGITS = 20
 
 
 def require_no_form(content_type: str) -> None:
-    """Return where a body may be JSON.
+    """Return if a body of this content type may be JSON.
 
     Raises:
-        RequestError: the client says that it is a form.
+        RequestError: the content type is multipart.
     """
     if content_type.strip().lower().startswith("multipart/"):
         raise RequestError(f"Content-Type is {content_type[:80]!r}; this route takes application/json", status=415)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class BodyReader:
-    """Reads what a client sends, as `server` allows."""
+    """Reads the bodies of requests within the limits of `server`, which a reload may change."""
 
-    server: ServerConfig
-
-    def apply(self, server: ServerConfig) -> None:
-        """Hold to other settings from now on; `max_body_bytes` stays what it was when the server began."""
-        self.server = server
+    server: Callable[[], ServerConfig]
 
     async def body(self, request: AnyRequest) -> bytes:
-        """The body of a request, decompressed; nothing else has looked at it.
+        """Return the decompressed body of a request; nothing else has read it.
 
         Raises:
-            RequestError: it is not compressed as it says, or in a way nobody here knows.
-            SlowRequestBodyError: it did not come in time.
-            RequestEntityTooLarge: it is larger than the application allows, compressed or not.
+            RequestError: it is not compressed as its Content-Encoding says, or that is not supported.
+            SlowRequestBodyError: it did not arrive in time.
+            RequestEntityTooLarge: it is larger than `max_body_bytes`, compressed or not.
         """
         coding = request.headers.get("content-encoding", "identity").strip().lower()
-        return await decompressed(await self._whole(request), coding, self.server.max_body_bytes)
+        return await decompressed(await self._receive(request), coding, self.server().max_body_bytes)
 
     async def json(self, request: AnyRequest) -> bytes:
-        """The body of a request, which is JSON with binary tensors after it where the headers say so.
+        """Return the body of a request: JSON, followed by binary tensors if the headers say so.
 
-        Raises:
-            RequestError: the client says that it is a form; as `body` and `require_shape`.
-            SlowRequestBodyError: it did not come in time.
-            RequestEntityTooLarge: it is larger than the application allows.
+        Raises: as `body` and `require_shape`, and
+            RequestError: the content type is multipart.
         """
         async with before_body(request):
             require_no_form(request.headers.get("content-type", ""))
         body = await self.body(request)
         length = request.headers.get(LENGTH_HEADER, "")
-        await self.require_shape(body[: int(length)] if length.isdecimal() and len(length) < _DIGITS else body)
+        await self.require_shape(body[: int(length)] if length.isdecimal() and len(length) < _MAX_DIGITS else body)
         return body
 
-    async def _whole(self, request: AnyRequest) -> bytes:
-        """The bytes as they came.
+    async def _receive(self, request: AnyRequest) -> bytes:
+        """Return the body as it was sent.
 
-        A client that is still sending does not hear a refusal: its connection breaks first.
-        So what is too large is read to its end, and thrown away, before it is refused.
+        A client that is still sending does not read the response, because its connection breaks first. So a body that
+        is too large is read to its end, and discarded, before it is rejected.
         """
-        seconds = self.server.timeouts.body_seconds
+        seconds = self.server().timeouts.body_seconds
         try:
             async with asyncio.timeout(seconds) as bound:
                 return await request.body()
         except InternalServerException as error:
-            # What Litestar has for a client that leaves, and for nothing else that can happen here.
+            # Litestar raises it if the client disconnects, and for nothing else that can happen here.
             raise ClientDisconnectedError from error
         except RequestEntityTooLarge:
             await discard(request.receive)
@@ -90,12 +85,12 @@ class BodyReader:
             ) from error
 
     async def require_shape(self, body: bytes) -> None:
-        """Return when JSON is nested no deeper, and has no more members, than it may.
+        """Return if JSON is not nested too deeply, and does not have too many members.
 
         Raises:
             RequestError: it is, or has.
         """
-        await off_loop(len(body), _require_shape, body, self.server.limits)
+        await off_loop(len(body), _require_shape, body, self.server().limits)
 
 
 def _require_shape(body: bytes, limits: ServerLimitsConfig) -> None:

@@ -27,10 +27,11 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
     appliance.lock beside FILE, downloaded files must match it.
     """
     loaded = load_config(file, to_overrides(overrides, offline=offline, frozen=frozen))
-    from appliance.server import run
+    from appliance.core.system import exit_now
+    from appliance.server import serve as serve_config
 
     _check_local_layouts(loaded)
-    run(loaded)
+    exit_now(serve_config(loaded))
 
 
 def _check_local_layouts(loaded: LoadedConfig) -> None:

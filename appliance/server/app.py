@@ -1,4 +1,4 @@
-"""The web application: every protocol's routes over one lifecycle."""
+"""The web application: the routes of all protocols, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
 from appliance import ui
-from appliance.api import error_responses, health, metrics, oip, openai, openapi
+from appliance.api import error_responses, metrics, oip, openai, openapi
+from appliance.api import health as health_routes
 from appliance.api.kserve_names import KServeNames
 from appliance.api.request_body import BodyReader
 from appliance.api.route_tags import public_paths
@@ -21,120 +22,120 @@ from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory
 from appliance.models.health import HealthReport, public
 from appliance.models.manager import ModelManager
-from appliance.server.kserve_prefixes import Fresh, Publishing
 from appliance.server.middleware import RequestMiddleware
-from appliance.server.worker_health import HealthProvider, MultiWorkerHealth, SingleProcessHealth, WorkerInfo
+from appliance.server.worker_health import (
+    FreshHealth,
+    HealthProvider,
+    HealthPublisher,
+    MultiWorkerHealth,
+    SingleProcessHealth,
+    WorkerInfo,
+)
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.ui.redacted_config import RedactedConfig
 
 
 def create_app(
     config: Config,
-    seat: WorkerInfo | None = None,
+    worker: WorkerInfo | None = None,
     secrets: Collection[str] = (),
     factory: ModelFactory | None = None,
 ) -> Litestar:
-    """All routes; the load begins with the application's start-up and does not hold it up.
+    """Return the application with all routes; when it starts up, the models begin to load.
 
-    `app.state` has the `manager` behind it, the `outlook` of its probes, what it has `published` for other threads,
-    its `telemetry`, and `apply`, which has all of it go by a config that differs in hot keys; `seat` is this process's
-    place among several workers. `secrets` are texts that nobody may be shown.
+    `app.state` has the `manager`, the `health` for probes and the `published` one for other threads, the `telemetry`,
+    and `apply`, which applies a config that differs in hot keys only. `worker` is this process among several;
+    `secrets` are texts that are never shown.
     """
-    front_end = SINGLE_FRONT_END if seat is None else seat.front_end
+    front_end = SINGLE_FRONT_END if worker is None else worker.front_end
     manager = ModelManager(config, front_end, factory=factory)
-    published = SingleProcessHealth(manager) if seat is None else MultiWorkerHealth(manager, seat)
-    outlook = Fresh(published, published.publish)
-    telemetry, intake, told = _telemetry(config), BodyReader(config.server), RedactedConfig(config, secrets)
-    gateway = KServeNames(config.metadata.namespace if config.metadata.name else None)
+    published = SingleProcessHealth(manager) if worker is None else MultiWorkerHealth(manager, worker)
+    health = FreshHealth(published, published.publish)
+    body_reader = BodyReader(lambda: manager.config.server)
+    telemetry, redacted_config = _telemetry(config), RedactedConfig(config, secrets)
+    names = KServeNames(config.metadata.namespace if config.metadata.name else None)
     handlers = [
-        *openai.routes(manager, gateway, intake),
-        *oip.routes(manager, outlook.standing, intake),
+        *openai.routes(manager, names, body_reader),
+        *oip.routes(manager, health.report, body_reader),
         *openapi.routes(manager),
-        *_probes(outlook, manager),
+        *_probe_routes(health, manager, manager.authorizer),
     ]
     paths = [path for handler in handlers for path in handler.paths]
-    handlers += ui.routes(config.server.page, paths, told, manager.authorizer)
+    handlers += ui.routes(config.server.page, paths, redacted_config, manager.authorizer)
     app = _app(manager, handlers, manager.authorizer, telemetry)
-    app.state.manager, app.state.intake = manager, intake
-    app.state.outlook, app.state.published, app.state.telemetry = outlook, published, telemetry
 
     def apply(loaded: LoadedConfig) -> None:
         manager.apply(loaded.config)
-        intake.apply(loaded.config.server)
-        telemetry.apply(_settings(loaded.config))
-        told.apply(loaded.config, loaded.secrets)
+        telemetry.apply(_telemetry_settings(loaded.config))
+        redacted_config.apply(loaded.config, loaded.secrets)
 
-    app.state.apply = apply
+    app.state.manager, app.state.telemetry, app.state.apply = manager, telemetry, apply
+    app.state.health, app.state.published = health, published
     app.on_startup.append(manager.start)
     app.on_shutdown.extend([manager.stop, telemetry.stop])
-    if seat is not None or config.server.probe_port is not None:
-        publishing = Publishing(published, manager)
-        app.on_startup.append(publishing.begin)
-        app.on_shutdown.append(publishing.stop)
+    if worker is not None or config.server.probe_port is not None:
+        publisher = HealthPublisher(published, manager)
+        app.on_startup.append(publisher.start)
+        app.on_shutdown.append(publisher.stop)
     return app
 
 
-def create_probes(manager: ModelManager, outlook: HealthProvider, telemetry: RequestRecorder) -> Litestar:
-    """Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
+def create_probe_app(manager: ModelManager, health: HealthProvider, telemetry: RequestRecorder) -> Litestar:
+    """Return an application with probes and metrics only, without keys, for a listener in a thread of its own.
 
-    What it calls of `manager` and `telemetry` may be called from any thread.
+    All that it calls of `manager` and `telemetry` is thread-safe.
     """
-    everybody = Authorizer(AuthConfig())
-    return _app(manager, _probes(outlook, manager, everybody), everybody, telemetry)
+    authorizer = Authorizer(AuthConfig())
+    return _app(manager, _probe_routes(health, manager, authorizer), authorizer, telemetry)
+
+
+def probe_telemetry(config: Config) -> RequestRecorder:
+    """Return the telemetry of the probe port: no payloads, no traces."""
+    return RequestRecorder(TelemetrySettings(access=config.logging.access, digest=digest(config)))
 
 
 def _telemetry(config: Config) -> RequestRecorder:
-    # As KServe's logger says whose payloads they are.
-    metadata, settings = config.metadata, _settings(config)
+    metadata, settings = config.metadata, _telemetry_settings(config)
     if metadata.name is None:
         return RequestRecorder(settings)
-    facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
-    return RequestRecorder(settings, f"/{metadata.namespace}/{metadata.name}", facts)
+    # The attributes of KServe's logger.
+    attributes = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
+    return RequestRecorder(settings, f"/{metadata.namespace}/{metadata.name}", attributes)
 
 
-def probe_settings(config: Config) -> TelemetrySettings:
-    """What is told of requests to the probe port: no bodies are kept, and nothing is traced."""
-    return TelemetrySettings(access=config.logging.access, digest=digest(config))
-
-
-def _settings(config: Config) -> TelemetrySettings:
+def _telemetry_settings(config: Config) -> TelemetrySettings:
     return TelemetrySettings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
-def _probes(
-    outlook: HealthProvider, manager: ModelManager, access: Authorizer | None = None
-) -> Sequence[BaseRouteHandler]:
-    access = manager.authorizer if access is None else access
-
-    def standing() -> HealthReport:
-        now = outlook.standing()
-        # Whether all is well is for everyone; what the models are called, and what ails them, is not.
-        if not access.sees_every_model:
+def _probe_routes(health: HealthProvider, manager: ModelManager, authorizer: Authorizer) -> Sequence[BaseRouteHandler]:
+    def report() -> HealthReport:
+        report = health.report()
+        # The status is for everybody; names and states of the models are for those who may use them.
+        if not authorizer.sees_every_model:
             names: dict[str, str] = {}
-            for entry, name in manager.visible():
-                names.setdefault(entry.config.name, name)
-            # A key may be for an alias: that is the only name it knows.
-            models = [{**model, "name": names[model["name"]]} for model in now.models if model["name"] in names]
-            now = replace(now, models=models, config=None, workers=())
-        # What an error says is for those who run the server.
-        return now if access.is_operator else public(now)
+            for status, name in manager.visible():
+                names.setdefault(status.name, name)
+            # A key may be for an alias; then that is the only name it sees.
+            models = [{**model, "name": names[model["name"]]} for model in report.models if model["name"] in names]
+            report = replace(report, models=models, config=None, workers=())
+        # The text of an error is for operators.
+        return report if authorizer.is_operator else public(report)
 
-    return [*health.routes(standing), *metrics.routes(outlook.metrics, access.require_metrics)]
+    return [*health_routes.routes(report), *metrics.routes(health.metrics, authorizer.require_metrics)]
 
 
 def _app(
-    manager: ModelManager, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: RequestRecorder
+    manager: ModelManager, handlers: Sequence[BaseRouteHandler], authorizer: Authorizer, telemetry: RequestRecorder
 ) -> Litestar:
-    server = manager.config.server
     app = Litestar(
         handlers,
         exception_handlers={Exception: error_responses.render},
-        request_max_body_size=server.max_body_bytes,
-        # Ours tells of the paths below models, which Litestar knows as one.
+        request_max_body_size=manager.config.server.max_body_bytes,
+        # Ours describes the paths below models, which Litestar knows as one.
         openapi_config=None,
-        # Litestar's own would take over the root logger.
+        # Litestar's own would replace the root logger.
         logging_config=None,
     )
     # Around the router: Litestar's own middleware does not see requests without a route.
-    app.asgi_handler = RequestMiddleware(app.asgi_handler, manager, access, telemetry, public_paths(handlers))
+    app.asgi_handler = RequestMiddleware(app.asgi_handler, manager, authorizer, telemetry, public_paths(handlers))
     return app

@@ -1,42 +1,46 @@
-"""A port that HTTP is answered on, whose certificate changes, and whose clients can be sent away, without a loss."""
+"""A port of HTTP whose certificate can change, and whose clients can be dismissed, without losing a request."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 
+import uvloop
 from litestar import Litestar
 
+from appliance.auth.certificates import Certificates
 from appliance.server.granian_server import BACKLOG, GranianServer
-from appliance.server.tls import Certificates
 
-# What a client does not read is held up here, where the rest of a stream can still be put together, and not in the
-# kernel, which would take megabytes of it. A smaller number slows down large answers.
-_MOST_UNSENT_BYTES = 64 * 1024
+# Data that a client does not read waits here, where the rest of a stream can still be joined to it, and not in the
+# kernel, which would take megabytes of it. A smaller limit slows down large responses.
+_MAX_UNSENT_BYTES = 64 * 1024
 
 # How late new connections may see a new certificate.
-_LOOK_SECONDS = 2.0
+_CERTIFICATE_CHECK_SECONDS = 2.0
 
-# How long two generations accept side by side: Granian does not say when the new one has begun.
+# How long two servers accept side by side: Granian does not report when the new one has begun.
 _OVERLAP_SECONDS = 0.5
 
 # Granian's own default.
 _HEADER_SECONDS = 30.0
 
-# How long connections may take to ask for something: Granian, when it stops, closes those that have not.
+# How long new connections may take to send a request before Granian, when it stops, closes those that have not.
 _SETTLE_SECONDS = 10.0
 
-# The same where clients are to go, and know it.
+# The same when clients are to leave, and know it.
 _DISMISS_SECONDS = 0.5
 
 
 class Listener:
-    """Granian on a socket of ours.
+    """Granian servers on one socket, one after the other.
 
-    Granian reads certificates when it starts and never again, and tells connections of HTTP/2 to go only when it stops.
-    So a new certificate, or whoever comes after the others were told to go, is served by a new Granian on the same
-    socket, whose queue loses nothing, and the old one accepts no more, and ends when what it has is done.
+    Granian reads certificates only when it starts, and sends GOAWAY to connections of HTTP/2 only when it stops. So for
+    a new certificate, and after a dismissal, a new server accepts from the same socket, whose queue loses nothing, and
+    the old one accepts no more and ends when its connections are done.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class Listener:
         header_seconds: float = _HEADER_SECONDS,
         settle_seconds: float = _SETTLE_SECONDS,
     ) -> None:
-        """`header_seconds` bounds the head of a request, and the silence between two of one connection."""
+        """`header_seconds` limits the time for the head of a request, and between two requests of a connection."""
         self._app = app
         self._header_seconds = header_seconds
         self._settle_seconds = settle_seconds
@@ -59,58 +63,65 @@ class Listener:
         self._stopped = asyncio.Event()
 
     async def serve(self) -> None:
-        """Answer until `stop`, and then until every connection is done.
+        """Serve until `stop`, and then until every connection is done.
 
         Raises:
-            OSError: somebody else has the port.
+            OSError: another process has the port.
         """
         with _listening(*self._address) as listening:
             async with self._app.lifespan():
                 await self._serve(listening)
 
     def dismiss(self) -> None:
-        """Have every connection end with what is under way on it; HTTP/2 says so to its clients. New ones are answered.
+        """Close every connection after its running requests; HTTP/2 clients get GOAWAY (RFC 9113, section 6.8).
 
-        Source: RFC 9113, section 6.8.
+        New connections are accepted.
         """
         self._dismissed.set()
 
     def stop(self) -> None:
-        """Accept nothing any more."""
+        """Accept no more connections."""
         self._stopped.set()
 
     async def _serve(self, listening: socket.socket) -> None:
-        generation = self._generation(listening)
+        server = self._start(listening)
         retiring: dict[asyncio.Task[None], GranianServer] = {}
         try:
-            while not self._stopped.is_set() and not generation.task.done():
-                await self._news(generation)
+            while not self._stopped.is_set() and not server.task.done():
+                await self._wait_for_event(server)
                 retiring = {task: old for task, old in retiring.items() if not task.done()}
-                if (settle_seconds := await self._settling()) is not None:
-                    old, generation = generation, await self._succeed(generation, listening)
-                    if generation is not old:
-                        retiring[asyncio.create_task(self._retire(old, settle_seconds))] = old
-            for each in (generation, *retiring.values()):
+                settle_seconds = await self._replacement_seconds()
+                if settle_seconds is not None:
+                    new = self._start(listening)
+                    await asyncio.wait({new.task}, timeout=_OVERLAP_SECONDS)
+                    if not new.task.done():
+                        retiring[asyncio.create_task(self._retire(server, settle_seconds))] = server
+                        server = new
+            for each in (server, *retiring.values()):
                 each.stop()
-            # Whoever comes now is told at once that nobody listens.
+            # New clients are refused at once.
             listening.close()
-            # Those before the last one may still have streams under way.
-            await asyncio.gather(generation.task, *retiring)
+            # Earlier servers may still have running streams.
+            await asyncio.gather(server.task, *retiring)
         finally:
-            for task in (generation.task, *retiring):
+            for task in (server.task, *retiring):
                 task.cancel()
 
-    async def _news(self, generation: GranianServer) -> None:
-        """Return when something is asked for, or over, and when it is time to look at the certificate."""
-        asked = [asyncio.create_task(each.wait()) for each in (self._stopped, self._dismissed)]
-        await asyncio.wait((generation.task, *asked), timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for each in asked:
+    def _start(self, listening: socket.socket) -> GranianServer:
+        certificate = None if self._certificates is None else self._certificates.current
+        return GranianServer(self._app, listening, certificate, self._header_seconds)
+
+    async def _wait_for_event(self, server: GranianServer) -> None:
+        """Return on `stop`, on `dismiss`, when the server has ended, and when the certificate is to be checked."""
+        events = [asyncio.create_task(each.wait()) for each in (self._stopped, self._dismissed)]
+        await asyncio.wait(
+            (server.task, *events), timeout=_CERTIFICATE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        for each in events:
             each.cancel()
 
-    async def _settling(self) -> float | None:
-        """
-        How long connections have to ask for something, where another generation is to take over; None where none is.
-        """
+    async def _replacement_seconds(self) -> float | None:
+        """Return how long connections of the server have to send a request before it stops; None if it stays."""
         if self._stopped.is_set():
             return None
         if self._dismissed.is_set():
@@ -119,32 +130,62 @@ class Listener:
         has_changed = self._certificates is not None and await asyncio.to_thread(self._certificates.refresh)
         return self._settle_seconds if has_changed else None
 
-    async def _succeed(self, old: GranianServer, listening: socket.socket) -> GranianServer:
-        new = self._generation(listening)
-        await asyncio.wait({new.task}, timeout=_OVERLAP_SECONDS)
-        return old if new.task.done() else new
-
     async def _retire(self, old: GranianServer, settle_seconds: float) -> None:
-        old.turn_away()
+        old.stop_accepting()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), settle_seconds)
         old.stop()
         await old.task
 
-    def _generation(self, listening: socket.socket) -> GranianServer:
-        certificate = None if self._certificates is None else self._certificates.current
-        return GranianServer(self._app, listening, certificate, self._header_seconds)
+
+class ThreadedListener:
+    """A `Listener` in a thread with an event loop of its own, so that probes are answered whatever the server does."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._loop = uvloop.new_event_loop()
+        self._ended: Future[None] = Future()
+
+    async def serve(self) -> None:
+        """Serve; see `Listener.serve`."""
+        threading.Thread(target=self._run, name="probes", daemon=True).start()
+        await asyncio.wrap_future(self._ended)
+
+    def dismiss(self) -> None:
+        """Close every connection after its running requests."""
+        self._call(self._listener.dismiss)
+
+    def stop(self) -> None:
+        """Accept no more connections."""
+        self._call(self._listener.stop)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._listener.serve())
+        except BaseException as error:
+            self._ended.set_exception(error)
+        else:
+            self._ended.set_result(None)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        # The loop may have ended by itself.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function)
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Shared with the other workers, each of which has a queue of its own.
-    is_six = family is socket.AF_INET6
+    is_ipv6 = ":" in host
+    # Each worker has a socket on this port, with a queue of its own.
     listening = socket.create_server(
-        (host, port), family=family, backlog=BACKLOG, reuse_port=True, dualstack_ipv6=is_six
+        (host, port),
+        family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+        backlog=BACKLOG,
+        reuse_port=True,
+        dualstack_ipv6=is_ipv6,
     )
     listening.setblocking(False)
-    # Connections inherit it: a token of a stream goes out at once.
+    # Connections inherit these options: each token of a stream is sent at once.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT_BYTES)
     return listening

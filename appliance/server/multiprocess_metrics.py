@@ -1,4 +1,4 @@
-"""Metrics of several processes as one scrape."""
+"""Metrics of several processes, combined for one scrape."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from prometheus_client.samples import Sample
 
 Labels = Mapping[str, str]
 
-# What only grows has a sum that means something; of anything else each process has a value of its own.
+# Only what grows can be summed; of all else each process has a value of its own.
 _SUMMED = frozenset({"counter", "histogram", "summary"})
 
-# When a count began: a time, which is not summed either.
+# The time when a counter was created, which is not summed either.
 _CREATED = "_created"
 
 
 @dataclass(frozen=True, slots=True)
 class MetricFamilySum:
-    """
-    A metric as one process has it: its samples are name, labels, value and, of what is everybody's, how late that is.
-    """
+    """A metric family of one process; its samples are name, labels, value, and the time of values that all share."""
 
     name: str
     documentation: str
@@ -30,17 +28,17 @@ class MetricFamilySum:
 
     @staticmethod
     def of(metric: Metric) -> MetricFamilySum:
-        """What prometheus_client collected."""
-        samples = [(each.name, each.labels, float(each.value), _moment(each)) for each in metric.samples]
+        """Return a family that prometheus_client collected."""
+        samples = [(each.name, each.labels, float(each.value), _time(each)) for each in metric.samples]
         return MetricFamilySum(metric.name, metric.documentation, metric.type, samples)
 
 
-def _moment(sample: Sample) -> float | None:
+def _time(sample: Sample) -> float | None:
     return None if sample.timestamp is None else float(sample.timestamp)
 
 
 def counted(families: Iterable[MetricFamilySum]) -> list[MetricFamilySum]:
-    """What remains of a process when it is gone: its counts, one family for each name."""
+    """Return what remains of a process that has ended: its counts, one family for each name."""
     sums: dict[str, _Sum] = {}
     for family in families:
         if family.type in _SUMMED:
@@ -49,11 +47,10 @@ def counted(families: Iterable[MetricFamilySum]) -> list[MetricFamilySum]:
 
 
 def merged(processes: Mapping[int, tuple[Sequence[MetricFamilySum], Sequence[MetricFamilySum]]]) -> Iterator[Metric]:
-    """One family for each name: counts of all processes and their pasts summed, the rest with its process's number.
+    """Yield one family for each name: counts are summed, all else is labelled with the worker's number.
 
-    What is told with a time is of something that all of them share: of it there is the latest.
-
-    `processes` has for each worker the families it has and those of its past.
+    A value with a time belongs to something that all workers share; the latest is taken. `processes` has for each
+    worker its families, and those of the workers that had its slot before.
     """
     sums: dict[str, _Sum] = {}
     for number, (families, past) in processes.items():
@@ -64,22 +61,22 @@ def merged(processes: Mapping[int, tuple[Sequence[MetricFamilySum], Sequence[Met
 
 
 class _Sum:
-    """A family under way."""
+    """A family whose samples are being added up."""
 
     def __init__(self, first: MetricFamilySum) -> None:
         self._first = first
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-        self._moments: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._times: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def add(self, family: MetricFamilySum, number: int | None = None) -> None:
-        for name, labels, value, moment in family.samples:
-            of_all = moment is not None or family.type in _SUMMED
-            key = name, (*labels.items(), *({} if of_all else {"worker": str(number)}).items())
+        for name, labels, value, time in family.samples:
+            is_shared = time is not None or family.type in _SUMMED
+            key = name, (*labels.items(), *({} if is_shared else {"worker": str(number)}).items())
             if key not in self._values:
-                self._values[key], self._moments[key] = value, moment or 0
-            elif moment is not None:
-                latest = self._moments[key], self._values[key]
-                self._moments[key], self._values[key] = max(latest, (moment, value))
+                self._values[key], self._times[key] = value, time or 0
+            elif time is not None:
+                latest = self._times[key], self._values[key]
+                self._times[key], self._values[key] = max(latest, (time, value))
             elif name.endswith(_CREATED):
                 self._values[key] = min(self._values[key], value)
             else:

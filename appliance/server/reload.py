@@ -1,11 +1,15 @@
-"""The file read again while we serve: what differs is applied, or it is said why not."""
+"""Reload of the config file while serving: what differs is applied, or the log says why not."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar
 
 import structlog
 
@@ -17,156 +21,162 @@ from appliance.core.errors import ConfigError
 from appliance.models.health import ConfigStatus
 from appliance.models.manager import ModelManager
 from appliance.models.rollout import Rollout
-from appliance.server.file_watcher import FileWatcher
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+# Delay before an unchanged invalid config is read again: a file that is not watched may have been missing.
+_RETRY_SECONDS = 5.0
+
+# Reading an invalid config again takes at most a twentieth of one core.
+_RETRY_SHARE = 20
 
 Apply = Callable[[LoadedConfig], None]
 """
-Takes the config that is served from now on; for somebody who holds a piece of it in a form of its own.
-
-Whoever reads `ModelManager.config` each time it is wanted need not be one.
+Applies the config that is served from now on, for components that do not read `ModelManager.config` each time.
 """
 
 
 class ConfigReload:
-    """The one who changes what a process serves.
+    """Changes what a process serves.
 
-    A file with a key that needs a restart is not applied at all, so that what is served is always one file. Else its
-    hot keys are applied at once, and its models are brought one succession after the other, the latest file last.
+    A file with a change that needs a restart is not applied at all, so that the served config is always one file.
+    Otherwise its hot keys are applied at once, and its models are replaced in one rollout after the other.
     """
 
-    def __init__(self, loaded: LoadedConfig, manager: ModelManager, holders: Sequence[Apply]) -> None:
+    def __init__(self, loaded: LoadedConfig, manager: ModelManager, appliers: Sequence[Apply]) -> None:
         self._served = loaded
-        self._wanted = loaded
+        self._target = loaded
         self._latest: LoadedConfig | None = loaded
-        """What was read last; None where that is not served."""
+        """The file as it was read last; None if it is not served."""
         self._manager = manager
-        self._holders = (self._apply_to_log, *holders)
-        self._is_asked = asyncio.Event()
-        self._is_wanted = asyncio.Event()
-        self._watch = FileWatcher(loaded.files)
+        self._appliers = (self._apply_to_log, *appliers)
+        self._is_requested = asyncio.Event()
+        self._has_target = asyncio.Event()
+        self._watcher = FileWatcher(loaded.files)
         self._tasks: list[asyncio.Task[None]] = []
         manager.config_status = ConfigStatus(loaded.digest or "", _now())
 
-    def begin(self) -> None:
-        """Wait for `ask`, and for changes of the file where the config wants that; returns at once."""
-        self._tasks = [asyncio.create_task(work) for work in (self._read_often(), self._look_often(), self._change())]
+    def start(self) -> None:
+        """Wait for `request`, and for changes of the file if the config says so; returns at once."""
+        self._tasks = [
+            asyncio.create_task(work) for work in (self._read_on_request(), self._watch_files(), self._roll_out())
+        ]
 
     async def close(self) -> None:
-        """Change nothing any more."""
+        """Stop; nothing is changed any more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def ask(self) -> None:
-        """Have the file read again soon, once however often this is asked meanwhile."""
-        self._is_asked.set()
+    def request(self) -> None:
+        """Have the file read again soon; several requests until then count as one."""
+        self._is_requested.set()
 
-    async def _look_often(self) -> None:
+    async def _watch_files(self) -> None:
         while True:
-            await asyncio.sleep(FileWatcher.seconds)
-            if self._manager.config.server.watch and await asyncio.to_thread(self._watch.has_changed):
-                self.ask()
+            await asyncio.sleep(FileWatcher.interval_seconds)
+            if self._manager.config.server.watch and await asyncio.to_thread(self._watcher.has_changed):
+                self.request()
 
-    async def _read_often(self) -> None:
+    async def _read_on_request(self) -> None:
         while True:
-            await self._is_asked.wait()
-            self._is_asked.clear()
+            await self._is_requested.wait()
+            self._is_requested.clear()
             try:
-                await asyncio.to_thread(self._watch.begin)
+                await asyncio.to_thread(self._watcher.start_reading)
                 new = await asyncio.to_thread(self._served.reload)
             except ConfigError as error:
-                self._watch.refuse()
-                self._refuse(error)
+                self._watcher.reject()
+                self._reject(error)
             except Exception:
-                self._watch.refuse()
-                # Whatever it is, it must not end what serves.
-                log.exception("config.broke")
+                self._watcher.reject()
+                # An unexpected error must not end the server.
+                log.exception("config.reload_crashed")
             else:
-                self._watch.take(new.files)
-                self._take(new)
+                self._watcher.accept(new.files)
+                self._accept(new)
 
-    def _refuse(self, error: ConfigError) -> None:
+    def _reject(self, error: ConfigError) -> None:
         self._latest = None
-        # Without the lines of the file: who may ask for probes need not be who may read it.
+        # Without the lines of the file: clients that may read probes need not be allowed to read it.
         reason = "\n".join(str(replace(problem, snippet="")) for problem in error.problems)
-        if self._say(error=reason):
-            log.error("config.refused", reason=reason)
+        if self._show(error=reason):
+            log.error("config.rejected", reason=reason)
 
-    def _take(self, new: LoadedConfig) -> None:
-        # Before anything is logged: what was a secret once stays one.
+    def _accept(self, new: LoadedConfig) -> None:
+        # Before anything is logged: a value that was secret once stays secret.
         known = self._served.secrets
         self._served = replace(self._served, secrets=known | new.secrets, hidden=self._served.hidden | new.hidden)
         if not new.secrets <= known:
             self._configure_log(self._manager.config.logging)
-        found = differences(self._now_served(), new)
-        restart_required = [each.path for each in found if each.change is Change.RESTART]
-        _tell(found)
+        changes = differences(self._served_config(), new)
+        restart_required = [each.path for each in changes if each.change is Change.RESTART]
+        _log_changes(changes)
         self._latest = None if restart_required else new
         if restart_required:
-            if self._say(restart_required=restart_required):
+            if self._show(restart_required=restart_required):
                 log.warning(
-                    "config.waits", reason="these keys need a restart; nothing is applied", keys=restart_required
+                    "config.restart_required",
+                    reason="these keys need a restart; nothing is applied",
+                    keys=restart_required,
                 )
             return
-        self._apply(new, found)
-        self._wanted = new
-        self._is_wanted.set()
+        self._apply(new, changes)
+        self._target = new
+        self._has_target.set()
 
-    def _apply(self, new: LoadedConfig, found: Sequence[Difference]) -> None:
-        """The hot keys, those of models that are not brought anew among them."""
+    def _apply(self, new: LoadedConfig, changes: Sequence[Difference]) -> None:
+        """Apply hot keys, including those of models that are not replaced."""
         self._served = replace(new, secrets=self._served.secrets, hidden=self._served.hidden)
-        for apply in self._holders:
+        for apply in self._appliers:
             apply(self._served)
-        self._apply_to_models(new, found)
+        self._apply_to_models(new, changes)
 
-    def _apply_to_models(self, new: LoadedConfig, found: Sequence[Difference]) -> None:
-        swapped = _models(found)
+    def _apply_to_models(self, new: LoadedConfig, changes: Sequence[Difference]) -> None:
+        replaced = _replaced_models(changes)
         for model_config in new.config.models:
             runner = self._manager.registry.get(model_config.name)
-            if runner is not None and model_config.name not in swapped:
+            if runner is not None and model_config.name not in replaced:
                 runner.apply(model_config)
 
-    async def _change(self) -> None:
+    async def _roll_out(self) -> None:
         while True:
-            await self._is_wanted.wait()
-            self._is_wanted.clear()
-            wanted = self._wanted
-            found = differences(self._now_served(), wanted)
-            # Once more: a model may have come meanwhile.
-            self._apply_to_models(wanted, found)
-            succession = Rollout(self._manager, wanted.config.models, _models(found))
+            await self._has_target.wait()
+            self._has_target.clear()
+            target = self._target
+            changes = differences(self._served_config(), target)
+            # Again: a model may have been added meanwhile.
+            self._apply_to_models(target, changes)
+            rollout = Rollout(self._manager, target.config.models, _replaced_models(changes))
             try:
-                await succession.run(lambda wanted=wanted: wanted is not self._wanted)  # type: ignore[misc]
+                await rollout.run(lambda target=target: target is not self._target)  # type: ignore[misc]
             except Exception as error:
-                log.exception("config.broke")
-                succession.failed["?"] = f"unexpected {type(error).__name__}: {error}"
-            self._settle(wanted, succession.failed)
+                log.exception("config.reload_crashed")
+                rollout.failed["?"] = f"unexpected {type(error).__name__}: {error}"
+            self._settle(target, rollout.failed)
 
-    def _settle(self, wanted: LoadedConfig, failed: Mapping[str, str]) -> None:
+    def _settle(self, target: LoadedConfig, failed: Mapping[str, str]) -> None:
         if failed:
             reason = "; ".join(f"models.{name}: {why}" for name, why in failed.items())
             log.error("config.not_applied", reason=reason)
-            if wanted is self._latest:
-                self._say(error=f"{wanted.path}: not applied: {reason}")
+            if target is self._latest:
+                self._show(error=f"{target.path}: not applied: {reason}")
             return
-        log.info("config.applied", digest=wanted.digest)
-        now = ConfigStatus(wanted.digest or "", _now())
+        log.info("config.applied", digest=target.digest)
+        now = ConfigStatus(target.digest or "", _now())
         before = self._manager.config_status
-        # What was said of a still newer file holds.
-        if before is not None and wanted is not self._latest:
+        # The problems of a still newer file stay.
+        if before is not None and target is not self._latest:
             now = replace(now, error=before.error, restart_required=before.restart_required)
         self._manager.config_status = now
 
-    def _now_served(self) -> LoadedConfig:
-        """The config with the models that are there."""
+    def _served_config(self) -> LoadedConfig:
+        """Return the config with the models that are running."""
         configs = tuple(runner.status.config for runner in self._manager.registry.runners)
         return replace(self._served, config=self._manager.config.model_copy(update={"models": configs}))
 
-    def _say(self, error: str | None = None, restart_required: Sequence[str] = ()) -> bool:
-        """Show in the probes why the latest file is not served; whether it is news."""
+    def _show(self, error: str | None = None, restart_required: Sequence[str] = ()) -> bool:
+        """Show in the probes why the latest file is not served; return whether that is new."""
         before = self._manager.config_status
         if before is None or (before.error, list(before.restart_required)) == (error, list(restart_required)):
             return False
@@ -180,8 +190,8 @@ class ConfigReload:
         logging_setup.configure(settings.format, settings.level, self._served.secrets)
 
 
-def newest(loaded: LoadedConfig) -> LoadedConfig:
-    """The file as it is now, for a process that begins late, unless it is wrong or needs that all begin anew."""
+def latest(loaded: LoadedConfig) -> LoadedConfig:
+    """Return the file as it is now, for a worker that starts late, unless it is invalid or needs a restart."""
     if loaded.path is None:
         return loaded
     try:
@@ -192,14 +202,68 @@ def newest(loaded: LoadedConfig) -> LoadedConfig:
     return loaded if needs_restart else new
 
 
-def _models(found: Sequence[Difference]) -> set[str]:
-    return {each.model for each in found if each.model is not None and each.change is Change.SWAP}
+def _replaced_models(changes: Sequence[Difference]) -> set[str]:
+    return {each.model for each in changes if each.model is not None and each.change is Change.SWAP}
 
 
-def _tell(found: Sequence[Difference]) -> None:
-    for each in found:
+def _log_changes(changes: Sequence[Difference]) -> None:
+    for each in changes:
         log.info("config.changed", path=each.path, old=each.old, new=each.new, change=each.change)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class FileWatcher:
+    """Polls the files of a config; `start_reading` is called before they are read, `accept` or `reject` afterwards.
+
+    Polling, because notifications miss the links that Kubernetes swaps above a file, network disks and mounts have
+    none, and a node runs out of them. A config is small, and so are its secrets.
+    """
+
+    interval_seconds: ClassVar[float] = 1.0
+    """Time between two polls."""
+
+    def __init__(self, files: Mapping[Path, str]) -> None:
+        """`files` are those that were read, each with the SHA-256 of its content."""
+        self._read = dict(files)
+        self._polled = self._read
+        self._is_valid = True
+        self._started = time.monotonic()
+        self._retry_seconds = _RETRY_SECONDS
+
+    def has_changed(self) -> bool:
+        """Return whether they have changed, and not since the last poll, so that no write is in progress.
+
+        Also true now and then if the config that was read was invalid. Blocks.
+        """
+        before, now = self._polled, _digests(self._read)
+        self._polled = now
+        if now != self._read:
+            return now == before
+        return not self._is_valid and time.monotonic() - self._started >= self._retry_seconds
+
+    def start_reading(self) -> None:
+        """Note that the files are being read; they count as invalid until `accept`."""
+        self._read, self._is_valid, self._started = _digests(self._read), False, time.monotonic()
+
+    def accept(self, files: Mapping[Path, str]) -> None:
+        """Note that these files were read, and are valid."""
+        self._read, self._is_valid = dict(files), True
+
+    def reject(self) -> None:
+        """Note that they are invalid; the longer reading took, the later they are read again unchanged."""
+        self._retry_seconds = max(_RETRY_SECONDS, _RETRY_SHARE * (time.monotonic() - self._started))
+
+
+def _digests(files: Iterable[Path]) -> dict[Path, str]:
+    return {file: _digest(file) for file in files}
+
+
+def _digest(file: Path) -> str:
+    try:
+        # A pipe or a device could block for ever.
+        return sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    except OSError:
+        return ""

@@ -27,23 +27,23 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS = _STOPS | {signal.SIGHUP, signal.SIGCHLD}
 
-# A worker that dies now and then is replaced; one that dies over and over is a fault nobody would see otherwise.
-_MOST_DEATHS = 5
+# A worker that dies now and then is replaced; repeated deaths end the server, so that the fault is noticed.
+_MAX_DEATHS = 5
 _DEATH_SECONDS = 60.0
 
 
 def worker_count(config: Config) -> int:
-    """How many processes serve this config: `auto` is one where a model computes here, else one for each core."""
+    """Return the number of workers for this config: `auto` is one if a model has an engine, else one for each core."""
     if config.server.workers != "auto":
         return config.server.workers
     return 1 if any(model_config.has_engine for model_config in config.models) else usable_cores()
 
 
 class Supervisor:
-    """The parent of the workers: it answers nobody, has one thread, and so can fork at any moment.
+    """The parent of the workers; it serves no requests and has one thread, so that it can fork at any time.
 
-    A worker that dies takes its own calls with it; those of the others go on, and another takes its place. Where they
-    share engines none can: each engine has met its front ends once and for all, so the death of one is the end.
+    A worker that dies loses its own requests only, and is replaced. If the workers share engines, it cannot be
+    replaced, because an engine accepts its front ends only when it starts; then the death of one ends the server.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class Supervisor:
         stop_seconds: Callable[[], float],
         folder: Path | None = None,
     ) -> None:
-        """`folder` is where they meet that share engines, None where there are none."""
+        """`folder` is the directory in which workers that share engines meet; None if there are none."""
         self._slots = SharedSlots(count)
         self._work = work
         self._stop_seconds = stop_seconds
         self._folder = folder
         self._numbers: dict[int, int] = {}
-        self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
+        self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
         self._deadline: float | None = None
         self._code = 0
 
     def run(self) -> int:
-        """Serve until a signal or until it makes no sense any more; the exit code."""
+        """Run the workers until a signal, or until they cannot go on; return the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         log.info("workers.started", workers=self._slots.count)
-        # What is here now is never touched again, so that its pages stay shared.
+        # Objects that exist now are never collected, so that their pages stay shared.
         gc.collect()
         gc.freeze()
         for number in range(self._slots.count):
@@ -75,13 +75,13 @@ class Supervisor:
         while self._numbers:
             self._wait()
             for pid, code in _ended():
-                # As the first process of a container we also inherit strangers.
+                # The first process of a container also inherits orphans.
                 if pid in self._numbers:
-                    self._bury(pid, self._numbers.pop(pid), code)
+                    self._handle_death(pid, self._numbers.pop(pid), code)
         return self._code
 
     def _start(self, number: int) -> None:
-        # What is buffered would be written twice.
+        # Buffered output would be written twice.
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -91,7 +91,7 @@ class Supervisor:
         self._numbers[pid] = number
 
     def _wait(self) -> None:
-        """Until a worker ended or a signal came, which is passed on; those that do not end in time are killed."""
+        """Wait for the end of a worker, or a signal, which is passed on; workers that do not end in time are killed."""
         if self._deadline is None:
             number = signal.Signals(signal.sigwait(_SIGNALS))
         else:
@@ -105,7 +105,7 @@ class Supervisor:
             self._send(number)
         elif number in _STOPS:
             log.info("signal.received", signal=number.name)
-            # The second one ends every worker at once.
+            # The second signal ends every worker at once.
             self._code = 0 if self._deadline is None else 128 + number
             self._stop(number)
 
@@ -117,54 +117,54 @@ class Supervisor:
         for pid in self._numbers:
             os.kill(pid, number)
 
-    def _bury(self, pid: int, number: int, code: int) -> None:
+    def _handle_death(self, pid: int, number: int, code: int) -> None:
         if self._deadline is not None:
             self._code = self._code or min(abs(code), 1)
             return
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.error("worker.died", worker=number, pid=pid, reason=reason)
         self._deaths.append(time.monotonic())
-        why = self._why_all_end(pid, number)
+        reason_not_replaced = self._irreplaceable(pid, number)
         mark_dead(self._slots, number)
-        if why is None:
+        if reason_not_replaced is None:
             self._start(number)
             return
-        log.error("server.failed", reason=f"worker {number} ended with {reason}: {why}")
+        log.error("server.failed", reason=f"worker {number} ended with {reason}: {reason_not_replaced}")
         self._code = code if code > 0 else 1
         self._stop(signal.SIGTERM)
 
-    def _why_all_end(self, pid: int, number: int) -> str | None:
-        """What keeps another worker from taking the place of one that died; None where nothing does."""
+    def _irreplaceable(self, pid: int, number: int) -> str | None:
+        """Return why a worker that died cannot be replaced; None if it can."""
         last = read(self._slots, number)
         if last is None or last.pid != pid:
             return "it could not start"
         if self._folder is not None:
-            return "the engine it shared with the others takes nobody in its place"
-        return "it dies over and over" if self._die_too_often() else None
+            return "the engine that the workers share accepts no replacement"
+        return "workers die too often" if self._die_too_often() else None
 
     def _die_too_often(self) -> bool:
-        return len(self._deaths) == _MOST_DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS
+        return len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    """Each child that has ended, and its exit code, negative where a signal ended it."""
+    """Yield each child that has ended, and its exit code, negative for a signal."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             yield ended[0], os.waitstatus_to_exitcode(ended[1])
 
 
-def _become_worker(parent: int, work: Callable[[WorkerInfo], int], seat: WorkerInfo) -> NoReturn:
+def _become_worker(parent: int, work: Callable[[WorkerInfo], int], worker: WorkerInfo) -> NoReturn:
     code = 1
     try:
-        # Out of the terminal's process group: Ctrl-C goes to the parent alone, which passes it on once.
+        # Out of the process group of the terminal: Ctrl-C goes to the parent only, which passes it on once.
         os.setpgid(0, 0)
         end_with_parent(parent)
-        structlog.contextvars.bind_contextvars(worker=seat.number)
-        code = work(seat)
+        structlog.contextvars.bind_contextvars(worker=worker.number)
+        code = work(worker)
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         code = error.exit_code
     except BaseException:
-        log.exception("worker.broke")
+        log.exception("worker.crashed")
     finally:
         exit_now(code)

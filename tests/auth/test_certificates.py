@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from served import free_port
 
+from appliance.auth.certificates import CertificateError, read
 from appliance.config.security import TlsConfig
-from appliance.server.tls import CertificateError, read
 
 LEAF = trustme.CA().issue_cert("localhost")
 OTHER = trustme.CA().issue_cert("localhost")

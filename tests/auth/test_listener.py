@@ -18,9 +18,9 @@ from litestar import Litestar, get
 from litestar.response import Stream
 from served import free_port
 
+from appliance.auth.certificates import Certificates
 from appliance.config.security import TlsConfig
 from appliance.server.listener import Listener
-from appliance.server.tls import Certificates
 
 AUTHORITY = trustme.CA()
 

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.models.fetch import FetchProgress
 from appliance.models.manager import ModelManager
-from appliance.server.app import create_probes
+from appliance.server.app import create_probe_app
 from appliance.server.worker_health import SingleProcessHealth
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 
@@ -78,7 +78,7 @@ def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     manager.statuses[0].progress.update("model", 50, 200)
 
     with TestClient(
-        create_probes(manager, SingleProcessHealth(manager), RequestRecorder(TelemetrySettings()))
+        create_probe_app(manager, SingleProcessHealth(manager), RequestRecorder(TelemetrySettings()))
     ) as client:
         text = client.get("/metrics").text
     samples = {

@@ -12,15 +12,15 @@ from prometheus_client import REGISTRY, Gauge
 from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.server.shared_memory import SharedSlots
-from appliance.server.worker_health import MultiWorkerHealth, Snapshot, WorkerInfo, mark_dead, read, write
+from appliance.server.worker_health import MultiWorkerHealth, WorkerInfo, WorkerSnapshot, mark_dead, read, write
 
 GOOD = HealthReport(
     True, True, True, 1, [{"name": "one", "state": "ready", "reason": "it answered", "running": 2, "queued": 1}]
 )
 
 
-def _said(standing: HealthReport = GOOD, *, seconds_ago: float = 0) -> Snapshot:
-    return Snapshot(pid=7, at=time.monotonic() - seconds_ago, standing=standing, families=[], past=[])
+def _said(standing: HealthReport = GOOD, *, seconds_ago: float = 0) -> WorkerSnapshot:
+    return WorkerSnapshot(pid=7, at=time.monotonic() - seconds_ago, health=standing, families=[], past=[])
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def together(slots: SharedSlots) -> MultiWorkerHealth:
 
 def test_all_is_well_where_each_is(together: MultiWorkerHealth) -> None:
     """And what runs is the sum."""
-    standing = together.standing()
+    standing = together.report()
 
     assert (standing.is_live, standing.is_ready, standing.has_started) == (True, True, True)
     assert (standing.models[0]["running"], standing.models[0]["queued"]) == (6, 3)
@@ -64,7 +64,7 @@ def test_a_model_is_shown_where_it_stands_worst(together: MultiWorkerHealth, slo
     """One worker that is not ready is enough."""
     bad = {**GOOD.models[0], "state": "failed", "reason": "it broke", "running": 0, "queued": 0}
     write(slots, 2, _said(replace(GOOD, is_live=False, is_ready=False, retry_after=30, models=[bad])))
-    standing = together.standing()
+    standing = together.report()
 
     assert (standing.is_live, standing.is_ready, standing.retry_after) == (False, False, 30)
     assert (standing.models[0]["state"], standing.models[0]["reason"]) == ("failed", "it broke")
@@ -75,7 +75,7 @@ def test_nobody_is_ready_before_each_was_heard() -> None:
     """A worker that never said anything is starting."""
     together = MultiWorkerHealth(_Ready(config(), factory=DoubleFactory()), WorkerInfo(0, SharedSlots(2)))
     together.publish()
-    standing = together.standing()
+    standing = together.report()
 
     assert (standing.is_live, standing.is_ready, standing.has_started) == (True, False, False)
     assert standing.models[0]["state"] == "pending"
@@ -88,10 +88,10 @@ def test_a_worker_that_hangs_is_noticed(
 ) -> None:
     """Silent for a while it is not ready; silent for long it will not come back, and the platform must know."""
     write(slots, 1, _said(seconds_ago=seconds))
-    standing = together.standing()
+    standing = together.report()
 
     assert (standing.is_ready, standing.is_live) == (False, is_live)
-    assert f"has said nothing for {seconds}" in standing.workers[1]["reason"]
+    assert f"has not reported for {seconds}" in standing.workers[1]["reason"]
 
 
 def test_a_dead_worker_is_not_ready(together: MultiWorkerHealth, slots: SharedSlots) -> None:
@@ -100,17 +100,17 @@ def test_a_dead_worker_is_not_ready(together: MultiWorkerHealth, slots: SharedSl
     last = read(slots, 1)
 
     assert last is not None
-    assert last.standing.models[0]["state"] == "pending"
-    assert together.standing().is_ready is False
+    assert last.health.models[0]["state"] == "pending"
+    assert together.report().is_ready is False
 
 
 def test_a_worker_that_left_takes_no_liveness_with_it(together: MultiWorkerHealth, slots: SharedSlots) -> None:
     """The last it said is that its models stopped; another takes its place."""
     write(slots, 1, _said(replace(GOOD, is_live=False, is_ready=False)))
-    assert not together.standing().is_live
+    assert not together.report().is_live
     mark_dead(slots, 1)
 
-    assert together.standing().is_live
+    assert together.report().is_live
 
 
 def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: MultiWorkerHealth, slots: SharedSlots) -> None:
@@ -120,7 +120,7 @@ def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: MultiWork
         series.labels("x" * (9 << 20)).set(1)
         together.publish()
 
-        assert together.standing().is_ready
+        assert together.report().is_ready
         last = read(slots, 0)
         assert last is not None
         assert list(last.families) == []

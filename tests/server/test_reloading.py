@@ -220,7 +220,7 @@ def test_a_bad_file_changes_nothing_and_the_next_good_one_does(
     _until_served(server, file.digest)
     assert _config(server)["error"] is None
     assert server.post(CHAT, chats("n0")[0])[0] == 200
-    assert len(_named(server, "config.refused")) == 1
+    assert len(_named(server, "config.rejected")) == 1
     assert server.end() == 0
 
 

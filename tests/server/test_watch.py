@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.server.file_watcher import FileWatcher
+from appliance.server.reload import FileWatcher
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def test_what_was_read_is_no_change_any_more(file: Path) -> None:
     """Neither when it was good, nor, for a while, when it was not."""
     watch = _watch(file)
     file.write_text("two")
-    watch.begin()
+    watch.start_reading()
 
     assert [watch.has_changed(), watch.has_changed()] == [False, False]
-    watch.take({file: sha256(b"two").hexdigest()})
+    watch.accept({file: sha256(b"two").hexdigest()})
     assert [watch.has_changed(), watch.has_changed()] == [False, False]
 
 
@@ -66,9 +66,9 @@ def test_what_takes_long_to_be_found_wrong_is_seldom_read_again(file: Path, monk
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     watch = _watch(file)
-    watch.begin()
+    watch.start_reading()
     now += 2
-    watch.refuse()
+    watch.reject()
 
     now += 37
     assert not watch.has_changed()

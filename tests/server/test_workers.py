@@ -99,7 +99,7 @@ def test_workers_that_die_over_and_over_end_all(start: Callable[..., Served]) ->
         until(lambda pid=victim.pid, other=other.pid: _is_replaced(server, pid, other), 20)  # type: ignore[misc]
 
     assert server.process.wait(10) == 1
-    assert "it dies over and over" in server.tail()
+    assert "workers die too often" in server.tail()
 
 
 def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Upstream) -> None:

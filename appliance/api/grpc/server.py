@@ -12,11 +12,11 @@ from appliance.api.grpc import inference_pb2_grpc
 from appliance.api.grpc.health import SERVICE, Health
 from appliance.api.grpc.interceptor import GrpcInterceptor
 from appliance.api.grpc.service import InferenceService
+from appliance.auth.certificates import Certificate, Certificates
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
-from appliance.server.tls import Certificate, Certificates
 from appliance.telemetry.recorder import RequestRecorder
 
 

@@ -1,8 +1,7 @@
-"""Certificates: read as a whole, held to what can be served, and read anew when their files change."""
+"""TLS certificates: read, checked that they can be served, and read again when their files change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# What ring takes; Granian ends the process over anything else.
+# The keys that ring accepts; Granian ends the process for any other.
 _RSA_BITS = (2048, 4096)
 _CURVES = ("secp256r1", "secp384r1")
 
@@ -31,7 +30,7 @@ class CertificateError(ApplianceError):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One certificate with its key, in PEM; the key is not encrypted here, and stays in memory."""
+    """One certificate with its key, in PEM; the key is not encrypted, and stays in memory."""
 
     chain: bytes
     key: bytes
@@ -40,23 +39,25 @@ class Certificate:
 
 
 class Certificates:
-    """The certificate that new connections see."""
+    """The certificate for new connections, `current`."""
 
     def __init__(self, config: TlsConfig) -> None:
-        """Raises:
-        CertificateError: the files are not there, or do not fit.
+        """Read the files of the config.
+
+        Raises:
+            CertificateError: a file is missing, or they do not fit together.
         """
         self._config = config
-        self._stamps = self._look()
+        self._stamps = self._read_stamps()
         self.current = read(config)
         log.info("certificate.loaded", expires=self.current.expires.isoformat())
 
     def refresh(self) -> bool:
-        """Read the files where they changed; whether there is another certificate now.
+        """Read the files again if they have changed; return whether there is another certificate now.
 
-        One that cannot be served is left alone until its files change again: they may be half written.
+        Files that cannot be served are ignored until they change again, because they may be half written.
         """
-        stamps = self._look()
+        stamps = self._read_stamps()
         if stamps == self._stamps:
             return False
         self._stamps = stamps
@@ -71,18 +72,18 @@ class Certificates:
         log.info("certificate.loaded", expires=new.expires.isoformat())
         return True
 
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What tells that a file was changed or a link to it led elsewhere."""
+    def _read_stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """Return what differs when a file was changed, or a link to it leads to another file."""
         config = self._config
         return tuple(_stamp(path) for path in (config.certificate, config.key, config.client_ca) if path is not None)
 
 
 def read(config: TlsConfig) -> Certificate:
-    """The certificate that the section names.
+    """Return the certificate of the config.
 
     Raises:
-        CertificateError: its files are not there, or do not fit together.
-        MissingExtraError: what reads certificates is not installed.
+        CertificateError: a file is missing, or they do not fit together.
+        MissingExtraError: the package that reads certificates is not installed.
     """
     if find_spec("cryptography") is None:
         raise MissingExtraError("cryptography", "tls", "server.tls")
@@ -138,7 +139,7 @@ def _key(config: TlsConfig) -> PrivateKeyTypes:
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "" if password is None else ", or key_password is wrong"
         raise CertificateError(f"server.tls.key: {path} holds no private key in PEM{hint}") from error
-    if not any(_kinds(key)):
+    if not _can_be_served(key):
         raise CertificateError(
             f"server.tls.key: {path} is of a kind that cannot be served; must be RSA of 2048 to 4096 bits, ECDSA on "
             "P-256 or P-384, or Ed25519"
@@ -146,13 +147,14 @@ def _key(config: TlsConfig) -> PrivateKeyTypes:
     return key
 
 
-def _kinds(key: PrivateKeyTypes) -> Iterator[bool]:
-    """Whether it is a key of each of the kinds that can be served."""
+def _can_be_served(key: PrivateKeyTypes) -> bool:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-    yield isinstance(key, rsa.RSAPrivateKey) and _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]
-    yield isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
-    yield isinstance(key, ed25519.Ed25519PrivateKey)
+    if isinstance(key, rsa.RSAPrivateKey):
+        return _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.curve.name in _CURVES
+    return isinstance(key, ed25519.Ed25519PrivateKey)
 
 
 def _bytes(key: str, path: Path) -> bytes:
