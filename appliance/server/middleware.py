@@ -32,7 +32,7 @@ from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext, use_context
 from appliance.models.manager import ModelManager
 from appliance.server.cross_origin import CrossOriginPolicy, RawHeaders
-from appliance.telemetry.payloads import BodyCapture
+from appliance.telemetry.payload_log import BodyCapture
 from appliance.telemetry.recorder import RequestRecorder
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -89,12 +89,12 @@ class RequestMiddleware:
             use_context(request_id.decode()) as context,
         ):
             context.method, context.path = scope["method"], scope["path"]
-            span = self._telemetry.trace(context, partial(_trace_headers, scope["headers"]))
+            span = self._telemetry.start_span(context, partial(_trace_headers, scope["headers"]))
             if span is not None:
                 structlog.contextvars.bind_contextvars(trace_id=context.trace)
             # vLLM reads the id and the trace from the headers.
             _set_headers(scope, {"x-request-id": request_id.decode(), **context.trace_headers})
-            capture = self._telemetry.copy()
+            capture = self._telemetry.capture()
             headers = partial(self._response_headers, scope, request_id, self._cross_origin.response_headers(scope))
             exchange = _Exchange(context, receive, send, headers, self._send_seconds, capture)
             if capture is not None:
@@ -112,7 +112,7 @@ class RequestMiddleware:
                 context.ended = time.monotonic()
                 exchange.close()
                 _add_route(context, scope)
-                self._telemetry.tell(context, capture, span)
+                self._telemetry.record(context, capture, span)
                 structlog.contextvars.unbind_contextvars("trace_id")
 
     async def _respond(self, scope: HTTPScope, exchange: _Exchange, context: RequestContext) -> None:

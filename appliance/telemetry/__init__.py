@@ -1,1 +1,1 @@
-"""What is told of requests to those who run the appliance: counts, the access log, traces, payloads."""
+"""Telemetry of requests: metrics, access log, traces, payload log."""

@@ -1,4 +1,4 @@
-"""All that is told of a request, in one place for every listener."""
+"""All telemetry of a request, in one place for every listener."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from appliance.config.telemetry import AccessLogConfig, PayloadLogConfig, TracingConfig
 from appliance.core.request_context import RequestContext
-from appliance.telemetry import build_info, request_metrics
+from appliance.telemetry import metrics
 from appliance.telemetry.access_log import AccessLog
-from appliance.telemetry.payloads import BodyCapture, PayloadLog
+from appliance.telemetry.payload_log import BodyCapture, PayloadLog
 from appliance.telemetry.tracing import Headers, RequestSpan, Tracer
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
-    """What is to be told; `payloads` and `tracing` are None where nobody wants them, `digest` is the config's."""
+    """The telemetry of a config; `payloads` and `tracing` are None if they are off, `digest` is that of the config."""
 
     access: AccessLogConfig = field(default_factory=AccessLogConfig)
     payloads: PayloadLogConfig | None = None
@@ -27,43 +27,47 @@ class TelemetrySettings:
 class RequestRecorder:
     """Counts, logs and traces the requests of this process.
 
-    `source` and `facts` say in the payload log whose they are.
+    `source` and `attributes` name this service in the payload log.
     """
 
-    def __init__(self, settings: TelemetrySettings, source: str = "appliance", facts: Mapping[str, str] = {}) -> None:
-        self._access = AccessLog(settings.access)
-        self._payloads = PayloadLog(settings.payloads, source, facts)
-        self._traces = Tracer(settings.tracing)
-        build_info.show(settings.digest)
+    def __init__(
+        self, settings: TelemetrySettings, source: str = "appliance", attributes: Mapping[str, str] = {}
+    ) -> None:
+        self._access_log = AccessLog(settings.access)
+        self._payload_log = PayloadLog(settings.payloads, source, attributes)
+        self._tracer = Tracer(settings.tracing)
+        metrics.show_build(settings.digest)
 
     def apply(self, settings: TelemetrySettings) -> None:
-        """Go by these settings from now on.
+        """Use these settings from now on.
 
         Raises:
-            MissingExtraError: traces are wanted, and OpenTelemetry is not installed.
+            MissingExtraError: tracing is on, and OpenTelemetry is not installed.
         """
-        self._access.apply(settings.access)
-        self._payloads.apply(settings.payloads)
-        self._traces.apply(settings.tracing)
-        build_info.show(settings.digest)
+        self._tracer.apply(settings.tracing)
+        self._access_log.config = settings.access
+        self._payload_log.config = settings.payloads
+        metrics.show_build(settings.digest)
 
-    def copy(self) -> BodyCapture | None:
-        """Where to copy the bodies of a request that begins now; None where nobody wants them."""
-        return self._payloads.copy()
+    def capture(self) -> BodyCapture | None:
+        """Return where to copy the bodies of a new request; None if they are not logged."""
+        return self._payload_log.capture()
 
-    def trace(self, record: RequestContext, headers: Headers) -> RequestSpan | None:
-        """Trace a request that begins now; None where nobody traces."""
-        return self._traces.begin(record, headers)
+    def start_span(self, context: RequestContext, headers: Headers) -> RequestSpan | None:
+        """Start the span of a new request; None if tracing is off."""
+        return self._tracer.start_span(context, headers)
 
-    def tell(self, record: RequestContext, copy: BodyCapture | None = None, traced: RequestSpan | None = None) -> None:
-        """Take in a request that has ended."""
-        request_metrics.count(record)
-        self._access.tell(record)
-        if traced is not None:
-            self._traces.end(record, traced)
-        if copy is not None:
-            self._payloads.take(record, copy)
+    def record(
+        self, context: RequestContext, capture: BodyCapture | None = None, span: RequestSpan | None = None
+    ) -> None:
+        """Count, log and trace a request that has ended."""
+        metrics.count(context)
+        self._access_log.log(context)
+        if span is not None:
+            self._tracer.end_span(context, span)
+        if capture is not None:
+            self._payload_log.add(context, capture)
 
     async def stop(self) -> None:
-        """Let go of what is still to be told, within seconds."""
-        await asyncio.gather(self._payloads.stop(), self._traces.stop())
+        """Send what waits, within seconds."""
+        await asyncio.gather(self._payload_log.stop(), self._tracer.stop())

@@ -13,6 +13,7 @@ from doubles import DoubleFactory, config
 from prometheus_client.core import Metric
 from ruamel.yaml import YAML
 
+import appliance.models.proxy  # noqa: F401 - the metrics of upstreams are there once it is imported
 from appliance.server import create_app
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +33,7 @@ _FOREIGN = {"instance", "le", "model_name"}
 def families() -> list[Metric]:
     """Every family of ours, whether or not it has a sample yet."""
     app = create_app(config(), factory=DoubleFactory())
-    return [each for each in app.state.outlook.metrics() if each.name.startswith("appliance_")]
+    return [each for each in app.state.health.metrics() if each.name.startswith("appliance_")]
 
 
 def _panels() -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def test_an_error_is_logged_whatever_the_sample(status: int, lines: int) -> None
     telemetry = RequestRecorder(TelemetrySettings(access=QUIET))
 
     with capture_logs() as logged:
-        telemetry.tell(_record(status=status))
+        telemetry.record(_record(status=status))
 
     assert len(logged) == lines
 
@@ -44,7 +44,7 @@ def test_a_stream_that_broke_is_an_error() -> None:
     record.late_status = 502
 
     with capture_logs() as logged:
-        RequestRecorder(TelemetrySettings(access=QUIET)).tell(record)
+        RequestRecorder(TelemetrySettings(access=QUIET)).record(record)
 
     assert [(each["status"], each["late_status"]) for each in logged] == [(200, 502)]
 
@@ -55,7 +55,7 @@ def test_new_settings_hold_for_the_next_request() -> None:
     telemetry.apply(TelemetrySettings(digest="new"))
 
     with capture_logs() as logged:
-        telemetry.tell(_record())
+        telemetry.record(_record())
 
     (build,) = [
         each for family in REGISTRY.collect() if family.name == "appliance_build_info" for each in family.samples
@@ -67,18 +67,18 @@ def test_new_settings_hold_for_the_next_request() -> None:
 async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None:
     """On, elsewhere, and off again."""
     telemetry = RequestRecorder(TelemetrySettings())
-    assert telemetry.copy() is None
+    assert telemetry.capture() is None
 
     for name in ("one", "two"):
         telemetry.apply(TelemetrySettings(payloads=PayloadLogConfig(sink=str(tmp_path / name), mode="request")))
-        copy = telemetry.copy()
+        copy = telemetry.capture()
         assert copy is not None
         copy.request.add(name.encode())
-        telemetry.tell(_record(name), copy)
+        telemetry.record(_record(name), copy)
         await telemetry.stop()
     telemetry.apply(TelemetrySettings())
 
-    assert telemetry.copy() is None
+    assert telemetry.capture() is None
     for name in ("one", "two"):
         assert json.loads((tmp_path / name).read_text())["id"] == name
 
@@ -90,12 +90,12 @@ async def test_a_request_is_told_to_the_collector_it_began_with(plain: Upstream)
         RequestRecorder(TelemetrySettings(tracing=TracingConfig(endpoint=plain.origin))),
         _record("under-way"),
     )
-    traced = telemetry.trace(record, dict)
+    traced = telemetry.start_span(record, dict)
     telemetry.apply(TelemetrySettings())
 
-    telemetry.tell(record, traced=traced)
+    telemetry.record(record, span=traced)
     await telemetry.stop()
 
     assert traced is not None
-    assert telemetry.trace(_record(), dict) is None
+    assert telemetry.start_span(_record(), dict) is None
     assert "under-way" in {each.attributes.get("appliance.request_id") for each in collector.spans(plain)}

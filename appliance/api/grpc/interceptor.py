@@ -17,7 +17,7 @@ from appliance.api.error_responses import status_and_message
 from appliance.auth import Authorizer, Principal, authenticated, current_principal
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, use_context
-from appliance.telemetry.payloads import CapturedBody
+from appliance.telemetry.payload_log import CapturedBody
 from appliance.telemetry.recorder import RequestRecorder
 
 PROTOCOL = "oip_grpc"
@@ -139,8 +139,8 @@ async def _handle(
         record.grpc_status, record.status = StatusCode.OK.name, 200
         if (principal := current_principal()) is not None:
             record.key = principal.name
-        traced = None if telemetry is None else telemetry.trace(record, lambda: headers)
-        if (copy := None if telemetry is None else telemetry.copy()) is not None:
+        traced = None if telemetry is None else telemetry.start_span(record, lambda: headers)
+        if (copy := None if telemetry is None else telemetry.capture()) is not None:
             _keep(copy.request, message)
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
@@ -160,7 +160,7 @@ async def _handle(
         finally:
             record.ended = time.monotonic()
             if telemetry is not None:
-                telemetry.tell(record, copy, traced)
+                telemetry.record(record, copy, traced)
 
 
 def _keep(body: CapturedBody, message: bytes) -> None:

