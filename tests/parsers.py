@@ -41,7 +41,7 @@ from appliance.models import adapter
 from appliance.proxy.load_balancing import prompt_prefix
 from appliance.proxy.rewrite import RequestBody, RequestRewriter, rename_response, request_usage
 from appliance.proxy.stream import EventRewriter
-from appliance.python_api import request_types as python_requests
+from appliance.python_api import types as python_types
 from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.codec import decode, read_request, write_request
 
@@ -217,7 +217,7 @@ def _rewritten(body: bytes) -> bytes:
 
 
 def _python_request(body: bytes) -> object:
-    return python_requests.decode_request(ModelRequest(Operation.CHAT_COMPLETION, body))
+    return python_types.decode_request(ModelRequest(Operation.CHAT_COMPLETION, body))
 
 
 def _usage_hidden(body: bytes) -> bytes:

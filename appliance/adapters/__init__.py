@@ -1,1 +1,5 @@
-"""OpenAI's requests and answers from and to what other models speak: templates, paths, tensors, chunks."""
+"""OpenAI's protocol over services that lack it.
+
+Functions of this package that handle a request raise `RequestError` if the request is wrong or the target rejects it,
+and `GatewayError` if the target does not answer, or not with what it should.
+"""

@@ -55,19 +55,11 @@ class ChatRequestBuilder:
     stop: Sequence[str] = ()
 
     async def completion(self, request: Json) -> Json:
-        """Return the completion request that continues the conversation, without blocking the event loop.
-
-        Raises:
-            RequestError: the request is wrong, or needs what this model cannot do.
-        """
+        """Return the completion request that continues the conversation, without blocking the event loop."""
         return _completion(request, await self.template.run(self.prompt, request), self.stop)
 
     def prompt(self, request: Json) -> str:
-        """Return the conversation as the text to continue; blocks while the template is rendered.
-
-        Raises:
-            RequestError: the request is wrong, or needs what this model cannot do.
-        """
+        """Return the conversation as the text to continue; blocks while the template is rendered."""
         _require_supported(request)
         messages = template_messages(request.get("messages"), knows_developer=self.template.knows_developer)
         is_continued = bool(request.get("continue_final_message"))
@@ -120,11 +112,7 @@ class RenderedChat:
     stop: Sequence[str] = ()
 
     async def completion(self, request: Json) -> Json:
-        """Return the completion request that continues the prompt.
-
-        Raises:
-            RequestError: the request needs what this model cannot do.
-        """
+        """Return the completion request that continues the prompt."""
         _require_supported(request)
         return _completion(request, self.prompt, self.stop)
 
@@ -174,22 +162,14 @@ def _without_end(prompt: str, last: str) -> str:
 
 
 def template_messages(messages: Any, *, knows_developer: bool) -> list[Json]:  # Any: JSON values
-    """Return the messages of a request as templates take them: content as text, arguments of tool calls as mappings.
-
-    Raises:
-        RequestError: they are not messages, or contain something else than text.
-    """
+    """Return the messages of a request as templates take them: content as text, arguments of tool calls as mappings."""
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages is missing; it must be a list of one message or more", param="messages")
     return [_message(message, f"messages[{index}]", knows_developer) for index, message in enumerate(messages)]
 
 
 def text_messages(messages: Any) -> Any:  # Any: JSON values
-    """Return the messages unchanged, except for content in parts, which becomes one text.
-
-    Raises:
-        RequestError: content is not text, or has a part that is not.
-    """
+    """Return the messages unchanged, except for content in parts, which becomes one text."""
     if not isinstance(messages, list):
         return messages
     return [

@@ -46,11 +46,7 @@ class ChatResponseFormat:
 
 
 def chat_completion(completion: Json, form: ChatResponseFormat) -> Json:
-    """Return a completion as a chat completion; unknown fields of the target are kept.
-
-    Raises:
-        GatewayError: it is not a completion.
-    """
+    """Return a completion as a chat completion; unknown fields of the target are kept."""
     choices = _choices(completion)
     if not choices:
         raise GatewayError("The target's answer is no completion: it has no choices")
@@ -96,9 +92,6 @@ async def chat_chunks(chunks: AsyncGenerator[Json], form: ChatResponseFormat) ->
     """Yield the chunks of a chat completion: the first of a choice has the role, the last the finish reason.
 
     The reason is held back to the end, because some servers repeat it in every chunk.
-
-    Raises:
-        GatewayError: the stream ends in the middle of a choice.
     """
     stream = _ChunkConverter(form)
     async with aclosing(chunks):

@@ -35,12 +35,7 @@ class CompletionTarget(Protocol):
     """Defaults of the fields of a request whose prompt a template made."""
 
     async def send(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """Return the response, or its chunks if the body requests a stream and the target has one.
-
-        Raises:
-            RequestError: the target rejects the request.
-            GatewayError: it does not answer.
-        """
+        """Return the response, or its chunks if the body requests a stream and the target has one."""
 
     async def remaining_tokens(self, prompt: str, headers: Headers) -> int | None:
         """Return the tokens that the context has left after the prompt; None if they are unknown."""
@@ -58,12 +53,7 @@ class CompletionsAdapter:
         self._chat = chat
 
     async def chat(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """Return the chat completion, or its chunks.
-
-        Raises:
-            RequestError: the request is wrong or rejected.
-            GatewayError: the target does not answer, or not with a completion.
-        """
+        """Return the chat completion, or its chunks."""
         completion = await self._chat.completion(body)
         fields = {**self._target.prompt_defaults, **self._config.defaults, **completion}
         request = {name: value for name, value in fields.items() if value is not None}
@@ -74,12 +64,7 @@ class CompletionsAdapter:
         return chat_completion(response, form) if isinstance(response, dict) else chat_chunks(response, form)
 
     async def complete(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """Return the completion of the target, or its chunks.
-
-        Raises:
-            RequestError: the request is rejected.
-            GatewayError: the target does not answer.
-        """
+        """Return the completion of the target, or its chunks."""
         response = await self._send({**self._config.defaults, **body}, headers)
         return response | {"model": self._name} if isinstance(response, dict) else _named(response, self._name)
 

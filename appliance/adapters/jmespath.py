@@ -51,11 +51,7 @@ class JmesPath:
         _require_known_functions(self._path.parsed, source)
 
     def find(self, response: Any) -> Any:  # Any: JSON values
-        """Return the value at the path, or None.
-
-        Raises:
-            GatewayError: a function of the path cannot take what it finds.
-        """
+        """Return the value at the path, or None."""
         try:
             return self._path.search(response)
         except (JMESPathError, RecursionError) as error:
@@ -65,11 +61,7 @@ class JmesPath:
             ) from error
 
     def text(self, response: Any) -> str:  # Any: JSON values
-        """Return the text at the path.
-
-        Raises:
-            GatewayError: there is none.
-        """
+        """Return the text at the path."""
         found = self.find(response)
         if not isinstance(found, str):
             raise self._mismatch(found, "a text")
@@ -81,22 +73,14 @@ class JmesPath:
         return int(found) if _is_number(found) else 0
 
     def scores(self, response: Any) -> list[float]:  # Any: JSON values
-        """Return the list of numbers at the path.
-
-        Raises:
-            GatewayError: there is none.
-        """
+        """Return the list of numbers at the path."""
         found = self.find(response)
         if not _are_numbers(found):
             raise self._mismatch(found, "a list of numbers")
         return [float(number) for number in found]
 
     def vectors(self, response: Any) -> list[list[float]]:  # Any: JSON values
-        """Return the list of vectors at the path; one vector alone is a list of one.
-
-        Raises:
-            GatewayError: there is none.
-        """
+        """Return the list of vectors at the path; one vector alone is a list of one."""
         found = self.find(response)
         vectors = [found] if _are_numbers(found) else found
         if not isinstance(vectors, list) or not vectors or not all(map(_are_numbers, vectors)):

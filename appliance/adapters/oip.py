@@ -55,12 +55,7 @@ class OipClient:
         return declared or ("" if self._is_v1 else default)
 
     async def infer(self, columns: Columns, output: str | None, parameters: Json, headers: Headers) -> list[Any]:
-        """Return one item of the output for each row of the inputs: a text, a number or a vector.
-
-        Raises:
-            RequestError: the target rejects the request.
-            GatewayError: it does not answer, or not with such items.
-        """
+        """Return one item of the output for each row of the inputs: a text, a number or a vector."""
         size = len(next(iter(columns.values())))
         body = _instances(columns, parameters) if self._is_v1 else self._tensors(columns, output, parameters)
         response = await self._client.post(self._url, msgspec.json.encode(body), headers)

@@ -30,11 +30,7 @@ class TextRequest:
 
     @classmethod
     def of_completion(cls, body: Json) -> Self:
-        """Return a completion request.
-
-        Raises:
-            RequestError: the body is not one.
-        """
+        """Return a completion request."""
         prompts = _texts(body.get("prompt"))
         if not prompts:
             raise RequestError("prompt must be a text, or a list of texts; this model takes no tokens", param="prompt")
@@ -42,11 +38,7 @@ class TextRequest:
 
     @classmethod
     def of(cls, body: Json, prompts: Sequence[str], stop: Sequence[str] = ()) -> Self:
-        """Return a request for the continuation of `prompts`; `stop` are stop sequences besides the client's.
-
-        Raises:
-            RequestError: the body is not one.
-        """
+        """Return a request for the continuation of `prompts`; `stop` are stop sequences besides the client's."""
         n = 1 if body.get("n") is None else body["n"]
         if type(n) is not int or n < 1:
             raise RequestError("n must be a whole number from 1 on", param="n")
@@ -70,11 +62,7 @@ class EmbeddingRequest:
 
     @classmethod
     def of(cls, body: Json) -> Self:
-        """Return the request of a body.
-
-        Raises:
-            RequestError: the body is not one.
-        """
+        """Return the request of a body."""
         texts = _texts(body.get("input"))
         if not texts:
             raise RequestError("input must be a text, or a list of texts; this model takes no tokens", param="input")
@@ -100,11 +88,7 @@ class RerankRequest:
 
     @classmethod
     def of(cls, body: Json) -> Self:
-        """Return the request of a body.
-
-        Raises:
-            RequestError: the body is not one.
-        """
+        """Return the request of a body."""
         query = body.get("query")
         if not isinstance(query, str):
             raise RequestError("query must be a text", param="query")
@@ -155,12 +139,7 @@ class GeneratedText:
 
 
 class TextService(Protocol):
-    """A service that generates text.
-
-    Raises:
-        RequestError: the service rejects the request.
-        GatewayError: it does not answer.
-    """
+    """A service that generates text."""
 
     async def generate(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
         """Return the whole text."""

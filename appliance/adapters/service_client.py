@@ -58,33 +58,18 @@ class ServiceClient:
         return URL(f"{joined}?{query}" if query else joined, encoded=True)
 
     async def post(self, url: URL, body: bytes, headers: Headers) -> Any:  # Any: JSON values
-        """Return the JSON of the response.
-
-        Raises:
-            RequestError: the target rejects the request.
-            GatewayError: it does not answer, or not with JSON.
-        """
+        """Return the JSON of the response."""
         return await self._read(await self._send(url, body, headers))
 
     async def stream(self, url: URL, body: bytes, headers: Headers) -> Any | AsyncGenerator[Any]:  # Any: JSON values
-        """Return the JSON of each server-sent event, or of the whole response if it has no events.
-
-        Raises:
-            RequestError: the target rejects the request.
-            GatewayError: it does not answer, or not with JSON.
-        """
+        """Return the JSON of each server-sent event, or of the whole response if it has no events."""
         response = await self._send(url, body, headers)
         if response.is_event_stream and response.status < 400:
             return read_events(response.read_pieces(), has_events=True, max_bytes=response.max_bytes)
         return await self._read(response)
 
     async def lines(self, url: URL, body: bytes, headers: Headers) -> AsyncGenerator[Any]:  # Any: JSON values
-        """Return the JSON of each server-sent event, or of each line: services have many media types for lines.
-
-        Raises:
-            RequestError: the target rejects the request.
-            GatewayError: it does not answer, or not with JSON.
-        """
+        """Return the JSON of each server-sent event, or of each line: services have many media types for lines."""
         response = await self._send(url, body, headers)
         if response.status >= 300:
             await self._read(response)
@@ -123,12 +108,7 @@ def _secrets(config: UpstreamConfig) -> Iterator[bytes]:
 
 
 def decode_response(status: int, body: bytes, headers: Headers) -> Any:  # Any: JSON values
-    """Return the JSON of a response; `headers` have lower-case names.
-
-    Raises:
-        RequestError: it is an error.
-        GatewayError: it is not JSON.
-    """
+    """Return the JSON of a response; `headers` have lower-case names."""
     if status >= 400:
         raise _refusal(status, body, headers)
     if status >= 300:
@@ -144,12 +124,7 @@ def decode_response(status: int, body: bytes, headers: Headers) -> Any:  # Any: 
 async def read_events(
     stream: AsyncGenerator[bytes], *, has_events: bool, max_bytes: int = MAX_RESPONSE_BYTES
 ) -> AsyncGenerator[Any]:  # Any: JSON values
-    """Yield the JSON of each event, or of each line if there are no events; closing it closes the stream.
-
-    Raises:
-        RequestError: one of them is an error.
-        GatewayError: one is not JSON, or has more than `max_bytes`.
-    """
+    """Yield the JSON of each event, or of each line if there are no events; closing it closes the stream."""
     async with aclosing(sse.read_json(stream, has_events=has_events, max_bytes=max_bytes)) as events:
         async for event in events:
             _require_no_error(event)
@@ -157,11 +132,7 @@ async def read_events(
 
 
 def require_object(value: Any) -> Json:  # Any: JSON values
-    """Return a value that must be an object.
-
-    Raises:
-        GatewayError: it is not.
-    """
+    """Return a value that must be an object."""
     if not isinstance(value, dict):
         raise GatewayError("The target's answer is no JSON object")
     return value

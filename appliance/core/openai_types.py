@@ -2,7 +2,7 @@
 
 The responses are msgspec's, which writes embeddings in a third of pydantic's time and reads a completion in a fifth.
 Reading skips unknown fields, and requires only those without a default. The classes for users of the Python API, which
-keep unknown fields, are in `appliance.python_api.response_types`.
+keep unknown fields, are in `appliance.python_api.types`.
 
 Source: https://platform.openai.com/docs/api-reference; rerank is Cohere's and Jina's,
 https://docs.cohere.com/reference/rerank and https://api.jina.ai/redoc; classification is vLLM's ``/classify``, with the

@@ -27,7 +27,7 @@ from appliance.openai.types import (
 from appliance.python_api.base_model import config_from_keywords, overridable
 from appliance.python_api.client import request_body, send, to_chunks, to_object
 from appliance.python_api.openai_model import Context, OpenAIEncoderModel, OpenAIGenerativeModel, RawRequest
-from appliance.python_api.request_types import Request
+from appliance.python_api.types import Request
 
 Response = TypeVar("Response", bound=BaseModel)
 Chunk = TypeVar("Chunk", bound=BaseModel)

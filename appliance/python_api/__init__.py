@@ -1,1 +1,5 @@
-"""Models that users write in Python: what they subclass, and how one becomes a model of the contract."""
+"""Models written in Python.
+
+What runs code of a user raises `UserCodeError` if that code raises, and `InvalidResultError` if its result is not a
+response; `GatewayError` if the response of another model is not one.
+"""

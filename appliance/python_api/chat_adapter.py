@@ -18,8 +18,7 @@ from appliance.python_api.base_model import config_from_keywords
 from appliance.python_api.client import request_body, to_chunks, to_object
 from appliance.python_api.model_adapter import PythonModelAdapter, adapt
 from appliance.python_api.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
-from appliance.python_api.request_types import ChatCompletionRequest
-from appliance.python_api.response_types import ChatCompletion, ChatCompletionChunk
+from appliance.python_api.types import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from appliance.python_api.user_code import call_method
 
 # Satisfies the config if a program has no template; never rendered.

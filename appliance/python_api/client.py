@@ -14,7 +14,7 @@ from appliance.core.errors import GatewayError
 from appliance.core.model import Model, ModelRequest, Operation
 from appliance.core.openai_types import Json
 from appliance.python_api.openai_model import RawRequest
-from appliance.python_api.request_types import Request
+from appliance.python_api.types import Request
 
 Object = TypeVar("Object", bound=BaseModel)
 
@@ -44,22 +44,14 @@ async def send(
 
 
 async def to_chunks(chunks: AsyncGenerator[Json], class_: type[Object]) -> AsyncGenerator[Object]:
-    """Yield chunks as objects; closing it closes the stream.
-
-    Raises:
-        GatewayError: one of them is not a chunk.
-    """
+    """Yield chunks as objects; closing it closes the stream."""
     async with aclosing(chunks):
         async for chunk in chunks:
             yield to_object(chunk, class_)
 
 
 def to_object(response: object, class_: type[Object]) -> Object:
-    """Return a JSON value as an object.
-
-    Raises:
-        GatewayError: it has not the fields of one.
-    """
+    """Return a JSON value as an object."""
     try:
         return class_.model_validate(response)
     except ValidationError as error:

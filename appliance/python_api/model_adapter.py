@@ -17,11 +17,11 @@ from appliance.core.openai_types import SMALLEST_REQUESTS
 from appliance.python_api.base_model import BasePythonModel, overridden_method
 from appliance.python_api.model_lifecycle import ModelLifecycle
 from appliance.python_api.openai_model import METHODS, RawRequest
-from appliance.python_api.request_types import decode_request
 from appliance.python_api.responses import build_response
 from appliance.python_api.serialization import InvalidResultError, describe_type, to_json
 from appliance.python_api.tensor_model import Model as TensorModel
 from appliance.python_api.tensor_model import TensorHandler
+from appliance.python_api.types import decode_request
 from appliance.python_api.user_code import call_method
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -8,15 +8,18 @@ from typing import Any, TypeVar
 
 from appliance.core.model import Operation
 from appliance.python_api.base_model import BasePythonModel, overridable
-from appliance.python_api.request_types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
-from appliance.python_api.response_types import (
+from appliance.python_api.types import (
     ChatCompletion,
     ChatCompletionChunk,
+    ChatCompletionRequest,
     Completion,
     CompletionChunk,
+    CompletionRequest,
     Embedding,
+    EmbeddingRequest,
     ErrorResponse,
     Rerank,
+    RerankRequest,
 )
 
 Response = TypeVar("Response", covariant=True)

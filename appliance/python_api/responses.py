@@ -11,9 +11,8 @@ import msgspec
 from appliance.core import sse
 from appliance.core.model import ModelResponse, Operation
 from appliance.core.openai_types import Json
-from appliance.python_api.request_types import EmbeddingRequest, GenerationRequest, Request
-from appliance.python_api.response_types import ErrorResponse
 from appliance.python_api.serialization import InvalidResultError, ResponseEnvelope, with_base64
+from appliance.python_api.types import EmbeddingRequest, ErrorResponse, GenerationRequest, Request
 from appliance.python_api.user_code import is_stream, stream_items
 
 # What the lines of an event begin with; https://html.spec.whatwg.org/multipage/server-sent-events.html.
@@ -23,11 +22,7 @@ _SSE_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 async def build_response(
     result: Any, request: Request, operation: Operation, name: str
 ) -> ModelResponse:  # Any: a user's own
-    """Return the response of the model `name` to a request.
-
-    Raises:
-        InvalidResultError: the result is not a response.
-    """
+    """Return the response of the model `name` to a request."""
     if isinstance(result, ErrorResponse):
         return _error(result)
     is_generation = isinstance(request, GenerationRequest)
@@ -61,11 +56,7 @@ def _error(response: ErrorResponse) -> ModelResponse:
 
 
 async def _events(stream: Any, envelope: ResponseEnvelope) -> AsyncGenerator[bytes]:  # Any: a user's own
-    """Yield the items of a user's stream as server-sent events; closing it closes the stream.
-
-    Raises:
-        InvalidResultError: an item is not a chunk.
-    """
+    """Yield the items of a user's stream as server-sent events; closing it closes the stream."""
     async with aclosing(stream_items(stream)) as items:
         async for item in items:
             if isinstance(item, str) and item.startswith(_SSE_FIELDS):
@@ -102,11 +93,7 @@ def _deltas(choice: Json) -> Iterator[Json]:
 
 
 async def _aggregate(stream: Any, envelope: ResponseEnvelope, *, is_chat: bool) -> Json:  # Any: a user's own
-    """Return the response that the chunks of a stream add up to; an error among them instead, if there is one.
-
-    Raises:
-        InvalidResultError: an item is not a chunk.
-    """
+    """Return the response that the chunks of a stream add up to; an error among them instead, if there is one."""
     aggregator = _Aggregator(envelope.response, is_chat=is_chat)
     async with aclosing(stream_items(stream)) as items:
         async for item in items:

@@ -22,11 +22,7 @@ class InvalidResultError(ApplianceError):
 
 
 def to_json(result: Any) -> Json:  # Any: a user's own
-    """Return the fields of a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists.
-
-    Raises:
-        InvalidResultError: it has none.
-    """
+    """Return the fields of a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists."""
     try:
         fields = result.model_dump() if isinstance(result, BaseModel) else result
         converted = msgspec.to_builtins(fields, enc_hook=_convert, str_keys=True)
@@ -57,11 +53,7 @@ def describe_type(value: object) -> str:
 
 
 def with_base64(embedding: Json) -> Json:
-    """Return the response to an embedding request with its vectors as base64.
-
-    Raises:
-        InvalidResultError: it has no vectors.
-    """
+    """Return the response to an embedding request with its vectors as base64."""
     data = embedding.get("data", [])
     if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
         raise InvalidResultError("the model returned an embedding whose data is not a list of objects")

@@ -55,9 +55,6 @@ def user_code(name: str, *, is_logged: bool = True) -> Iterator[None]:
     """Run code of a user, called `name` in messages; `is_logged` says whether an exception is logged here.
 
     Our own errors and `NotImplementedError` pass, because users raise them on purpose.
-
-    Raises:
-        UserCodeError: it raised anything else.
     """
     task = _current_task()
     try:
@@ -76,11 +73,7 @@ def user_code(name: str, *, is_logged: bool = True) -> Iterator[None]:
 
 
 async def call_method(method: Callable[..., Any], *args: Any, is_logged: bool = True) -> Any:  # Any: users' own types
-    """Return the result of a method; a plain one runs in a thread.
-
-    Raises:
-        UserCodeError: the method raised.
-    """
+    """Return the result of a method; a plain one runs in a thread."""
     with user_code(code_name(method), is_logged=is_logged):
         if inspect.isasyncgenfunction(method):
             return method(*args)
@@ -112,11 +105,7 @@ def is_stream(result: Any) -> bool:  # Any: a user's own
 
 
 async def stream_items(stream: Any) -> AsyncGenerator[Any]:  # Any: a user's own
-    """Yield the items of a stream; closing this closes it.
-
-    Raises:
-        UserCodeError: the stream raised.
-    """
+    """Yield the items of a stream; closing this closes it."""
     name = f"the stream of {code_name(stream)}"
     if isinstance(stream, Generator):
         stream = _in_threads(stream)
