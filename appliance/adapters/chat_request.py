@@ -205,13 +205,13 @@ def _text(content: Any, path: str) -> str:  # Any: JSON values
 def _part(part: Any, path: str) -> str:  # Any: JSON values
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
-        raise RequestError(f"{path} has a part that is no mapping with a type, such as text", param=path)
+        raise RequestError(f"{path} has a part that is not a mapping with a type, such as text", param=path)
     if kind not in _TEXT_PARTS:
         raise RequestError(f"{path} has a part of type {kind[:80]!r}; this model takes only text", param=path)
     key = "refusal" if kind == "refusal" else "text"
     text = part.get(key)
     if not isinstance(text, str):
-        raise RequestError(f"{path} has a part of type {kind!r} whose {key} is no text", param=path)
+        raise RequestError(f"{path} has a part of type {kind!r} whose {key} is not a text", param=path)
     return text
 
 
@@ -224,7 +224,7 @@ def _tool_call(call: Any, path: str) -> Json:  # Any: JSON values
         # Templates write them in their own way; OpenAI has them as JSON in a text.
         decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
     except ValueError as error:
-        raise RequestError(f"{path} has arguments that are no JSON: {error}", param=path) from error
+        raise RequestError(f"{path} has arguments that are not JSON: {error}", param=path) from error
     if not isinstance(decoded, dict):
-        raise RequestError(f"{path} has arguments that are no JSON object", param=path)
+        raise RequestError(f"{path} has arguments that are not a JSON object", param=path)
     return {**call, "function": function | {"arguments": decoded}}

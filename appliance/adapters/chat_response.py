@@ -49,7 +49,7 @@ def chat_completion(completion: Json, form: ChatResponseFormat) -> Json:
     """Return a completion as a chat completion; unknown fields of the target are kept."""
     choices = _choices(completion)
     if not choices:
-        raise GatewayError("The target's answer is no completion: it has no choices")
+        raise GatewayError("The target's response is not a completion: it has no choices")
     head = {"id": _chat_id(completion.get("id")), "object": "chat.completion", "model": form.model}
     return completion | head | {"choices": [_choice(choice, index, form) for index, choice in enumerate(choices)]}
 
@@ -72,7 +72,7 @@ def _choice(choice: Json, index: int, form: ChatResponseFormat) -> Json:
 def _choices(completion: Json) -> list[Json]:
     choices = completion.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise GatewayError("The target's answer is no completion: its choices are no list of mappings")
+        raise GatewayError("The target's response is not a completion: its choices are not a list of mappings")
     return choices
 
 
@@ -175,7 +175,7 @@ class _ChunkConverter:
         extra = {"usage": None} if self.usage else {}
         for index, state in sorted(self.choices.items()):
             if state.finish_reason is None:
-                raise GatewayError("The target's stream ended in the middle of the answer")
+                raise GatewayError("The target's stream ended in the middle of the response")
             for delta in state.finish():
                 yield self._chunk(index, delta, extra)
             last = self._chunk(index, {}, extra)

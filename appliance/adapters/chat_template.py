@@ -93,9 +93,9 @@ def _read_json(path: Path) -> Json:
     try:
         content = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise LoadError(f"{path}: is no JSON: {error}; bring it anew") from error
+        raise LoadError(f"{path}: is not JSON: {error}; download it again") from error
     if not isinstance(content, dict):
-        raise LoadError(f"{path}: is no JSON object; bring it anew")
+        raise LoadError(f"{path}: is not a JSON object; download it again")
     return content
 
 

@@ -74,7 +74,7 @@ class CompletionsAdapter:
             return _as_chunks(response) if isinstance(response, dict) else response
         if not isinstance(response, dict):
             await response.aclose()
-            raise GatewayError("The target streams what it was not asked to stream")
+            raise GatewayError("The target sent a stream, which was not requested")
         return response
 
     async def _max_tokens(self, prompt: str, headers: Headers) -> int:
@@ -158,7 +158,7 @@ async def _read(stream: AsyncGenerator[bytes]) -> bytes:
         async for chunk in stream:
             size += len(chunk)
             if size > MAX_RESPONSE_BYTES:
-                raise GatewayError("The target's answer is too long.")
+                raise GatewayError("The target's response is too long.")
             chunks.append(chunk)
     return b"".join(chunks)
 

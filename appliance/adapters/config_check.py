@@ -97,7 +97,7 @@ class _Template:
         if isinstance(error.cause, TemplateFaultError) and error.is_syntax:
             yield self._syntax_error(raw, error.cause)
         elif isinstance(error.cause, TemplateFaultError):
-            must = "must give some for the smallest request, so put values through | tojson"
+            must = "must render JSON for the smallest request, so put values through | tojson"
             yield raw.diagnostic(self.path, f"{error.cause}; {must}")
         elif isinstance(cause, RenderError) and (remedy := self._remedy(cause)):
             kind = "conversation" if self.operation is None else "request"

@@ -57,7 +57,7 @@ class JmesPath:
         except (JMESPathError, RecursionError) as error:
             # The library's message would quote the response.
             raise GatewayError(
-                f"The target's answer does not fit the functions of the path {self._source!r}"
+                f"The target's response does not fit the functions of the path {self._source!r}"
             ) from error
 
     def text(self, response: Any) -> str:  # Any: JSON values
@@ -90,7 +90,7 @@ class JmesPath:
     def _mismatch(self, found: Any, expected: str) -> GatewayError:  # Any: JSON values
         names = {dict: "a mapping", list: "another list", str: "a text", bool: "true or false"}
         kind = "nothing" if found is None else names.get(type(found), "a number")
-        return GatewayError(f"The target's answer has {kind} at {self._source!r}, where {expected} must be")
+        return GatewayError(f"The target's response has {kind} at {self._source!r}, where {expected} must be")
 
 
 def _require_known_functions(node: Any, source: str) -> None:  # Any: a node of the library's tree

@@ -95,7 +95,7 @@ def _instances(columns: Columns, parameters: Json) -> Json:
 def _predictions(response: Any, output: str | None) -> list[Any]:  # Any: JSON values
     predictions = response.get("predictions") if isinstance(response, dict) else None
     if not isinstance(predictions, list):
-        raise GatewayError("The target's answer has no predictions")
+        raise GatewayError("The target's response has no predictions")
     return [_output(each, output) if isinstance(each, dict) else each for each in predictions]
 
 
@@ -110,7 +110,7 @@ def _output(prediction: Json, output: str | None) -> Any:  # Any: JSON values
 def _tensor(response: Any, output: str | None) -> Json:  # Any: JSON values
     outputs = response.get("outputs") if isinstance(response, dict) else None
     if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
-        raise GatewayError("The target's answer has no outputs")
+        raise GatewayError("The target's response has no outputs")
     found = [each for each in outputs if output in (None, each.get("name"))]
     if len(found) != 1:
         names = ", ".join(str(each.get("name")) for each in outputs)
@@ -161,7 +161,7 @@ class OipTextService:
             parameters["max_tokens"] = limit
         (text,) = await self._client.infer({self._input: [prompt]}, self._output, parameters, headers)
         if not isinstance(text, str):
-            raise GatewayError("The target's output is no text")
+            raise GatewayError("The target's output is not a text")
         return GeneratedText(text, "stop")
 
     async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[GeneratedText]:
@@ -206,5 +206,5 @@ class OipRerankService:
 
 def _number(value: Any) -> float:  # Any: JSON values
     if type(value) not in (int, float):
-        raise GatewayError("The target's output has something else than numbers")
+        raise GatewayError("The target's output has values that are not numbers")
     return float(value)

@@ -77,7 +77,7 @@ class Readiness:
             async with asyncio.timeout(_WARMUP_TIMEOUT_SECONDS):
                 await self._send_warmup_request()
         except TimeoutError:
-            self._reason = f"its target gave no answer within {_WARMUP_TIMEOUT_SECONDS:.0f} seconds"
+            self._reason = f"its target did not respond within {_WARMUP_TIMEOUT_SECONDS:.0f} seconds"
         except GatewayError as error:
             self._reason = f"its target does not answer the first request, because {error.detail}"
         except ApplianceError as error:

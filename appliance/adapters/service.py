@@ -41,7 +41,7 @@ class TextRequest:
         """Return a request for the continuation of `prompts`; `stop` are stop sequences besides the client's."""
         n = 1 if body.get("n") is None else body["n"]
         if type(n) is not int or n < 1:
-            raise RequestError("n must be a whole number from 1 on", param="n")
+            raise RequestError("n must be a whole number of at least 1", param="n")
         require_size(len(prompts), n, field="prompt")
         own = _texts(body.get("stop"))
         if body.get("stop") and not own:

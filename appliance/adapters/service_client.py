@@ -112,11 +112,11 @@ def decode_response(status: int, body: bytes, headers: Headers) -> Any:  # Any: 
     if status >= 400:
         raise _refusal(status, body, headers)
     if status >= 300:
-        raise GatewayError(f"The target answered {status}, which leads elsewhere; nobody follows it there")
+        raise GatewayError(f"The target answered {status}, a redirect, which is not followed")
     try:
         decoded = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
-        raise GatewayError(f"The target's answer is no JSON: {error}") from error
+        raise GatewayError(f"The target's response is not JSON: {error}") from error
     _require_no_error(decoded)
     return decoded
 
@@ -134,7 +134,7 @@ async def read_events(
 def require_object(value: Any) -> Json:  # Any: JSON values
     """Return a value that must be an object."""
     if not isinstance(value, dict):
-        raise GatewayError("The target's answer is no JSON object")
+        raise GatewayError("The target's response is not a JSON object")
     return value
 
 

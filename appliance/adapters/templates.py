@@ -172,7 +172,7 @@ class JsonTemplate(_SandboxedTemplate):
         try:
             return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
         except (ValueError, RecursionError) as error:
-            raise RenderError("not_json", f"gives no JSON: {error}") from error
+            raise RenderError("not_json", f"does not render JSON: {error}") from error
 
 
 def _render(template: Template, variables: Mapping[str, Any]) -> str:  # Any: JSON values

@@ -120,7 +120,7 @@ def _import_class(reference: str) -> type[BasePythonModel]:
         name for name, each in vars(module).items() if isinstance(each, type) and issubclass(each, BasePythonModel)
     ]
     hint = did_you_mean(class_name, models) or known_names("models there", models) if models else "it has no models"
-    problem = "has no such class" if found is None else "is no subclass of a model of appliance.openai"
+    problem = "has no such class" if found is None else "is not a subclass of a model of appliance.openai"
     raise LoadError(f"engine.python: {reference} {problem}; {hint}")
 
 

@@ -39,7 +39,7 @@ async def send(
         return read_events(response.body, has_events=True)
     decoded = decode_response(response.status, response.body, response.headers)
     if not isinstance(decoded, dict):
-        raise GatewayError("The target's answer is no JSON object")
+        raise GatewayError("The target's response is not a JSON object")
     return decoded
 
 
@@ -57,4 +57,4 @@ def to_object(response: object, class_: type[Object]) -> Object:
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "all of it"
-        raise GatewayError(f"The target's answer is no {class_.__name__}: {field}: {detail['msg']}") from error
+        raise GatewayError(f"The target's response is not a {class_.__name__}: {field}: {detail['msg']}") from error

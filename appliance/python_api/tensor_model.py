@@ -137,5 +137,5 @@ def _to_message(result: Any) -> InferenceResponse:
     except Exception as error:
         # What a user puts in a response of ours can break it in any way.
         raise InvalidResultError(
-            f"the model returned {describe_type(result)}, which is no InferResponse: {describe_exception(error)}"
+            f"the model returned {describe_type(result)}, which is not an InferResponse: {describe_exception(error)}"
         ) from error

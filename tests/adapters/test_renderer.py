@@ -91,7 +91,7 @@ def test_a_renderer_gives_what_the_template_gives_here(renderer: Renderer) -> No
 
     assert template.render({"m": ["ü", 1.5, None]}) == '<s>["ü", 1.5, null]'
     assert json.render({"a": 1, "b": "\u2028"}) == '{"a":1,"b":"\u2028"}'.encode()
-    with pytest.raises(TemplateFaultError, match="gives no JSON"):
+    with pytest.raises(TemplateFaultError, match="does not render JSON"):
         json.render({"a": "{", "b": 1})
     with pytest.raises(RequestError, match="refuses the request: 'b' is undefined"):
         json.render({"a": 1})

@@ -70,7 +70,7 @@ def test_a_request_that_is_no_json_is_told() -> None:
     template = JsonTemplate('{"a": {{ a }}}')
 
     assert template.render({"a": 1}) == b'{"a":1}'
-    with pytest.raises(TemplateFaultError, match="gives no JSON"):
+    with pytest.raises(TemplateFaultError, match="does not render JSON"):
         template.render({"a": "text"})
 
 
@@ -140,7 +140,7 @@ def test_a_template_of_ones_own_goes_before_the_tokenizers(tmp_path: Path) -> No
     ("files", "message"),
     [
         ({"tokenizer_config.json": {"bos_token": "<s>"}}, "has no chat template"),
-        ({"tokenizer_config.json": "{"}, "is no JSON"),
+        ({"tokenizer_config.json": "{"}, "is not JSON"),
         ({"chat_template.jinja": "a\n{% if %}"}, "wrong in line 2"),
     ],
 )

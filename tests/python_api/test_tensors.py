@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from python_api.asking import loaded
+from python_api.model_requests import load_model
 from python_api.program import Program
 
 from appliance import InferInput, InferOutput, InferRequest, InferResponse, Model
@@ -86,9 +86,9 @@ class Steps(Model):
         return [{"name": "x", "datatype": "FP32", "shape": [-1]}]
 
 
-async def ask(model: Model, operation: Operation, body: object = None) -> ModelResponse:
+async def send(model: Model, operation: Operation, body: object = None) -> ModelResponse:
     """The reply to JSON, or to one tensor."""
-    bridge = await loaded(model)
+    bridge = await load_model(model)
     if operation is not Operation.INFERENCE:
         return await bridge.handle(ModelRequest(operation, json.dumps(body).encode(), {"x-tenant": "blue"}))
     raw, says = write_request(InferenceRequest([Tensor.of_values("x", "FP32", [2], [1.0, 2.0])], id="7"))
@@ -104,9 +104,9 @@ def inferred(reply: ModelResponse) -> InferenceResponse:
 async def test_each_step_may_be_plain_or_asynchronous() -> None:
     """They follow each other, and hear the headers."""
     model = Steps()
-    predicted = await ask(model, Operation.PREDICTION, {"instances": [1]})
-    explained = await ask(model, Operation.EXPLANATION, {"instances": [1]})
-    bridge = await loaded(model)
+    predicted = await send(model, Operation.PREDICTION, {"instances": [1]})
+    explained = await send(model, Operation.EXPLANATION, {"instances": [1]})
+    bridge = await load_model(model)
 
     assert isinstance(predicted.body, bytes)
     assert isinstance(explained.body, bytes)
@@ -121,7 +121,7 @@ async def test_each_step_may_be_plain_or_asynchronous() -> None:
 async def test_a_request_in_tensors_arrives_as_kserves() -> None:
     """With its id, its inputs by name, and their elements in numpy."""
     model = Steps(InferResponse("7", "steps", []))
-    await ask(model, Operation.INFERENCE)
+    await send(model, Operation.INFERENCE)
     request = model.seen[-1]
 
     assert isinstance(request, InferRequest)
@@ -142,7 +142,7 @@ async def test_a_request_in_tensors_arrives_as_kserves() -> None:
 )
 async def test_an_answer_in_tensors_is_an_object_or_the_protocols_mapping(made: Any) -> None:
     """Both come out as tensors."""
-    (output,) = inferred(await ask(Steps(made), Operation.INFERENCE)).outputs
+    (output,) = inferred(await send(Steps(made), Operation.INFERENCE)).outputs
 
     assert (output.name, output.datatype, output.values()) == ("y", "INT64", [1, 2])
 
@@ -151,12 +151,12 @@ async def test_an_answer_in_tensors_is_an_object_or_the_protocols_mapping(made: 
 async def test_an_answer_that_is_no_tensors_is_the_models_fault(made: Any) -> None:
     """The client's request was good."""
     with pytest.raises(InvalidResultError):
-        await ask(Steps(made), Operation.INFERENCE)
+        await send(Steps(made), Operation.INFERENCE)
 
 
 async def test_a_bare_list_is_the_predictions() -> None:
     """An array too."""
-    replies = [await ask(Steps(made), Operation.PREDICTION, {}) for made in ([1, 2], np.array([1, 2]))]
+    replies = [await send(Steps(made), Operation.PREDICTION, {}) for made in ([1, 2], np.array([1, 2]))]
 
     assert [reply.body for reply in replies] == [b'{"predictions":[1,2]}'] * 2
 
@@ -168,7 +168,7 @@ async def test_a_method_that_is_not_there_is_not_offered() -> None:
         def explain(self, payload: Any, headers: Any = None) -> Any:
             raise NotImplementedError
 
-    bridge = await loaded(Explaining("explaining"))
+    bridge = await load_model(Explaining("explaining"))
 
     assert bridge.operations == {Operation.EXPLANATION}
     with pytest.raises(UnsupportedOperationError):

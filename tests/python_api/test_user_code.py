@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from python_api.asking import ask, loaded
+from python_api.model_requests import load_model, send
 from served import Served, until
 from structlog.testing import capture_logs
 
@@ -90,7 +90,7 @@ async def test_what_a_method_raises_fails_its_request(fault: Callable[[], BaseEx
     """Plain or asynchronous; the log has the exception's name and the user's frames."""
     for place, operation in (("plain", Operation.COMPLETION), ("async", Operation.CHAT_COMPLETION)):
         with capture_logs() as logs, pytest.raises(UserCodeError, match=r"Raising\.create_\w+ raised "):
-            await ask(Raising(fault, place), operation, prompt="Hello")
+            await send(Raising(fault, place), operation, prompt="Hello")
 
         (event,) = (each for each in logs if each["event"] == "model.code_failed")
         assert any(frame.endswith(" _perhaps") for frame in event["frames"])
@@ -100,7 +100,7 @@ async def test_what_a_method_raises_fails_its_request(fault: Callable[[], BaseEx
 @raising
 async def test_what_a_stream_raises_ends_the_stream(fault: Callable[[], BaseException]) -> None:
     """After the first chunk too."""
-    reply = await ask(Raising(fault, "stream"), stream=True)
+    reply = await send(Raising(fault, "stream"), stream=True)
     stream = cast("AsyncGenerator[bytes]", reply.body)
 
     assert b'"content":"a"' in await anext(stream)
@@ -112,13 +112,13 @@ async def test_what_a_stream_raises_ends_the_stream(fault: Callable[[], BaseExce
 async def test_what_load_raises_is_a_failed_load(fault: Callable[[], BaseException]) -> None:
     """This model fails, and the process goes on."""
     with pytest.raises(LoadError, match=r"Raising\.load raised .*; the log says where in your code"):
-        await loaded(Raising(fault, "load"))
+        await load_model(Raising(fault, "load"))
 
 
 @raising
 async def test_what_healthy_and_stop_raise_is_borne(fault: Callable[[], BaseException]) -> None:
     """An ill model is unavailable, and one that cannot stop is left all the same."""
-    model = await loaded(Raising(fault, "healthy", "stop"))
+    model = await load_model(Raising(fault, "healthy", "stop"))
 
     with pytest.raises(UnavailableError, match=r"its healthy\(\) raised "):
         await model.check()
@@ -132,7 +132,7 @@ async def test_a_healthy_that_goes_on_raising_is_logged_once() -> None:
     counter = count()
     faults: list[Callable[[], BaseException]] = [lambda: ValueError(f"number {next(counter)}"), lambda: SystemExit(3)]
     model = Raising(faults[0], "healthy")
-    running = await loaded(model)
+    running = await load_model(model)
     logged: list[str] = []
     for number, place in ((0, "healthy"), (1, "healthy"), (0, "nowhere"), (0, "healthy")):
         model.fault, model.places = faults[number], (place,)
@@ -154,7 +154,7 @@ async def test_a_request_that_is_cancelled_is_no_fault_of_the_model() -> None:
         async def create_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             await asyncio.sleep(600)
 
-    task = asyncio.create_task(ask(Slow("model"), Operation.COMPLETION, prompt="Hello"))
+    task = asyncio.create_task(send(Slow("model"), Operation.COMPLETION, prompt="Hello"))
     await asyncio.sleep(0.05)
     task.cancel()
 
@@ -172,7 +172,7 @@ async def test_the_log_tells_causes_and_groups() -> None:
         return group
 
     with pytest.raises(UserCodeError) as raised:
-        await ask(Raising(fault, "async"))
+        await send(Raising(fault, "async"))
 
     said = str(raised.value)
     assert "several (2 sub-exceptions) (ValueError: a; UnspeakableError: its __str__ raised SystemExit)" in said
@@ -196,7 +196,7 @@ async def test_a_wrong_answer_is_told_by_its_type(returned: object) -> None:
             return returned
 
     with pytest.raises(InvalidResultError, match="the model returned "):
-        await ask(Encoder("model"), Operation.EMBEDDING, input="Hello", encoding_format="base64")
+        await send(Encoder("model"), Operation.EMBEDDING, input="Hello", encoding_format="base64")
 
 
 async def test_vectors_are_no_stream() -> None:
@@ -207,7 +207,7 @@ async def test_vectors_are_no_stream() -> None:
             return (each for each in range(0))
 
     with pytest.raises(InvalidResultError, match="answered embedding with a stream"):
-        await ask(Encoder("model"), Operation.EMBEDDING, input="Hello")
+        await send(Encoder("model"), Operation.EMBEDDING, input="Hello")
 
 
 class Counting(Model):
@@ -222,7 +222,7 @@ class Counting(Model):
 
 async def test_a_prediction_in_pieces_is_streamed() -> None:
     """Mappings are lines of JSON, texts and bytes pass as they are; tensors cannot be streamed."""
-    model = await loaded(Counting("model"))
+    model = await load_model(Counting("model"))
     reply = await model.handle(ModelRequest(Operation.PREDICTION, b'{"instances": [1, 2]}'))
 
     assert not isinstance(reply.body, bytes)
@@ -322,7 +322,7 @@ async def test_a_thread_that_closes_a_stream_logs_what_that_raises() -> None:
                 is_closed.set()
                 raise ValueError("at the end")
 
-    reply = await ask(Stubborn("model"), Operation.COMPLETION, prompt="Hello", stream=True)
+    reply = await send(Stubborn("model"), Operation.COMPLETION, prompt="Hello", stream=True)
     stream = cast("AsyncGenerator[bytes]", reply.body)
     await anext(stream)
     with capture_logs() as logs:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from pydantic import BaseModel
-from python_api.asking import ask, events, whole
+from python_api.model_requests import events, response_json, send
 
 from appliance.core.model import Operation
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
@@ -79,7 +79,7 @@ class AsModel(BaseModel):
 @pytest.mark.parametrize("kind", [ChatCompletion, AsDataclass, AsStruct, AsModel, dict])
 async def test_any_object_with_the_fields_is_an_answer(kind: Any) -> None:
     """What its author left out is filled in."""
-    answer = whole(await ask(Writer(lambda: kind(choices=[SAID]))))
+    answer = response_json(await send(Writer(lambda: kind(choices=[SAID]))))
 
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hi"}
     assert (answer["object"], answer["model"]) == ("chat.completion", "writer")
@@ -91,7 +91,7 @@ async def test_what_an_author_says_stays() -> None:
     """Ids, times, names and fields that nobody foresaw are written as they were given."""
     given = ChatCompletion(id="mine", created=7, model="other", choices=[SAID], system_fingerprint="x")
 
-    answer = whole(await ask(Writer(lambda: given), model="writer"))
+    answer = response_json(await send(Writer(lambda: given), model="writer"))
 
     assert (answer["id"], answer["created"], answer["model"]) == ("mine", 7, "other")
     assert answer["system_fingerprint"] == "x"
@@ -99,7 +99,7 @@ async def test_what_an_author_says_stays() -> None:
 
 async def test_an_answer_has_the_name_the_client_used() -> None:
     """An alias is answered under the alias."""
-    answer = whole(await ask(Writer(lambda: {"choices": [SAID]}), model="alias"))
+    answer = response_json(await send(Writer(lambda: {"choices": [SAID]}), model="alias"))
 
     assert answer["model"] == "alias"
 
@@ -117,7 +117,7 @@ def chunks(*texts: str) -> Callable[[], AsyncGenerator[Any]]:
 
 async def test_chunks_become_a_stream_of_one_answer() -> None:
     """All chunks have one id, one time and one name, whatever kind of object they are."""
-    made = await events(await ask(Writer(chunks("Hel", "lo")), stream=True))
+    made = await events(await send(Writer(chunks("Hel", "lo")), stream=True))
 
     assert [each["choices"][0]["delta"] for each in made] == [{"content": "Hel"}, {"content": "lo"}, {}]
     assert [each["choices"][0]["finish_reason"] for each in made] == [None, None, "length"]
@@ -127,7 +127,7 @@ async def test_chunks_become_a_stream_of_one_answer() -> None:
 
 async def test_chunks_are_gathered_for_a_client_that_wants_the_whole() -> None:
     """A model that only streams serves everybody."""
-    answer = whole(await ask(Writer(chunks("Hel", "lo"))))
+    answer = response_json(await send(Writer(chunks("Hel", "lo"))))
 
     choice = answer["choices"][0]
     assert answer["object"] == "chat.completion"
@@ -143,7 +143,7 @@ async def test_tool_calls_are_gathered_from_their_pieces() -> None:
             call = {"index": index, "function": {"name": name, "arguments": piece}}
             yield {"choices": [{"delta": {"tool_calls": [call | ({"id": f"c{index}"} if name else {})]}}]}
 
-    message = whole(await ask(Writer(stream)))["choices"][0]["message"]
+    message = response_json(await send(Writer(stream)))["choices"][0]["message"]
 
     assert [(call["id"], call["function"]) for call in message["tool_calls"]] == [
         ("c0", {"name": "add", "arguments": '{"a": 1}'}),
@@ -159,8 +159,8 @@ async def test_texts_are_events_or_the_json_of_chunks() -> None:
         yield '{"choices": [{"text": "b"}]}'
         yield "data: [DONE]\n\n"
 
-    made = await events(await ask(Writer(stream), Operation.COMPLETION, prompt="x", stream=True))
-    gathered = whole(await ask(Writer(stream), Operation.COMPLETION, prompt="x"))
+    made = await events(await send(Writer(stream), Operation.COMPLETION, prompt="x", stream=True))
+    gathered = response_json(await send(Writer(stream), Operation.COMPLETION, prompt="x"))
 
     assert [each["choices"][0]["text"] for each in made] == ["a", "b"]
     assert gathered["choices"][0]["text"] == "ab"
@@ -174,7 +174,7 @@ async def test_a_plain_generator_streams() -> None:
         for text in "ab":
             yield CompletionChunk(choices=[{"text": text}])
 
-    made = await events(await ask(Writer(stream), Operation.COMPLETION, prompt="x", stream=True))
+    made = await events(await send(Writer(stream), Operation.COMPLETION, prompt="x", stream=True))
 
     assert [each["choices"][0]["text"] for each in made] == ["a", "b"]
 
@@ -186,7 +186,7 @@ async def test_an_answer_becomes_a_stream_with_all_it_has() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     asked = {"stream": True, "stream_options": {"include_usage": True}}
 
-    made = await events(await ask(Writer(lambda: ChatCompletion(choices=[choice], usage=usage)), **asked))
+    made = await events(await send(Writer(lambda: ChatCompletion(choices=[choice], usage=usage)), **asked))
 
     assert made[0]["choices"][0]["delta"]["tool_calls"] == [{"index": 0, **call}]
     assert made[1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -198,7 +198,7 @@ async def test_a_completion_becomes_a_stream() -> None:
     choices: list[Any] = [{"index": 0, "text": "a"}, {"index": 1, "text": "b"}]
     asked = {"prompt": "x", "stream": True}
 
-    made = await events(await ask(Writer(lambda: Completion(choices=choices)), Operation.COMPLETION, **asked))
+    made = await events(await send(Writer(lambda: Completion(choices=choices)), Operation.COMPLETION, **asked))
 
     assert [each["choices"][0]["text"] for each in made] == ["a", "b"]
 
@@ -209,8 +209,8 @@ async def test_numpys_arrays_are_written_wherever_they_stand() -> None:
     as_object = Encoder(lambda: Embedding(data=[{"index": 0, "embedding": vector}]))
     as_mapping = Encoder(lambda: {"data": [{"index": np.int64(0), "embedding": vector}]})
 
-    numbers = [whole(await ask(each, Operation.EMBEDDING, input="x")) for each in (as_object, as_mapping)]
-    coded = whole(await ask(as_mapping, Operation.EMBEDDING, input="x", encoding_format="base64"))
+    numbers = [response_json(await send(each, Operation.EMBEDDING, input="x")) for each in (as_object, as_mapping)]
+    coded = response_json(await send(as_mapping, Operation.EMBEDDING, input="x", encoding_format="base64"))
 
     assert [each["data"][0]["embedding"] for each in numbers] == [[0.5, 2.0], [0.5, 2.0]]
     assert numbers[0]["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
@@ -221,7 +221,9 @@ async def test_a_ranking_is_written_as_cohere_and_jina_have_it() -> None:
     """Results with their scores, under the name of the model."""
     results: list[Any] = [{"index": 1, "relevance_score": np.float32(0.5), "document": {"text": "b"}}]
 
-    answer = whole(await ask(Encoder(lambda: Rerank(results=results)), Operation.RERANK, query="q", documents=["a"]))
+    answer = response_json(
+        await send(Encoder(lambda: Rerank(results=results)), Operation.RERANK, query="q", documents=["a"])
+    )
 
     assert answer["results"] == [{"index": 1, "relevance_score": 0.5, "document": {"text": "b"}}]
     assert answer["model"] == "encoder"
@@ -231,7 +233,7 @@ async def test_a_ranking_is_written_as_cohere_and_jina_have_it() -> None:
 async def test_what_is_no_answer_is_the_models_fault(returned: Any) -> None:
     """The error says what was returned."""
     with pytest.raises(InvalidResultError, match="the model returned"):
-        await ask(Writer(lambda: returned))
+        await send(Writer(lambda: returned))
 
 
 async def test_a_text_that_is_no_chunk_is_the_models_fault() -> None:
@@ -241,4 +243,4 @@ async def test_a_text_that_is_no_chunk_is_the_models_fault() -> None:
         yield "Hello"
 
     with pytest.raises(InvalidResultError, match="yield objects such as ChatCompletionChunk"):
-        await events(await ask(Writer(stream), stream=True))
+        await events(await send(Writer(stream), stream=True))

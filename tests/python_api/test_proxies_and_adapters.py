@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from python_api.asking import CHAT, events, whole
+from python_api.model_requests import CHAT, events, response_json
 from python_api.program import Program
 from upstreams import Upstream, error, json_answer
 
@@ -134,7 +134,7 @@ async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream)
     assert model.operations == frozenset(OPENAI_PATHS)
     assert model.warmup_request is None
     assert isinstance(model, DependsOnModels)
-    assert whole(reply)["choices"][0]["message"]["content"] == "You said: Hello"
+    assert response_json(reply)["choices"][0]["message"]["content"] == "You said: Hello"
 
 
 def test_a_proxy_with_methods_of_its_own_has_no_warmup_request() -> None:
@@ -208,7 +208,7 @@ async def test_an_adapter_wraps_a_model_in_python() -> None:
     """
     underlying = Completing()
     model = await served(OpenAIChatAdapterModel("adapter", underlying, chat_template=TEMPLATE, stop=["<end>"]))
-    answer = whole(await _chat(model, model="adapter"))
+    answer = response_json(await _chat(model, model="adapter"))
     streamed = await events(await _chat(model, stream=True))
     completed = await model.handle(ModelRequest(Operation.COMPLETION, b'{"prompt": "as it is"}'))
     await model.close()
@@ -216,7 +216,7 @@ async def test_an_adapter_wraps_a_model_in_python() -> None:
     assert answer["choices"][0]["message"]["content"] == "<user>Hello<bot>"
     assert answer["model"] == "adapter"
     assert "".join(each["choices"][0]["delta"].get("content", "") for each in streamed) == "<user>Hello<bot>"
-    assert whole(completed)["choices"][0]["text"] == "as it is"
+    assert response_json(completed)["choices"][0]["text"] == "as it is"
     assert underlying.asked[0][0].stop == ["<end>"]
     assert underlying.asked[0][1]["headers"]["x-a"] == "b"
     assert underlying.life == ["load", "stop"]
@@ -227,7 +227,7 @@ async def test_an_adapter_in_python_finds_tool_calls() -> None:
     template = '{{ tools | length }}<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
     model = await served(OpenAIChatAdapterModel("adapter", Completing(), chat_template=template, tool_calls={}))
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    choice = whole(await _chat(model, tools=[tool]))["choices"][0]
+    choice = response_json(await _chat(model, tools=[tool]))["choices"][0]
 
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
@@ -247,7 +247,7 @@ async def test_an_adapter_may_complete_by_itself() -> None:
             return chunks()
 
     model = await served(Both("both"))
-    answer = whole(await _chat(model))
+    answer = response_json(await _chat(model))
 
     assert answer["choices"][0]["message"] == {"role": "poet", "content": "a prompt", "refusal": None}
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -286,7 +286,7 @@ async def test_an_answer_that_is_none_is_the_upstreams_fault(upstream: Upstream)
     model = OpenAIProxyModel("mine", upstream.url)
     bridge = await served(model)
     upstream.on("/v1/chat/completions", json_answer({"choices": [{"text": "secret"}]}))
-    with pytest.raises(GatewayError, match=r"is no ChatCompletion: choices\.0\.message: Field required") as fault:
+    with pytest.raises(GatewayError, match=r"is not a ChatCompletion: choices\.0\.message: Field required") as fault:
         await cast("Any", model).create_chat_completion(ChatCompletionRequest(**CHAT))
     await bridge.close()
 

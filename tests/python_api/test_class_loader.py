@@ -85,7 +85,7 @@ def config(folder: Path, engine: Mapping[str, Any], class_: str = "generative", 
     return load(file).config.models[0]
 
 
-async def loaded(made: ModelConfig, **artifacts: Path) -> Model:
+async def load_model(made: ModelConfig, **artifacts: Path) -> Model:
     """Its model, loaded."""
     model = ModelFactory().create(made, NOBODY)
     await model.load(artifacts)
@@ -127,7 +127,7 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
     """A model in Python may have no bytes; its operations are known once it is made."""
     made = config(module, {"python": "user_models:Ranker"}, "encoder")
     before = ModelFactory().create(made, NOBODY).operations
-    model = await loaded(made)
+    model = await load_model(made)
     proof = model.warmup_request
 
     assert made.storages == {}
@@ -141,7 +141,7 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
 
 async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
     """What it is asked says what it is."""
-    model = await loaded(config(module, {"python": "user_models:Tensors"}), model=module)
+    model = await load_model(config(module, {"python": "user_models:Tensors"}), model=module)
     reply = await model.handle(ModelRequest(Operation.PREDICTION, b"{}"))
 
     assert reply.body == json.dumps({"predictions": [str(module)]}, separators=(",", ":")).encode()
@@ -154,7 +154,7 @@ async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
         ({"python": "user_broken:Model"}, r"user_broken:Model: there is no module 'user_missing'; install"),
         ({"python": "user_raising:Model"}, r"importing 'user_raising' failed: RuntimeError: at import; the log says"),
         ({"python": "user_models:Readr"}, r'has no such class; did you mean "Reader"\?'),
-        ({"python": "user_models:Stranger"}, r"is no subclass of a model of appliance\.openai"),
+        ({"python": "user_models:Stranger"}, r"is not a subclass of a model of appliance\.openai"),
         (
             {"python": "user_models:Silent"},
             r"has none of the methods create_chat_completion, create_completion or predict",
@@ -174,7 +174,7 @@ async def test_what_is_wrong_with_a_class_is_told_when_it_is_loaded(
 ) -> None:
     """The error names the key, the class, the fault and the remedy."""
     with pytest.raises(LoadError, match=message) as fault:
-        await loaded(config(module, engine), model=module / "weights")
+        await load_model(config(module, engine), model=module / "weights")
 
     assert str(fault.value).startswith("engine.")
 
@@ -182,7 +182,7 @@ async def test_what_is_wrong_with_a_class_is_told_when_it_is_loaded(
 async def test_the_operations_of_a_class_are_asked_through_the_contract(module: Path) -> None:
     """A constructor that takes `model_dir` gets it."""
     engine = {"python": "user_models:Reader", "args": {"greeting": "Hi", "punctuation": "?"}}
-    model = await loaded(config(module, engine), model=module / "weights")
+    model = await load_model(config(module, engine), model=module / "weights")
     reply = await model.handle(ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"}]}'))
 
     assert isinstance(reply.body, bytes)

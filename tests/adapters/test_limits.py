@@ -97,10 +97,10 @@ def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
         (5, "must be a text, or a list of parts"),
         ({"text": "a"}, "must be a text, or a list of parts"),
         (True, "must be a text, or a list of parts"),
-        (["a"], "has a part that is no mapping with a type"),
-        ([{"type": 5}], "has a part that is no mapping with a type"),
-        ([{"type": "text"}], "has a part of type 'text' whose text is no text"),
-        ([{"type": "refusal", "text": "a"}], "has a part of type 'refusal' whose refusal is no text"),
+        (["a"], "has a part that is not a mapping with a type"),
+        ([{"type": 5}], "has a part that is not a mapping with a type"),
+        ([{"type": "text"}], "has a part of type 'text' whose text is not a text"),
+        ([{"type": "refusal", "text": "a"}], "has a part of type 'refusal' whose refusal is not a text"),
     ],
 )
 def test_content_that_is_no_text_is_refused(content: object, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Models written in Python behind their bridge, asked at the contract."""
+"""Requests to models written in Python, through their adapter."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from appliance.python_api.model_adapter import adapt
 CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
-async def loaded(model: BasePythonModel) -> Model:
-    """The model behind its bridge, ready."""
-    bridge = adapt(model)
-    await bridge.load({})
-    return bridge
+async def load_model(model: BasePythonModel) -> Model:
+    """Return the model's adapter, loaded."""
+    adapter = adapt(model)
+    await adapter.load({})
+    return adapter
 
 
-async def ask(
+async def send(
     model: BasePythonModel, operation: Operation = Operation.CHAT_COMPLETION, /, **body: Any
 ) -> ModelResponse:
-    """The reply to a body; a chat says hello."""
-    said = {**(CHAT if operation is Operation.CHAT_COMPLETION else {}), **body}
-    return await (await loaded(model)).handle(ModelRequest(operation, json.dumps(said).encode()))
+    """Return the response to a body; a chat says hello."""
+    fields = {**(CHAT if operation is Operation.CHAT_COMPLETION else {}), **body}
+    return await (await load_model(model)).handle(ModelRequest(operation, json.dumps(fields).encode()))
 
 
-def whole(reply: ModelResponse) -> Any:
-    """The JSON of a whole answer."""
+def response_json(reply: ModelResponse) -> Any:
+    """Return the JSON of a whole response."""
     assert isinstance(reply.body, bytes)
     return json.loads(reply.body)
 
 
 async def events(reply: ModelResponse) -> list[Any]:
-    """The JSON of each event of a stream, which must end as OpenAI's do."""
+    """Return the JSON of each event of a stream, which must end as OpenAI's do."""
     assert reply.media_type == "text/event-stream"
     pieces = [piece async for piece in cast("AsyncGenerator[bytes]", reply.body)]
     texts = b"".join(pieces).decode().split("\n\n")

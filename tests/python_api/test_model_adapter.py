@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from python_api.asking import CHAT, ask, events, loaded, whole
+from python_api.model_requests import CHAT, events, load_model, response_json, send
 from served import until
 
 from appliance.core import model
@@ -73,8 +73,8 @@ async def test_a_model_is_loaded_once_whoever_does_it() -> None:
     early, late = Model(), Model()
     early.load()
 
-    await loaded(early)
-    await loaded(late)
+    await load_model(early)
+    await load_model(late)
 
     assert (early.loads, late.loads) == (1, 1)
     assert early.ready
@@ -90,7 +90,7 @@ async def test_a_load_may_be_asynchronous() -> None:
             self.loads += 1
 
     model = Slow()
-    await loaded(model)
+    await load_model(model)
 
     assert (model.loads, model.ready) == (1, True)
 
@@ -98,7 +98,7 @@ async def test_a_load_may_be_asynchronous() -> None:
 async def test_a_load_that_says_no_is_a_fault() -> None:
     """False is how KServe's models say that they could not be loaded."""
     with pytest.raises(LoadError, match=r"Failing\.load\(\) returned False"):
-        await loaded(Failing())
+        await load_model(Failing())
 
 
 async def test_a_broken_load_leaves_the_model_unready() -> None:
@@ -111,7 +111,7 @@ async def test_a_broken_load_leaves_the_model_unready() -> None:
 
     model = Broken()
     with pytest.raises(LoadError, match=r"Broken\.load raised ValueError: no weights"):
-        await loaded(model)
+        await load_model(model)
 
     assert not model.ready
 
@@ -129,7 +129,7 @@ async def test_a_model_finds_its_bytes(tmp_path: Path) -> None:
 async def test_a_request_arrives_as_an_object_with_the_headers() -> None:
     """Fields have their types, unknown ones are kept, and headers are found in any case."""
     model = Model()
-    bridge = await loaded(model)
+    bridge = await load_model(model)
     body = {**CHAT, "max_tokens": 5, "stop": ["a"], "mine": {"a": 1}}
     await bridge.handle(
         ModelRequest(Operation.CHAT_COMPLETION, json.dumps(body).encode(), {"x-tenant": "blue"}, "/v1/x", "a=b")
@@ -160,7 +160,7 @@ async def test_a_body_that_is_no_request_is_refused(body: bytes, param: str | No
     """The model is not asked; the error names the field."""
     model = Model()
     with pytest.raises(RequestError, match=message) as refused:
-        await (await loaded(model)).handle(ModelRequest(Operation.CHAT_COMPLETION, body))
+        await (await load_model(model)).handle(ModelRequest(Operation.CHAT_COMPLETION, body))
 
     assert (refused.value.status, refused.value.param) == (400, param)
     assert model.asked == []
@@ -171,14 +171,14 @@ async def test_an_error_of_ours_is_passed_on() -> None:
     fault = RequestError("too long", status=413, param="messages")
 
     with pytest.raises(RequestError) as raised:
-        await ask(Model(fault))
+        await send(Model(fault))
     assert raised.value is fault
 
 
 async def test_not_implemented_is_what_a_model_cannot_do() -> None:
     """Classes made for KServe must have methods that they do not support."""
     with pytest.raises(UnsupportedOperationError, match="'model' does not support chat_completion"):
-        await ask(Model(NotImplementedError()))
+        await send(Model(NotImplementedError()))
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,10 @@ async def test_an_error_response_has_its_status_and_openais_shape(
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             return response
 
-    reply = await ask(Refusing())
+    reply = await send(Refusing())
 
     assert reply.status == status
-    assert whole(reply) == {
+    assert response_json(reply) == {
         "error": {"message": "no", "type": response.error.type, "param": None, "code": code},
     }
 
@@ -215,11 +215,11 @@ async def test_an_error_in_a_stream_is_an_event_or_the_status() -> None:
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             yield ErrorResponse(message="no more", code=503)
 
-    (event,) = await events(await ask(Refusing(), stream=True))
-    reply = await ask(Refusing())
+    (event,) = await events(await send(Refusing(), stream=True))
+    reply = await send(Refusing())
 
     assert event["error"]["message"] == "no more"
-    assert (reply.status, whole(reply)["error"]["code"]) == (503, 503)
+    assert (reply.status, response_json(reply)["error"]["code"]) == (503, 503)
 
 
 async def test_closing_a_reply_closes_the_stream_of_the_model() -> None:
@@ -235,7 +235,7 @@ async def test_closing_a_reply_closes_the_stream_of_the_model() -> None:
             finally:
                 closed.set()
 
-    stream = cast("AsyncGenerator[bytes]", (await ask(Endless(), stream=True)).body)
+    stream = cast("AsyncGenerator[bytes]", (await send(Endless(), stream=True)).body)
     await anext(stream)
     await stream.aclose()
 
@@ -255,7 +255,7 @@ async def test_cancelling_a_call_cancels_the_method() -> None:
             finally:
                 ended.set()
 
-    call = asyncio.create_task(ask(Waiting()))
+    call = asyncio.create_task(send(Waiting()))
     await began.wait()
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
@@ -273,7 +273,7 @@ async def test_a_plain_method_runs_in_a_thread() -> None:
             names.append(threading.current_thread().name)
             return ChatCompletion(**said("hello"))
 
-    answer = whole(await ask(Plain()))
+    answer = response_json(await send(Plain()))
 
     assert answer["choices"][0]["message"]["content"] == "hello"
     assert names != [threading.current_thread().name]
@@ -297,7 +297,7 @@ async def test_a_proof_is_the_smallest_request_with_what_the_class_says(
 
     Proved.proof = proof
     model = Proved()
-    call = (await loaded(model)).warmup_request
+    call = (await load_model(model)).warmup_request
     assert call is not None
     body = json.loads(call.body)
 
@@ -331,7 +331,7 @@ async def test_a_proof_that_is_refused_fails_the_load() -> None:
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             return ErrorResponse(message="not today")
 
-    bridge = await loaded(Refusing())
+    bridge = await load_model(Refusing())
     assert bridge.warmup_request is not None
 
     with pytest.raises(LoadError, match="not today"):
@@ -360,7 +360,7 @@ class Pulsed(Model):
 async def test_a_models_own_health_is_asked_again_and_again(well: object, error: type[Exception], message: str) -> None:
     """It may come back, unless it says that it is dead."""
     model = Pulsed()
-    bridge = await loaded(model)
+    bridge = await load_model(model)
     await bridge.check()
     model.well = well
 
@@ -379,7 +379,7 @@ async def test_a_model_that_is_ill_from_the_start_is_never_ready() -> None:
     """The first look is part of the load."""
     model = Pulsed()
     model.well = False
-    bridge = await loaded(model)
+    bridge = await load_model(model)
 
     with pytest.raises(UnavailableError):
         await bridge.check()
@@ -389,7 +389,7 @@ async def test_a_model_that_is_ill_from_the_start_is_never_ready() -> None:
 async def test_a_model_that_takes_ready_back_is_away() -> None:
     """The attribute is looked at, whoever sets it."""
     model = Model()
-    bridge = await loaded(model)
+    bridge = await load_model(model)
     model.ready = False
 
     with pytest.raises(UnavailableError):
@@ -399,7 +399,7 @@ async def test_a_model_that_takes_ready_back_is_away() -> None:
 async def test_a_model_is_stopped_once() -> None:
     """Closing again does nothing."""
     model = Model()
-    bridge = await loaded(model)
+    bridge = await load_model(model)
     await bridge.close()
     await bridge.close()
 
@@ -418,7 +418,7 @@ async def test_a_plain_generator_is_closed_when_its_client_leaves() -> None:
             finally:
                 closed.set()
 
-    stream = cast("AsyncGenerator[bytes]", (await ask(Endless(), stream=True)).body)
+    stream = cast("AsyncGenerator[bytes]", (await send(Endless(), stream=True)).body)
     await anext(stream)
     await stream.aclose()
 
