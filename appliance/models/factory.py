@@ -24,7 +24,7 @@ from appliance.models.encoder import EncoderModel
 from appliance.models.generative import GenerativeModel
 from appliance.models.vllm_model import VllmModel
 from appliance.models.worker_node import WorkerNodeModel
-from appliance.planner import ConstraintViolation, EngineRequirements, Plan
+from appliance.planner import EngineRequirements, Plan
 from appliance.storage import Cache, materialize
 
 OnPartProgress = Callable[[str, int, int | None], None]
@@ -52,14 +52,6 @@ class ModelFactory:
             case GenerativeConfig() | EncoderConfig():
                 return _local_model(config, peers)
         raise AssertionError(f"{type(config).__name__} is no model class; this is a bug")
-
-    def precheck(self, config: ModelConfig, storage: GlobalStorageConfig) -> list[ConstraintViolation]:
-        """Return what cannot work, known before anything is fetched; blocks.
-
-        Raises:
-            StorageError: it cannot be known now.
-        """
-        return planner.precheck_layout(config, storage)
 
     def materialize(
         self, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnPartProgress

@@ -16,7 +16,7 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.file_lock import FileLock
 from appliance.models.factory import ModelFactory, OnPartProgress
-from appliance.planner import Plan
+from appliance.planner import Plan, precheck_layout
 from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
 
@@ -140,7 +140,7 @@ def fetch_artifacts(
         LoadError: the config's layout is impossible for the model; then nothing is downloaded.
         StorageError: the download failed.
     """
-    _require_possible(factory, config, storage)
+    _require_possible(config, storage)
     paths = factory.materialize(config, storage, on_progress)
     artifacts = {part: artifact_of(path) for part, path in paths.items()}
     return FetchedArtifacts(
@@ -160,10 +160,10 @@ def _plan(factory: ModelFactory, config: ModelConfig, paths: Mapping[str, Path])
         return None
 
 
-def _require_possible(factory: ModelFactory, config: ModelConfig, storage: GlobalStorageConfig) -> None:
+def _require_possible(config: ModelConfig, storage: GlobalStorageConfig) -> None:
     # A store that cannot be read now does not keep the download from trying.
     try:
-        violations = factory.precheck(config, storage)
+        violations = precheck_layout(config, storage)
     except ApplianceError as error:
         log.info("layout.precheck_failed", model=config.name, reason=str(error))
         return
