@@ -1,4 +1,4 @@
-"""Clients that leave early."""
+"""Requests whose client disconnects early."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from appliance.core.errors import RequestError
 Result = TypeVar("Result")
 
 AnyRequest = Request[Any, Any, Any]
-"""A request without a user, credentials or a state, which is what Litestar's type wants to be told."""
+"""A request; the parameters of Litestar's type are for a user, credentials and a state, which ours do not have."""
 
 
-# How long a client may go on sending a body that is refused already.
-_LINGER_SECONDS = 2.0
+# How long a client may go on sending a body that is rejected already.
+_DISCARD_SECONDS = 2.0
 
 
 class ClientDisconnectedError(ClientException):
-    """The client closed the connection before its answer; nobody receives the status."""
+    """The client closed the connection before the response; nobody receives the status."""
 
     status_code = 400
     detail = "The client closed the connection."
@@ -34,53 +34,53 @@ class ClientDisconnectedError(ClientException):
 async def cancel_on_disconnect(
     request: AnyRequest, work: Coroutine[Any, Any, Result]
 ) -> Result:  # Any: as Litestar has them
-    """The result of `work`, which is cancelled when the client closes the connection.
+    """Return the result of `work`, which is cancelled when the client closes the connection.
 
-    The request's body must have been read: the next thing the server says is then that the client left.
+    The request's body must have been read, so that the next message can only be the disconnection.
 
     Raises:
-        ClientDisconnectedError: it left.
+        ClientDisconnectedError: the client closed the connection.
     """
-    watch = asyncio.create_task(_left(request))
-    # In this task, not in one of its own: with many streams under way each change of tasks takes as long as they do.
+    watch = asyncio.create_task(_disconnected(request))
+    # In this task, not in one of its own: with many running streams each switch of tasks waits for all of them.
     task = cast("asyncio.Task[Any]", asyncio.current_task())
-    is_done = is_gone = False
+    is_done = is_disconnected = False
 
-    def leave(watch: asyncio.Task[None]) -> None:
-        nonlocal is_gone
+    def cancel(watch: asyncio.Task[None]) -> None:
+        nonlocal is_disconnected
         if not is_done and not watch.cancelled():
-            is_gone = True
+            is_disconnected = True
             task.cancel()
 
-    watch.add_done_callback(leave)
+    watch.add_done_callback(cancel)
     try:
         return await work
     except BaseException as error:
-        # Some work answers being cancelled with an error of its own; others may want the task to end, too.
-        if is_gone and task.cancelling() == 1:
+        # Some work raises another error when it is cancelled, and the task may be cancelled for other reasons too.
+        if is_disconnected and task.cancelling() == 1:
             raise ClientDisconnectedError from error
         raise
     finally:
         is_done = True
-        if is_gone:
+        if is_disconnected:
             task.uncancel()
         watch.cancel()
-        # Whoever reads on must be the only one to; in the next turn it is done, which others hear of two turns later.
+        # The watch must have finished before someone else reads from `receive`; cancellation takes one loop iteration.
         while not watch.done():  # noqa: ASYNC110 - it takes one turn
             await asyncio.sleep(0)
         if not watch.cancelled():
             watch.exception()
 
 
-async def _left(request: AnyRequest) -> None:
+async def _disconnected(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 @asynccontextmanager
 async def before_body(request: AnyRequest) -> AsyncGenerator[None]:
-    """What is refused within it is refused before anything looks at the body; the client is heard out, or it would not
-    hear the refusal.
+    """Reject requests in the block before their body is read; the body is discarded, or the client would not read
+    the response.
     """
     try:
         yield
@@ -90,9 +90,9 @@ async def before_body(request: AnyRequest) -> AsyncGenerator[None]:
 
 
 async def discard(receive: Receive) -> None:
-    """Read the rest of a body that is refused, as long as that takes no time to speak of."""
+    """Read and discard the rest of a rejected body, for a short time."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_SECONDS):
+        async with asyncio.timeout(_DISCARD_SECONDS):
             message = await receive()
             while message["type"] == "http.request" and message["more_body"]:
                 message = await receive()

@@ -1,4 +1,4 @@
-"""Streams as responses."""
+"""Streaming responses whose generator is closed at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from litestar.types import Receive, Scope, Send
 
 
 class StreamingResponse(Stream):
-    """A stream that is closed when its client is done with it or leaves.
+    """A stream that is closed when the client has read it or disconnects.
 
-    Litestar only stops to read it then: its end would be left to the garbage collector, and what it holds until then.
+    Litestar only stops reading it: the garbage collector would close it later, with all that it holds until then.
     """
 
     def __init__(self, content: AsyncGenerator[bytes], **options: Any) -> None:  # Any: as Litestar has them
@@ -24,8 +24,8 @@ class StreamingResponse(Stream):
     def to_asgi_response(self, *arguments: Any, **options: Any) -> ASGIResponse:  # Any: as above
         response = super().to_asgi_response(*arguments, **options)
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
             async with aclosing(self._content):
                 await response(scope, receive, send)
 
-        return answer  # type: ignore[return-value]  # Litestar only calls it
+        return respond  # type: ignore[return-value]  # Litestar only calls it

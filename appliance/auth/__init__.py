@@ -1,4 +1,4 @@
-"""Who may ask, for what, and over which connections: keys, callers, certificates."""
+"""Authentication and authorization: API keys, principals, allowed hosts, certificates."""
 
 from appliance.auth.authorizer import Authorizer
 from appliance.auth.principal import Principal, authenticated, current_principal

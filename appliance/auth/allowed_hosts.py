@@ -1,4 +1,4 @@
-"""Names of this server, and which of them nobody on the internet can point at it."""
+"""Names of this server in the `Host` header, and which of them cannot be rebound by DNS."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from appliance.config.server import is_loopback
 if TYPE_CHECKING:
     from litestar.types import HTTPScope
 
-# No public DNS server answers for these: RFC 6761, 6762, 8375; ICANN reserved `internal` in 2024, and `svc` is what
+# No public DNS server resolves these: RFC 6761, 6762, 8375; ICANN reserved `internal` in 2024, and `svc` is what
 # Kubernetes appends to the names of services.
 _PRIVATE = (".localhost", ".local", ".internal", ".svc", ".test", ".home.arpa")
 
 
 def is_local(scope: HTTPScope) -> bool:
-    """Whether a client on this machine asks for this machine, and no server in between asks for somebody else."""
+    """Return whether the client is on this machine and requests this machine, with no proxy in between."""
     client = scope["client"]
     if client is None or not is_loopback(client[0].removeprefix("::ffff:")):
         return False
@@ -33,7 +33,7 @@ def is_local(scope: HTTPScope) -> bool:
 
 
 def is_private(name: str) -> bool:
-    """Whether a name cannot be rebound: an IP address, a name without a dot, or one below a private domain."""
+    """Return whether a name cannot be rebound: an IP address, a name without a dot, or one below a private domain."""
     try:
         ip_address(name)
     except ValueError:
@@ -42,26 +42,26 @@ def is_private(name: str) -> bool:
 
 
 class AllowedHosts:
-    """The names that requests may be for, next to the private ones; ``*.example.com`` is every name below it."""
+    """The allowed names in addition to private ones; ``*.example.com`` is every name below it."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self._names = frozenset(name.lower() for name in allowed)
 
     def allow(self, authority: str) -> bool:
-        """Whether a `Host` header, with or without a port, has an allowed name; an empty one names nothing."""
+        """Return whether a `Host` header, with or without a port, is empty or has an allowed name."""
         if not authority or "*" in self._names:
             return True
         split = split_authority(authority)
-        return split is not None and (is_private(split[0]) or self._names_it(split[0]))
+        return split is not None and (is_private(split[0]) or self._matches(split[0]))
 
-    def _names_it(self, name: str) -> bool:
+    def _matches(self, name: str) -> bool:
         labels = name.split(".")
         wildcards = {".".join(["*", *labels[start:]]) for start in range(1, len(labels))}
         return name in self._names or not self._names.isdisjoint(wildcards)
 
 
 def split_authority(authority: str, default_port: int = 80) -> tuple[str, int] | None:
-    """The name in lower case and the port of an authority (RFC 3986, section 3.2); None where it is none."""
+    """Return the lower-case name and the port of an authority (RFC 3986, section 3.2); None if it is invalid."""
     try:
         parts = urlsplit(f"//{authority}")
         name, port = parts.hostname, parts.port

@@ -1,18 +1,18 @@
-"""Who asks: the key that a request came with, and what it may do."""
+"""The caller of a request: the API key it was sent with, and what that allows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.core.model import Operation
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A key by its name, never by its value; None is no limit."""
+    """An API key by its name, never by its value; None is no restriction."""
 
     name: str
     models: frozenset[str] | None = None
@@ -20,53 +20,57 @@ class Principal:
     is_admin: bool = False
 
     def may_use(self, *names: str) -> bool:
-        """Whether it may use a model under one of these names."""
+        """Return whether it may use a model with these names."""
         return self.models is None or not self.models.isdisjoint(names)
 
     def may_request(self, operation: Operation) -> bool:
-        """Whether it may ask models for this."""
+        """Return whether it may request this operation."""
         return self.operations is None or operation in self.operations
 
 
-_current: ContextVar[Principal | None] = ContextVar("caller", default=None)
-_local: ContextVar[bool] = ContextVar("local", default=False)
-_foreign: ContextVar[bool] = ContextVar("foreign", default=False)
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    principal: Principal | None = None
+    is_local: bool = False
+    is_foreign: bool = False
+
+
+_current: ContextVar[_Caller] = ContextVar("caller", default=_Caller())  # noqa: B039 - frozen
 
 
 def current_principal() -> Principal | None:
-    """Who this task works for; None where no keys are configured, or nobody was recognised."""
-    return _current.get()
+    """Return the principal that this task works for; None without keys, or if the key is missing or unknown."""
+    return _current.get().principal
 
 
 def is_local() -> bool:
-    """Whether this task works for a client on this machine, as far as its connection tells."""
-    return _local.get()
+    """Return whether the client of this task is on this machine, as far as its connection tells."""
+    return _current.get().is_local
 
 
 def is_foreign() -> bool:
-    """Whether this task may work for a page of another origin, which is told as little as a client without its key."""
-    return _foreign.get()
+    """Return whether a page of another origin may have sent the request, which may see no more than without a key."""
+    return _current.get().is_foreign
+
+
+@contextmanager
+def authenticated(principal: Principal | None, *, is_local: bool = False) -> Iterator[None]:
+    """Have the block, and tasks that are started in it, work for this principal, `is_local` on this machine."""
+    with _use(_Caller(principal, is_local)):
+        yield
 
 
 @contextmanager
 def foreign() -> Iterator[None]:
-    """Until the end of the block the request is one of another origin's page."""
-    token = _foreign.set(True)
-    try:
+    """Have the block work for a page of another origin."""
+    with _use(replace(_current.get(), is_foreign=True)):
         yield
-    finally:
-        _foreign.reset(token)
 
 
 @contextmanager
-def authenticated(caller: Principal | None, *, local: bool = False) -> Iterator[None]:
-    """Make it the current caller until the end of the block, in tasks begun meanwhile as well.
-
-    `local` is that the client is on this machine.
-    """
-    token, local_token = _current.set(caller), _local.set(local)
+def _use(caller: _Caller) -> Iterator[None]:
+    token = _current.set(caller)
     try:
         yield
     finally:
         _current.reset(token)
-        _local.reset(local_token)

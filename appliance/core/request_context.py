@@ -1,4 +1,4 @@
-"""What becomes known of one request between its first byte and its last."""
+"""The context of a request: what becomes known of it from its first byte to its last."""
 
 from __future__ import annotations
 
@@ -9,76 +9,71 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 CLIENT_CLOSED_REQUEST = 499
-"""The status of a request whose client left before the end of its answer: nginx's number, for HTTP has none."""
+"""Status of a request whose client left before the end of the response; nginx's number, because HTTP has none."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request; each field is written by the one who learns it, and None where nobody did.
-
-    Moments are seconds of `time.monotonic()`.
-    """
+    """One request; each field is None until it is known. Times are seconds of `time.monotonic()`."""
 
     id: str
     method: str = ""
-    """The one of HTTP; gRPC has none."""
+    """The HTTP method; "" for gRPC."""
     path: str = ""
-    """What was asked for, without its query, which may hold secrets."""
+    """The requested path without its query, which may have secrets."""
     route: str | None = None
-    """The path as its route has it, with names in braces; one of a few."""
+    """The path of the route, with parameters in braces."""
     protocol: str | None = None
     """`openai`, `oip_v1`, `oip_v2` or `oip_grpc`."""
     trace: str | None = None
-    """The trace it belongs to, as 32 hexadecimal digits; None where nobody traces."""
+    """Id of the trace as 32 hexadecimal digits; None if tracing is off."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)
-    """What tells whoever works for it of the trace; empty where nobody traces."""
+    """Headers that propagate the trace; empty if tracing is off."""
     is_probe: bool = False
-    """Whether a machine asks it every few seconds."""
+    """Whether platforms request it every few seconds."""
     began: float = field(default_factory=time.monotonic)
     key: str | None = None
-    """Name of the API key it came with, never the key."""
+    """Name of the API key, never the key itself."""
     model: str | None = None
-    """Name of the model that answers, not an alias."""
+    """Name of the model, not an alias."""
     operation: str | None = None
     admitted: float | None = None
-    """When its model began on it."""
+    """When its turn in the model's queue came."""
     queued: float | None = None
-    """When it began to wait, for a slot here or in the engine; None where it did not, or nobody can tell."""
+    """When it began to wait, for capacity here or in the engine; None if it did not, or if that is unknown."""
     scheduled: float | None = None
-    """When the engine began to compute."""
+    """When the engine scheduled it."""
     first: float | None = None
-    """When the first token of its answer was there: the first bytes of a stream, or when the engine says it was."""
+    """Time of the first token: of the first bytes of a stream, or as the engine reports it."""
     last: float | None = None
-    """When the engine had made the last token."""
+    """Time of the last token, as the engine reports it."""
     ended: float | None = None
     is_streamed: bool = False
     status: int | None = None
-    """What was sent, in HTTP's numbers; 499 where the client left before the end."""
+    """The HTTP status that was sent; 499 if the client left before the end."""
     grpc_status: str | None = None
-    """The same in gRPC's words, where it was sent in them."""
+    """The gRPC status that was sent."""
     late_status: int | None = None
-    """What it would have been, where an error ended a stream whose status had been sent."""
+    """The status of an error that ended a stream after its status had been sent."""
     error: str | None = None
-    """The class of the error that ended it."""
+    """Class of the error that ended it."""
     refused: str | None = None
-    """Why it was not let in, in one word; None where it was."""
+    """Why it was refused by a limit, in one word; None if it was not."""
     sequences: int = 0
-    """Begun for it in engines of ours: each text of a batch, each choice of each prompt."""
+    """Sequences that our engines started for it: each text of a batch, each choice of each prompt."""
     is_metered: bool = False
-    """Whether an engine of ours counts its tokens, so that what the answer says of them is known already."""
+    """Whether one of our engines counts its tokens, so that they are not read from the response."""
     prompt_tokens: int | None = None
-    """Of all that was computed for it; None where nobody can tell."""
+    """Prompt tokens of all that was computed for it; None if unknown."""
     cached_tokens: int | None = None
-    """Those of the prompt that the engine knew already."""
+    """Prompt tokens that came from the prefix cache."""
     output_tokens: int | None = None
     settled_prompt_tokens: int = 0
-    """Of its prompt tokens, those of its calls that are over: one request may need several calls."""
+    """Prompt tokens that are settled; a request may need several models, each of which settles its own."""
     settled_output_tokens: int = 0
 
     def settle(self) -> tuple[int | None, int]:
-        """Prompt and output tokens of a call that is over, those of the request that no other call has settled; None of
-        the prompt where nobody counted them.
-        """
+        """Return the prompt and output tokens that are not settled yet, and settle them; prompt None if not counted."""
         output = (self.output_tokens or 0) - self.settled_output_tokens
         self.settled_output_tokens += output
         if self.prompt_tokens is None:
@@ -89,27 +84,25 @@ class RequestContext:
 
     @property
     def outcome(self) -> int:
-        """How it ended, whatever was sent before; 0 is that nothing was."""
+        """The final status, whatever was sent before; 0 if nothing was sent."""
         return self.late_status or self.status or 0
 
 
-_current: ContextVar[RequestContext | None] = ContextVar("record", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
 
 def current_context() -> RequestContext | None:
-    """The record of the request that this task works for; None outside of any."""
+    """Return the context of the request that this task works for; None if it works for none."""
     return _current.get()
 
 
 @contextmanager
 def use_context(request_id: str) -> Iterator[RequestContext]:
-    """
-    Begin the record of a request; it is the current one until the end of the block, in tasks begun meanwhile as well.
-    """
-    record = RequestContext(request_id)
-    token = _current.set(record)
+    """Create the context of a request for the block, and for tasks that are started in it."""
+    context = RequestContext(request_id)
+    token = _current.set(context)
     try:
-        yield record
+        yield context
     finally:
-        record.ended = time.monotonic()
+        context.ended = time.monotonic()
         _current.reset(token)

@@ -120,9 +120,9 @@ class RequestMiddleware:
             await exchange.respond(204, headers, b"")
             return
         strip_service_prefix(scope, self._manager.config.metadata)
-        principal, scope["headers"] = self._authorizer.recognise(scope["headers"])
+        principal, scope["headers"] = self._authorizer.authenticate(scope["headers"])
         context.key = None if principal is None else principal.name
-        with authenticated(principal, local=is_local(scope)):
+        with authenticated(principal, is_local=is_local(scope)):
             if error := self._authentication_error(scope, principal):
                 await self._reject(scope, exchange, context, error)
                 return

@@ -94,7 +94,7 @@ def recognize(
 ) -> tuple[Principal | None, dict[str, str]]:
     """Return the principal, and the text metadata without keys by lower-case name."""
     pairs = [(name.encode(), value.encode()) for name, value in metadata or () if isinstance(value, str)]
-    principal, other = access.recognise(pairs)
+    principal, other = access.authenticate(pairs)
     return principal, {name.decode(): value.decode() for name, value in other}
 
 
