@@ -72,8 +72,10 @@ def list_(directory: Path | None) -> None:
     root = Cache.at(directory)
     found = list_artifacts(root)
     table = Table("size", "files", "used", "from", "in", box=None, pad_edge=False, highlight=False)
-    for each in found:
-        table.add_row(decimal(each.size), str(each.files), f"{_ago(each.age)} ago", each.uri, each.path.name)
+    for artifact in found:
+        table.add_row(
+            decimal(artifact.size), str(artifact.files), f"{_ago(artifact.age)} ago", artifact.uri, artifact.path.name
+        )
     console = Console(width=None if Console().is_terminal else 240)
     if found:
         console.print(table)
@@ -91,12 +93,12 @@ def verify(directory: Path | None, is_removing: bool) -> None:
     Exit code 16 when there is one.
     """
     root, broken = Cache.at(directory), 0
-    for each in (each for each in list_artifacts(root) if each.is_finished):
-        names = damaged_files(each)
-        click.echo(f"{each.path.name}: {'damaged: ' + ', '.join(names) if names else 'good'}")
+    for artifact in (artifact for artifact in list_artifacts(root) if artifact.is_finished):
+        names = damaged_files(artifact)
+        click.echo(f"{artifact.path.name}: {'damaged: ' + ', '.join(names) if names else 'good'}")
         broken += bool(names)
-        if names and is_removing and not remove(root, each):
-            click.echo(f"{each.path.name}: in use, and not removed", err=True)
+        if names and is_removing and not remove(root, artifact):
+            click.echo(f"{artifact.path.name}: in use, and not removed", err=True)
     if is_removing:
         root.blobs.remove_unused()
     elif broken:
@@ -131,11 +133,11 @@ def prune(directory: Path | None, age: float | None, size: int | None, files: Se
     is_rest = bool(files) and age is None and size is None
     rule = PruneRule(0 if is_rest else age, size, frozenset(_named(root, configs)))
     freed = 0
-    for each in select_prunable(list_artifacts(root), rule):
-        is_gone = dry_run or remove(root, each)
-        freed += each.size if is_gone else 0
+    for artifact in select_prunable(list_artifacts(root), rule):
+        is_gone = dry_run or remove(root, artifact)
+        freed += artifact.size if is_gone else 0
         word = ("would be removed" if dry_run else "removed") if is_gone else "in use, and not removed"
-        click.echo(f"{each.path.name}: {decimal(each.size)}, used {_ago(each.age)} ago: {word}")
+        click.echo(f"{artifact.path.name}: {decimal(artifact.size)}, used {_ago(artifact.age)} ago: {word}")
     if not dry_run:
         root.blobs.remove_unused()
     click.echo(f"{decimal(freed)} {'would be ' if dry_run else ''}removed")
@@ -145,19 +147,21 @@ def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
     """The artifacts that the configs use, and those converted from them."""
     for config in configs:
         settings = config.storage.model_copy(update={"cache_dir": root.root, "frozen": False})
-        for storage in (each for model_config in config.models for each in model_config.storages.values()):
+        for storage in (storage for model in config.models for storage in model.storages.values()):
             path = resolve(storage, settings).cached_path()
             if path is None:
                 continue
             yield root.root / path.relative_to(root.root).parts[0]
             if known := sha256_in_cache(path) if path.is_file() else None:
-                yield from (each.path for each in list_artifacts(root) if each.source and known in each.source)
+                yield from (
+                    artifact.path for artifact in list_artifacts(root) if artifact.source and known in artifact.source
+                )
 
 
 def _on_disk(root: Path) -> int:
     """Bytes of all files; one with several hard links counts once."""
-    facts = (path.lstat() for path in root.rglob("*") if path.is_file())
-    return sum({(each.st_dev, each.st_ino): each.st_size for each in facts}.values())
+    stats = (path.lstat() for path in root.rglob("*") if path.is_file())
+    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())
 
 
 def _ago(seconds: float) -> str:
