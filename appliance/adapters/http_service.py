@@ -14,7 +14,6 @@ from appliance.adapters.service_client import Headers, ServiceClient
 from appliance.adapters.templates import JsonTemplate, TemplateFaultError, TemplateRenderer
 from appliance.config.adapters import (
     HttpEmbeddingsConfig,
-    HttpRequestConfig,
     HttpRerankConfig,
     HttpTextConfig,
     UsageConfig,
@@ -67,9 +66,14 @@ class _HttpService:
     """One kind of request to a service; `model` is the service's name of the model."""
 
     def __init__(
-        self, config: HttpRequestConfig, client: ServiceClient, model: str, renderer: TemplateRenderer
+        self,
+        config: HttpTextConfig | HttpEmbeddingsConfig | HttpRerankConfig,
+        client: ServiceClient,
+        model: str,
+        renderer: TemplateRenderer,
     ) -> None:
         self._template = JsonTemplate(config.request, renderer)
+        self._response = JmesPath(config.response)
         self._tokens = _TokenPaths(config.usage)
         self._client = client
         self._model = model
@@ -90,7 +94,6 @@ class HttpTextService(_HttpService):
 
     def __init__(self, config: HttpTextConfig, client: ServiceClient, model: str, renderer: TemplateRenderer) -> None:
         super().__init__(config, client, model, renderer)
-        self._response = JmesPath(config.response)
         self._finish_reason = None if config.finish_reason is None else JmesPath(config.finish_reason)
         self._piece = None if config.stream is None else JmesPath(config.stream)
         self._stream_url = self._url if config.stream_path is None else client.url(config.stream_path)
@@ -149,12 +152,6 @@ class HttpTextService(_HttpService):
 class HttpEmbeddingService(_HttpService):
     """A service that embeds texts."""
 
-    def __init__(
-        self, config: HttpEmbeddingsConfig, client: ServiceClient, model: str, renderer: TemplateRenderer
-    ) -> None:
-        super().__init__(config, client, model, renderer)
-        self._response = JmesPath(config.response)
-
     async def embed(
         self, request: EmbeddingRequest, texts: Sequence[str], headers: Headers
     ) -> tuple[list[list[float]], TokenCounts]:
@@ -167,10 +164,6 @@ class HttpEmbeddingService(_HttpService):
 
 class HttpRerankService(_HttpService):
     """A service that scores documents."""
-
-    def __init__(self, config: HttpRerankConfig, client: ServiceClient, model: str, renderer: TemplateRenderer) -> None:
-        super().__init__(config, client, model, renderer)
-        self._response = JmesPath(config.response)
 
     async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], TokenCounts]:
         response = await self._send(rerank_variables(request, self._model), headers)

@@ -94,7 +94,7 @@ async def test_what_a_method_raises_fails_its_request(fault: Callable[[], BaseEx
 
         (event,) = (each for each in logs if each["event"] == "model.code_failed")
         assert any(frame.endswith(" _perhaps") for frame in event["frames"])
-        assert not any("python_api/invoke" in frame for frame in event["frames"])
+        assert not any("appliance/python_api/" in frame for frame in event["frames"])
 
 
 @raising
