@@ -378,3 +378,39 @@ def test_choices_are_seeded_as_its_own() -> None:
     source = inspect.getsource(parent._get_child_sampling_params)
 
     assert "child_sampling_params.seed = seed + index" in source
+
+
+def test_each_attribute_that_is_replaced_is_there() -> None:
+    """What `patches.py` replaces, and what is private and only read, exists under its name."""
+    chat = "vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat"
+    completion = "vllm.entrypoints.openai.completion.serving.OpenAIServingCompletion"
+    messages = "vllm.entrypoints.anthropic.serving.AnthropicServingMessages"
+    responses = "vllm.entrypoints.openai.responses.serving.OpenAIServingResponses"
+    errors = ("create_streaming_error_response", "_convert_generation_error_to_streaming_response")
+    names = {
+        "vllm.v1.engine.utils": ("get_mp_context",),
+        "vllm.v1.engine.coordinator": ("get_mp_context",),
+        "vllm.v1.engine.core_client": ("launch_core_engines",),
+        "vllm.model_executor.models.registry": ("_run_in_subprocess",),
+        "vllm.model_executor.model_loader.base_loader": ("process_weights_after_loading",),
+        "vllm.engine.arg_utils": ("NEEDS_HELP",),
+        "vllm.renderers.BaseRenderer": ("_tokenize_prompt", "_tokenize_prompt_async"),
+        "vllm.sampling_params.SamplingParams": ("_validate_structured_outputs",),
+        "vllm.v1.structured_output.StructuredOutputManager": ("grammar_init", "_use_async_grammar_compilation"),
+        chat: ("chat_completion_stream_generator", "_raise_if_error", *errors),
+        completion: ("completion_stream_generator", "_raise_if_error", *errors),
+        messages: ("chat_completion_stream_generator", "message_stream_converter", *errors),
+        responses: ("responses_stream_generator", *errors),
+    }
+
+    missing = []
+    for path, attributes in names.items():
+        is_class = path.rpartition(".")[2][0].isupper()
+        owner = _get(path) if is_class else importlib.import_module(path)
+        # Attributes of instances are set by the constructors.
+        source = inspect.getsource(owner) if is_class else ""
+        missing += [
+            f"{path}.{name}" for name in attributes if not hasattr(owner, name) and f"self.{name} " not in source
+        ]
+
+    assert not missing

@@ -1,8 +1,8 @@
 """Every attribute of vLLM that we replace, each in one function with its reason.
 
-`tests/engines/test_vllm_seam.py` fails when a new vLLM changes one of them, and names the function. Private attributes
-that are only read are used where they are needed, and guarded by the same test: `BaseRenderer._executor`,
-`SamplingParams._validate_structured_outputs`, `OpenAIServing._raise_if_error`.
+`tests/engines/test_vllm_seam.py` fails when a new vLLM changes one of them. The same file guards the private attributes
+that are only read, where they are needed: `BaseRenderer._executor`, `SamplingParams._validate_structured_outputs`,
+`OpenAIServing._raise_if_error`.
 """
 
 from __future__ import annotations
