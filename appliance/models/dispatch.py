@@ -197,6 +197,9 @@ class _Accounting:
         """Note that the first bytes of a stream are there."""
         if self.context is not None:
             self.context.is_streamed = True
+        # An engine of ours has counted its first token by now.
+        if self.usage is not None and not self.usage.is_needed:
+            self.usage = None
         self.first_token()
 
     def first_token(self) -> None:
