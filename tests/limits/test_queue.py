@@ -1,4 +1,4 @@
-"""The way into one model, with a clock that the test moves."""
+"""The queue of one model, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Clock:
         return self.now
 
 
-class Way:
-    """A gate, and requests that come to it."""
+class Harness:
+    """A queue, and requests that arrive at it."""
 
     def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
         self.settings = QueueSettings(LimitsConfig(**limits), SloConfig(ttft_seconds=ttft_seconds))
-        self.gate = RequestQueue("m", self.settings, self.clock)
+        self.queue = RequestQueue("m", self.settings, self.clock)
         self.order: list[str] = []
 
-    def come(self, name: str = "", size: int = 400) -> asyncio.Task[SequenceSlots]:
+    def arrive(self, name: str = "", size: int = 400) -> asyncio.Task[SequenceSlots]:
         """A request with a body of so many bytes."""
-        deadlines = Timeouts.of("m", self.gate.settings.limits)
+        timeouts = Timeouts.of("m", self.queue.settings.limits)
 
         async def enter() -> SequenceSlots:
-            slot = await self.gate.enter(size, deadlines)
+            slots = await self.queue.enter(size, timeouts)
             self.order.append(name)
-            return slot
+            return slots
 
         return asyncio.create_task(enter())
 
@@ -48,10 +48,10 @@ class Way:
         task.result().leave(None, is_success=True)
 
     async def full(self, count: int) -> list[asyncio.Task[SequenceSlots]]:
-        """So many requests, all of them under way."""
-        tasks = [self.come() for _ in range(count)]
+        """So many requests, all of them under harness."""
+        tasks = [self.arrive() for _ in range(count)]
         await settle()
-        assert self.gate.running == count
+        assert self.queue.running == count
         return tasks
 
 
@@ -61,9 +61,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def refused(way: Way, size: int = 400) -> RateLimitedError:
+async def refused(harness: Harness, size: int = 400) -> RateLimitedError:
     """The error of a request that is not let in."""
-    task = way.come(size=size)
+    task = harness.arrive(size=size)
     await settle()
     error = task.exception()
     assert isinstance(error, RateLimitedError)
@@ -72,28 +72,28 @@ async def refused(way: Way, size: int = 400) -> RateLimitedError:
 
 async def test_who_comes_first_is_first_served() -> None:
     """The queue has an order, and a place that gets free goes to its head."""
-    way = Way(concurrent=1)
-    (first,) = await way.full(1)
-    waiting = [way.come(name) for name in "abc"]
+    harness = Harness(concurrent=1)
+    (first,) = await harness.full(1)
+    waiting = [harness.arrive(name) for name in "abc"]
     await settle()
-    assert (way.gate.running, way.gate.queued) == (1, 3)
+    assert (harness.queue.running, harness.queue.queued) == (1, 3)
 
     for task in (first, *waiting):
-        way.answer(task)
+        harness.answer(task)
         await settle()
 
-    assert way.order == ["", "a", "b", "c"]
-    assert (way.gate.running, way.gate.queued) == (0, 0)
+    assert harness.order == ["", "a", "b", "c"]
+    assert (harness.queue.running, harness.queue.queued) == (0, 0)
 
 
 async def test_who_comes_late_does_not_overtake() -> None:
     """A place that is free for a moment belongs to whoever waits for it."""
-    way = Way(concurrent=1)
-    (first,) = await way.full(1)
-    waiting = way.come("waits")
+    harness = Harness(concurrent=1)
+    (first,) = await harness.full(1)
+    waiting = harness.arrive("waits")
     await settle()
-    way.answer(first)
-    late = way.come("late")
+    harness.answer(first)
+    late = harness.arrive("late")
     await settle()
 
     assert waiting.done()
@@ -111,31 +111,31 @@ async def test_who_comes_late_does_not_overtake() -> None:
 )
 async def test_one_too_many_is_refused_at_once(limits: dict[str, int], reason: str) -> None:
     """Each limit has a word, which is counted and noted in the record of the request."""
-    way = Way(**limits)
-    await way.full(1)
-    waiting = [way.come() for _ in range(limits.get("queued", 2))]
+    harness = Harness(**limits)
+    await harness.full(1)
+    waiting = [harness.arrive() for _ in range(limits.get("queued", 2))]
     await settle()
     with use_context("a") as record:
-        error = await refused(way)
+        error = await refused(harness)
 
     assert (error.status, error.code, record.refused) == (429, "overloaded", reason)
-    assert way.gate.refused == {reason: 1}
+    assert harness.queue.refused == {reason: 1}
     for task in waiting:
         task.cancel()
 
 
 async def test_retry_after_is_how_long_the_queue_takes_to_drain() -> None:
     """In whole seconds, by the rate that was measured; one where nothing was."""
-    way = Way(concurrent=2, queued=3)
-    cold = await way.full(2)
-    queue = [way.come() for _ in range(3)]
+    harness = Harness(concurrent=2, queued=3)
+    cold = await harness.full(2)
+    queue = [harness.arrive() for _ in range(3)]
     await settle()
-    before = await refused(way)
-    way.answer(cold[0], 8)
+    before = await refused(harness)
+    harness.answer(cold[0], 8)
     await settle()
-    queue.append(way.come())
+    queue.append(harness.arrive())
     await settle()
-    after = await refused(way)
+    after = await refused(harness)
 
     assert before.retry_after == 1
     # Two places that are held for eight seconds each: a place in four, and the queue of three and this one in sixteen.
@@ -146,27 +146,27 @@ async def test_retry_after_is_how_long_the_queue_takes_to_drain() -> None:
 
 async def test_who_leaves_the_queue_leaves_no_trace() -> None:
     """A client that goes away while it waits gives up its turn, even in the moment that it comes."""
-    way = Way(concurrent=1)
-    (first,) = await way.full(1)
-    gone, next_ = way.come("gone"), way.come("next")
+    harness = Harness(concurrent=1)
+    (first,) = await harness.full(1)
+    gone, next_ = harness.arrive("gone"), harness.arrive("next")
     await settle()
     # Its turn comes, and it is told to end before it hears of it.
-    way.answer(first)
+    harness.answer(first)
     gone.cancel()
     await settle()
 
     assert gone.cancelled()
-    assert way.order == ["", "next"]
-    assert (way.gate.running, way.gate.queued) == (1, 0)
+    assert harness.order == ["", "next"]
+    assert (harness.queue.running, harness.queue.queued) == (1, 0)
     assert next_.done()
 
 
 async def test_the_engine_bounds_what_the_config_does_not() -> None:
     """Unset is what the engine says, which is known once it is there."""
-    way = Way()
-    await way.full(5)
-    way.gate.engine_concurrent = 6
-    tasks = [way.come(), way.come()]
+    harness = Harness()
+    await harness.full(5)
+    harness.queue.engine_concurrent = 6
+    tasks = [harness.arrive(), harness.arrive()]
     await settle()
 
     assert [task.done() for task in tasks] == [True, False]
@@ -175,42 +175,42 @@ async def test_the_engine_bounds_what_the_config_does_not() -> None:
 
 async def test_new_settings_hold_from_now_on() -> None:
     """Who waits is let in by a limit that was raised."""
-    way = Way(concurrent=1, queued=2)
-    await way.full(1)
-    waiting = [way.come(), way.come()]
+    harness = Harness(concurrent=1, queued=2)
+    await harness.full(1)
+    waiting = [harness.arrive(), harness.arrive()]
     await settle()
-    way.gate.apply(QueueSettings(LimitsConfig(concurrent=2, queued=0), SloConfig()))
+    harness.queue.apply(QueueSettings(LimitsConfig(concurrent=2, queued=0), SloConfig()))
     await settle()
 
     assert [task.done() for task in waiting] == [True, False]
-    assert (await refused(way)).code == "overloaded"
+    assert (await refused(harness)).code == "overloaded"
     waiting[1].cancel()
 
 
 async def test_a_wait_that_would_break_the_promise_is_refused_at_once() -> None:
     """The forecast decides: one place, use_slots for a second each time, and two seconds are promised."""
-    way = Way(ttft_seconds=2, concurrent=1)
-    (task,) = await way.full(1)
-    way.answer(task, 1)
-    await way.full(1)
-    soon = way.come()
+    harness = Harness(ttft_seconds=2, concurrent=1)
+    (task,) = await harness.full(1)
+    harness.answer(task, 1)
+    await harness.full(1)
+    soon = harness.arrive()
     await settle()
-    error = await refused(way)
+    error = await refused(harness)
 
     assert not soon.done()
     assert error.retry_after == 2
-    assert way.gate.refused == {"slo": 1}
+    assert harness.queue.refused == {"slo": 1}
     soon.cancel()
 
 
 async def test_nobody_is_promised_what_is_not_known() -> None:
     """A cold model computes what it has places for, and lets nobody wait until one of them has ended."""
-    way = Way(ttft_seconds=2, concurrent=2)
-    tasks = await way.full(2)
-    cold = await refused(way)
-    way.answer(tasks[0], 0.5)
-    third = way.come()
-    warm = way.come()
+    harness = Harness(ttft_seconds=2, concurrent=2)
+    tasks = await harness.full(2)
+    cold = await refused(harness)
+    harness.answer(tasks[0], 0.5)
+    third = harness.arrive()
+    warm = harness.arrive()
     await settle()
 
     assert cold.retry_after == 1
@@ -221,57 +221,57 @@ async def test_nobody_is_promised_what_is_not_known() -> None:
 
 async def test_a_slow_first_token_holds_back_the_next_request() -> None:
     """Among two under way it took all that is promised, so a third is refused; an idle model refuses nobody."""
-    way = Way(ttft_seconds=2)
-    tasks = await way.full(2)
-    way.clock.now += 2
+    harness = Harness(ttft_seconds=2)
+    tasks = await harness.full(2)
+    harness.clock.now += 2
     tasks[0].result().first_token()
-    error = await refused(way)
+    error = await refused(harness)
     for task in tasks:
-        way.answer(task)
+        harness.answer(task)
 
     assert error.code == "overloaded"
-    assert (await way.full(1))[0].done()
+    assert (await harness.full(1))[0].done()
 
 
 async def test_a_forecast_that_was_wrong_does_not_break_the_promise() -> None:
     """Whose turn has not come in time is refused then: it would take the turn of one whose promise can be kept."""
-    way = Way(ttft_seconds=0.2, concurrent=1)
-    (task,) = await way.full(1)
-    way.answer(task, 0.1)
-    await way.full(1)
-    late = way.come()
+    harness = Harness(ttft_seconds=0.2, concurrent=1)
+    (task,) = await harness.full(1)
+    harness.answer(task, 0.1)
+    await harness.full(1)
+    late = harness.arrive()
 
     with pytest.raises(RateLimitedError, match="did not get to it in time"):
         await asyncio.wait_for(late, 60)
-    assert way.gate.refused == {"late": 1}
-    assert way.gate.queued == 0
+    assert harness.queue.refused == {"late": 1}
+    assert harness.queue.queued == 0
 
 
 async def test_a_deadline_ends_the_wait() -> None:
     """The first token cannot come in time where the turn does not."""
-    way = Way(concurrent=1, first_token_seconds=0.05)
-    await way.full(1)
+    harness = Harness(concurrent=1, first_token_seconds=0.05)
+    await harness.full(1)
     with use_context("a") as record:
-        waiting = way.come()
+        waiting = harness.arrive()
         with pytest.raises(RequestTimeoutError, match=r"limits\.first_token_seconds of 0\.05") as caught:
             await asyncio.wait_for(waiting, 60)
 
     assert caught.value.status == 504
-    assert (record.refused, way.gate.queued) == ("deadline", 0)
+    assert (record.refused, harness.queue.queued) == ("deadline", 0)
 
 
 async def test_tokens_of_the_queue_are_estimated_as_requests_had_them() -> None:
     """What was counted in earlier prompts decides how many bytes may wait."""
-    way = Way(concurrent=1, queued_tokens=100)
-    before = way.gate.tokens(800)
+    harness = Harness(concurrent=1, queued_tokens=100)
+    before = harness.queue.tokens(800)
     for _ in range(50):
-        (task,) = await way.full(1)
+        (task,) = await harness.full(1)
         task.result().leave(40, is_success=True)
-    await way.full(1)
-    waiting = way.come(size=800)
+    await harness.full(1)
+    waiting = harness.arrive(size=800)
     await settle()
 
     assert before == 200
-    assert 80 <= way.gate.queued_tokens <= 100
+    assert 80 <= harness.queue.queued_tokens <= 100
     assert not waiting.done()
     waiting.cancel()
