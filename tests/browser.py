@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -30,7 +31,7 @@ def opened(url: str, scheme: str = "light") -> Iterator[Page]:
             complaints.append(message.text)
 
     def see(request: Request) -> None:
-        if not request.url.startswith((url, "data:")):
+        if not request.url.startswith((urljoin(url, "/"), "data:")):
             complaints.append(f"it asked {request.url}")
 
     with sync_playwright() as playwright:

@@ -225,6 +225,10 @@ def _usage_hidden(body: bytes) -> bytes:
     return rewriter.feed(body) + rewriter.finish()
 
 
+def _v1_instances(body: bytes) -> object:
+    return v1._parse_instances(decode(body, v1.PredictionRequest))
+
+
 def _grpc(body: bytes) -> object:
     return request_from_message(pb.ModelInferRequest.FromString(body))
 
@@ -262,7 +266,7 @@ def parsers() -> Sequence[Parser]:
             "lists": repeated(b"[1],", b'{"inputs":[{"name":"a","datatype":"INT8","shape":[1],"data":[', b"[1]]}]}"),
         }),
         Parser("tensors in binary", lambda body: read_request(body, _BINARY_LENGTH), wrong, [_BINARY]),
-        Parser("first version's request", lambda body: v1._parse_instances(decode(body, v1._Request)), wrong, _V1, {
+        Parser("first version's request", _v1_instances, wrong, _V1, {
             **JSON_SHAPES, "instances": repeated(b'{"text_input":"a"},', b'{"instances":[', b'{"text_input":"a"}]}'),
         }),
         Parser("generate's request", lambda body: generate._parse(body, "m"), wrong,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
 
 from litestar import Response
 from litestar.enums import HttpMethod, MediaType
@@ -11,6 +12,20 @@ from litestar.handlers import BaseRouteHandler, route
 from appliance.api.route_tags import tag_probes
 from appliance.auth import PUBLIC
 from appliance.models.health import HealthReport
+
+
+class _Probe(TypedDict):
+    status: str
+    models: Sequence[Mapping[str, Any]]  # Any: JSON values
+
+
+class ProbeResponse(_Probe, total=False):
+    """The body of a probe."""
+
+    reason: str
+    """Why the server is not healthy, if no model is the cause."""
+    config: Mapping[str, Any]  # Any: JSON values
+    workers: Sequence[Mapping[str, Any]]  # Any: JSON values
 
 
 def routes(health: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:
@@ -30,14 +45,18 @@ def _probe(
     @route(
         paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON, opt={PUBLIC: True}
     )
-    async def probe() -> Response[dict[str, object]]:
+    async def probe() -> Response[ProbeResponse]:
         report = health()
         is_up = is_good(report)
-        workers = {"workers": report.workers} if report.workers else {}
-        config = {} if report.config is None else {"config": report.config}
-        reason = {} if is_up or report.reason is None else {"reason": report.reason}
+        body: ProbeResponse = {"status": word if is_up else f"not {word}", "models": report.models}
+        if not is_up and report.reason is not None:
+            body["reason"] = report.reason
+        if report.config is not None:
+            body["config"] = report.config
+        if report.workers:
+            body["workers"] = report.workers
         return Response(
-            {"status": word if is_up else f"not {word}", **reason, "models": report.models, **config, **workers},
+            body,
             status_code=200 if is_up else 503,
             headers={} if is_up else {"Retry-After": str(report.retry_after)},
         )

@@ -7,8 +7,8 @@ https://api.jina.ai/redoc), the rest vLLM's (https://docs.vllm.ai/en/latest/serv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import msgspec
 from litestar import Response, get, post
@@ -35,6 +35,31 @@ _PREFIXES = ("", "/openai")
 
 # Proxies that buffer would deliver a stream as one late response.
 _UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class ModelObject(TypedDict):
+    """OpenAI's model object with vLLM's `root` and `parent`, KServe's `name` and `ready`, and the operations that the
+    caller may use; models add their own fields, such as `max_model_len`.
+    """
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    root: str
+    parent: str | None
+    aliases: Sequence[str]
+    name: str
+    ready: bool
+    operations: Sequence[str]
+
+
+class ModelList(TypedDict):
+    """OpenAI's list of models; `models` is the list of the Open Inference Protocol v1, on the same path."""
+
+    object: str
+    data: Sequence[ModelObject]
+    models: Sequence[str]
 
 
 class Envelope(msgspec.Struct):
@@ -144,23 +169,19 @@ def _envelope_of_form(body: bytes, content_type: str, max_parts: int) -> Envelop
 
 def _listing(manager: ModelManager, kserve_names: KServeNames) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
-    async def list_models() -> dict[str, Any]:  # Any: JSON values
+    async def list_models() -> ModelList:
         models = [_model_object(entry, name, manager.authorizer) for entry, name in manager.visible()]
-        # `models` is the list of the Open Inference Protocol v1, on the same path.
         return {"object": "list", "data": models, "models": [card["id"] for card in models]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
-    async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
+    async def show_model(name: FromPath[str]) -> ModelObject:
         name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
         return _model_object(manager.find(name), name, manager.authorizer)
 
     return [list_models, show_model]
 
 
-def _model_object(entry: ModelStatus, name: str, access: Authorizer) -> dict[str, Any]:  # Any: JSON values
-    """Return OpenAI's model object with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
-    the operations that the current caller may use.
-    """
+def _model_object(entry: ModelStatus, name: str, access: Authorizer) -> ModelObject:
     config = entry.config
     # A key for an alias or a LoRA adapter must not reveal the name of the model.
     root = config.name if access.sees(config.name) else name
@@ -175,5 +196,5 @@ def _model_object(entry: ModelStatus, name: str, access: Authorizer) -> dict[str
         "name": name,
         "ready": RULES[entry.state].can_answer,
         "operations": sorted(filter(access.may_request, entry.model.operations)),
-        **entry.model.describe(),
+        **entry.model.describe(),  # type: ignore[typeddict-item]  # the model's own fields
     }

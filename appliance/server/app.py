@@ -60,8 +60,7 @@ def create_app(
         *openapi.routes(manager),
         *_probe_routes(health, manager, manager.authorizer),
     ]
-    paths = [path for handler in handlers for path in handler.paths]
-    handlers += ui.routes(config.server.page, paths, redacted_config, manager.authorizer)
+    handlers += ui.routes(config.server.page, openapi.documented_paths, redacted_config, manager.authorizer)
     app = _app(manager, handlers, manager.authorizer, telemetry)
 
     def apply(loaded: LoadedConfig) -> None:
@@ -131,7 +130,7 @@ def _app(
         handlers,
         exception_handlers={Exception: error_responses.render},
         request_max_body_size=manager.config.server.max_body_bytes,
-        # Ours describes the paths below models, which Litestar knows as one.
+        # `appliance.api.openapi` builds the document at its first request.
         openapi_config=None,
         # Litestar's own would replace the root logger.
         logging_config=None,

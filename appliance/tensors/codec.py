@@ -38,7 +38,9 @@ _JSON_TYPES = {
 _Parameters = dict[str, Any] | None  # Any: JSON values
 
 
-class _Tensor(msgspec.Struct):
+class TensorBody(msgspec.Struct):
+    """A tensor; its data is nested or flat lists, or follows the JSON as binary data."""
+
     name: str
     shape: list[int]
     datatype: str
@@ -46,20 +48,26 @@ class _Tensor(msgspec.Struct):
     data: Any = None  # Any: lists within lists
 
 
-class _Output(msgspec.Struct):
+class OutputBody(msgspec.Struct):
+    """A requested output."""
+
     name: str
     parameters: _Parameters = None
 
 
-class _Request(msgspec.Struct):
-    inputs: list[_Tensor]
+class InferenceRequestBody(msgspec.Struct):
+    """The JSON of a request."""
+
+    inputs: list[TensorBody]
     id: str | None = None
     parameters: _Parameters = None
-    outputs: list[_Output] | None = None
+    outputs: list[OutputBody] | None = None
 
 
-class _Response(msgspec.Struct):
-    outputs: list[_Tensor]
+class InferenceResponseBody(msgspec.Struct):
+    """The JSON of a response."""
+
+    outputs: list[TensorBody]
     model_name: str = ""
     model_version: str | None = None
     id: str | None = None
@@ -73,7 +81,7 @@ def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
         RequestError: the body is not a request.
     """
     header, rest = _split(body, length)
-    request = decode(header, _Request)
+    request = decode(header, InferenceRequestBody)
     return InferenceRequest(
         inputs=_tensors(request.inputs, rest),
         id=request.id,
@@ -96,7 +104,7 @@ def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
         RequestError: the body is not a response.
     """
     header, rest = _split(body, length)
-    response = decode(header, _Response)
+    response = decode(header, InferenceResponseBody)
     return InferenceResponse(
         model_name=response.model_name,
         model_version=response.model_version,
@@ -162,7 +170,7 @@ def _split(body: bytes, length: str | None) -> tuple[bytes, bytes]:
     return body[: int(length)], body[int(length) :]
 
 
-def _tensors(entries: Sequence[_Tensor], rest: bytes) -> list[Tensor]:
+def _tensors(entries: Sequence[TensorBody], rest: bytes) -> list[Tensor]:
     tensors, offset = [], 0
     for each in entries:
         size = (each.parameters or {}).get(_BINARY_SIZE)

@@ -1,14 +1,14 @@
-"""
-The page at `/`: the models and how they are, a playground, and the config; one file that needs nothing from elsewhere.
+"""The pages of the server: models, playground and config at `/`, and the API reference at `/docs`.
 
-It has no data of its own: it asks the routes that everyone asks, with the key its reader gives it.
+Each is one file that works offline. They have no data of their own: they use the routes that every client uses, with
+the key that their reader enters.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -20,47 +20,66 @@ from litestar.handlers import BaseRouteHandler
 from appliance.auth import PUBLIC, Authorizer
 from appliance.ui.redacted_config import RedactedConfig
 
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 
-# In the order in which each needs the ones before.
-_SCRIPTS = ("server.js", "models.js", "playground.js", "page.js")
+# The HTML of each page, and its scripts in the order of their imports.
+_INDEX = ("page.html", "server.js", "models.js", "playground.js", "page.js")
+_DOCS = ("docs.html", "server.js", "docs.js")
 
 
-def routes(has_page: bool, paths: Sequence[str], told: RedactedConfig, access: Authorizer) -> list[BaseRouteHandler]:
-    """`GET /`, for people the page and for programs a list of `paths`; and `GET /config`.
+def routes(
+    has_page: bool, paths: Callable[[], Sequence[str]], config: RedactedConfig, access: Authorizer
+) -> list[BaseRouteHandler]:
+    """Return `/`, which is a page for browsers and the list of `paths` for programs, `/docs`, `/schema` and `/config`.
 
-    Without the page the list alone. The page is open, and asks its reader for the key that all else wants.
+    Without the page, `/` is the list, and there are no `/docs` and `/config`. The pages need no key and ask for one.
     """
-    index = {"name": "appliance", "routes": sorted(paths)}
 
     @get("/", name="index", sync_to_thread=False, opt={PUBLIC: True})
-    def show(
-        request: Request[Any, Any, Any],
-    ) -> Response[Any]:  # Any: Litestar's user, auth and state, which we have not
-        if has_page and "text/html" in request.headers.get("accept", ""):
-            text, policy = page()
-            return Response(text, media_type=MediaType.HTML, headers={"content-security-policy": policy})
+    def show_index(request: Request[Any, Any, Any]) -> Response[Any]:  # Any: Litestar's user, auth and state; a body
+        if has_page and _is_browser(request):
+            return _page(_INDEX)
         access.require_key()
-        return Response(index)
+        return Response({"name": "appliance", "routes": paths()})
+
+    @get("/schema", name="openapi-page", sync_to_thread=False)
+    def show_schema() -> Response[str]:
+        return _page(_DOCS)
+
+    @get("/docs", name="docs", sync_to_thread=False, opt={PUBLIC: True})
+    def show_docs(request: Request[Any, Any, Any]) -> Response[str]:  # Any: Litestar's user, auth and state
+        if not _is_browser(request):
+            access.require_key()
+        return _page(_DOCS)
 
     @get("/config", name="config", sync_to_thread=False)
     def show_config() -> Response[str]:
         access.require_every_model("read the config")
-        return Response(told.as_yaml(), media_type=MediaType.TEXT)
+        return Response(config.as_yaml(), media_type=MediaType.TEXT)
 
-    return [show, show_config] if has_page else [show]
+    return [show_index, show_schema, *([show_docs, show_config] if has_page else [])]
+
+
+def _is_browser(request: Request[Any, Any, Any]) -> bool:  # Any: Litestar's user, auth and state
+    return "text/html" in request.headers.get("accept", "")
+
+
+def _page(files: tuple[str, ...]) -> Response[str]:
+    text, policy = page(files)
+    return Response(text, media_type=MediaType.HTML, headers={"content-security-policy": policy})
 
 
 @cache
-def page() -> tuple[str, str]:
-    """The page, and the policy under which it runs: nothing but its own style and script, and no other server.
+def page(files: tuple[str, ...] = _INDEX) -> tuple[str, str]:
+    """Return a page and its Content-Security-Policy, which allows its own style and script and no other server.
 
     Source: https://www.w3.org/TR/CSP3/
     """
+    html, *scripts = map(_read, files)
     style = _read("page.css")
-    # One script of several modules: what they import from each other is simply there.
-    script = re.sub(r"^(?:import .*\n|export )", "", "".join(map(_read, _SCRIPTS)), flags=re.MULTILINE)
-    text = _read("page.html").replace("/* page.css */", style).replace("/* page.js */", script)
+    # One script of several modules: an import from another of them is already defined.
+    script = re.sub(r"^(?:import .*\n|export )", "", "".join(scripts), flags=re.MULTILINE)
+    text = html.replace("/* page.css */", style).replace("/* page.js */", script)
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -69,7 +88,7 @@ def page() -> tuple[str, str]:
 
 
 def _read(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -1,139 +1,133 @@
-// The cards: where each model stands, and how busy it is.
+// The cards: the state of each model, and its load.
 
-import { ask, isLocked, measured } from "./server.js"
+import { element, needsKey, parseMetrics, request } from "./server.js"
 
 const GOOD = new Set(["ready", "following"])
 const BAD = new Set(["failed", "stopped"])
-const SIGNS = { good: "●", busy: "◌", bad: "✕" }
-const grid = document.querySelector("#cards")
+const SYMBOLS = { good: "●", busy: "◌", bad: "✕" }
+const cards = document.querySelector("#cards")
 const states = new Map()
-let before = { at: 0, tokens: {} }
-let isMeasured = true
+let lastCounts = { time: 0, tokens: {} }
+let canReadMetrics = true
 
-document.addEventListener("key", () => (isMeasured = true))
+document.addEventListener("key", () => (canReadMetrics = true))
 
-export const made = (tag, properties = {}, ...inner) => {
-  const element = Object.assign(document.createElement(tag), properties)
-  element.append(...inner)
-  return element
-}
-
-const amount = bytes => {
+const formatBytes = bytes => {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]])
     if (bytes >= size) return `${(bytes / size).toFixed(bytes >= 10 * size ? 0 : 1)} ${unit}`
   return `${bytes} B`
 }
 
-const span = seconds => {
+const formatDuration = seconds => {
   if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`
   return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`
 }
 
-function progress(told) {
-  const { fetched_bytes: fetched, total_bytes: total, bytes_per_second: rate, eta_seconds: rest } = told
-  const words = [total ? `${amount(fetched)} of ${amount(total)}` : amount(fetched)]
-  if (rate) words.push(`${amount(rate)}/s`)
-  if (rest != null) words.push(`${span(rest)} to go`)
-  const bar = made("progress", { ariaLabel: "Bytes fetched" })
+function downloadProgress({ fetched_bytes: fetched, total_bytes: total, bytes_per_second: rate, eta_seconds: eta }) {
+  const parts = [total ? `${formatBytes(fetched)} of ${formatBytes(total)}` : formatBytes(fetched)]
+  if (rate) parts.push(`${formatBytes(rate)}/s`)
+  if (eta != null) parts.push(`${formatDuration(eta)} left`)
+  const bar = element("progress", { ariaLabel: "Download" })
   if (total) Object.assign(bar, { max: total, value: fetched })
-  return made("div", {}, bar, made("div", {}, words.join(", ")))
+  return element("div", {}, bar, element("div", {}, parts.join(", ")))
 }
 
-// What was said of it; one device, where nothing was.
-function told(layout) {
+// The keys that the config sets; empty without any.
+function formatLayout(layout) {
   if (!layout || typeof layout === "string") return layout
-  const flat = ([word, value]) => `${word.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`
-  return Object.entries(layout).map(flat).join(", ")
+  const format = ([name, value]) => `${name.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`
+  return Object.entries(layout).map(format).join(", ")
 }
 
-// Both where the load has shown how good the plan was.
-function compared(plan, name, shown) {
-  const { planned = {}, measured: actual = {} } = plan ?? {}
+// The planned value, and the measured one after the load.
+function plannedAndMeasured(plan, name, format) {
+  const { planned = {}, measured = {} } = plan ?? {}
   if (planned[name] == null) return null
-  return actual[name] == null ? `${shown(planned[name])} planned` : `${shown(actual[name])}, ${shown(planned[name])} planned`
+  return measured[name] == null ? `${format(planned[name])} planned` : `${format(measured[name])}, ${format(planned[name])} planned`
 }
 
-// How long its last load took, and what most of that went to.
-function spent({ seconds, phases, parts }) {
+// The duration of the last load, and its three longest parts.
+function formatLoad({ seconds, phases, parts }) {
   const { loading, ...others } = phases
-  const longest = Object.entries({ ...others, ...(parts ?? { loading }) }).filter(each => each[1] >= 0.1).sort((a, b) => b[1] - a[1]).slice(0, 3)
-  return [`${seconds.toFixed(1)} s`, ...longest.map(([name, each]) => `${name.replaceAll("_", " ")} ${each.toFixed(1)}`)].join(", ")
+  const longest = Object.entries({ ...others, ...(parts ?? { loading }) }).filter(part => part[1] >= 0.1).sort((a, b) => b[1] - a[1]).slice(0, 3)
+  return [`${seconds.toFixed(1)} s`, ...longest.map(([name, part]) => `${name.replaceAll("_", " ")} ${part.toFixed(1)}`)].join(", ")
 }
 
-function facts(model, card, now, pace) {
-  const rows = [["Answers", (card?.operations ?? []).join(", ").replaceAll("_", " ")]]
-  rows.push(["Longest context", card?.max_model_len && `${card.max_model_len.toLocaleString("en")} tokens`])
-  rows.push(["Layout", told(model.layout)])
-  rows.push(["Weights", compared(model.plan, "weight_bytes", bytes => `${amount(bytes)} a device`)])
-  rows.push(["KV tokens", compared(model.plan, "kv_tokens", count => count.toLocaleString("en"))])
-  rows.push(["Load", model.load && spent(model.load)])
-  const full = now?.["vllm:kv_cache_usage_perc"]
-  rows.push(["KV cache", full != null && `${(full * 100).toFixed(1)} % used`])
-  rows.push(["Under way", model.state === "ready" && String(model.running)])
-  const queued = now?.appliance_requests_queued ?? now?.["vllm:num_requests_waiting"]
+function details(model, card, metrics, speed) {
+  const rows = [["Operations", (card?.operations ?? []).join(", ").replaceAll("_", " ")]]
+  rows.push(["Max context", card?.max_model_len && `${card.max_model_len.toLocaleString("en")} tokens`])
+  rows.push(["Layout", formatLayout(model.layout)])
+  rows.push(["Weights", plannedAndMeasured(model.plan, "weight_bytes", bytes => `${formatBytes(bytes)} per device`)])
+  rows.push(["KV tokens", plannedAndMeasured(model.plan, "kv_tokens", count => count.toLocaleString("en"))])
+  rows.push(["Load", model.load && formatLoad(model.load)])
+  const kvCacheUsage = metrics?.["vllm:kv_cache_usage_perc"]
+  rows.push(["KV cache", kvCacheUsage != null && `${(kvCacheUsage * 100).toFixed(1)} % used`])
+  rows.push(["Running", model.state === "ready" && String(model.running)])
+  const queued = metrics?.appliance_requests_queued ?? metrics?.["vllm:num_requests_waiting"]
   rows.push(["Queued", queued != null && String(queued)])
-  rows.push(["Output", pace != null && `${pace.toFixed(pace < 10 ? 1 : 0)} tokens/s`])
-  for (const [rank, standing] of Object.entries(model.nodes ?? {})) rows.push([`Node ${rank}`, standing])
-  for (const each of model.upstreams ?? []) rows.push([each.name ?? "Upstream", each.state ?? each.reason])
-  return made("dl", {}, ...rows.filter(row => row[1]).flatMap(([term, text]) => [made("dt", {}, term), made("dd", {}, text)]))
+  rows.push(["Output", speed != null && `${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s`])
+  for (const [rank, state] of Object.entries(model.nodes ?? {})) rows.push([`Node ${rank}`, state])
+  for (const upstream of model.upstreams ?? []) rows.push([upstream.name ?? "Upstream", upstream.state ?? upstream.reason])
+  const shown = rows.filter(row => row[1]).flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, text)])
+  return element("dl", {}, ...shown)
 }
 
-function drawn(model, card, now, pace) {
+function modelCard(model, card, metrics, speed) {
   const kind = GOOD.has(model.state) ? "good" : BAD.has(model.state) ? "bad" : "busy"
-  const state = made("span", { className: `state ${kind}` }, `${SIGNS[kind]} ${model.state}`)
-  const since = `, ${span((Date.now() - Date.parse(model.since)) / 1000)} ago`
-  const article = made("article", {}, made("header", {}, made("h3", {}, model.name), state))
+  const state = element("span", { className: `state ${kind}` }, `${SYMBOLS[kind]} ${model.state}`)
+  const since = `, ${formatDuration((Date.now() - Date.parse(model.since)) / 1000)} ago`
+  const article = element("article", {}, element("header", {}, element("h3", {}, model.name), state))
   article.dataset.model = model.name
-  article.append(made("p", { className: "reason" }, model.reason, since))
-  if (model.progress) article.append(progress(model.progress))
-  article.append(facts(model, card, now, pace))
+  article.append(element("p", { className: "reason" }, model.reason, since))
+  if (model.progress) article.append(downloadProgress(model.progress))
+  article.append(details(model, card, metrics, speed))
   return article
 }
 
-function tell(models) {
-  const news = models.filter(each => states.has(each.name) && states.get(each.name) !== each.state)
-  for (const each of models) states.set(each.name, each.state)
-  // Said once and not at each look, or a screen reader never falls silent.
-  if (news.length) document.querySelector("#news").textContent = news.map(each => `${each.name} is ${each.state}.`).join(" ")
+// Only changes, so that a screen reader does not repeat what it has read.
+function announceChanges(models) {
+  const changed = models.filter(model => states.has(model.name) && states.get(model.name) !== model.state)
+  for (const model of models) states.set(model.name, model.state)
+  if (changed.length) document.querySelector("#announcements").textContent = changed.map(model => `${model.name} is ${model.state}.`).join(" ")
 }
 
-function paces(values) {
-  const at = performance.now()
-  const counts = Object.entries(values).map(([model, now]) => [model, now.appliance_tokens_total ?? now["vllm:generation_tokens_total"]])
-  const tokens = Object.fromEntries(counts)
-  const seconds = (at - before.at) / 1000
-  const found = Object.fromEntries(counts.map(([model, count]) => [model, (count - before.tokens[model]) / seconds]))
-  before = { at, tokens }
-  return found
+// Output tokens per second of each model since the last call.
+function tokenRates(metrics) {
+  const time = performance.now()
+  const counts = Object.entries(metrics).map(([model, values]) => [model, values.appliance_tokens_total ?? values["vllm:generation_tokens_total"]])
+  const seconds = (time - lastCounts.time) / 1000
+  const rates = Object.fromEntries(counts.map(([model, count]) => [model, (count - lastCounts.tokens[model]) / seconds]))
+  lastCounts = { time, tokens: Object.fromEntries(counts) }
+  return rates
 }
 
-async function listed() {
-  const answer = await ask("v1/models")
-  return answer.ok ? (await answer.json()).data : []
+async function fetchModelCards() {
+  const response = await request("v1/models")
+  return response.ok ? (await response.json()).data : []
 }
 
-async function scraped() {
-  const answer = await ask("metrics")
-  // Not for every key: to ask again would only fill the console.
-  isMeasured = answer.ok
-  return answer.ok ? measured(await answer.text()) : {}
+async function fetchMetrics() {
+  const response = await request("metrics")
+  // Not every key may read metrics, and another refusal would only fill the console.
+  canReadMetrics = response.ok
+  return response.ok ? parseMetrics(await response.text()) : {}
 }
 
-export async function look() {
-  // Not readiness: its 503 would fill the console of whoever watches a model load.
-  const probe = await (await ask("livez")).json()
-  const cards = isLocked() ? [] : await listed()
-  const values = isLocked() || !isMeasured ? {} : await scraped()
-  const pace = paces(values)
-  const shown = name => (Number.isFinite(pace[name]) && pace[name] >= 0 ? pace[name] : null)
-  const known = Object.fromEntries(cards.map(card => [card.id, card]))
-  grid.replaceChildren(...probe.models.map(each => drawn(each, known[each.name], values[each.name], shown(each.name))))
-  tell(probe.models)
-  const wanted = probe.models.filter(each => each.state !== "unloaded")
-  const missing = wanted.filter(each => !GOOD.has(each.state)).length
-  document.querySelector("#verdict").textContent =
-    !probe.models.length ? "Which models there are is for those with a key."
-    : missing || !wanted.length ? `Not ready: ${missing} of ${wanted.length} models` : "Ready"
-  return cards
+export async function refreshModels() {
+  // Not /readyz, because a browser logs its 503 as an error.
+  const probe = await (await request("livez")).json()
+  const modelCards = needsKey() ? [] : await fetchModelCards()
+  const metrics = needsKey() || !canReadMetrics ? {} : await fetchMetrics()
+  const rates = tokenRates(metrics)
+  const speed = name => (Number.isFinite(rates[name]) && rates[name] >= 0 ? rates[name] : null)
+  const byName = Object.fromEntries(modelCards.map(card => [card.id, card]))
+  cards.replaceChildren(...probe.models.map(model => modelCard(model, byName[model.name], metrics[model.name], speed(model.name))))
+  announceChanges(probe.models)
+  const loaded = probe.models.filter(model => model.state !== "unloaded")
+  const notReady = loaded.filter(model => !GOOD.has(model.state)).length
+  document.querySelector("#status").textContent =
+    !probe.models.length ? "Enter an API key to see the models."
+    : notReady || !loaded.length ? `Not ready: ${notReady} of ${loaded.length} models` : "Ready"
+  return modelCards
 }

@@ -1,27 +1,27 @@
-// The page looks at the server again and again, while somebody looks at the page.
+// The page refreshes itself while it is visible.
 
-import { ask, fault } from "./server.js"
-import { look } from "./models.js"
-import { offer } from "./playground.js"
+import { errorMessage, request } from "./server.js"
+import { refreshModels } from "./models.js"
+import { listModels } from "./playground.js"
 
-const EVERY = 1500
+const INTERVAL_MS = 1500
 
-async function again() {
+async function refresh() {
   if (!document.hidden) {
     try {
-      offer(await look())
+      listModels(await refreshModels())
     } catch {
-      document.querySelector("#verdict").textContent = "The server does not answer."
+      document.querySelector("#status").textContent = "The server does not respond."
     }
   }
-  setTimeout(again, EVERY)
+  setTimeout(refresh, INTERVAL_MS)
 }
 
-async function config() {
-  const answer = await ask("config")
-  document.querySelector("#yaml").textContent = answer.ok ? await answer.text() : await fault(answer)
+async function showConfig() {
+  const response = await request("config")
+  document.querySelector("#yaml").textContent = response.ok ? await response.text() : await errorMessage(response)
 }
 
-document.addEventListener("key", config)
-config()
-again()
+document.addEventListener("key", showConfig)
+showConfig()
+refresh()

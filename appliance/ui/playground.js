@@ -1,52 +1,51 @@
-// The playground: a chat that streams, and texts compared by their embeddings.
+// The playground: a chat with streamed responses, and the similarity of texts by their embeddings.
 
-import { ask, fault } from "./server.js"
-import { made } from "./models.js"
+import { element, errorMessage, post } from "./server.js"
 
-const USES = { chat_completion: "a chat", embedding: "similarity" }
+const TASKS = { chat_completion: "Chat", embedding: "Similarity" }
 
-const find = id => document.querySelector(`#${id}`)
-const chosen = find("model")
-const turns = find("turns")
-let said = []
-let cards = []
+const byId = id => document.querySelector(`#${id}`)
+const modelSelect = byId("model")
+const conversation = byId("turns")
+let history = []
+let playgroundModels = []
 let running = null
 
-export function offer(listed) {
-  // An alias leads to a model that is there already.
-  cards = listed.filter(card => uses(card).length && (card.parent || card.id === card.root))
-  fill(chosen, cards.map(card => [card.id, card.id]))
-  choose()
+const tasksOf = card => Object.keys(TASKS).filter(task => card?.operations?.includes(task))
+
+export function listModels(modelCards) {
+  // Without aliases, whose models are listed themselves.
+  playgroundModels = modelCards.filter(card => tasksOf(card).length && (card.parent || card.id === card.root))
+  setOptions(modelSelect, playgroundModels.map(card => [card.id, card.id]))
+  showTask()
 }
 
-const uses = card => Object.keys(USES).filter(each => card?.operations?.includes(each))
-
-// Nothing is touched that is right already: a list that somebody has open must stay so.
-function fill(select, options) {
+// A select that has the options already is not touched, because it may be open.
+function setOptions(select, options) {
   if (options.map(([value]) => value).join() === [...select.options].map(option => option.value).join()) return
-  const kept = select.value
-  select.replaceChildren(...options.map(([value, text]) => made("option", { value }, text)))
-  if (options.some(([value]) => value === kept)) select.value = kept
+  const selected = select.value
+  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)))
+  if (options.some(([value]) => value === selected)) select.value = selected
 }
 
-function choose() {
-  const use = find("use")
-  fill(use, uses(cards.find(each => each.id === chosen.value)).map(each => [each, USES[each]]))
-  find("chat").hidden = use.value === "embedding"
-  find("embed").hidden = use.value !== "embedding"
+function showTask() {
+  const task = byId("task")
+  setOptions(task, tasksOf(playgroundModels.find(card => card.id === modelSelect.value)).map(name => [name, TASKS[name]]))
+  byId("chat").hidden = task.value === "embedding"
+  byId("embed").hidden = task.value !== "embedding"
 }
 
-function turn(role, text) {
-  const body = made("span", {}, text)
-  turns.append(made("div", { className: `turn ${role}` }, made("b", {}, role), body))
-  turns.scrollTop = turns.scrollHeight
-  return body
+function addTurn(role, text) {
+  const content = element("span", {}, text)
+  conversation.append(element("div", { className: `turn ${role}` }, element("b", {}, role), content))
+  conversation.scrollTop = conversation.scrollHeight
+  return content
 }
 
-// Server-sent events, as they come: https://html.spec.whatwg.org/multipage/server-sent-events.html
-async function* events(answer) {
+// Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
+async function* readEvents(response) {
   let rest = ""
-  for await (const chunk of answer.body.pipeThrough(new TextDecoderStream())) {
+  for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
     const lines = (rest + chunk).split(/\r?\n/)
     rest = lines.pop()
     for (const line of lines)
@@ -54,98 +53,98 @@ async function* events(answer) {
   }
 }
 
-async function reply(body) {
-  const began = performance.now()
-  let first, count, text = ""
-  const answer = await ask("v1/chat/completions", body, running.signal)
-  if (!answer.ok) throw new Error(await fault(answer))
-  const place = turn("assistant", "")
-  const pace = () => {
-    const seconds = (performance.now() - first) / 1000
-    const rate = count && seconds ? `, ${count} tokens, ${(count / seconds).toFixed(1)} tokens/s` : ""
-    find("pace").textContent = `First token after ${((first - began) / 1000).toFixed(2)} s${rate}`
+async function streamChat(body) {
+  const start = performance.now()
+  let firstToken, tokens, text = ""
+  const response = await post("v1/chat/completions", body, running.signal)
+  if (!response.ok) throw new Error(await errorMessage(response))
+  const content = addTurn("assistant", "")
+  const showSpeed = () => {
+    const seconds = (performance.now() - firstToken) / 1000
+    const rate = tokens && seconds ? `, ${tokens} tokens, ${(tokens / seconds).toFixed(1)} tokens/s` : ""
+    byId("speed").textContent = `First token after ${((firstToken - start) / 1000).toFixed(2)} s${rate}`
   }
   try {
-    for await (const event of events(answer)) {
+    for await (const event of readEvents(response)) {
       if (event.error) throw new Error(event.error.message)
-      const piece = event.choices?.[0]?.delta?.content ?? ""
-      if (piece) first ??= performance.now()
-      place.textContent = text += piece
-      turns.scrollTop = turns.scrollHeight
-      count = event.usage?.completion_tokens ?? count
+      const delta = event.choices?.[0]?.delta?.content ?? ""
+      if (delta) firstToken ??= performance.now()
+      content.textContent = text += delta
+      conversation.scrollTop = conversation.scrollHeight
+      tokens = event.usage?.completion_tokens ?? tokens
     }
   } finally {
-    if (first) pace()
+    if (firstToken) showSpeed()
   }
   return text
 }
 
-find("chat").addEventListener("submit", async event => {
+byId("chat").addEventListener("submit", async event => {
   event.preventDefault()
-  const message = find("message").value.trim()
+  const message = byId("message").value.trim()
   if (!message || running) return
   running = new AbortController()
-  find("stop").disabled = false
-  turn("user", message)
-  find("message").value = ""
-  const asked = [...said, { role: "user", content: message }]
-  const options = { temperature: Number(find("temperature").value), max_tokens: Number(find("longest").value) }
+  byId("stop").disabled = false
+  addTurn("user", message)
+  byId("message").value = ""
+  const messages = [...history, { role: "user", content: message }]
+  const options = { temperature: Number(byId("temperature").value), max_tokens: Number(byId("max-tokens").value) }
   try {
-    const text = await reply({ model: chosen.value, messages: asked, stream: true, stream_options: { include_usage: true }, ...options })
-    said = [...asked, { role: "assistant", content: text }]
+    const text = await streamChat({ model: modelSelect.value, messages, stream: true, stream_options: { include_usage: true }, ...options })
+    history = [...messages, { role: "assistant", content: text }]
   } catch (error) {
-    if (error.name !== "AbortError") turn("fault", error.message)
+    if (error.name !== "AbortError") addTurn("error", error.message)
   } finally {
     running = null
-    find("stop").disabled = true
-    find("message").focus()
+    byId("stop").disabled = true
+    byId("message").focus()
   }
 })
 
-find("message").addEventListener("keydown", event => {
+byId("message").addEventListener("keydown", event => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault()
-    find("chat").requestSubmit()
+    byId("chat").requestSubmit()
   }
 })
-find("stop").addEventListener("click", () => running?.abort())
-find("clear").addEventListener("click", () => {
+byId("stop").addEventListener("click", () => running?.abort())
+byId("clear").addEventListener("click", () => {
   running?.abort()
-  said = []
-  turns.replaceChildren()
-  find("pace").textContent = ""
+  history = []
+  conversation.replaceChildren()
+  byId("speed").textContent = ""
 })
-chosen.addEventListener("change", choose)
-find("use").addEventListener("change", choose)
+modelSelect.addEventListener("change", showTask)
+byId("task").addEventListener("change", showTask)
 
-const cosine = (a, b) => a.reduce((sum, each, n) => sum + each * b[n], 0) / (Math.hypot(...a) * Math.hypot(...b))
+const cosine = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0) / (Math.hypot(...a) * Math.hypot(...b))
 
-find("embed").addEventListener("submit", async event => {
+byId("embed").addEventListener("submit", async event => {
   event.preventDefault()
-  const texts = find("texts").value.split("\n").map(line => line.trim()).filter(Boolean)
-  find("compared").textContent = "Asking…"
-  const answer = await ask("v1/embeddings", { model: chosen.value, input: texts })
-  if (!answer.ok) {
-    find("compared").textContent = await fault(answer)
+  const texts = byId("texts").value.split("\n").map(line => line.trim()).filter(Boolean)
+  byId("embed-status").textContent = "Computing…"
+  const response = await post("v1/embeddings", { model: modelSelect.value, input: texts })
+  if (!response.ok) {
+    byId("embed-status").textContent = await errorMessage(response)
     return
   }
-  const vectors = (await answer.json()).data.map(each => each.embedding)
-  find("compared").textContent = `${vectors.length} texts, ${vectors[0].length} numbers each`
-  compare(texts, vectors)
+  const vectors = (await response.json()).data.map(item => item.embedding)
+  byId("embed-status").textContent = `${vectors.length} texts, ${vectors[0].length} dimensions`
+  showSimilarities(texts, vectors)
 })
 
-function compare(texts, vectors) {
-  const table = find("similarities")
-  const head = texts.map((text, n) => made("th", { scope: "col", title: text }, String(n + 1)))
-  table.tHead.replaceChildren(made("tr", {}, made("td"), ...head))
+function showSimilarities(texts, vectors) {
+  const table = byId("similarities")
+  const head = texts.map((text, n) => element("th", { scope: "col", title: text }, String(n + 1)))
+  table.tHead.replaceChildren(element("tr", {}, element("td"), ...head))
   table.tBodies[0].replaceChildren(...texts.map((text, n) => {
     const cells = vectors.map(other => {
       const value = cosine(vectors[n], other)
-      const cell = made("td", {}, value.toFixed(2))
+      const cell = element("td", {}, value.toFixed(2))
       cell.style.setProperty("--share", Math.max(0, value))
       return cell
     })
-    return made("tr", {}, made("th", { scope: "row" }, `${n + 1}. ${text}`), ...cells)
+    return element("tr", {}, element("th", { scope: "row" }, `${n + 1}. ${text}`), ...cells)
   }))
   table.parentElement.hidden = false
 }

@@ -1,44 +1,52 @@
-// What the server says: probes, metrics, listings, and the key they may want.
+// Requests to the server with the key of the reader, and elements to show the responses.
 
 let key = sessionStorage.getItem("key") ?? ""
-const keyed = document.querySelector("#keyed")
+const keyForm = document.querySelector("#key-form")
 
-keyed.addEventListener("submit", event => {
+keyForm.addEventListener("submit", event => {
   event.preventDefault()
   key = document.querySelector("#key").value
   sessionStorage.setItem("key", key)
-  keyed.hidden = true
+  keyForm.hidden = true
   document.dispatchEvent(new Event("key"))
 })
 
-export const isLocked = () => !keyed.hidden
+export const needsKey = () => !keyForm.hidden
 
-export async function ask(path, body, signal) {
+export async function request(path, { method = "GET", body, signal } = {}) {
   const headers = key ? { authorization: `Bearer ${key}` } : {}
   if (body) headers["content-type"] = "application/json"
-  // Relative, so that the page works below a gateway's prefix as well.
-  const answer = await fetch(path, { method: body ? "POST" : "GET", body: body && JSON.stringify(body), headers, signal })
-  if (answer.status === 401 && keyed.hidden) keyed.hidden = false
-  return answer
+  // The path is relative, so that the page also works below a gateway's prefix.
+  const response = await fetch(path, { method, body, headers, signal })
+  if (response.status === 401 && keyForm.hidden) keyForm.hidden = false
+  return response
 }
 
-export async function fault(answer) {
-  const told = await answer.json().catch(() => ({}))
-  return told.error?.message ?? told.error ?? `the server answered ${answer.status}`
+export const post = (path, body, signal) => request(path, { method: "POST", body: JSON.stringify(body), signal })
+
+export async function errorMessage(response) {
+  const body = await response.json().catch(() => ({}))
+  return body.error?.message ?? body.error ?? `The server answered with status ${response.status}.`
 }
+
+export const element = (tag, properties = {}, ...children) => {
+  const created = Object.assign(document.createElement(tag), properties)
+  created.append(...children)
+  return created
+}
+
+const METRIC = /^(vllm:generation_tokens_total|vllm:kv_cache_usage_perc|vllm:num_requests_waiting|appliance_tokens_total|appliance_requests_queued)\{(.*)\} (\S+)$/
 
 // One number for each model and metric, from Prometheus' text format.
-const WANTED = /^(vllm:generation_tokens_total|vllm:kv_cache_usage_perc|vllm:num_requests_waiting|appliance_tokens_total|appliance_requests_queued)\{(.*)\} (\S+)$/
-
-export function measured(text) {
+export function parseMetrics(text) {
   const values = {}
   for (const line of text.split("\n")) {
-    const found = WANTED.exec(line)
-    if (!found) continue
-    const labels = Object.fromEntries([...found[2].matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(each => [each[1], each[2]]))
+    const match = METRIC.exec(line)
+    if (!match) continue
+    const labels = Object.fromEntries([...match[2].matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(label => [label[1], label[2]]))
     if (labels.direction && labels.direction !== "output") continue
     const model = (values[labels.model ?? labels.model_name] ??= {})
-    model[found[1]] = (model[found[1]] ?? 0) + Number(found[3])
+    model[match[1]] = (model[match[1]] ?? 0) + Number(match[3])
   }
   return values
 }

@@ -25,8 +25,8 @@ def _places() -> Iterator[tuple[str, str]]:
     for route in app.routes:
         path = route.path.replace("{name:path}", "one").replace("{rest:path}", "one/infer")
         methods = {"OPTIONS", *(getattr(route, "methods", None) or ())}
-        # The page is for everyone, and says nothing; to a program its path lists the routes.
-        methods -= {"OPTIONS"} if path == "/" else set()
+        # The pages are for every browser, and have no data; programs need a key for them.
+        methods -= {"OPTIONS"} if path in {"/", "/docs"} else set()
         yield from ((method, path) for method in sorted(methods) if path not in PROBES)
     yield from (("GET", path) for path in ("/nowhere", "/livez/", "//livez", "/shop/talk", "/shop/talk/v1/models"))
     yield ("POST", "/publishers/shop/models/one/v1/completions")

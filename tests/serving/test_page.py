@@ -19,14 +19,14 @@ def test_a_person_chats_with_the_keyboard_alone(server: Served, tmp_path: Path) 
     The answer to a typed question streams into the conversation, with the times of its tokens, and can be followed up.
     """
     with opened(f"{server.url}/") as page:
-        expect(page.locator("#verdict")).to_have_text("Ready", timeout=30_000)
+        expect(page.locator("#status")).to_have_text("Ready", timeout=30_000)
         page.locator("#message").focus()
         page.keyboard.press("ControlOrMeta+A")
         page.keyboard.type(CAPITAL)
         page.keyboard.press("Enter")
 
         expect(page.locator(".turn.assistant")).to_contain_text("Paris", timeout=60_000)
-        expect(page.locator("#pace")).to_contain_text("tokens/s", timeout=60_000)
+        expect(page.locator("#speed")).to_contain_text("tokens/s", timeout=60_000)
         expect(page.locator("#message")).to_be_focused()
         expect(page.locator("article")).to_contain_text(re.compile(r"KV tokens\s*[\d,]+, [\d,]+ planned"))
         expect(page.locator("article")).to_contain_text(re.compile(r"Load\s*\d+\.\d s, "))
@@ -37,14 +37,14 @@ def test_a_long_answer_can_be_stopped(server: Served) -> None:
     """After a press on Stop nothing more comes, and the next message can be sent."""
     with opened(f"{server.url}/") as page:
         expect(page.locator("#model option")).to_have_text(["smollm2", "wild"], timeout=30_000)
-        page.fill("#longest", "2000")
+        page.fill("#max-tokens", "2000")
         page.fill("#message", "Count from one to a thousand, in words.")
         page.click("text=Send")
         expect(page.locator(".turn.assistant span")).not_to_be_empty(timeout=60_000)
         page.click("text=Stop")
 
         expect(page.locator("#stop")).to_be_disabled(timeout=30_000)
-        expect(page.locator(".turn.fault")).to_have_count(0)
+        expect(page.locator(".turn.error")).to_have_count(0)
 
 
 def test_a_refusal_is_told_in_the_words_of_the_server(server: Served) -> None:
@@ -55,7 +55,7 @@ def test_a_refusal_is_told_in_the_words_of_the_server(server: Served) -> None:
         page.fill("#message", "x")
         page.click("text=Send")
 
-        expect(page.locator(".turn.fault")).to_contain_text("The prompt is too long.", timeout=30_000)
+        expect(page.locator(".turn.error")).to_contain_text("The prompt is too long.", timeout=30_000)
 
 
 def _refuse(route: Route, message: str) -> None:
@@ -88,8 +88,8 @@ def test_each_state_is_told_in_words(server: Served, tmp_path: Path) -> None:
     with opened(f"{server.url}/") as page:
         page.route("**/livez", lambda route: route.fulfill(status=200, content_type="application/json", body=body))
 
-        expect(page.locator("#verdict")).to_have_text("Not ready: 2 of 2 models", timeout=30_000)
-        expect(page.locator("[data-model=coming]")).to_contain_text("500 MB of 2.0 GB, 100 MB/s, 15 s to go")
+        expect(page.locator("#status")).to_have_text("Not ready: 2 of 2 models", timeout=30_000)
+        expect(page.locator("[data-model=coming]")).to_contain_text("500 MB of 2.0 GB, 100 MB/s, 15 s left")
         expect(page.locator("[data-model=coming] progress")).to_have_attribute("value", "500000000")
         expect(page.locator("[data-model=gone] .state")).to_have_text("✕ failed")
         expect(page.locator("[data-model=gone]")).to_contain_text("the engine died: exit code -9")

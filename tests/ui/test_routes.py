@@ -6,11 +6,11 @@ import re
 from typing import Any, cast
 
 import httpx
+import pytest
 from doubles import DoubleFactory
 from httpx import ASGITransport
 from ruamel.yaml import YAML
 
-from appliance import ui
 from appliance.config import Config
 from appliance.server import create_app
 from appliance.ui.redacted_config import RedactedConfig
@@ -49,10 +49,10 @@ async def test_the_page_can_be_turned_off() -> None:
     """With `server.page: false` the root lists the routes to everyone, and the config is not shown."""
     async with _client(_config(page=False)) as client:
         root = await client.get("/", headers=BROWSER)
-        config = await client.get("/config")
+        statuses = [(await client.get(path, headers=BROWSER)).status_code for path in ("/config", "/docs", "/schema")]
 
     assert root.json()["name"] == "appliance"
-    assert config.status_code == 404
+    assert statuses == [404, 404, 200]
 
 
 async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
@@ -80,17 +80,20 @@ async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
     assert "server" not in shown
 
 
-def test_the_page_needs_nothing_from_elsewhere() -> None:
-    """No address, no import that was not resolved, no placeholder is left in it."""
-    text, _ = ui.page()
+@pytest.mark.parametrize("path", ["/", "/docs", "/schema"])
+async def test_pages_work_offline(path: str) -> None:
+    """A page has no address of another server, no import that was not resolved, and no placeholder."""
+    async with _client(_config()) as client:
+        text = (await client.get(path, headers=BROWSER)).text
 
+    assert text.startswith("<!doctype html>")
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
     assert not re.search(r"^(?:import|export) ", text, re.MULTILINE)
     assert "/* page." not in text
 
 
-async def test_only_the_page_itself_is_open() -> None:
-    """Where there are keys, a browser gets the page to type one into; the config is for keys without limits."""
+async def test_only_the_pages_themselves_are_public() -> None:
+    """If there are keys, a browser gets a page to enter one; the config is for keys without limits."""
     keys = [{"name": "all", "value": "k" * 32}, {"name": "one", "value": "o" * 32, "models": ["away"]}]
 
     async with _client(_config(api_keys=keys)) as client:
@@ -99,10 +102,13 @@ async def test_only_the_page_itself_is_open() -> None:
             for path, headers, key in (
                 ("/", BROWSER, {}),
                 ("/", {}, {}),
+                ("/docs", BROWSER, {}),
+                ("/docs", {}, {}),
+                ("/schema", BROWSER, {}),
                 ("/config", {}, {}),
                 ("/config", {}, {"authorization": f"Bearer {'o' * 32}"}),
                 ("/config", {}, {"authorization": f"Bearer {'k' * 32}"}),
             )
         ]
 
-    assert statuses == [200, 401, 401, 403, 200]
+    assert statuses == [200, 401, 200, 401, 401, 401, 403, 200]

@@ -15,7 +15,6 @@ from appliance.api.grpc.interceptor import recognize
 from appliance.api.oip import metadata, repository
 from appliance.api.oip.inference import VERSION, authorize, find_model, infer
 from appliance.api.oip.inputs import TensorSpec
-from appliance.api.oip.metadata import all_statistics, statistics
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
@@ -79,17 +78,17 @@ class InferenceService(GRPCInferenceServiceServicer):
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         """Configuration of a model, as Triton has it."""
         entry = find_model(self._manager, request.name, request.version)
-        config = ParseDict(metadata.configuration(entry, request.name), pb.ModelConfig())
+        config = ParseDict(dict(metadata.configuration(entry, request.name)), pb.ModelConfig())
         return pb.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         """Request counts and durations of models."""
         manager = self._manager
         if request.name:
-            shown = [statistics(find_model(manager, request.name, request.version), request.name)]
+            statistics = metadata.statistics(find_model(manager, request.name, request.version), request.name)
         else:
-            shown = all_statistics(manager)
-        return ParseDict({"model_stats": shown}, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
+            statistics = metadata.all_statistics(manager)
+        return ParseDict(dict(statistics), pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         """Every model with its state."""

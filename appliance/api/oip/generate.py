@@ -26,6 +26,7 @@ from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
 from appliance.core.model import ModelResponse, Operation
+from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
 from appliance.tensors.codec import decode
 
@@ -37,8 +38,25 @@ _MAX_EVENT_BYTES = 128 * 1024 * 1024
 _NOT_FIELDS = frozenset({"text_input", "parameters", "id"})
 
 
+class GenerateRequest(msgspec.Struct):
+    """The body of a request; sampling parameters may stand in `parameters` or beside it."""
+
+    text_input: str
+    parameters: Json = {}
+    id: Any = None  # Any: returned unchanged
+
+
+class GenerateResponse(msgspec.Struct, kw_only=True):
+    """The body of a response, or of an event of a stream; `text_output` is a list if several texts are requested."""
+
+    model_name: str
+    model_version: str
+    id: Any = None  # Any: as requested
+    text_output: str | list[str]
+
+
 @dataclass(frozen=True, slots=True)
-class _GenerateRequest:
+class _ParsedRequest:
     text_inputs: TextInputs
     base: Mapping[str, Any]
     """Fields of every response."""
@@ -96,7 +114,7 @@ def _text_signature(manager: ModelManager, name: str) -> OperationSignature:
     return signature
 
 
-def _parse(body: bytes, name: str) -> _GenerateRequest:
+def _parse(body: bytes, name: str) -> _ParsedRequest:
     fields_ = decode(body, dict[str, Any])
     text, parameters = fields_.get("text_input"), fields_.get("parameters", {})
     if not isinstance(text, str):
@@ -111,7 +129,7 @@ def _parse(body: bytes, name: str) -> _GenerateRequest:
     # Triton's clients send parameters beside the text.
     beside = {key: value for key, value in fields_.items() if key not in _NOT_FIELDS}
     fields = {key: value for key, value in {**beside, **parameters}.items() if key != "stream"}
-    return _GenerateRequest(TextInputs({"text_input": TextInput([text], (1,))}, parse_fields(fields)), base)
+    return _ParsedRequest(TextInputs({"text_input": TextInput([text], (1,))}, parse_fields(fields)), base)
 
 
 async def _events(response: ModelResponse, base: Mapping[str, Any]) -> AsyncGenerator[bytes]:  # Any: JSON values

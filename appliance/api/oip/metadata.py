@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypedDict
 
 from appliance.api.oip.inference import VERSION
 from appliance.api.oip.inputs import TensorSpec
 from appliance.api.oip.signatures import default_signature
 from appliance.core.errors import UnsupportedOperationError
 from appliance.core.model import Operation
+from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES, State
@@ -30,6 +30,58 @@ _REPOSITORY_STATES: Mapping[State, str] = {
     State.RESTARTING: "LOADING",
     State.DRAINING: "UNLOADING",
 }
+
+
+class ServerMetadata(TypedDict):
+    """Name, version and supported extensions of the server."""
+
+    name: str
+    version: str
+    extensions: Sequence[str]
+
+
+class ModelMetadata(TypedDict):
+    """Inputs and outputs of a model; both are empty if it does not take tensors."""
+
+    name: str
+    versions: Sequence[str]
+    platform: str
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    parameters: Json
+    """The description of the model, and the digest of its files."""
+
+
+class ModelConfiguration(TypedDict):
+    """The configuration that Triton's clients read before inference.
+
+    Source: https://github.com/triton-inference-server/server, protocol/extension_model_configuration.md
+    """
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: Sequence[Json]
+    output: Sequence[Json]
+
+
+class Statistics(TypedDict):
+    """Statistics of models in this process, over all protocols.
+
+    Source: https://github.com/triton-inference-server/server, protocol/extension_statistics.md
+    """
+
+    model_stats: Sequence[Json]
+
+
+class RepositoryEntry(TypedDict):
+    """A name of a model with its state."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
 
 
 def server_version() -> str:
@@ -54,8 +106,8 @@ def tensors(entry: ModelStatus) -> tuple[Sequence[TensorSpec], Sequence[TensorSp
     return signature.specs(), signature.outputs(facts)
 
 
-def describe(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """Return the metadata of a model; the parameters have its description and the digest of its files."""
+def describe(entry: ModelStatus, name: str) -> ModelMetadata:
+    """Return the metadata of a model."""
     inputs, outputs = tensors(entry)
     facts = {key: value for key, value in entry.model.describe().items() if key not in {"inputs", "outputs"}}
     digests = {"digest": entry.digests["model"]} if "model" in entry.digests else {}
@@ -63,17 +115,14 @@ def describe(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON valu
         "name": name,
         "versions": [VERSION],
         "platform": platform(entry),
-        "inputs": [asdict(spec) for spec in inputs],
-        "outputs": [asdict(spec) for spec in outputs],
+        "inputs": inputs,
+        "outputs": outputs,
         "parameters": {**facts, **digests},
     }
 
 
-def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """Return the configuration that Triton's clients read before inference.
-
-    Source: https://github.com/triton-inference-server/server, protocol/extension_model_configuration.md
-    """
+def configuration(entry: ModelStatus, name: str) -> ModelConfiguration:
+    """Return the configuration of a model."""
     inputs, outputs = tensors(entry)
     return {
         "name": name,
@@ -85,7 +134,7 @@ def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON
     }
 
 
-def repository_index(manager: ModelManager, *, only_ready: bool = False) -> list[dict[str, str]]:
+def repository_index(manager: ModelManager, *, only_ready: bool = False) -> list[RepositoryEntry]:
     """Return the repository index: every name of every model with its state."""
     return [
         {
@@ -103,16 +152,17 @@ def _declared(specs: Sequence[Mapping[str, Any]]) -> Sequence[TensorSpec]:  # An
     return [TensorSpec(spec["name"], spec["datatype"], tuple(spec["shape"])) for spec in specs]
 
 
-def _configured(spec: TensorSpec) -> dict[str, Any]:  # Any: JSON values
+def _configured(spec: TensorSpec) -> Json:
     kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
     return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": spec.shape}
 
 
-def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """Return the statistics of one model in this process, over all protocols.
+def statistics(entry: ModelStatus, name: str) -> Statistics:
+    """Return the statistics of one model."""
+    return {"model_stats": [_statistics(entry, name)]}
 
-    Source: https://github.com/triton-inference-server/server, protocol/extension_statistics.md
-    """
+
+def _statistics(entry: ModelStatus, name: str) -> Json:
     totals = entry.requests.totals
     return {
         "name": name,
@@ -128,9 +178,9 @@ def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON va
     }
 
 
-def all_statistics(manager: ModelManager) -> list[dict[str, Any]]:  # Any: JSON values
+def all_statistics(manager: ModelManager) -> Statistics:
     """Return the statistics of each model that the caller may use, under the first name visible to the caller."""
     first: dict[str, tuple[ModelStatus, str]] = {}
     for entry, name in manager.visible():
         first.setdefault(entry.config.name, (entry, name))
-    return [statistics(entry, name) for entry, name in first.values()]
+    return {"model_stats": [_statistics(entry, name) for entry, name in first.values()]}

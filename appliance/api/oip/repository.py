@@ -21,7 +21,9 @@ from appliance.models.manager import ModelManager
 from appliance.tensors.codec import decode
 
 
-class _IndexRequest(msgspec.Struct):
+class IndexRequest(msgspec.Struct):
+    """The optional body of a request for the index."""
+
     ready: bool = False
 
 
@@ -29,9 +31,9 @@ def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHand
     """Return the routes for the index, and for loading and unloading, which need `server.admin`."""
 
     @post("/v2/repository/index", name="v2-index", status_code=200)
-    async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
+    async def index(request: AnyRequest) -> list[metadata.RepositoryEntry]:
         body = await body_reader.json(request)
-        query = decode(body, _IndexRequest) if body else _IndexRequest()
+        query = decode(body, IndexRequest) if body else IndexRequest()
         return metadata.repository_index(manager, only_ready=query.ready)
 
     @post("/v2/repository/models/{rest:path}", name="v2-repository", status_code=200)

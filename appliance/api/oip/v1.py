@@ -37,7 +37,9 @@ InstanceTexts = Mapping[str, Sequence[str]]
 """The texts of one instance, by input name."""
 
 
-class _Request(msgspec.Struct):
+class PredictionRequest(msgspec.Struct):
+    """The body of a request: `instances`, or `inputs` by name."""
+
     instances: list[Any] | None = None  # Any: texts, or objects of them
     inputs: Any = None  # Any: texts, or an object of lists of them
     parameters: dict[str, Any] | None = None  # Any: JSON values
@@ -76,7 +78,7 @@ async def _answer(
 ) -> bytes | ModelResponse:
     """Return the predictions, or the response of a model that speaks v1 itself."""
     operations = manager.find(name).model.operations
-    request = await off_loop(len(body), decode, body, _Request)
+    request = await off_loop(len(body), decode, body, PredictionRequest)
     if operation in operations:
         return await manager.handle(name, ModelRequest(operation, body, inner_headers(headers)))
     if operation is Operation.EXPLANATION:
@@ -117,7 +119,7 @@ def _nested(tensor: Tensor) -> list[Any]:  # Any: values, or lists of them
     return values
 
 
-def _parse_instances(request: _Request) -> Sequence[InstanceTexts]:
+def _parse_instances(request: PredictionRequest) -> Sequence[InstanceTexts]:
     if request.instances is not None:
         instances = [_parse_instance(each, f"instances[{number}]") for number, each in enumerate(request.instances)]
         if not instances:

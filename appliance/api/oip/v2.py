@@ -8,9 +8,9 @@ data, statistics and model repository are extensions of Triton's
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from litestar import Response, get, post
 from litestar.enums import HttpMethod, MediaType
@@ -22,7 +22,6 @@ from appliance.api.compression import compressed
 from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
 from appliance.api.oip import generate, metadata
 from appliance.api.oip.inference import authorize, find_model, infer
-from appliance.api.oip.metadata import all_statistics, statistics
 from appliance.api.request_body import BodyReader
 from appliance.api.route_tags import tag_probes
 from appliance.auth import PUBLIC
@@ -40,8 +39,25 @@ _PATH = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<ver
 _GETS: Mapping[str, Callable[[ModelStatus, str], Any]] = {  # Any: JSON values
     "": metadata.describe,
     "config": metadata.configuration,
-    "stats": lambda entry, name: {"model_stats": [statistics(entry, name)]},
+    "stats": metadata.statistics,
 }
+
+
+class ModelNames(TypedDict):
+    """Every name of every model."""
+
+    models: Sequence[str]
+
+
+class _ModelReady(TypedDict):
+    name: str
+    ready: bool
+
+
+class ModelReady(_ModelReady, total=False):
+    """Whether a model can answer, and if not, why."""
+
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +78,15 @@ def routes(
 
 def _server(manager: ModelManager, health: Callable[[], HealthReport]) -> list[BaseRouteHandler]:
     @get("/v2", name="v2")
-    async def server() -> dict[str, Any]:  # Any: JSON values
+    async def server() -> metadata.ServerMetadata:
         return {
             "name": metadata.SERVER,
             "version": metadata.server_version(),
-            "extensions": list(metadata.EXTENSIONS),
+            "extensions": metadata.EXTENSIONS,
         }
 
     @get("/v2/models", name="v2-models")
-    async def models() -> dict[str, list[str]]:
+    async def models() -> ModelNames:
         return {"models": [name for _, name in manager.visible()]}
 
     live = _probe("live", lambda now: now.is_live, health)
@@ -105,7 +121,7 @@ def _models(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHan
     @get("/v2/models/{rest:path}", name="v2-model")
     async def show(rest: FromPath[str]) -> Response[Any]:
         if rest == "/stats":
-            return Response({"model_stats": all_statistics(manager)})
+            return Response(metadata.all_statistics(manager))
         target = _parse_path(rest)
         if target.verb in answers:
             raise MethodNotAllowedException(headers={"Allow": "POST"})
@@ -142,13 +158,13 @@ def _parse_path(rest: str) -> RouteModel:
     return RouteModel(rest.removeprefix("/"), None, "")
 
 
-def _ready(entry: ModelStatus, name: str) -> Response[Any]:
+def _ready(entry: ModelStatus, name: str) -> Response[ModelReady]:
     rule, record = RULES[entry.state], current_context()
     if record is not None:
         record.is_probe = True
     if rule.can_answer:
         return Response({"name": name, "ready": True})
-    body = {"name": name, "ready": False, "error": entry.client_message}
+    body: ModelReady = {"name": name, "ready": False, "error": entry.client_message}
     return Response(body, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
