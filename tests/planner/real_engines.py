@@ -29,7 +29,7 @@ class RealEngines:
     def __enter__(self) -> Self:
         environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "VLLM_CONFIGURE_LOGGING": "0"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "plan.real_engines"],
+            [sys.executable, "-m", "planner.real_engines"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
