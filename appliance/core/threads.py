@@ -31,7 +31,8 @@ def start(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()
-    Thread(target=_run, args=(outcome, partial(work, *args, **kwargs)), daemon=True, name="storage").start()
+    name = getattr(work, "__name__", None)
+    Thread(target=_run, args=(outcome, partial(work, *args, **kwargs)), daemon=True, name=name).start()
     return outcome
 
 
