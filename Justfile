@@ -1,21 +1,21 @@
-# The first recipe is what is wanted most: everything CI asks for.
+# The first recipe is the default: everything that CI runs.
 
-# A GPU build of vLLM where the machine has a GPU, else the CPU build; set VARIANT to choose.
+# The GPU build of vLLM if the machine has a GPU, else the CPU build; VARIANT overrides it.
 variant := env("VARIANT", `command -v nvidia-smi >/dev/null && echo gpu || echo cpu`)
-# A local folder of wheels, if there is one: the CPU build of torch may come from there.
+# A local directory of wheels, if set: a source for the CPU build of torch.
 links := env("UV_FIND_LINKS", env("PIP_FIND_LINKS", ""))
-# Where the CPU build of torch comes from otherwise: PyTorch's own index, which uv knows by name.
+# Otherwise the CPU build of torch comes from PyTorch's index, which uv knows by name.
 torch := if links != "" { "--find-links '" + links + "'" } else if variant == "cpu" { "--torch-backend cpu" } else { "" }
 overrides := if variant == "cpu" { "--override requirements/cpu-overrides.txt" } else { "" }
 python := ".venv/bin/python"
 uv := ".venv/bin/uv"
-# Tests start hundreds of processes; each would compile the package anew.
+# Tests start hundreds of processes; without bytecode files each would compile the package again.
 export PYTHONDONTWRITEBYTECODE := ""
 
-# Everything CI asks for: format, lint, types, schemas, tests.
+# Run everything that CI runs: format, lint, types, schemas, tests.
 check: setup _fmt lint types test
 
-# Make .venv with everything pinned; at once when it is there already.
+# Create .venv with pinned dependencies; does nothing if it is up to date.
 setup:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -29,11 +29,11 @@ setup:
     {{ uv }} pip install --quiet --python {{ python }} --no-deps --editable .
     echo "$want" > .venv/.made-of
 
-# Serve an example, or any config.
+# Serve an example or any other config.
 serve file *args: setup
     .venv/bin/appliance serve {{ file }} {{ args }}
 
-# Run the tests; arguments go to pytest. Without any, the tests of engines run beside all others.
+# Run the tests; arguments go to pytest. Without arguments, engine tests run in parallel with all others.
 [positional-arguments]
 test *args: setup
     #!/usr/bin/env bash
@@ -44,7 +44,7 @@ test *args: setup
         tests/oip/test_{differential,language_model}.py tests/server/test_takeover.py tests/test_examples.py
     )
     log=$(mktemp)
-    set -m  # Each of the two can be interrupted.
+    set -m  # Job control: each of the two processes can be interrupted.
     {{ python }} -m pytest "${engines[@]}" >"$log" 2>&1 &
     first=0 second=0
     {{ python }} -m pytest "${engines[@]/#/--ignore=}" || first=$?
@@ -55,11 +55,11 @@ test *args: setup
     rm "$log"
     exit $(( first > second ? first : second ))
 
-# Run what users see: HTTP, CLI, golden files.
+# Run the contract tests: HTTP, CLI, golden files.
 contract *args: setup
     {{ python }} -m pytest -m contract {{ args }}
 
-# Run what a default run has no time for: every example, twenty kills of each store's fetch, 500 examples a property.
+# Run the slow tests: every example, twenty kills of each store's download, 500 cases per property.
 test-long *args: setup
     {{ python }} -m pytest -m 'long or hypothesis' --hypothesis-profile long {{ args }}
 
@@ -67,24 +67,24 @@ test-long *args: setup
 test-gpu: setup
     {{ python }} -m pytest -m gpu
 
-# Run a server through every fault in full size; a table at the end says what happened.
+# Inject every fault into a server at full size, and print a table of the results.
 faults *args: setup
     {{ python }} -m pytest -m faults tests/faults tests/serving tests/engines/test_multi_node.py tests/test_parsers.py {{ args }}
 
-# Hold plans against engines of vLLM: what they hold, and what they refuse.
+# Compare plans with vLLM engines: memory, and refused layouts.
 truth *args: setup
     {{ python }} -m pytest -m '' tests/planner/test_real_engines.py {{ args }}
 
-# Build the CPU image and run it for real, alone and from the manifests; arguments go to the builder.
+# Build and test the CPU image, alone and with the manifests; arguments go to the builder.
 test-image *args: setup
     VARIANT=cpu {{ just_executable() }} image {{ args }}
     {{ python }} -m pytest -m image tests/cluster
 
-# Start examples for real and hold them to what they promise: those given, or all that this machine can run.
+# Serve examples and check their `expect:`: the given ones, or all that this machine can run.
 smoke *files: setup
     {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "$(" + python + " tests/example_files.py)" } else { files } }}
 
-# Measure one thing beside its peers in the same run: embeddings, front-end, overload, parsing, proxy, quality, start, storage.
+# Run a benchmark next to similar software: embeddings, front-end, overload, parsing, proxy, quality, start, storage.
 bench what *args: setup
     PYTHONPATH=tests {{ python }} -m bench.{{ replace(what, "-", "_") }} {{ args }}
 
@@ -104,17 +104,17 @@ lint: setup
 types: setup
     .venv/bin/mypy
 
-# Write the schemas from the config classes and the pinned vLLM.
+# Generate the schemas from the config classes and the pinned vLLM.
 schemas: setup
     {{ python }} -m appliance.engines.vllm.schema
     {{ python }} -m appliance.config.write_schemas
 
-# Generate the messages of the gRPC protocol from its .proto.
+# Generate the gRPC messages from the .proto file.
 protos: setup
     {{ python }} -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
         appliance/api/grpc/inference.proto
 
-# Pin the requirements anew, without any address in them.
+# Update the pinned requirements; the files contain no index addresses.
 lock: setup
     #!/usr/bin/env bash
     set -euo pipefail
@@ -123,14 +123,14 @@ lock: setup
     pin --extra gpu --extra all -o requirements/gpu.txt pyproject.toml
     pin --group dev {{ torch }} --override requirements/cpu-overrides.txt --no-emit-package torch -c requirements/cpu.txt -o requirements/dev.txt
 
-# Build the container image; VARIANT chooses cpu or gpu, and arguments go to podman, buildah or docker.
+# Build the container image; VARIANT is cpu or gpu, and arguments go to podman, buildah or docker.
 image *args:
     #!/usr/bin/env bash
     set -euo pipefail
     builder="$(command -v podman || command -v buildah || command -v docker)" \
         || { echo 'install podman, buildah or docker' >&2; exit 1; }
     options=(--build-arg VARIANT={{ variant }} --tag localhost/appliance:{{ variant }})
-    # podman and buildah have another image format as well, which knows no HEALTHCHECK.
+    # The default image format of podman and buildah has no HEALTHCHECK.
     if [[ "$builder" != */docker ]]; then options+=(--format docker --layers); fi
     if [ -d '{{ links }}' ]; then options+=(--build-context wheels='{{ links }}'); fi
     "$builder" build "${options[@]}" --file Containerfile {{ args }} .

@@ -15,7 +15,7 @@ Runs = Mapping[str, Sequence[Mapping[str, float]]]
 OURS, THEIRS = "appliance", "vllm"
 
 _TITLES = {
-    "fake": "An engine that computes nothing: a token for each stream every 20 ms",
+    "fake": "A fake engine: one token per stream every 20 ms",
     "real": "A real engine: SmolLM2-135M on the CPU",
 }
 
@@ -51,18 +51,18 @@ def write(figures: Path) -> str:
 _HEAD = """\
 # Front end
 
-What serving costs beside the engine: ours and vLLM's own server, both as they are by default, before the same engine.
-`just bench front-end` makes this page; each figure is the median of runs that alternate, and each ratio, ours to
-vLLM's, the median of those of the pairs.
+The cost of serving in addition to the engine: Appliance and vLLM's own server, both with their defaults, in front of
+the same engine. `just bench front-end` generates this page. Each figure is the median of alternating runs, and each
+ratio (Appliance to vLLM) is the median over the pairs of runs.
 
-Before the engine that computes nothing, the server has one core, and another one has the engine and the clients, each
-of which asks again as soon as it is answered. 12,800 tokens a second are offered to 256 streams and 50,000 to 1,000,
-more than one core can write: what is reached there is the most there is. *Whole* are answers of 16 tokens in one piece,
-whose first token is their last. Processor time is all that the server's processes spent, in the kernel, too. Before the
-real engine it has the engine's in it.
+With the fake engine, the server has one core, and the engine and the clients have another one. Each client sends its
+next request as soon as it has a response. The engine produces 12,800 tokens per second for 256 streams and 50,000 for
+1,000 streams; the latter is more than one core can write, so the figure is the maximum. *Whole* are responses of 16
+tokens without streaming, whose first token is their last. Processor time is that of all processes of the server,
+including the kernel's; with the real engine it includes the engine's.
 
 KServe's runtime is not in the table: `huggingfaceserver` is in no package registry, only in its image, and is made for
-vLLM 0.24, whose inside it uses.
+vLLM 0.24, whose internals it uses.
 
 ![Processor time per token, tokens per second and time to the first token]({plot})
 """
@@ -78,7 +78,7 @@ def _config(engine: str, levels: Mapping[str, Runs]) -> str:
         if {OURS, THEIRS} <= runs.keys():
             lines.append(_line([_level(level), "ratio", *(f"{_ratio(runs, key):.2f}" for key in _COLUMNS)]))
     faults = sum(run["faults"] for runs in levels.values() for each in runs.values() for run in each)
-    return "\n".join([*lines, "", f"Answers that were none, or had another length: {faults:.0f}.", ""])
+    return "\n".join([*lines, "", f"Responses that failed or had the wrong length: {faults:.0f}.", ""])
 
 
 def _level(name: str) -> str:
