@@ -146,8 +146,10 @@ async def test_the_index_lists_the_routes(client: Client) -> None:
 
 async def test_metrics_say_where_each_model_stands(client: Client) -> None:
     """One series for each model and state."""
-    text = (await client.get("/metrics")).text
+    response = await client.get("/metrics")
+    text = response.text
 
+    assert response.headers["content-type"].count("charset") == 1
     assert 'appliance_model_state{model="one",state="ready"} 0.0' in text
     assert 'appliance_requests_running{model="two"} 0.0' in text
     assert 'appliance_requests_queued{model="two"} 0.0' in text

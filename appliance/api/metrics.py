@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: vLLM's under their own names, what is counted of requests, and where each model stands."""
+"""Metrics for Prometheus: those of vLLM and of requests, and the state of each model."""
 
 from __future__ import annotations
 
@@ -11,72 +11,63 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from appliance.api.route_tags import tag_probes
-from appliance.models.fetch import FetchProgress
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
 
-_AMOUNTS: tuple[tuple[str, str, Callable[[FetchProgress], float | None]], ...] = (
-    ("appliance_fetched_bytes", "Bytes of the model that are here.", lambda progress: progress.fetched),
-    ("appliance_fetch_total_bytes", "Bytes of the model in all, once known.", lambda progress: progress.total),
-    ("appliance_fetch_bytes_per_second", "Bytes fetched in a second, of late.", lambda progress: progress.rate),
-)
-
 Gather = Callable[[], Iterable[Metric]]
-"""Reads every metric there is."""
+"""Returns all metrics."""
 
 
 def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[BaseRouteHandler]:
-    """`GET /metrics`; `require` raises for a caller that may not read them."""
+    """Return `/metrics`; `require` raises for callers that may not read it."""
 
     @get("/metrics", name="metrics")
     async def metrics() -> Response[bytes]:
         require()
-        return Response(generate_latest(_Gathered(gather)), media_type=CONTENT_TYPE_LATEST)
+        # As a header, because Litestar adds a charset to media types.
+        return Response(generate_latest(_Gathered(gather)), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return tag_probes([metrics])
 
 
 def of_models(manager: ModelManager) -> Sequence[Metric]:
-    """The metrics of the models' states; read from the lifecycle, so they cannot disagree with the probes.
+    """Return the metrics of the models' states, from the same objects as the probes.
 
-    All others of this process are in its `prometheus_client.REGISTRY`.
+    The other metrics of this process are in `prometheus_client.REGISTRY`.
     """
-    state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
-    running = GaugeMetricFamily("appliance_requests_running", "Requests under way.", labels=["model"])
-    queued = GaugeMetricFamily("appliance_requests_queued", "Requests that wait for their turn.", labels=["model"])
-    restarts = CounterMetricFamily(
-        "appliance_model_restarts", "How often a model was started anew because it died.", labels=["model"]
-    )
-    phases = GaugeMetricFamily(
-        "appliance_load_phase_seconds",
-        "How long each phase of the last load took, or takes.",
-        labels=["model", "phase"],
-    )
-    parts = GaugeMetricFamily(
-        "appliance_load_part_seconds",
-        "What the phase loading of the last load was spent on.",
-        labels=["model", "part"],
-    )
-    amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
-    for entry in manager.statuses:
-        running.add_metric([entry.config.name], entry.running)
-        queued.add_metric([entry.config.name], entry.queued)
-        restarts.add_metric([entry.config.name], entry.restarts)
-        for phase, seconds in entry.timings.seconds().items():
-            phases.add_metric([entry.config.name, phase], seconds)
-        for part, seconds in entry.load_timings().items():
-            parts.add_metric([entry.config.name, part], seconds)
+
+    def gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"appliance_{name}", documentation, labels=["model", *labels])
+
+    state = gauge("model_state", "1 for the state that a model is in.", "state")
+    running = gauge("requests_running", "Requests in progress.")
+    queued = gauge("requests_queued", "Requests in the queue.")
+    restarts = CounterMetricFamily("appliance_model_restarts", "Restarts of a model that failed.", labels=["model"])
+    phases = gauge("load_phase_seconds", "Duration of each phase of the last load, which may be running.", "phase")
+    parts = gauge("load_part_seconds", "Duration of each part of the phase loading of the last load.", "part")
+    fetched = gauge("fetched_bytes", "Downloaded bytes of the model.")
+    total = gauge("fetch_total_bytes", "Size of the model, once known.")
+    rate = gauge("fetch_bytes_per_second", "Recent download rate.")
+    for status in manager.statuses:
+        name = status.config.name
+        running.add_metric([name], status.running)
+        queued.add_metric([name], status.queued)
+        restarts.add_metric([name], status.restarts)
+        for phase, seconds in status.timings.seconds().items():
+            phases.add_metric([name, phase], seconds)
+        for part, seconds in status.load_timings().items():
+            parts.add_metric([name, part], seconds)
         for each in State:
-            state.add_metric([entry.config.name, each], float(entry.state is each))
-        if entry.progress is not None:
-            for family, (_, _, read) in zip(amounts, _AMOUNTS, strict=True):
-                if (value := read(entry.progress)) is not None:
-                    family.add_metric([entry.config.name], value)
-    return [state, running, queued, restarts, phases, parts, *amounts]
+            state.add_metric([name, each], float(status.state is each))
+        if (progress := status.progress) is not None:
+            for family, value in ((fetched, progress.fetched), (total, progress.total), (rate, progress.rate)):
+                if value is not None:
+                    family.add_metric([name], value)
+    return [state, running, queued, restarts, phases, parts, fetched, total, rate]
 
 
 class _Gathered(Collector):
-    """What the exposition format is written from."""
+    """A collector of gathered metrics, for `generate_latest`."""
 
     def __init__(self, gather: Gather) -> None:
         self._gather = gather

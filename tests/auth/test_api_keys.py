@@ -52,6 +52,8 @@ async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: st
     [
         ("operation", EYES, "/v1/completions"),
         ("operation", EYES, "/v1/audio/transcriptions"),
+        ("operation", EYES, "/v2/models/one/infer"),
+        ("operation", EYES, "/v1/models/one:predict"),
         ("operation", EYES, "/v2/models/one/generate"),
         ("operation", EYES, "/v2/models/one/generate_stream"),
         ("model", ONE, "/v2/models/two/infer"),

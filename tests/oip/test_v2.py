@@ -83,6 +83,31 @@ async def test_the_answer_has_what_its_metadata_says(client: InferenceClient) ->
             assert all(says in {-1, size} for size, says in zip(made["shape"], announced["shape"], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v2/models/writer", "GET"),
+        ("/v2/models/writer/ready", "GET, HEAD"),
+        ("/v2/models/writer/infer", "POST"),
+        ("/v2/models/writer/versions/1/generate", "POST"),
+        ("/v1/models/writer", "GET"),
+        ("/v1/models/writer:predict", "POST"),
+    ],
+)
+async def test_allow_lists_the_methods_of_the_path(client: InferenceClient, path: str, allowed: str) -> None:
+    """A refused method is answered with those that this path takes, not all that a wildcard takes."""
+    response = await client.patch(path)
+
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+
+
+async def test_a_model_can_be_probed_with_head(client: InferenceClient) -> None:
+    """Some load balancers probe with HEAD."""
+    statuses = [(await client.head(f"/v2/models/{name}/ready")).status_code for name in ("writer", "absent")]
+
+    assert statuses == [200, 404]
+
+
 async def test_every_model_has_version_1_and_no_other(client: InferenceClient) -> None:
     """Paths with the version work as those without; another one does not exist."""
     for verb in ("", "/ready", "/stats", "/config"):

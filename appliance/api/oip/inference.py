@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.api.oip.inputs import TextInputs, parse_inputs
-from appliance.api.oip.signatures import OperationSignature, choose_signature
+from appliance.api.oip.signatures import SIGNATURES, OperationSignature, choose_signature
 from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
@@ -45,13 +45,17 @@ def find_model(manager: ModelManager, name: str, version: str | None = None) -> 
 def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
     """Check that the current caller may use the model, and the operation if the model supports it.
 
-    For other models, the operation is known only after the body was read.
+    For other models, the body decides which operation is run, so the caller must be allowed one of the possible ones.
 
     Raises:
         RequestError: the caller may not, or there is no such model.
     """
-    if operation in manager.find(name).model.operations:
-        manager.authorizer.require_operation(operation)
+    operations = manager.find(name).model.operations
+    candidates = [signature.operation for signature in SIGNATURES if signature.operation in operations]
+    if operation in operations:
+        candidates = [operation]
+    if candidates and not any(map(manager.authorizer.may_request, candidates)):
+        manager.authorizer.require_operation(candidates[0])
 
 
 async def infer(

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 from litestar import Response, post
+from litestar.enums import HttpMethod
 from litestar.exceptions import MethodNotAllowedException
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
 from appliance.api.compression import compressed
@@ -70,7 +71,17 @@ def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHand
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
         return Response(body, media_type=kind, headers={**says, **coding})
 
-    return [answer]
+    # Litestar's own refusal would list the methods of both paths.
+    @route(
+        "/v1/models/{rest:path}",
+        http_method=[HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE],
+        name="v1-refusal",
+        status_code=200,
+    )
+    async def refuse(rest: FromPath[str]) -> None:
+        raise MethodNotAllowedException(headers={"Allow": "POST" if rest.rpartition(":")[2] in _VERBS else "GET"})
+
+    return [answer, refuse]
 
 
 async def _answer(

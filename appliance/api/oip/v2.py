@@ -112,38 +112,57 @@ def _probe(word: str, is_good: Callable[[HealthReport], bool], health: Callable[
 
 
 def _models(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHandler]:
-    answers: Mapping[str, Callable[[AnyRequest, RouteModel], Awaitable[Response[Any]]]] = {
+    posts: Mapping[str, Callable[[AnyRequest, RouteModel], Awaitable[Response[Any]]]] = {
         "infer": lambda request, target: _infer(manager, request, target, body_reader),
         "generate": lambda request, target: generate.generate_text(manager, request, target.name, body_reader),
         "generate_stream": lambda request, target: generate.stream_text(manager, request, target.name, body_reader),
     }
 
-    @get("/v2/models/{rest:path}", name="v2-model")
-    async def show(rest: FromPath[str]) -> Response[Any]:
+    path = "/v2/models/{rest:path}"
+
+    @route(path, http_method=[HttpMethod.GET, HttpMethod.HEAD], name="v2-model", media_type=MediaType.JSON)
+    async def show(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
+        target = _require_method(request, rest)
         if rest == "/stats":
             return Response(metadata.all_statistics(manager))
-        target = _parse_path(rest)
-        if target.verb in answers:
-            raise MethodNotAllowedException(headers={"Allow": "POST"})
         entry = find_model(manager, target.name, target.version)
         return (
             _ready(entry, target.name) if target.verb == "ready" else Response(_GETS[target.verb](entry, target.name))
         )
 
-    @post("/v2/models/{rest:path}", name="v2-inference", status_code=200)
-    async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
-        target = _parse_path(rest)
-        if target.verb not in answers:
-            raise MethodNotAllowedException(headers={"Allow": "GET"})
+    @post(path, name="v2-inference", status_code=200)
+    async def run(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
+        target = _require_method(request, rest)
         async with before_body(request):
             find_model(manager, target.name, target.version)
             authorize(manager, target.name, Operation.INFERENCE)
-        return await answers[target.verb](request, target)
+        return await posts[target.verb](request, target)
 
-    return [show, answer]
+    # Litestar's own refusal would list the methods of all paths that the wildcard serves.
+    @route(path, http_method=[HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE], name="v2-refusal", status_code=200)
+    async def refuse(request: AnyRequest, rest: FromPath[str]) -> None:
+        _require_method(request, rest)
+
+    return [show, run, refuse]
 
 
-_VERBS = frozenset({"ready", "infer", "generate", "generate_stream", *_GETS})
+_POST_VERBS = frozenset({"infer", "generate", "generate_stream"})
+_VERBS = frozenset({"ready", *_POST_VERBS, *_GETS})
+
+
+def _require_method(request: AnyRequest, rest: str) -> RouteModel:
+    """Return the model and the verb of a path.
+
+    Raises:
+        NotFoundException: there is no such path.
+        MethodNotAllowedException: the path does not take the method of the request.
+    """
+    target = _parse_path(rest)
+    # Some load balancers probe with HEAD.
+    allowed = ["POST"] if target.verb in _POST_VERBS else ["GET", "HEAD"] if target.verb == "ready" else ["GET"]
+    if request.method not in allowed:
+        raise MethodNotAllowedException(headers={"Allow": ", ".join(allowed)})
+    return target
 
 
 def _parse_path(rest: str) -> RouteModel:
