@@ -60,6 +60,10 @@ class FileLock:
             os.close(self._handle)
             self._handle = None
 
+    def __del__(self) -> None:
+        # The result of a thread may come when nobody waits for it any more.
+        self.close()
+
     def __enter__(self) -> Self:
         return self
 
