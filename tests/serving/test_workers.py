@@ -114,7 +114,7 @@ def test_the_death_of_one_ends_all_and_says_so(start: Callable[..., Served], tmp
     assert server.process.wait(20) == 1
     until(lambda: all(is_gone(process) for process in processes), 2)
     (reason,) = [event["reason"] for event in server.events() if event["event"] == "server.failed"]
-    assert "worker 1 ended with signal 9: the engine it shared" in reason
+    assert "worker 1 ended with signal 9: the engine that the workers share" in reason
     assert folders
     assert not any(folder.exists() for folder in folders)
 
