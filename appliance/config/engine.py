@@ -13,80 +13,81 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class StructuredOutputsConfig(BaseConfig):
-    """How large and how complex the schema, grammar or list of choices of one request may be; beyond it is 400.
+    """Limits of the schema, grammar or list of choices of one request; beyond them it is 400.
 
-    They are compiled one after the other, for all requests, and the time grows with the square of some sizes.
+    vLLM compiles them one after the other for all requests, and the time grows with the square of some sizes.
     """
 
     max_bytes: Count = 131_072
-    """Most bytes of a JSON Schema, a grammar, a regular expression, or all choices together."""
+    """Limit of the bytes of a JSON Schema, a grammar, a regular expression, or all choices together."""
 
     max_properties: Count = 500
-    """Most properties of all objects of a JSON Schema together."""
+    """Limit of the properties of all objects in a JSON Schema."""
 
     max_enum_values: Count = 5_000
-    """Most values of all enumerations of a JSON Schema together, or choices."""
+    """Limit of the values of all enumerations in a JSON Schema, and of choices."""
 
     compile_seconds: Annotated[float, Field(gt=0)] = 20
     """
-    Most CPU time that one of them may take to compile, in seconds. Each new one is compiled in a process beside the
-    engine first, so that none holds up the engine for longer; the last 1,024 are remembered.
+    Limit of the CPU time to compile one of them, in seconds. Each new one is first compiled in a separate process, so
+    that none blocks the engine for longer; the last 1,024 results are cached.
     """
 
 
 class EngineConfig(BaseConfig):
-    """How vLLM computes."""
+    """Options of vLLM."""
 
     max_model_len: Count | None = None
-    """Longest prompt and answer together, in tokens; unset is the model's own limit."""
+    """Limit of prompt and response together, in tokens; unset is the model's own limit."""
 
     max_num_seqs: Count | None = None
-    """Most requests computed at once; unset is vLLM's default."""
+    """Limit of sequences computed at once; unset is vLLM's default."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """
-    Number format of weights and activations. `auto` follows the model's own config. On a CPU it is float32, whatever
-    the processor, for models that embed, rank or classify, and for models whose weights are not quantized and take
-    1 GiB in their files at most: so small a model loses more in its answers than it gains in speed.
+    Number format of weights and activations. `auto` is the format in the model's config. On a CPU, whatever the
+    processor, `auto` is float32 for models that embed, rank or classify, and for models with unquantized weights of up
+    to 1 GiB in their files: for such small models the loss of quality outweighs the gain in speed.
     """
 
     quantization: Annotated[str, Field(min_length=1)] | None = None
-    """Quantization method; unset follows the model's own config."""
+    """Quantization method; unset is the one in the model's config."""
 
     kv_cache_memory_bytes: Count | None = None
-    """Memory of the KV cache, in bytes per device; unset is profiled on a GPU, and at most 2 GiB on a CPU."""
+    """Memory of the KV cache, in bytes per device; unset is measured on a GPU, and at most 2 GiB on a CPU."""
 
     enforce_eager: bool | None = None
     """
-    Skip compilation for a faster start; unset is true on a CPU and false on a GPU. What is compiled is kept below
-    `storage.cache_dir`, so that the next start finds it.
+    Skip compilation for a faster start; unset is true on a CPU and false on a GPU. Compiled code is kept below
+    `storage.cache_dir` for the next start.
     """
 
     stream_interval: Count | None = None
     """
-    Tokens in each piece of a stream after the first, which comes at once; the last piece has what is left. Unset is
-    vLLM's default, 1: every token as it is made. More cost less for each token, and the text comes in larger steps: 4
-    takes about a third off what this process spends on one. Whatever it is, a client that reads slowly gets larger
-    pieces by itself. It says nothing of a model that writes no text.
+    Tokens in each chunk of a stream after the first one, which is sent at once; the last chunk has the rest. Unset is
+    vLLM's default, 1: every token is sent when it is generated. Larger values cost less CPU per token, and the text
+    arrives in larger steps: 4 saves about a third of this process's time per token. A client that reads slowly always
+    gets larger chunks. It does not apply to models that generate no text.
     """
 
     trust_remote_code: bool = False
     """
-    Run Python code that lies beside the model's weights, with all the rights of this process; needed by models that
-    vLLM does not know, and off unless you trust whoever made the model.
+    Run Python code from the model's directory, with all rights of this process. Models that vLLM does not support need
+    it; enable it only if you trust the author of the model.
     """
 
     stall_seconds: Annotated[float, Field(gt=0)] = 300
     """
-    How long the engine may have requests and get nowhere before it counts as dead, in seconds. Any step of it is
-    progress, whosever request it is for, a part of a long prompt too; the default is what vLLM itself gives a step.
+    Time for which an engine with running requests may make no progress before it is treated as dead, in seconds. Any
+    engine step is progress, for any request, including a part of a long prompt; the default is vLLM's own limit of a
+    step.
     """
 
     structured_outputs: StructuredOutputsConfig = StructuredOutputsConfig()
-    """How large and how complex the schema, grammar or list of choices of one request may be."""
+    """Limits of the schema, grammar or list of choices of one request."""
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
-    """Any other engine argument of vLLM, by its Python name, checked against `vllm-engine.schema.json`."""
+    """Any other engine argument of vLLM, by its Python name, validated against `vllm-engine.schema.json`."""
 
 
 _FROM_STORAGE = "must be left to storage.uri, which says where the bytes come from"
@@ -158,14 +159,14 @@ _NAME = r"[A-Za-z_]\w*"
 
 
 class PythonConfig(BaseConfig):
-    """A class of yours computes."""
+    """A Python class of your own as the engine."""
 
     python: Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})*:{_NAME}$")]
     """
     The model's class as `package.module:ClassName`, a subclass of one of `appliance.openai`.
-    Its module is installed, on `PYTHONPATH`, or in the directory the appliance is started in, and is imported when the
-    model is loaded.
+    Its module is installed, on `PYTHONPATH`, or in the working directory of the server, and is imported when the model
+    is loaded.
     """
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
-    """Keyword arguments of the class, after the model's name."""
+    """Keyword arguments of the class, in addition to the model's name."""

@@ -14,95 +14,95 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class KvCacheConfig(BaseConfig):
-    """The memory of the KV cache on each device, said outright: `bytes` or `fraction`."""
+    """Memory of the KV cache on each device, as `bytes` or as `fraction`."""
 
     bytes: Annotated[int, Field(ge=1)] | None = None
-    """Bytes on each device; of several models, each has its own."""
+    """Bytes on each device; each model has its own KV cache."""
 
     fraction: Fraction | None = None
-    """Share of each device's memory; on a CPU, of the machine's memory."""
+    """Fraction of each device's memory; on a CPU, of the machine's memory."""
 
 
 class NodesConfig(BaseConfig):
-    """The machines that share one model: the same file is served on each, with a `rank` of its own, such as
-    `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the others and answers the calls; the others compute for it, refuse
-    calls, and end when it does, as it does when one of them ends. They trust each other and their network.
+    """The machines that share one model. Each serves the same file with its own `rank`, such as
+    `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the other nodes and serves the requests; the other nodes compute for
+    it and refuse requests. If one node ends, all end. The nodes trust each other and their network.
     """
 
     count: Degree = 1
-    """Machines in all; each holds the same number of ranks."""
+    """Number of machines; each has the same number of ranks."""
 
     rank: Annotated[int, Field(ge=0)] = 0
-    """Which of them this machine is, from 0; rank 0 answers the calls."""
+    """Index of this machine, from 0; rank 0 serves the requests."""
 
     address: Annotated[str, Field(min_length=1)] | None = None
-    """Host name or IP address of rank 0, as the others reach it; needed where there are several."""
+    """Host name or IP address of rank 0 that the other nodes connect to; required for several machines."""
 
     port: Annotated[int, Field(ge=1, le=65534)] = 29500
     """
-    TCP port of rank 0 where the machines meet; vLLM takes the next one, and others that it chooses. Two models that
-    share a machine need ports of their own.
+    TCP port of rank 0 for the connections of the other nodes; vLLM uses the next port, and others that it chooses. Two
+    models on the same machine need different ports.
     """
 
 
 class LayoutConfig(BaseConfig):
-    """The layout of one model: how many ranks share its weights, which devices and machines they are, and what memory
-    they may take. `appliance plan FILE` says what it comes to, before anything is fetched.
+    """The layout of one model: the number of ranks that share its weights, their devices and machines, and their
+    memory. `appliance plan FILE` prints the result before the download.
     """
 
     devices: Annotated[tuple[Device, ...], Field(min_length=1)] | None = None
     """
-    GPUs of this machine that the model takes: numbers as `nvidia-smi -L` counts them, or UUIDs (`GPU-...`, `MIG-...`
-    for a slice); unset is the first ones. All numbers or all UUIDs, one for each rank of this machine.
+    GPUs of this machine for the model: indexes as in `nvidia-smi -L`, or UUIDs (`GPU-...`, or `MIG-...` for a slice);
+    unset is the first ones. All are indexes or all are UUIDs, one per rank of this machine.
     """
 
     tensor_parallel: Degree = 1
-    """GPUs that share each layer's weights; the model's attention heads must divide by it."""
+    """Number of GPUs that share the weights of each layer; the number of attention heads must be divisible by it."""
 
     pipeline_parallel: Degree = 1
-    """Groups of GPUs that hold consecutive layers."""
+    """Number of pipeline stages: groups of GPUs that hold consecutive layers."""
 
     data_parallel: Degree = 1
-    """Copies of the model, each with requests of its own; with `expert_parallel` they share the experts."""
+    """Number of copies of the model, each with its own requests; with `expert_parallel` they share the experts."""
 
     data_parallel_local: Degree | None = None
-    """Copies on this machine; unset is all of them, or with `nodes` their even share."""
+    """Number of copies on this machine; unset is all of them, or with `nodes` an equal share."""
 
     data_parallel_address: Annotated[str, Field(min_length=1)] | None = None
-    """Host of the first copy, as the copies on other machines reach it; unset is `nodes.address`, or this machine."""
+    """Host of the first copy that copies on other machines connect to; unset is `nodes.address`, or this machine."""
 
     expert_parallel: bool = False
-    """Give each rank whole experts instead of a slice of every expert; only for a mixture of experts."""
+    """Place whole experts on each rank instead of a slice of every expert; only for a mixture of experts."""
 
     decode_context_parallel: Degree = 1
-    """Ranks of `tensor_parallel` that share the tokens of the KV cache instead of copying its heads."""
+    """Number of ranks of `tensor_parallel` that share the tokens of the KV cache instead of copying its heads."""
 
     memory_fraction: Fraction | None = None
     """
-    Share of each GPU's memory the engine may take, weights and KV cache together; on a CPU, of the machine's memory.
-    The shares of all models in the file must fit together; unset is vLLM's default, which is meant for a model alone.
+    Fraction of each GPU's memory for the engine: weights and KV cache together; on a CPU, of the machine's memory. The
+    fractions of all models on a device must not exceed 1; unset is vLLM's default, which is meant for a single model.
     """
 
     kv_cache: KvCacheConfig | None = None
-    """Memory of the KV cache, instead of what `memory_fraction` leaves; unset leaves it to that."""
+    """Memory of the KV cache; unset is what the weights leave of `memory_fraction`."""
 
     cpu_offload_gib: Annotated[float, Field(ge=0)] = 0
-    """GiB of weights of each GPU that stay in the machine's memory, and are read from there in every step."""
+    """GiB of each GPU's weights that are kept in the machine's memory and read from there in every step."""
 
     cpu_threads: Annotated[int, Field(ge=1)] | None = None
     """
-    Threads of each rank that computes on a CPU. Unset, `OMP_NUM_THREADS` says it, and else they are as many as the
-    cores that this process may use, by its affinity and its container's limit.
+    Threads of each rank on a CPU; unset is `OMP_NUM_THREADS`, or else the number of cores that this process may use, by
+    its affinity and the container's limit.
     """
 
     nodes: NodesConfig = NodesConfig()
-    """The machines that share the model; unset is this one."""
+    """The machines that share the model; unset is only this machine."""
 
     executor: Literal["auto", "ray", "multiprocess"] = "auto"
     """
-    Who starts the ranks: `ray`, a Ray cluster that this machine is part of, or the one that `RAY_ADDRESS` names, where
-    the model must lie at the same path on every machine; or `multiprocess`, processes of each machine. `auto` is
-    processes, or none for one rank.
+    How the ranks are started. `ray` uses a running Ray cluster: the one of this machine, or the one in `RAY_ADDRESS`;
+    the model must be at the same path on every machine. `multiprocess` starts processes on each machine. `auto` is
+    `multiprocess`, or no extra process for one rank.
     """
 
     @property

@@ -13,64 +13,64 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class LimitsConfig(BaseConfig):
-    """How much a model takes on; a request beyond it is refused with 429 and `Retry-After`, before its prompt is read.
+    """Limits of a model's load; a request beyond them gets 429 with `Retry-After`, before its prompt is tokenized.
 
-    Of several workers each has an equal share.
+    Several workers divide each limit equally.
     """
 
     concurrent: Count | None = None
     """
-    Most sequences under way at once; the next ones wait for their turn. In vLLM each text of a batch and each choice of
-    each prompt is a sequence, elsewhere each request. Requests are let in first come first served. One with many
-    sequences has at most half of the places, rounded up, and each place that gets free goes to the request that has
-    fewest, so it takes turns with the others. Unset is as many as vLLM computes at once (`engine.max_num_seqs`), which
-    several workers share too, and no limit where something else computes.
+    Limit of running sequences; further requests are queued. In vLLM each text of a batch and each choice of each prompt
+    is a sequence; for other models each request is one. Requests are admitted first come first served. A request with
+    many sequences gets at most half of the slots, rounded up, and each free slot goes to the request that has the
+    fewest. Unset is the engine's `engine.max_num_seqs`, which several workers share too, and no limit for models
+    without an engine of vLLM.
     """
 
     inputs_per_request: Count = 2048
     """
-    Most texts in one request: inputs, prompts, documents, pairs; more is 400. Proxies and classes of yours are asked
-    whatever a client asks.
+    Limit of texts in one request: inputs, prompts, documents, pairs; more is 400. It does not apply to proxies and
+    Python classes.
     """
 
     choices_per_request: Count = 128
     """
-    Most choices for each prompt of one request (`n`), beams among them; more is 400. Proxies and classes of yours are
-    asked whatever a client asks.
+    Limit of choices for each prompt of one request (`n`), including beams; more is 400. It does not apply to proxies
+    and Python classes.
     """
 
     json_containers: Count = 50_000
     """
-    Most JSON objects and lists in one request, at any depth; more is 400, before vLLM looks at any. A message with a
-    text and an image has five. Proxies and classes of yours are asked whatever a client asks.
+    Limit of JSON objects and lists in one request, at any depth; more is 400, before vLLM validates it. A message with
+    a text and an image has five. It does not apply to proxies and Python classes.
     """
 
     tokenizer_bytes: Count = 1024**2
     """
-    Largest body of a request to `/tokenize` and `/detokenize`, in bytes; more is 413. As many of them, and of token
-    counts, are under way at once as of other requests, and they wait for each other alone.
+    Limit of the body of a request to `/tokenize` and `/detokenize`, in bytes; a larger one is 413. These requests and
+    token counts have their own queue, with the same limit of running requests.
     """
 
     queued: Annotated[int, Field(ge=0)] = 1000
-    """Most requests that wait for their turn; 0 lets none wait."""
+    """Limit of queued requests; 0 queues none."""
 
     queued_tokens: Count | None = None
     """
-    Most prompt tokens of all requests that wait, estimated from the size of their bodies by what the tokens of
-    earlier ones were; unset is no limit. Leave it unset where bodies hold images or audio.
+    Limit of the prompt tokens of all queued requests, estimated from the size of their bodies and the ratio of earlier
+    requests; unset is no limit. Leave it unset if bodies contain images or audio.
     """
 
     first_token_seconds: Seconds | None = None
     """
-    Longest time from a request's arrival to the first token of its stream, in seconds, the wait for its turn
-    included; then it is 504. Of an answer that is not streamed only the wait counts. Unset is no limit.
+    Time limit from the arrival of a request to the first token of its stream, in seconds, including the time in the
+    queue; then it is 504. Without streaming only the time in the queue counts. Unset is no limit.
     """
 
     total_seconds: Seconds | None = None
     """
-    Longest time from a request's arrival to the end of its answer, in seconds; then it is 504, or an error at the end
-    of the stream, and the work is ended. It covers every try of a proxy together, where `timeouts` are of each one.
-    Unset is no limit.
+    Time limit from the arrival of a request to the end of its response, in seconds; then it is 504, or an error at the
+    end of the stream, and its work is aborted. For a proxy it covers all attempts together; `timeouts` cover each
+    attempt. Unset is no limit.
     """
 
     def share(self, workers: int) -> Self:
@@ -84,33 +84,30 @@ class LimitsConfig(BaseConfig):
 
 
 class SloConfig(BaseConfig):
-    """What a model promises to the requests it lets in."""
+    """The latency that admitted requests are promised."""
 
     ttft_seconds: Seconds | None = None
     """
-    Time to first token, in seconds: a request that would wait longer, going by how long requests take now, is refused
-    at once with 429 and `Retry-After`. An embedding or a score is all first token. Unset promises nothing.
+    Time to first token, in seconds: if the estimated wait is longer, the request gets 429 with `Retry-After` at once.
+    The estimate comes from the current duration of requests. For embeddings and scores the whole response counts as the
+    first token. Unset promises nothing.
     """
 
 
 class KeyLimitsConfig(BaseConfig):
-    """How much may be asked with one key; beyond it is 429 with `Retry-After`, and `x-ratelimit-*` headers tell what is
-    left.
+    """Rate limits of one API key; a request beyond them gets 429 with `Retry-After`, and the `x-ratelimit-*` headers
+    report what is left.
 
-    Unused minutes do not add up: a key that rested may spend one minute's worth at once. Of several workers each has
-    an equal share.
+    The burst is one minute's limit: unused minutes do not add up. Several workers divide each limit equally.
     """
 
     requests_per_minute: Count | None = None
-    """
-    Most requests in a minute, each of which is one whatever it asks for; what it asks for is counted in tokens. Unset
-    is no limit.
-    """
+    """Limit of requests per minute; a batch counts as one request, and its size counts in tokens. Unset is no limit."""
 
     tokens_per_minute: Count | None = None
     """
-    Most tokens in a minute, of prompts and answers. A prompt is estimated from its size when it comes, and the real
-    numbers replace the estimate when it is answered. Unset is no limit.
+    Limit of tokens per minute, of prompts and responses together. The tokens of a prompt are first estimated from its
+    size, and corrected once the response is complete. Unset is no limit.
     """
 
     def share(self, workers: int) -> Self:

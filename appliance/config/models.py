@@ -44,19 +44,19 @@ class ModelConfig(BaseConfig):
     """One entry of `models:`; each model class adds its own keys."""
 
     has_engine: ClassVar[bool] = True
-    """Whether it computes on this machine, and so needs memory and takes turns to load."""
+    """Whether the model runs on this machine, and so needs memory and waits for its turn to load."""
 
     name: Name
-    """The name clients send as `model`; letters, digits and `. _ / @ -`."""
+    """The name that clients send as `model`; letters, digits and `. _ / @ -`."""
 
     aliases: tuple[Name, ...] = ()
-    """Other names clients may send for the same model."""
+    """Other names that clients may send for the same model."""
 
     limits: Annotated[LimitsConfig, Change.HOT] = LimitsConfig()
-    """How much the model takes on at once, and how long a request may take."""
+    """Limits of the model's load and of the duration of its requests."""
 
     slo: Annotated[SloConfig, Change.HOT] = SloConfig()
-    """What the model promises to the requests it lets in."""
+    """The latency that admitted requests are promised."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,29 +109,29 @@ _STORAGE_FOR_VLLM: JsonDict = {
 
 
 class LocalModelConfig(ModelConfig):
-    """A model that is computed here."""
+    """A model that runs on this machine."""
 
     model_config = ConfigDict(json_schema_extra=_STORAGE_FOR_VLLM)
 
     storage: StorageConfig | SkipJsonSchema[None] = None
-    """Where the model's bytes come from; it may be left out with `engine.python`, which finds them as `model_dir`."""
+    """Location of the model's files; optional with `engine.python`, whose class gets them as `model_dir`."""
 
     layout: AnyLayout = LayoutConfig()
     """
-    How the model sits on devices and machines; unset is one device. `auto` takes the fewest devices of this machine
-    that hold the model, and the log says why.
+    Devices and machines of the model; unset is one device. `auto` uses the fewest devices of this machine that the
+    model fits on, and the log has the reason.
     """
 
     engine: AnyEngine = EngineConfig()
-    """What computes: vLLM, or with the key `python` a class of yours."""
+    """The engine: vLLM, or with the key `python` a class of your own."""
 
     on_failure: FailureAction = "stay"
     """
-    What is done when the model fails. `stay` keeps the process up, with liveness 503 and the reason, for a platform
-    that restarts what is not live. `exit` ends the process once its calls are over, with the exit code of the fault, 4
-    where the engine died. `restart` starts an engine that died or stalled anew in place, after pauses that grow, and
-    stays failed after the fifth death in a row; what keeps it from starting the first time is not retried. On a machine
-    that computes for another (`layout.nodes.rank` above 0), `stay` is `exit`.
+    What happens when the model fails. `stay` keeps the process running, with liveness 503 and the reason, for platforms
+    that restart on failed liveness. `exit` ends the process once its running requests are finished, with the exit code
+    of the fault, 4 if the engine died. `restart` restarts an engine that died or stalled in place, with exponential
+    backoff; after the fifth death in a row the model stays failed, and a failed first start is not retried. On a
+    machine that computes for another one (`layout.nodes.rank` above 0), `stay` is `exit`.
     """
 
     @model_validator(mode="after")
@@ -167,13 +167,13 @@ class LocalModelConfig(ModelConfig):
 
 
 class LoraConfig(BaseConfig):
-    """A LoRA adapter, served under its own name beside the model it changes."""
+    """A LoRA adapter, served under its own name in addition to its base model."""
 
     name: Name
-    """The name clients send as `model` to get the adapted model."""
+    """The name that clients send as `model` to use the adapter."""
 
     storage: StorageConfig
-    """Where the adapter's bytes come from."""
+    """Location of the adapter's files."""
 
 
 class GenerativeConfig(LocalModelConfig):
@@ -186,13 +186,13 @@ class GenerativeConfig(LocalModelConfig):
     """Jinja template for chat, inline or the path of a file; unset is the model's own."""
 
     tool_call_parser: str | None = None
-    """vLLM's parser of tool calls, such as `hermes`; unset leaves `tool_choice: auto` off."""
+    """vLLM's parser of tool calls, such as `hermes`; unset disables `tool_choice: auto`."""
 
     reasoning_parser: str | None = None
-    """vLLM's parser that splits reasoning from the answer, such as `qwen3`; unset leaves them together."""
+    """vLLM's parser that separates reasoning from the response, such as `qwen3`; unset does not separate them."""
 
     adapters: tuple[LoraConfig, ...] = ()
-    """LoRA adapters, each servable by its name."""
+    """LoRA adapters, each served under its own name."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -210,24 +210,27 @@ class EncoderConfig(LocalModelConfig):
     """The model class."""
 
     engine: AnyEngine = EngineConfig()
-    """What computes: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of yours."""
+    """The engine: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of your own."""
 
     task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
     """
-    What the model is for; unset is read from its `config.json`: a head that classifies tokens, one that classifies
-    texts (`rerank` when it has a single label), else `embed`.
+    Task of the model; unset is detected from its `config.json`: token classification or text classification by its head
+    (`rerank` if it has a single label), else `embed`.
     """
 
     pooling: Literal["cls", "mean", "last"] | None = None
-    """How the vectors of all tokens become one: the first's, their mean, the last's; unset is as the model says."""
+    """
+    How the vectors of all tokens are combined: the first token's, their mean, or the last token's; unset is the model's
+    own setting.
+    """
 
     normalize: bool | None = None
-    """Give embeddings the length 1; unset is as the model says."""
+    """Whether embeddings are normalized to length 1; unset is the model's own setting."""
 
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """
-    Numbers in an embedding where the request does not say, for a Matryoshka model, which may be cut; setting it
-    declares the model to be one. Unset is all of them.
+    Default dimensions of an embedding, for a Matryoshka model, whose embeddings can be truncated; setting it declares
+    the model to be one. Unset is all dimensions.
     """
 
 
@@ -271,7 +274,7 @@ class ProxyConfig(ModelConfig):
 
 
 class AdapterConfig(ModelConfig):
-    """An OpenAI face on a model that lacks one."""
+    """OpenAI's API for a model that lacks it."""
 
     has_engine: ClassVar[bool] = False
 
@@ -279,10 +282,10 @@ class AdapterConfig(ModelConfig):
     """The model class."""
 
     target: Name | UpstreamConfig
-    """What is asked: the name of another model of this file, or where a server elsewhere is."""
+    """The target of requests: the name of another model of this file, or the address of a remote server."""
 
     protocol: Annotated[CompletionsConfig | OipConfig | HttpConfig, Field(discriminator="kind")]
-    """What the target speaks."""
+    """Protocol of the target."""
 
     @property
     def targets(self) -> Sequence[str]:

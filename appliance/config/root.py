@@ -16,24 +16,24 @@ Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-
 
 
 class MetadataConfig(BaseConfig):
-    """What the service is called where KServe's gateway leads to it.
+    """Name and namespace of the service behind KServe's gateway.
 
-    Its URLs are answered here as well: `/NAMESPACE/NAME/v1/...` and `/publishers/NAMESPACE/models/MODEL/v1/...`, and so
-    are the names `publishers/NAMESPACE/models/MODEL`, in `model` and in the header `X-Gateway-Model-Name`.
+    The gateway's URLs are served too: `/NAMESPACE/NAME/v1/...` and `/publishers/NAMESPACE/models/MODEL/v1/...`, and the
+    names `publishers/NAMESPACE/models/MODEL` are accepted in `model` and in the header `X-Gateway-Model-Name`.
     """
 
     name: Label | None = None
     """
-    Name of the service: the name of its LLMInferenceService in Kubernetes; small letters, digits and `-`. Unset is that
-    there is no gateway.
+    Name of the service: the name of its LLMInferenceService in Kubernetes; lower-case letters, digits and `-`. Unset is
+    no gateway.
     """
 
     namespace: Label = "default"
-    """Namespace it is in; small letters, digits and `-`."""
+    """Namespace of the service; lower-case letters, digits and `-`."""
 
 
 class ExpectConfig(BaseConfig):
-    """One request and what its answer must be; `appliance smoke` checks it."""
+    """One request and the expected response; `appliance smoke` checks it."""
 
     path: Annotated[str, Field(pattern="^/")]
     """Path of the request, such as `/v1/chat/completions`."""
@@ -42,32 +42,32 @@ class ExpectConfig(BaseConfig):
     """JSON to POST; unset makes it a GET."""
 
     status: Annotated[int, Field(ge=100, le=599)] = 200
-    """HTTP status the answer must have."""
+    """Expected HTTP status."""
 
     contains: str | tuple[str, ...] = ()
-    """Text, or several texts, that must occur in the answer's body."""
+    """Text, or several texts, that the body of the response must contain."""
 
 
 class Config(BaseConfig):
-    """Which models to serve, where their bytes lie, and how they sit on the GPUs."""
+    """The models to serve, the location of their files, and their layout on GPUs."""
 
     models: Annotated[tuple[AnyModel, ...], Field(min_length=1), Change.SWAP]
     """The models to serve, one or more."""
 
     metadata: MetadataConfig = MetadataConfig()
-    """What the service is called behind KServe's gateway."""
+    """Name of the service behind KServe's gateway."""
 
     server: ServerConfig = ServerConfig()
-    """Where the appliance listens."""
+    """The listeners of the server, its access rules and its shutdown."""
 
     logging: Annotated[LoggingConfig, Change.HOT] = LoggingConfig()
-    """What the log looks like."""
+    """Format and content of the log."""
 
     tracing: TracingConfig | None = None
-    """Where spans of requests go; unset is nowhere."""
+    """Export of request spans; unset exports none."""
 
     storage: GlobalStorageConfig = GlobalStorageConfig()
-    """Where the bytes of all models are kept, and how they are fetched."""
+    """Cache, credentials and download settings for all models."""
 
     expect: Annotated[tuple[ExpectConfig, ...], Change.HOT] = ()
-    """What `appliance smoke` asks once the models are ready."""
+    """Requests that `appliance smoke` sends once the models are ready, and their expected responses."""

@@ -39,34 +39,37 @@ def _validated_digest(value: str) -> str:
 
 
 class KeyConfig(BaseConfig):
-    """One API key: its value or its SHA-256, and what it may be used for."""
+    """One API key: its value or its SHA-256, and its permissions."""
 
     name: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@/-]*$")]
-    """Whose key it is, for logs and metrics; letters, digits and `. _ / @ -`."""
+    """Name of the key in logs and metrics; letters, digits and `. _ / @ -`."""
 
     value: Annotated[str, AfterValidator(_validated_digest), PlainSerializer(_masked)] | None = None
     """
-    The key, 16 characters or more, from the environment or a file: `${env:NAME}`, `${file:/run/secrets/key}`.
-    Only its SHA-256 is kept. Unset where `sha256` is given.
+    The key, 16 characters or more, from the environment or a file: `${env:NAME}`, `${file:/run/secrets/key}`. Only its
+    SHA-256 is kept. Unset if `sha256` is set.
     """
 
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
-    """SHA-256 of the key in hexadecimal, which `appliance key` prints, so that the file holds no secret."""
+    """SHA-256 of the key in hexadecimal, printed by `appliance key`, so that the file contains no secret."""
 
     models: tuple[str, ...] | None = None
     """
-    Names of the models it may use and see. The name of a model stands for all its names, that of an alias or an adapter
-    for itself alone. Unset is every model.
+    Names of the models that the key may use and list. The name of a model includes all its names; the name of an alias
+    or an adapter permits only itself. Unset is every model.
     """
 
     operations: tuple[Operation, ...] | None = None
-    """What it may ask of them; an empty list may only look, as one for Prometheus does. Unset is every operation."""
+    """
+    Operations that the key may use; an empty list permits only listings and metrics, for example for Prometheus. Unset
+    is every operation.
+    """
 
     limits: KeyLimitsConfig = KeyLimitsConfig()
-    """How much may be asked with it in a minute; unset is no limit."""
+    """Rate limits of the key; unset is no limit."""
 
     admin: bool = False
-    """Whether it may load and unload models, where `server.admin` lets anybody."""
+    """Whether the key may load and unload models, if `server.admin` is enabled."""
 
     @model_validator(mode="after")
     def _has_one_secret(self) -> Self:
@@ -83,32 +86,32 @@ class KeyConfig(BaseConfig):
 
 
 class TlsConfig(BaseConfig):
-    """The certificate that clients see. Its files are read anew when they change, without a connection lost."""
+    """The certificate of the server. Changed files are read again without closing a connection."""
 
     certificate: Path
-    """File of the certificate in PEM, and of those between it and its authority after it."""
+    """PEM file of the certificate, followed by its intermediate certificates."""
 
     key: Path
-    """File of its private key in PEM: RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519."""
+    """PEM file of the private key: RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519."""
 
     key_password: Annotated[SecretStr, Field(min_length=1)] | None = None
-    """What the file of the key is encrypted with; unset is nothing."""
+    """Password of the encrypted private key; unset if it is not encrypted."""
 
     client_ca: Path | None = None
     """
-    File of the authorities in PEM that clients' certificates must be of; unset asks clients for none. Probes of a
-    platform that has no certificate then go to `probe_port`, which has no TLS.
+    PEM file of the authorities for client certificates; unset requires no client certificate. A platform without a
+    certificate then sends its probes to `probe_port`, which has no TLS.
     """
 
 
 class CorsConfig(BaseConfig):
-    """Pages of other origins whose scripts may ask this server."""
+    """Origins whose pages may send requests from a browser."""
 
     origins: Annotated[
         tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s*,]+)$")], ...],
         Field(min_length=1),
     ]
-    """Origins such as `https://chat.example.com`, with the port where it is another than usual; `*` is every page."""
+    """Origins such as `https://chat.example.com`, with the port if it is not the default; `*` is every page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,39 +19,39 @@ HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^\s/:*@]+)$")]
 
 
 class ServerLimitsConfig(BaseConfig):
-    """What a request may look like, whatever model it is for."""
+    """Limits of the structure of a request, for all models."""
 
     json_depth: Annotated[int, Field(ge=8, le=500)] = 100
-    """Most objects and lists within each other in a body; a deeper one is 400, before anything decodes it."""
+    """Limit of nested objects and lists in a body; a deeper one is 400, before it is decoded."""
 
     json_members: Annotated[int, Field(ge=16, le=10_000)] = 1000
-    """Most members of a body's outermost object; one with more is 400. Objects within it are not counted."""
+    """Limit of members of a body's outermost object; more is 400. Nested objects are not counted."""
 
     form_parts: Annotated[int, Field(ge=8, le=1000)] = 100
-    """Most fields and files of a form; one with more is 400. The header of each has 4 KiB a line, and eight lines."""
+    """Limit of fields and files in a form; more is 400. The header of each may have eight lines of 4 KiB."""
 
 
 class ServerTimeoutsConfig(BaseConfig):
-    """How long clients may take."""
+    """Time limits for clients."""
 
     header_seconds: Seconds = 30
     """
-    Until a client has sent the head of a request, in seconds; then its connection is closed, as is one that has been
-    idle for so long. A connection on which nothing was ever sent is left open.
+    Time limit to send the head of a request, in seconds; then the connection is closed, and so is one that has been
+    idle for this time. A connection that has never sent anything is not closed.
     """
 
     body_seconds: Seconds = 120
-    """Until a client has sent the whole body of a request, in seconds; then it is 408."""
+    """Time limit to send the whole body of a request, in seconds; then it is 408."""
 
     send_seconds: Seconds = 60
     """
-    Longest time for which a client may take nothing of an answer that is there for it, in seconds; then its request is
-    ended, so that it does not hold a place in a model.
+    Time limit for a client that reads nothing of its response, in seconds; then the request is aborted, so that it does
+    not occupy a slot of the model.
     """
 
 
 class ServerConfig(BaseConfig):
-    """Where the appliance listens, and how it lets go."""
+    """The listeners of the server, its access rules and its shutdown."""
 
     host: Annotated[str, Field(min_length=1)] = "0.0.0.0"  # noqa: S104 - a server in a container
     """Address to listen on."""
@@ -61,89 +61,89 @@ class ServerConfig(BaseConfig):
 
     probe_port: Port | None = None
     """
-    Port of a second listener with probes and metrics only, in a thread of its own, so that neither a full connection
-    table nor a blocked event loop keeps a probe waiting; unset is none.
+    Port of a second listener with only probes and metrics, in its own thread, so that probes respond even if
+    connections are exhausted or the event loop is blocked; unset is none.
     """
 
     grpc_port: Port | None = None
     """Port of the Open Inference Protocol over gRPC, with its health service and reflection; unset is none."""
 
     page: bool = True
-    """Whether browsers get a page at `/`, with the models, a playground and the config, secrets left out."""
+    """Whether `/` serves a web page with the models, a playground and the config without secrets."""
 
     api_keys: Annotated[Annotated[tuple[KeyConfig, ...], Field(min_length=1)] | None, Change.HOT] = None
     """
-    Keys of those who may ask; everything but the probes then needs one, as `Authorization: Bearer KEY`, `x-api-key` or
-    `api-key`. Unset asks nobody for a key.
+    API keys of clients; if there are any, everything except the probes requires one, as `Authorization: Bearer KEY`,
+    `x-api-key` or `api-key`. Unset requires none.
     """
 
     metrics: Annotated[Literal["open", "closed"], Change.HOT] = "closed"
     """
-    Whether `/metrics` answers without a key, where there are keys; `closed` needs one without `models`. The metrics of
-    `probe_port` are open.
+    Whether `/metrics` is open without a key when there are keys; `closed` requires a key without `models`. The metrics
+    of `probe_port` are open.
     """
 
     tls: TlsConfig | None = None
-    """The certificate of `port` and `grpc_port`, and whose clients may connect; unset has no TLS."""
+    """The certificate of `port` and `grpc_port`, and the authorities of client certificates; unset has no TLS."""
 
     cors: CorsConfig | None = None
-    """Which other origins' pages may ask from a browser; unset is none."""
+    """Origins whose pages may send requests from a browser; unset is none."""
 
     allowed_hosts: Annotated[tuple[HostName, ...], Field(min_length=1)] | None = None
     """
-    Names that a server without `api_keys` may be called by, such as `chat.example.com` or `*.example.com`; `*` is every
-    name. IP addresses, names without a dot and names below `localhost`, `local`, `internal` and `svc` need no entry,
-    nor do probes, gRPC and TLS. Unset, other names are refused where `host` is the loopback; elsewhere programs may use
-    any name, and only pages in a browser and `/config` may not. It keeps a page from having its own name point at this
-    server and reading its answers.
+    Host names that clients of a server without `api_keys` may use, such as `chat.example.com` or `*.example.com`; `*`
+    is every name. IP addresses, names without a dot and names below `localhost`, `local`, `internal` and `svc` need no
+    entry, nor do probes, gRPC and TLS. If unset, other names are refused if `host` is the loopback address; otherwise
+    programs may use any name, and only pages in a browser and `/config` are refused. This prevents DNS rebinding: a
+    page that points its own name at this server to read its responses.
     """
 
     admin: Annotated[bool, Change.HOT] = False
     """
     Whether models may be loaded and unloaded through the model repository of the Open Inference Protocol, with a key
-    that has `admin: true`; it needs `workers: 1`, and a key unless nobody else can connect. Unset is nobody.
+    that has `admin: true`. It requires `workers: 1`, and a key unless only trusted clients can connect. Unset is false.
     """
 
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
     """
-    Processes that answer on the port together. `auto` is one for each core this process may use, and one where a model
-    has an engine. Each has its own connections and health checks, and its share of every limit.
+    Number of processes that serve the port together. `auto` is one per core that this process may use, and one if a
+    model has an engine. Each worker has its own connections and health checks, and an equal share of every limit.
 
-    Several workers share each engine of vLLM's: the first one starts it, the others join. That pays where one process
-    cannot write tokens as fast as the devices make them, tens of thousands in a second; each worker takes about 1 GiB
-    of memory and a core. The death of any worker is then the end of all, with an exit code that is not 0, and a model
-    is not brought anew while it is served: its changes wait for a restart.
+    Several workers share each vLLM engine: the first one starts it, the others connect to it. Use them if one process
+    cannot write tokens as fast as the devices produce them, tens of thousands per second; each worker takes about 1 GiB
+    of memory and a core. With a shared engine, the server exits with a code that is not 0 if any worker dies, and
+    changes of a model need a restart.
     """
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
-    """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
+    """Limit of a request body and of a gRPC message, in bytes; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
     limits: Annotated[ServerLimitsConfig, Change.HOT] = ServerLimitsConfig()
-    """What a request may look like."""
+    """Limits of the structure of a request."""
 
     timeouts: ServerTimeoutsConfig = ServerTimeoutsConfig()
-    """How long clients may take."""
+    """Time limits for clients."""
 
     drain_delay_seconds: Annotated[float, Field(ge=0), Change.HOT] = 5
     """
-    How long calls are still answered after SIGTERM, while readiness is 503 already: for as long as it takes until
-    nobody is sent here any more, in seconds. Connections are closed with their next answer meanwhile, those of HTTP/2
-    and gRPC at the end of it. 0 refuses new calls at once, where a `preStop` hook waits; Ctrl-C does so anyway.
+    Time during which requests are still served after SIGTERM while readiness is 503, in seconds, so that load balancers
+    can remove this server. Each response closes its connection; HTTP/2 and gRPC connections are closed at the end of
+    the delay. 0 refuses new requests at once, for pods with a `preStop` hook; Ctrl-C always does.
     """
 
     drain_seconds: Annotated[float, Field(ge=0), Change.HOT] = 30
-    """How long requests under way may take to finish after that."""
+    """Time limit for running requests to finish after the delay, in seconds."""
 
     stall_seconds: Annotated[float, Field(gt=0)] = 30
     """
-    How long the event loop may be blocked, by a model's code for one, before liveness is 503 on `probe_port`; no
-    request is answered meanwhile. The log says what blocks it after 5 seconds, or when this is over.
+    Time for which the event loop may be blocked, for example by a model's code, before liveness is 503 on `probe_port`,
+    in seconds. Meanwhile no request is served. After 5 seconds, or at the end of the blockage, the log has the reason.
     """
 
     watch: Annotated[bool, Change.HOT] = False
     """
-    Whether a change of this file, or of one that `${file:}` names, is applied without being asked; unset waits for
-    SIGHUP. `appliance diff` says what a change would do.
+    Whether changes of this file, and of files in `${file:}`, are applied automatically; if false, they are applied on
+    SIGHUP. `appliance diff` shows what a change would do.
     """
 
     @property

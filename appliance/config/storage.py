@@ -18,7 +18,7 @@ SCHEMES = frozenset({"file", "hf", "s3", "gs", "az", "abfs", "abfss", "https", "
 
 
 class StorageConfig(BaseConfig):
-    """Where the bytes come from."""
+    """Location of the files of a model."""
 
     uri: Annotated[str, Field(min_length=1)]
     """
@@ -33,66 +33,66 @@ class StorageConfig(BaseConfig):
 
     include: tuple[str, ...] = ()
     """
-    Only files that match one of these globs, such as `*.safetensors` or `tokenizer/`; `*` matches `/` as well.
+    Only files that match one of these globs, such as `*.safetensors` or `tokenizer/`; `*` matches `/` too.
 
-    Unset is every file but bookkeeping of git and, beside safetensors, the same weights for other programs.
+    Unset is every file except git's own files and, if there are safetensors, the same weights in other formats.
     """
 
     exclude: tuple[str, ...] = ()
-    """No file that matches one of these globs, whatever `include` says."""
+    """Files that match one of these globs are left out, even if `include` matches them."""
 
     digest: Annotated[str, Field(pattern="^(sha256:)?[0-9a-f]{64}$")] | None = None
-    """The digest that `appliance pull` printed for these bytes: other bytes are refused; unset takes what is there."""
+    """Digest of the files, as printed by `appliance pull`; files with another digest are refused. Unset accepts any."""
 
     allow_pickle: bool = False
     """
-    Take pickled weights (`.bin`, `.pt`, `.pkl` and the like) where there are no safetensors; they can run code when
-    they are read, so they are refused unless you trust whoever made them.
+    Accept pickled weights (`.bin`, `.pt`, `.pkl` and the like) if there are no safetensors. They can run code when they
+    are loaded; enable it only if you trust the author of the model.
     """
 
 
 class TransferConfig(BaseConfig):
-    """How bytes are fetched."""
+    """Settings of downloads."""
 
     parallel: Annotated[int, Field(ge=1, le=256)] = 8
-    """Requests at once, over all files of a model."""
+    """Parallel requests, over all files of a model."""
 
     chunk_bytes: Annotated[int, Field(ge=64 * 1024)] = 16 * 1024 * 1024
-    """Most bytes that one request asks for; small models are fetched in smaller pieces."""
+    """Limit of the bytes of one request; small models are downloaded in smaller ranges."""
 
     stall_seconds: Annotated[float, Field(gt=0)] = 30
-    """How long a request may bring nothing before it is given up and tried again."""
+    """Time without data after which a request is aborted and retried, in seconds."""
 
     timeout_seconds: Annotated[float, Field(gt=0)] = 6 * 3600
-    """How long the fetch of one model may take in all."""
+    """Time limit of the download of one model, in seconds."""
 
     retries: Annotated[int, Field(ge=0)] = 8
-    """How often a request that brings nothing is tried again, after ever longer pauses."""
+    """Retries of a request that fails or receives no data, with exponential backoff."""
 
 
 class GlobalStorageConfig(BaseConfig):
-    """What holds for the bytes of all models: where they are kept, and how they are fetched."""
+    """Cache, credentials and download settings for all models."""
 
     cache_dir: Path | None = None
     """
-    Directory for fetched and converted models, and for what engines compile for them; unset is `appliance` under the
-    user's cache home.
+    Directory for downloaded and converted models, and for code that engines compile; unset is `appliance` in the user's
+    cache directory.
     """
 
     pvc_root: Path = Path("/mnt/pvc")
-    """Directory with the mounted volumes that `pvc://NAME/path` names."""
+    """Directory of the mounted volumes in `pvc://NAME/path`."""
 
     credentials: Annotated[CredentialsConfig, Change.HOT] = CredentialsConfig()
-    """Who we are to each store; unset takes what the stores' own tools would take."""
+    """Credentials for each store; unset uses the defaults of the stores' own tools."""
 
     transfer: Annotated[TransferConfig, Change.HOT] = TransferConfig()
-    """How bytes are fetched."""
+    """Settings of downloads."""
 
     lock_file: Path | None = None
-    """Lock that the bytes are held to; unset is `appliance.lock` beside this file, where there is one."""
+    """Lock file that downloads are checked against; unset is `appliance.lock` beside this file, if it exists."""
 
     frozen: bool = False
-    """Refuse to bring anything that is not in the lock."""
+    """Refuse models that are not in the lock file."""
 
     offline: bool = False
-    """Use only what is in the cache, and make no connection to any store."""
+    """Use only the cache, and connect to no store."""

@@ -10,63 +10,64 @@ from appliance.config.base import BaseConfig
 
 
 class AccessLogConfig(BaseConfig):
-    """Which requests have an event `request.ended` in the log; those of probes have none."""
+    """Sampling of the log event `request.ended`; probes have none."""
 
     sample: Annotated[float, Field(ge=0, le=1)] = 1
-    """Share of the requests that have one, from 0 to 1; those that ended in an error always have it."""
+    """Fraction of requests that are logged, from 0 to 1; requests that ended with an error are always logged."""
 
 
 class PayloadLogConfig(BaseConfig):
-    """Where the bodies of requests and answers go, as CloudEvents of the types that KServe's logger has. They hold what
-    people said: mind who reads them. No header of a request is ever among them, and so no key. Messages of gRPC are
-    there as they are on the wire, in base64.
+    """Log of the bodies of requests and responses, as CloudEvents of the types of KServe's logger. They contain the
+    texts of users: restrict who can read them. Request headers, and so API keys, are never included. gRPC messages
+    are included in wire format, in base64.
 
-    No request waits for it: what the sink does not take in time is dropped, and counted in `appliance_payloads_total`.
+    Logging does not delay requests: events that the sink does not accept in time are dropped, and counted in
+    `appliance_payloads_total`.
     """
 
     sink: Annotated[str, Field(pattern=r"^(https?://[^\s]+|/[^\s]*[^/\s])$")]
     """
-    A URL that events are posted to, each as a request, or the absolute path of a file that gets them as lines of JSON.
+    A URL to which each event is posted, or the absolute path of a file to which events are appended as lines of JSON.
     """
 
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     """Headers of the requests to the URL, such as `Authorization`; their values are never shown."""
 
     mode: Literal["all", "request", "response"] = "all"
-    """Whether requests, answers or both are logged."""
+    """Whether requests, responses or both are logged."""
 
     sample: Annotated[float, Field(ge=0, le=1)] = 1
     """Share of the requests that are logged, from 0 to 1."""
 
     max_bytes: Annotated[int, Field(ge=0)] = 256 * 1024
-    """Longest body that is logged whole, in bytes; of a longer one the beginning is, and the event says `truncated`."""
+    """Limit of a body in an event, in bytes; a longer one is cut, and its event has `truncated`."""
 
     max_queued_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    """Most memory for bodies that wait for the sink, in bytes and in each worker; what comes then is dropped."""
+    """Memory limit of bodies that wait for the sink, in bytes per worker; further events are dropped."""
 
 
 class LoggingConfig(BaseConfig):
-    """What the log looks like."""
+    """Format and content of the log."""
 
     format: Literal["auto", "json", "console"] = "auto"
-    """`json` is one object a line, `console` is for people; `auto` is console on a terminal and json elsewhere."""
+    """`json` is one object per line, `console` is for people; `auto` is console on a terminal and json elsewhere."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe event that is written."""
+    """Lowest severity that is logged."""
 
     access: AccessLogConfig = AccessLogConfig()
-    """Which requests have an event of their own."""
+    """Sampling of the log event of each request."""
 
     payloads: PayloadLogConfig | None = None
-    """Where the bodies of requests and answers go; unset is nowhere."""
+    """Log of the bodies of requests and responses; unset logs none."""
 
 
 class TracingConfig(BaseConfig):
-    """Where spans of requests go, by OpenTelemetry's protocol over HTTP. A trace that a client began goes on
-    (`traceparent`, W3C Trace Context), and goes along to upstreams and to the engine.
+    """Export of request spans with OTLP over HTTP. A client's trace is continued (`traceparent`, W3C Trace Context),
+    and is propagated to upstreams and to the engine.
 
-    vLLM has spans of its own: set `otlp_traces_endpoint` in a model's `engine.args`, and they join the trace.
-    Its protocol and name are those of OpenTelemetry's own variables, such as `OTEL_SERVICE_NAME`.
+    vLLM has its own spans: set `otlp_traces_endpoint` in a model's `engine.args`, and they join the trace. Their
+    protocol and service name are set by OpenTelemetry's variables, such as `OTEL_SERVICE_NAME`.
     """
 
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
@@ -76,7 +77,7 @@ class TracingConfig(BaseConfig):
     """Headers of the requests to it, such as `Authorization`; their values are never shown."""
 
     sample: Annotated[float, Field(ge=0, le=1)] = 1
-    """Share of the traces that begin here and are recorded, from 0 to 1; of others their beginner decides."""
+    """Fraction of new traces that are recorded, from 0 to 1; for a client's trace the client decides."""
 
     service_name: Annotated[str, Field(min_length=1)] = "appliance"
-    """What the spans say they are of: `service.name`."""
+    """`service.name` of the spans."""
