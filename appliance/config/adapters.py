@@ -24,39 +24,39 @@ OPERATIONS: Mapping[str, Operation] = {
 
 
 class ToolCallsConfig(BaseConfig):
-    """How a model writes a call of a tool: JSON with `name` and `arguments` or `parameters`, or a list of such."""
+    """Format of the model's tool calls: JSON with `name` and `arguments` or `parameters`, or a list of them."""
 
     begin: Text = "<tool_call>"
-    """What stands before the JSON."""
+    """Text before the JSON."""
 
     end: Text | None = "</tool_call>"
-    """What stands after it; null is the end of the answer."""
+    """Text after the JSON; null is the end of the response."""
 
 
 class ChatConfig(BaseConfig):
-    """How a conversation becomes the text of one prompt."""
+    """Conversion of a conversation to one prompt."""
 
     chat_template: Text | None = None
     """Jinja template for chat, inline or the path of a file; unset is the tokenizer's."""
 
     tokenizer: StorageConfig | None = None
     """
-    Where the tokenizer's chat template and special tokens come from: a directory with `tokenizer_config.json`, or that
-    file, such as `hf://OWNER/NAME/tokenizer_config.json`; of a whole repository the weights are fetched too.
+    Location of the tokenizer's chat template and special tokens: a directory with `tokenizer_config.json`, or that
+    file, such as `hf://OWNER/NAME/tokenizer_config.json`; for a whole repository the weights are downloaded too.
     """
 
     response_role: Text = "assistant"
-    """The role that answers have."""
+    """Role of the response's messages."""
 
     stop: tuple[Text, ...] = ()
-    """Texts that end an answer, besides those the client names, such as `<|im_end|>`."""
+    """Stop texts in addition to the client's, such as `<|im_end|>`."""
 
     tool_calls: ToolCallsConfig | None = None
-    """How the model writes tool calls, `{}` for `<tool_call>` marks; unset leaves them in the text."""
+    """Format of tool calls, `{}` for `<tool_call>` marks; unset leaves them in the text."""
 
 
 class RequiredChatConfig(ChatConfig):
-    """The same where a conversation must become a prompt."""
+    """`ChatConfig` for targets that only take prompts, so that a template is required."""
 
     @model_validator(mode="after")
     def _has_template(self) -> Self:
@@ -66,21 +66,21 @@ class RequiredChatConfig(ChatConfig):
 
 
 class CompletionsConfig(RequiredChatConfig):
-    """The target completes prompts, as OpenAI's `/v1/completions`, and does not chat."""
+    """A target with OpenAI's `/v1/completions` and without chat."""
 
     kind: Literal["completions"]
-    """What the target speaks."""
+    """Protocol of the target."""
 
     max_tokens: Count | None = None
     """
-    Most tokens of an answer when the client names no limit; unset is all that the context has room for where the target
-    is a model of this file that can count, and 1024 elsewhere.
+    Token limit of a response if the client sets none; unset is the rest of the context if the target is a model of this
+    file that can count tokens, and 1024 otherwise.
     """
 
     defaults: dict[str, JsonValue] = Field(default_factory=dict)
     """
-    Fields of every request to the target that the client does not set, such as `add_special_tokens: false`; null takes
-    out one that is sent otherwise, as that one is to a model of this file.
+    Fields of every request to the target that the client does not set, such as `add_special_tokens: false`; null
+    removes a field that is sent by default, as this one is to a model of this file.
     """
 
     @property
@@ -95,7 +95,7 @@ class CompletionsConfig(RequiredChatConfig):
 
 
 class OperationsConfig(BaseConfig):
-    """A kind of protocol that offers each operation there is a key for."""
+    """A protocol that offers each operation that has a key."""
 
     @model_validator(mode="after")
     def _offers_something(self) -> Self:
@@ -116,88 +116,88 @@ class OperationsConfig(BaseConfig):
 
 
 class OipTextConfig(BaseConfig):
-    """Text in, text out."""
+    """Text input and text output."""
 
     input: Text | None = None
-    """Name of the tensor that takes the prompt; unset is `text_input`, and with v1 the prompt itself is an instance."""
+    """Name of the tensor for the prompt; unset is `text_input`, and with v1 the prompt itself is an instance."""
 
     output: Text | None = None
-    """Name of the tensor that holds the answer; unset is `text_output`, and with v1 a prediction is the answer."""
+    """Name of the tensor of the response; unset is `text_output`, and with v1 a prediction is the response."""
 
     parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Parameters of every request; the client's sampling fields go over them."""
+    """Parameters of every request; the client's sampling fields override them."""
 
 
 class OipChatConfig(OipTextConfig, RequiredChatConfig):
-    """Messages in, through a chat template, text out."""
+    """Messages as input, converted by a chat template, and text output."""
 
 
 class OipEmbeddingsConfig(BaseConfig):
-    """Texts in, vectors out."""
+    """Text input and vector output."""
 
     input: Text | None = None
-    """Name of the tensor that takes the texts; unset is `text_input`, and with v1 each text itself is an instance."""
+    """Name of the tensor for the texts; unset is `text_input`, and with v1 each text itself is an instance."""
 
     output: Text | None = None
-    """Name of the tensor that holds the vectors, of shape [texts, dimensions]; unset is the only one there is."""
+    """Name of the tensor of the vectors, with shape [texts, dimensions]; unset is the only output."""
 
 
 class OipRerankConfig(BaseConfig):
-    """Pairs of a query and a document in, scores out."""
+    """Pairs of a query and a document as input, and scores as output."""
 
     query: Text = "query"
-    """Name of the tensor that takes the query, once for each document."""
+    """Name of the tensor for the query, repeated for each document."""
 
     document: Text = "document"
-    """Name of the tensor that takes the documents."""
+    """Name of the tensor for the documents."""
 
     output: Text | None = None
-    """Name of the tensor that holds one score for each document; unset is the only one there is."""
+    """Name of the tensor with one score per document; unset is the only output."""
 
 
 class OipConfig(OperationsConfig):
-    """The target speaks the Open Inference Protocol at `target.url`."""
+    """A target with the Open Inference Protocol at `target.url`."""
 
     kind: Literal["oip"]
-    """What the target speaks."""
+    """Protocol of the target."""
 
     version: Literal["v1", "v2"] = "v2"
     """`v2` posts tensors to `/v2/models/NAME/infer`, `v1` posts instances to `/v1/models/NAME:predict`."""
 
     text_rank: Literal[1, 2] = 1
-    """Dimensions of tensors of text: 1 is the shape [texts], 2 is [texts, 1]; v2 only."""
+    """Dimensions of text tensors: 1 is the shape [texts], 2 is [texts, 1]; v2 only."""
 
     max_batch: Count | None = None
-    """Most texts in one request to the target; unset is no limit."""
+    """Limit of texts in one request to the target; unset is no limit."""
 
     chat: OipChatConfig | None = None
-    """How chat completions are made; unset does not offer them."""
+    """Mapping of chat completions; unset does not offer them."""
 
     completions: OipTextConfig | None = None
-    """How completions are made; unset does not offer them."""
+    """Mapping of completions; unset does not offer them."""
 
     embeddings: OipEmbeddingsConfig | None = None
-    """How embeddings are made; unset does not offer them."""
+    """Mapping of embeddings; unset does not offer them."""
 
     rerank: OipRerankConfig | None = None
-    """How documents are ranked; unset does not offer it."""
+    """Mapping of rerank; unset does not offer it."""
 
 
 UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]
 
 
 class UsageConfig(BaseConfig):
-    """Where an answer tells its tokens."""
+    """Location of the token counts in a response."""
 
     prompt_tokens: Text | None = None
-    """JMESPath to the tokens of the request; unset counts none."""
+    """JMESPath of the prompt tokens; unset counts none."""
 
     completion_tokens: Text | None = None
-    """JMESPath to the tokens of the answer; unset counts none."""
+    """JMESPath of the completion tokens; unset counts none."""
 
 
 class HttpRequestConfig(BaseConfig):
-    """One request to a JSON service, and its answer."""
+    """A request to a JSON service, and its response."""
 
     path: UrlPath = ""
     """Path after `target.url`, such as `/generate`; unset is the URL itself."""
@@ -206,70 +206,68 @@ class HttpRequestConfig(BaseConfig):
     """
     Jinja template of the JSON to send.
 
-    The fields of the client's request are its variables, each after `| tojson`; those it may leave out need a default,
-    such as `{{ temperature | default(1) | tojson }}`. Besides them: `request`, all of it; `prompt` of completions;
-    `texts` of embeddings, always a list; `query` and `documents` of rerank; `max_tokens`, by either of its names.
-    Content in parts of `messages` is joined to a text, and a part that is no text is 400; `request.messages` has them
-    as they came.
+    Its variables are the fields of the client's request. Pass each through `| tojson`, and give optional fields a
+    default, such as `{{ temperature | default(1) | tojson }}`. Further variables: `request`, the whole request;
+    `prompt` of completions; `texts` of embeddings, always a list; `query` and `documents` of rerank; `max_tokens`, by
+    either of its names. Content parts of `messages` are joined to one text, and a part that is not text is 400;
+    `request.messages` has the original parts.
     """
 
     usage: UsageConfig = UsageConfig()
-    """Where the answer tells its tokens."""
+    """Location of the token counts in the response."""
 
 
 class HttpTextConfig(HttpRequestConfig):
-    """A request to a JSON service that is answered with text."""
+    """A request to a JSON service whose response is text."""
 
     response: Text
-    """JMESPath to the text of the answer, such as `outputs[0].text`."""
+    """JMESPath of the text in the response, such as `outputs[0].text`."""
 
     finish_reason: Text | None = None
-    """JMESPath to why the answer ended; what speaks of length or max means `length`, all else `stop`."""
+    """JMESPath of the finish reason; values that contain length or max mean `length`, all others `stop`."""
 
     stream: Text | None = None
-    """JMESPath to the next piece of text in each line or event of a stream; unset streams the answer as one piece."""
+    """JMESPath of the next text in each line or event of a stream; unset streams the response as one chunk."""
 
     stream_path: UrlPath | None = None
-    """Path after `target.url` of requests that stream; unset is `path`, and the template asks `{% if stream %}`."""
+    """Path after `target.url` for streaming requests; unset is `path`, and the template can use `{% if stream %}`."""
 
 
 class HttpChatConfig(HttpTextConfig, ChatConfig):
-    """
-    A request to a JSON service that is answered with the next message; with a chat template, `prompt` is a variable.
-    """
+    """A request to a JSON service whose response is the next message; with a chat template, `prompt` is a variable."""
 
 
 class HttpEmbeddingsConfig(HttpRequestConfig):
-    """A request to a JSON service that is answered with vectors."""
+    """A request to a JSON service whose response is vectors."""
 
     response: Text
-    """JMESPath to the list of vectors, or to one vector where `max_batch` is 1."""
+    """JMESPath of the list of vectors, or of one vector if `max_batch` is 1."""
 
 
 class HttpRerankConfig(HttpRequestConfig):
-    """A request to a JSON service that is answered with scores."""
+    """A request to a JSON service whose response is scores."""
 
     response: Text
-    """JMESPath to the list of scores, in the order of the documents."""
+    """JMESPath of the list of scores, in the order of the documents."""
 
 
 class HttpConfig(OperationsConfig):
-    """The target is a service with JSON of its own at `target.url`."""
+    """A target with its own JSON format at `target.url`."""
 
     kind: Literal["http"]
-    """What the target speaks."""
+    """Protocol of the target."""
 
     max_batch: Count | None = None
-    """Most texts in one request for embeddings; unset is no limit."""
+    """Limit of texts in one request for embeddings; unset is no limit."""
 
     chat: HttpChatConfig | None = None
-    """How chat completions are made; unset does not offer them."""
+    """Mapping of chat completions; unset does not offer them."""
 
     completions: HttpTextConfig | None = None
-    """How completions are made; unset does not offer them."""
+    """Mapping of completions; unset does not offer them."""
 
     embeddings: HttpEmbeddingsConfig | None = None
-    """How embeddings are made; unset does not offer them."""
+    """Mapping of embeddings; unset does not offer them."""
 
     rerank: HttpRerankConfig | None = None
-    """How documents are ranked; unset does not offer it."""
+    """Mapping of rerank; unset does not offer it."""

@@ -18,9 +18,7 @@ HeaderName = Annotated[str, Field(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 
 
 class StoreCredentialsConfig(BaseConfig):
-    """
-    One block of credentials: at most one of its ways to be known is taken, and keys that belong together come together.
-    """
+    """One entry of credentials: at most one method of authentication, with all keys that it requires."""
 
     METHODS: ClassVar[Sequence[Sequence[str]]] = ()
     """The keys of each method of authentication."""
@@ -41,49 +39,49 @@ class StoreCredentialsConfig(BaseConfig):
 
 
 class S3CredentialsConfig(StoreCredentialsConfig):
-    """For `s3://`; what is unset is looked for where every AWS tool looks."""
+    """Credentials for `s3://`; unset keys use the AWS credential chain."""
 
     METHODS = (("access_key_id", "secret_access_key", "session_token"), ("profile",), ("anonymous",))
     OPTIONAL = frozenset({"session_token"})
 
     bucket: str | None = None
-    """The bucket this block is for; unset is every bucket that no other block is for."""
+    """Bucket of this entry; unset is every bucket without its own entry."""
 
     access_key_id: SecretStr | None = None
-    """Access key, with its `secret_access_key`; unset takes the AWS chain: variables, files, roles."""
+    """Access key, with its `secret_access_key`; unset uses the AWS chain: variables, files, roles."""
 
     secret_access_key: SecretStr | None = None
     """Secret of the access key."""
 
     session_token: SecretStr | None = None
-    """Token of temporary keys; unset for lasting ones."""
+    """Token of temporary keys; unset for permanent keys."""
 
     profile: str | None = None
     """Profile of the AWS config files; unset is `AWS_PROFILE`, or the default profile."""
 
     anonymous: bool = False
-    """Sign nothing, for public buckets."""
+    """Send unsigned requests, for public buckets."""
 
     endpoint_url: Url | None = None
-    """Address of a store that is not Amazon's; unset is `AWS_ENDPOINT_URL_S3`, or Amazon."""
+    """Address of an S3-compatible store; unset is `AWS_ENDPOINT_URL_S3`, or Amazon."""
 
     region: str | None = None
-    """Region of the bucket; unset is `AWS_DEFAULT_REGION`, or what the AWS config files say."""
+    """Region of the bucket; unset is `AWS_DEFAULT_REGION`, or the region in the AWS config files."""
 
 
 class GcsCredentialsConfig(StoreCredentialsConfig):
-    """For `gs://`; what is unset is looked for where every Google tool looks."""
+    """Credentials for `gs://`; unset keys use Google's application default credentials."""
 
     METHODS = (("key_file",), ("key",), ("anonymous",))
 
     bucket: str | None = None
-    """The bucket this block is for; unset is every bucket that no other block is for."""
+    """Bucket of this entry; unset is every bucket without its own entry."""
 
     key_file: Path | None = None
     """JSON file of a service account or of workload identity; unset is `GOOGLE_APPLICATION_CREDENTIALS`."""
 
     key: SecretStr | None = None
-    """The text of such a file, such as `${env:GCP_KEY}`."""
+    """The content of such a file, such as `${env:GCP_KEY}`."""
 
     anonymous: bool = False
     """Send no token, for public buckets."""
@@ -93,7 +91,7 @@ class GcsCredentialsConfig(StoreCredentialsConfig):
 
 
 class AzureCredentialsConfig(StoreCredentialsConfig):
-    """For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs."""
+    """Credentials for `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs."""
 
     METHODS = (
         ("connection_string",),
@@ -105,10 +103,7 @@ class AzureCredentialsConfig(StoreCredentialsConfig):
     )
 
     account: str | None = None
-    """
-    The storage account this block is for, also when the URI names none; unset is every account that no other block is
-    for.
-    """
+    """Storage account of this entry, also for URIs without an account; unset is every account without its own entry."""
 
     connection_string: SecretStr | None = None
     """Connection string of the account."""
@@ -123,7 +118,7 @@ class AzureCredentialsConfig(StoreCredentialsConfig):
     """Directory of a service principal."""
 
     client_id: str | None = None
-    """Service principal, or the user-assigned identity where `managed_identity` is set."""
+    """Service principal, or the user-assigned identity if `managed_identity` is set."""
 
     client_secret: SecretStr | None = None
     """Secret of the service principal."""
@@ -132,10 +127,10 @@ class AzureCredentialsConfig(StoreCredentialsConfig):
     """Use the identity of the machine or pod."""
 
     anonymous: bool = False
-    """Send no credential, for public containers."""
+    """Send no credentials, for public containers."""
 
     endpoint_url: Url | None = None
-    """Address of the account's blobs where it is not Azure's own, such as `http://127.0.0.1:10000/devstoreaccount1`."""
+    """Address of the account's blobs if it is not Azure's, such as `http://127.0.0.1:10000/devstoreaccount1`."""
 
     @model_validator(mode="after")
     def _is_known_by_its_client_id(self) -> Self:
@@ -148,23 +143,23 @@ class AzureCredentialsConfig(StoreCredentialsConfig):
 
 
 class HubCredentialsConfig(StoreCredentialsConfig):
-    """For `hf://`."""
+    """Credentials for `hf://`."""
 
     owner: str | None = None
-    """The owner of models this block is for; unset is every owner that no other block is for."""
+    """Owner of the models of this entry; unset is every owner without its own entry."""
 
     token: SecretStr | None = None
-    """Token that may read the models; unset is `HF_TOKEN`, or the one that `hf auth login` keeps."""
+    """Token with read access to the models; unset is `HF_TOKEN`, or the token of `hf auth login`."""
 
     endpoint_url: Url | None = None
     """Address of a mirror; unset is `HF_ENDPOINT`, or huggingface.co."""
 
 
 class HttpCredentialsConfig(StoreCredentialsConfig):
-    """For `https://` and `http://`."""
+    """Credentials for `https://` and `http://`."""
 
     host: Annotated[str, Field(min_length=1)]
-    """The host these headers are for, and no other; with `:PORT` for one port of it only."""
+    """The only host that gets these headers; with `:PORT` only that port."""
 
     headers: Mapping[HeaderName, SecretStr]
     """Headers of each request to the host, such as `Authorization: Bearer ${env:TOKEN}`."""
@@ -178,9 +173,8 @@ class HttpCredentialsConfig(StoreCredentialsConfig):
 
 
 class CredentialsConfig(BaseConfig):
-    """
-    Credentials for each kind of store, as blocks; a block that names its bucket, account, owner or host goes before one
-    for all of them.
+    """Credentials for each kind of store; an entry that names its bucket, account, owner or host takes precedence over
+    one without.
     """
 
     s3: tuple[S3CredentialsConfig, ...] = ()
