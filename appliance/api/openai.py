@@ -170,7 +170,7 @@ def _envelope_of_form(body: bytes, content_type: str, max_parts: int) -> Envelop
 def _listing(manager: ModelManager, kserve_names: KServeNames) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> ModelList:
-        models = [_model_object(entry, name, manager.authorizer) for entry, name in manager.visible()]
+        models = [_model_object(status, name, manager.authorizer) for status, name in manager.visible()]
         return {"object": "list", "data": models, "models": [card["id"] for card in models]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
@@ -181,20 +181,20 @@ def _listing(manager: ModelManager, kserve_names: KServeNames) -> list[BaseRoute
     return [list_models, show_model]
 
 
-def _model_object(entry: ModelStatus, name: str, access: Authorizer) -> ModelObject:
-    config = entry.config
+def _model_object(status: ModelStatus, name: str, access: Authorizer) -> ModelObject:
+    config = status.config
     # A key for an alias or a LoRA adapter must not reveal the name of the model.
     root = config.name if access.sees(config.name) else name
     return {
         "id": name,
         "object": "model",
-        "created": int(entry.since.timestamp()),
+        "created": int(status.since.timestamp()),
         "owned_by": "appliance",
         "root": root,
         "parent": None if name in {config.name, *config.aliases} else root,
         "aliases": list(config.aliases) if name == config.name else [],
         "name": name,
-        "ready": RULES[entry.state].can_answer,
-        "operations": sorted(filter(access.may_request, entry.model.operations)),
-        **entry.model.describe(),  # type: ignore[typeddict-item]  # the model's own fields
+        "ready": RULES[status.state].can_answer,
+        "operations": sorted(filter(access.may_request, status.model.operations)),
+        **status.model.describe(),  # type: ignore[typeddict-item]  # the model's own fields
     }

@@ -42,8 +42,8 @@ class InferenceService(GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         """Readiness of one model."""
-        entry = find_model(self._manager, request.name, request.version)
-        return pb.ModelReadyResponse(ready=RULES[entry.state].can_answer)
+        status = find_model(self._manager, request.name, request.version)
+        return pb.ModelReadyResponse(ready=RULES[status.state].can_answer)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         """Name, version and extensions of the server."""
@@ -53,12 +53,12 @@ class InferenceService(GRPCInferenceServiceServicer):
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """Inputs and outputs of a model."""
-        entry = find_model(self._manager, request.name, request.version)
-        inputs, outputs = metadata.tensors(entry)
+        status = find_model(self._manager, request.name, request.version)
+        inputs, outputs = metadata.tensors(status)
         return pb.ModelMetadataResponse(
             name=request.name,
             versions=[VERSION],
-            platform=metadata.platform(entry),
+            platform=metadata.platform(status),
             inputs=[_tensor(spec) for spec in inputs],
             outputs=[_tensor(spec) for spec in outputs],
         )
@@ -67,18 +67,18 @@ class InferenceService(GRPCInferenceServiceServicer):
         """Inference."""
         find_model(self._manager, request.model_name, request.model_version)
         authorize(self._manager, request.model_name, Operation.INFERENCE)
-        asked = await off_loop(request.ByteSize(), request_from_message, request)
+        inference_request = await off_loop(request.ByteSize(), request_from_message, request)
         _, headers = recognize(self._manager.authorizer, context.invocation_metadata())
         if record := current_context():
             headers |= record.trace_headers
-        response = await infer(self._manager, request.model_name, asked, headers)
+        response = await infer(self._manager, request.model_name, inference_request, headers)
         size, is_raw = sum(len(tensor.raw) for tensor in response.outputs), bool(request.raw_input_contents)
-        return await off_loop(size, message_from_response, response, asked.outputs, is_raw=is_raw)
+        return await off_loop(size, message_from_response, response, inference_request.outputs, is_raw=is_raw)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         """Configuration of a model, as Triton has it."""
-        entry = find_model(self._manager, request.name, request.version)
-        config = ParseDict(dict(metadata.configuration(entry, request.name)), pb.ModelConfig())
+        status = find_model(self._manager, request.name, request.version)
+        config = ParseDict(dict(metadata.configuration(status, request.name)), pb.ModelConfig())
         return pb.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:

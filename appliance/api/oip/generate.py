@@ -98,8 +98,8 @@ async def stream_text(manager: ModelManager, request: AnyRequest, name: str, bod
     body = await body_reader.json(request)
     generate_request = await off_loop(len(body), _parse, body, name)
     (fields,) = signature.bodies(generate_request.text_inputs)
-    call = openai_request(name, signature.operation, {**fields, "stream": True}, dict(request.headers))
-    response = await cancel_on_disconnect(request, manager.handle(name, replace(call, is_streamed=True)))
+    model_request = openai_request(name, signature.operation, {**fields, "stream": True}, dict(request.headers))
+    response = await cancel_on_disconnect(request, manager.handle(name, replace(model_request, is_streamed=True)))
     if response.status >= 300:
         raise error_of_response(response)
     events = error_responses.with_error_event(request, _events(response, generate_request.base))

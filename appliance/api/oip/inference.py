@@ -36,10 +36,10 @@ def find_model(manager: ModelManager, name: str, version: str | None = None) -> 
     Raises:
         UnknownModelError: there is no such model or version.
     """
-    entry = manager.find(name)
+    status = manager.find(name)
     if version not in {None, "", VERSION}:
         raise UnknownModelError(f"The model {name!r} has version {VERSION} and no other; there is no {version[:40]!r}")
-    return entry
+    return status
 
 
 def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
@@ -98,17 +98,17 @@ async def run_operation(
     bodies = await off_loop(size, signature.bodies, text_inputs)
 
     async def send(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
-        call = await off_loop(size // len(bodies), openai_request, name, signature.operation, body, headers)
-        return await response_body(await manager.handle(name, call))
+        request = await off_loop(size // len(bodies), openai_request, name, signature.operation, body, headers)
+        return await response_body(await manager.handle(name, request))
 
-    replies = await gather_limited([partial(send, body) for body in bodies])
-    return await off_loop(sum(map(len, replies)), _read_responses, signature, text_inputs, replies)
+    responses = await gather_limited([partial(send, body) for body in bodies])
+    return await off_loop(sum(map(len, responses)), _read_responses, signature, text_inputs, responses)
 
 
 def _read_responses(
-    signature: OperationSignature, text_inputs: TextInputs, replies: Sequence[bytes]
+    signature: OperationSignature, text_inputs: TextInputs, responses: Sequence[bytes]
 ) -> Sequence[Tensor]:
-    return signature.tensors(text_inputs, [_decode(reply, signature.response) for reply in replies])
+    return signature.tensors(text_inputs, [_decode(response, signature.response) for response in responses])
 
 
 def openai_request(
@@ -127,39 +127,41 @@ def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "content-type": "application/json"}
 
 
-def error_of_response(reply: ModelResponse) -> RequestError:
+def error_of_response(response: ModelResponse) -> RequestError:
     """Return the error in a model's OpenAI response."""
     try:
-        error = msgspec.json.decode(reply.body if isinstance(reply.body, bytes) else b"")["error"]
+        error = msgspec.json.decode(response.body if isinstance(response.body, bytes) else b"")["error"]
         text = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, LookupError, TypeError, RecursionError):
-        text = f"The model answered with status {reply.status}"
-    return RequestError(text, status=reply.status)
+        text = f"The model answered with status {response.status}"
+    return RequestError(text, status=response.status)
 
 
-async def response_body(reply: ModelResponse) -> bytes:
+async def response_body(response: ModelResponse) -> bytes:
     """Return the body of a successful response.
 
     Raises:
         RequestError: the response is an error.
         GatewayError: the response is a stream.
     """
-    if not isinstance(reply.body, bytes):
-        await reply.body.aclose()
+    if not isinstance(response.body, bytes):
+        await response.body.aclose()
         raise GatewayError("The model answered with a stream that nobody asked for")
-    if reply.status >= 300:
-        raise error_of_response(reply)
-    return reply.body
+    if response.status >= 300:
+        raise error_of_response(response)
+    return response.body
 
 
 async def _forward_tensors(
     manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
-    body, says = write_request(request)
-    reply = await manager.handle(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
-    body = await response_body(reply)
+    body, length_header = write_request(request)
+    model_response = await manager.handle(
+        name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **length_header})
+    )
+    body = await response_body(model_response)
     try:
-        response = await off_loop(len(body), read_response, body, reply.headers.get(LENGTH_HEADER))
+        response = await off_loop(len(body), read_response, body, model_response.headers.get(LENGTH_HEADER))
     except RequestError as error:
         raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error
     return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)

@@ -89,14 +89,14 @@ def server_version() -> str:
     return version("appliance")
 
 
-def platform(entry: ModelStatus) -> str:
+def platform(status: ModelStatus) -> str:
     """Return the engine and the class of the model."""
-    return f"{entry.config.backend}_{getattr(entry.config, 'class_', 'model')}"
+    return f"{status.config.backend}_{getattr(status.config, 'class_', 'model')}"
 
 
-def tensors(entry: ModelStatus) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
+def tensors(status: ModelStatus) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
     """Return inputs and outputs of a model; both are empty if it does not take tensors."""
-    facts, operations = entry.model.describe(), entry.model.operations
+    facts, operations = status.model.describe(), status.model.operations
     if Operation.INFERENCE in operations:
         return _declared(facts.get("inputs", ())), _declared(facts.get("outputs", ()))
     try:
@@ -106,28 +106,28 @@ def tensors(entry: ModelStatus) -> tuple[Sequence[TensorSpec], Sequence[TensorSp
     return signature.specs(), signature.outputs(facts)
 
 
-def describe(entry: ModelStatus, name: str) -> ModelMetadata:
+def describe(status: ModelStatus, name: str) -> ModelMetadata:
     """Return the metadata of a model."""
-    inputs, outputs = tensors(entry)
-    facts = {key: value for key, value in entry.model.describe().items() if key not in {"inputs", "outputs"}}
-    digests = {"digest": entry.digests["model"]} if "model" in entry.digests else {}
+    inputs, outputs = tensors(status)
+    facts = {key: value for key, value in status.model.describe().items() if key not in {"inputs", "outputs"}}
+    digests = {"digest": status.digests["model"]} if "model" in status.digests else {}
     return {
         "name": name,
         "versions": [VERSION],
-        "platform": platform(entry),
+        "platform": platform(status),
         "inputs": inputs,
         "outputs": outputs,
         "parameters": {**facts, **digests},
     }
 
 
-def configuration(entry: ModelStatus, name: str) -> ModelConfiguration:
+def configuration(status: ModelStatus, name: str) -> ModelConfiguration:
     """Return the configuration of a model."""
-    inputs, outputs = tensors(entry)
+    inputs, outputs = tensors(status)
     return {
         "name": name,
-        "platform": platform(entry),
-        "backend": platform(entry).split("_")[0],
+        "platform": platform(status),
+        "backend": platform(status).split("_")[0],
         "max_batch_size": 0,
         "input": [_configured(spec) for spec in inputs],
         "output": [_configured(spec) for spec in outputs],
@@ -140,11 +140,11 @@ def repository_index(manager: ModelManager, *, only_ready: bool = False) -> list
         {
             "name": name,
             "version": VERSION,
-            "state": _REPOSITORY_STATES.get(entry.state, "UNAVAILABLE"),
-            "reason": "" if RULES[entry.state].can_answer else entry.client_message,
+            "state": _REPOSITORY_STATES.get(status.state, "UNAVAILABLE"),
+            "reason": "" if RULES[status.state].can_answer else status.client_message,
         }
-        for entry, name in manager.visible()
-        if RULES[entry.state].can_answer or not only_ready
+        for status, name in manager.visible()
+        if RULES[status.state].can_answer or not only_ready
     ]
 
 
@@ -157,13 +157,13 @@ def _configured(spec: TensorSpec) -> Json:
     return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": spec.shape}
 
 
-def statistics(entry: ModelStatus, name: str) -> Statistics:
+def statistics(status: ModelStatus, name: str) -> Statistics:
     """Return the statistics of one model."""
-    return {"model_stats": [_statistics(entry, name)]}
+    return {"model_stats": [_statistics(status, name)]}
 
 
-def _statistics(entry: ModelStatus, name: str) -> Json:
-    totals = entry.requests.totals
+def _statistics(status: ModelStatus, name: str) -> Json:
+    totals = status.requests.totals
     return {
         "name": name,
         "version": VERSION,
@@ -181,6 +181,6 @@ def _statistics(entry: ModelStatus, name: str) -> Json:
 def all_statistics(manager: ModelManager) -> Statistics:
     """Return the statistics of each model that the caller may use, under the first name visible to the caller."""
     first: dict[str, tuple[ModelStatus, str]] = {}
-    for entry, name in manager.visible():
-        first.setdefault(entry.config.name, (entry, name))
-    return {"model_stats": [_statistics(entry, name) for entry, name in first.values()]}
+    for status, name in manager.visible():
+        first.setdefault(status.config.name, (status, name))
+    return {"model_stats": [_statistics(status, name) for status, name in first.values()]}

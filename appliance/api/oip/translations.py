@@ -28,10 +28,10 @@ def completion_bodies(text_inputs: TextInputs) -> Sequence[Mapping[str, Any]]:  
     return [{**text_inputs.fields, "prompt": list(prompts) if len(prompts) != 1 else prompts[0]}]
 
 
-def completion_tensors(text_inputs: TextInputs, replies: Sequence[Completion]) -> Sequence[Tensor]:
+def completion_tensors(text_inputs: TextInputs, responses: Sequence[Completion]) -> Sequence[Tensor]:
     """`text_output` in the shape of the input, with one more dimension if each text has several answers."""
-    (reply,) = replies
-    texts_ = [choice.text for choice in sorted(reply.choices, key=lambda choice: choice.index)]
+    (response,) = responses
+    texts_ = [choice.text for choice in sorted(response.choices, key=lambda choice: choice.index)]
     return [_text_tensor(text_inputs["text_input"], texts_)]
 
 
@@ -43,12 +43,12 @@ def chat_bodies(text_inputs: TextInputs) -> Sequence[Mapping[str, Any]]:  # Any:
     ]
 
 
-def chat_tensors(text_inputs: TextInputs, replies: Sequence[ChatCompletion]) -> Sequence[Tensor]:
+def chat_tensors(text_inputs: TextInputs, responses: Sequence[ChatCompletion]) -> Sequence[Tensor]:
     """`text_output`, as for completions."""
     texts_ = [
         choice.message.content or ""
-        for reply in replies
-        for choice in sorted(reply.choices, key=lambda choice: choice.index)
+        for response in responses
+        for choice in sorted(response.choices, key=lambda choice: choice.index)
     ]
     return [_text_tensor(text_inputs["text_input"], texts_)]
 
@@ -72,9 +72,9 @@ def embedding_bodies(text_inputs: TextInputs) -> Sequence[Body]:
     return [{**text_inputs.fields, "input": list(text_inputs["text_input"].texts), "encoding_format": "base64"}]
 
 
-def embedding_tensors(text_inputs: TextInputs, replies: Sequence[Embeddings]) -> Sequence[Tensor]:
+def embedding_tensors(text_inputs: TextInputs, responses: Sequence[Embeddings]) -> Sequence[Tensor]:
     """`embedding`, `[texts, dimensions]`."""
-    data = sorted(replies[0].data, key=lambda each: each.index)
+    data = sorted(responses[0].data, key=lambda each: each.index)
     rows = [_embedding_bytes(each.embedding) for each in data]
     return [_matrix("embedding", len(text_inputs["text_input"].texts), rows)]
 
@@ -92,10 +92,10 @@ def ranking_bodies(text_inputs: TextInputs) -> Sequence[Body]:
     return [{**text_inputs.fields, "query": queries[0], "documents": list(text_inputs["documents"].texts)}]
 
 
-def ranking_tensors(text_inputs: TextInputs, replies: Sequence[Rerank]) -> Sequence[Tensor]:
+def ranking_tensors(text_inputs: TextInputs, responses: Sequence[Rerank]) -> Sequence[Tensor]:
     """`scores` in the order and shape of the documents."""
     documents = text_inputs["documents"]
-    found = {result.index: result.relevance_score for result in replies[0].results}
+    found = {result.index: result.relevance_score for result in responses[0].results}
     if found.keys() != set(range(len(documents.texts))):
         raise GatewayError(f"The model scored {len(found)} documents of {len(documents.texts)}")
     return [Tensor.of_values("scores", "FP32", documents.shape, [found[index] for index in sorted(found)])]
@@ -115,9 +115,9 @@ def class_bodies(text_inputs: TextInputs) -> Sequence[Body]:
     return [{**text_inputs.fields, "input": list(text_inputs["text_input"].texts)}]
 
 
-def class_tensors(text_inputs: TextInputs, replies: Sequence[Classifications]) -> Sequence[Tensor]:
+def class_tensors(text_inputs: TextInputs, responses: Sequence[Classifications]) -> Sequence[Tensor]:
     """`label`, and `probabilities` of shape `[texts, labels]`; for token classification see `_token_tensors`."""
-    data = sorted(replies[0].data, key=lambda each: each.index)
+    data = sorted(responses[0].data, key=lambda each: each.index)
     if any(isinstance(each.tokens, list) for each in data):
         return _token_tensors(data)
     texts = text_inputs["text_input"]

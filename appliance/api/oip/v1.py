@@ -61,15 +61,17 @@ def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHand
         event = await off_loop(len(body), unwrap, body, headers)
         # Data in base64 was not checked with the body.
         await body_reader.require_shape(event.data)
-        made = await cancel_on_disconnect(request, _answer(manager, name, _VERBS[verb], event.data, headers))
-        if isinstance(made, ModelResponse) and not isinstance(made.body, bytes):
+        result = await cancel_on_disconnect(request, _answer(manager, name, _VERBS[verb], event.data, headers))
+        if isinstance(result, ModelResponse) and not isinstance(result.body, bytes):
             # As in KServe, a stream is not wrapped in an event.
-            return StreamingResponse(with_error_event(request, made.body, are_events=False), media_type=made.media_type)
-        body, kind, says = wrap(
-            await response_body(made) if isinstance(made, ModelResponse) else made, event.mode, name
+            return StreamingResponse(
+                with_error_event(request, result.body, are_events=False), media_type=result.media_type
+            )
+        body, media_type, event_headers = wrap(
+            await response_body(result) if isinstance(result, ModelResponse) else result, event.mode, name
         )
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
-        return Response(body, media_type=kind, headers={**says, **coding})
+        return Response(body, media_type=media_type, headers={**event_headers, **coding})
 
     # Litestar's own refusal would list the methods of both paths.
     @route(

@@ -125,9 +125,9 @@ def _models(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHan
         target = _require_method(request, rest)
         if rest == "/stats":
             return Response(metadata.all_statistics(manager))
-        entry = find_model(manager, target.name, target.version)
+        status = find_model(manager, target.name, target.version)
         return (
-            _ready(entry, target.name) if target.verb == "ready" else Response(_GETS[target.verb](entry, target.name))
+            _ready(status, target.name) if target.verb == "ready" else Response(_GETS[target.verb](status, target.name))
         )
 
     @post(path, name="v2-inference", status_code=200)
@@ -177,13 +177,13 @@ def _parse_path(rest: str) -> RouteModel:
     return RouteModel(rest.removeprefix("/"), None, "")
 
 
-def _ready(entry: ModelStatus, name: str) -> Response[ModelReady]:
-    rule, record = RULES[entry.state], current_context()
+def _ready(status: ModelStatus, name: str) -> Response[ModelReady]:
+    rule, record = RULES[status.state], current_context()
     if record is not None:
         record.is_probe = True
     if rule.can_answer:
         return Response({"name": name, "ready": True})
-    body: ModelReady = {"name": name, "ready": False, "error": entry.client_message}
+    body: ModelReady = {"name": name, "ready": False, "error": status.client_message}
     return Response(body, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
@@ -191,11 +191,15 @@ async def _infer(
     manager: ModelManager, request: AnyRequest, target: RouteModel, body_reader: BodyReader
 ) -> Response[Any]:
     body = await body_reader.json(request)
-    asked = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
-    response = await cancel_on_disconnect(request, infer(manager, target.name, asked, dict(request.headers)))
-    prefers_binary = asked.parameters.get("binary_data_output") is True
+    inference_request = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
+    response = await cancel_on_disconnect(
+        request, infer(manager, target.name, inference_request, dict(request.headers))
+    )
+    prefers_binary = inference_request.parameters.get("binary_data_output") is True
     size = sum(len(tensor.raw) for tensor in response.outputs)
-    written, headers = await off_loop(size, write_response, response, asked.outputs, prefers_binary=prefers_binary)
+    written, headers = await off_loop(
+        size, write_response, response, inference_request.outputs, prefers_binary=prefers_binary
+    )
     content, coding = await compressed(written, request.headers.get("accept-encoding", ""))
     kind = "application/octet-stream" if headers else "application/json"
     return Response(content, media_type=kind, headers={**headers, **coding})
