@@ -46,7 +46,7 @@ class HealthCheck:
         self._failures = self._failures + 1 if problem else 0
         before = self.is_healthy, self.reason
         if problem is None:
-            self.is_healthy, self.reason = True, "never checked" if path is None else "it answers"
+            self.is_healthy, self.reason = True, "never checked" if path is None else "the health check succeeded"
         elif not self.is_healthy or self._failures >= self._config.failures:
             self.is_healthy, self.reason = False, problem
         if before != (self.is_healthy, self.reason):

@@ -410,9 +410,9 @@ async def test_an_upstream_becomes_unhealthy_and_healthy_again(upstreams: tuple[
 @pytest.mark.parametrize(
     ("answer", "is_healthy", "reason"),
     [
-        (json_answer({"data": []}), True, "it answers"),
-        (error(403), True, "it answers"),
-        (error(429), True, "it answers"),
+        (json_answer({"data": []}), True, "the health check succeeded"),
+        (error(403), True, "the health check succeeded"),
+        (error(429), True, "the health check succeeded"),
         (error(401), False, "check api_key"),
         (error(404), False, "set health.path"),
         (error(500), False, "answered 500"),
