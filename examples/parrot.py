@@ -1,6 +1,4 @@
-"""
-A model in Python; examples/python.yaml serves it.
-"""
+"""A model in Python, served by examples/python.yaml."""
 
 from __future__ import annotations
 
@@ -11,9 +9,7 @@ from appliance.openai.types import ChatCompletionChunk, ChatCompletionRequest
 
 
 class Parrot(OpenAIGenerativeModel):
-    """
-    Says what it hears, word by word.
-    """
+    """Repeats the last message, word by word."""
 
     def __init__(self, name: str, greeting: str = "You said:") -> None:
         super().__init__(name)
@@ -22,11 +18,9 @@ class Parrot(OpenAIGenerativeModel):
     async def create_chat_completion(
         self,
         request: ChatCompletionRequest,
-        raw_request: RawRequest | None = None,  # noqa: ARG002 - the headers are here
+        raw_request: RawRequest | None = None,  # noqa: ARG002 - has the request headers
         context: Context | None = None,  # noqa: ARG002
     ) -> AsyncGenerator[ChatCompletionChunk]:
-        """
-        The chunks; a client that wants the whole gets them put together.
-        """
+        """Yield the chunks of a stream; a client without streaming gets them as one response."""
         for word in (self.greeting, *str(request.messages[-1]["content"]).split()):
             yield ChatCompletionChunk.model_validate({"choices": [{"delta": {"content": f"{word} "}}]})
