@@ -16,7 +16,7 @@ from appliance.config.json_schema import engine_schema, validation_schema
 from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
-from appliance.config.schema_lookup import SchemaLookup, convert_texts
+from appliance.config.schema_lookup import SchemaLookup
 from appliance.config.settings import merge
 from appliance.config.source_location import DataPath, Diagnostic, SourceLocation
 from appliance.config.storage import LOCK_FILE_NAME
@@ -165,8 +165,8 @@ def _validate(
     lookup = SchemaLookup(validation_schema(), (engine_schema(),))
     raw, errors = read(path)
     references = resolve(raw, environ, path.parent)
-    raw, override_errors = merge(references.raw, environ, overrides)
-    raw = convert_texts(raw, lookup).mark_secrets()
+    raw, override_errors = merge(references.raw, environ, overrides, lookup)
+    raw = raw.mark_secrets()
     errors += [*references.errors, *override_errors]
     schema_errors = list(check(raw, lookup))
     valid = raw.without(error.path for error in schema_errors)

@@ -77,7 +77,7 @@ def convert_texts(raw: RawConfig, lookup: SchemaLookup) -> RawConfig:
         text = raw.get(path)
         if not isinstance(text, str):
             continue
-        value = _convert(text, lookup.at(raw.data, path))
+        value = convert_text(text, lookup.at(raw.data, path))
         if value is not text:
             raw = raw.with_value(path, value)
         if secrets and isinstance(value, dict | list):
@@ -86,7 +86,7 @@ def convert_texts(raw: RawConfig, lookup: SchemaLookup) -> RawConfig:
     return raw
 
 
-def _convert(text: str, schemas: Iterable[Schema]) -> Any:  # Any: JSON
+def convert_text(text: str, schemas: Iterable[Schema]) -> Any:  # Any: JSON
     """The text as a value of a type that one of the schemas allows; unchanged where text is allowed or nothing fits."""
     types = {name for schema in schemas for name in types_of(schema)}
     if not types or "string" in types:

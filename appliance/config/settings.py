@@ -15,6 +15,7 @@ from appliance.config.masking import MASK, is_private_name, mask
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
+from appliance.config.schema_lookup import SchemaLookup, convert_text, convert_texts
 from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode, printable
 from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
@@ -27,12 +28,31 @@ _ASSIGNMENT = "must be a path, = and a value in YAML, such as server.port=9000"
 _LIST = "goes into a list, whose entries have no paths; must set the list as a whole, such as [a, b]"
 
 
-def merge(raw: RawConfig, environ: Mapping[str, str], overrides: Sequence[str]) -> tuple[RawConfig, list[Diagnostic]]:
-    """The config with the environment and then each of the overrides merged into it, and their errors."""
+def merge(
+    raw: RawConfig, environ: Mapping[str, str], overrides: Sequence[str], lookup: SchemaLookup
+) -> tuple[RawConfig, list[Diagnostic]]:
+    """The config with the environment and then each of the overrides merged into it, and their errors.
+
+    Texts from outside are converted first: a later override may set a key in a part, or a model, that a text brings.
+    """
     errors: list[Diagnostic] = []
-    sources: list[PydanticBaseSettingsSource] = [_FileSource(raw)]
-    sources += _environment(raw, environ, errors)
-    sources += _options(raw, overrides, errors)
+    raw = convert_texts(raw, lookup)
+    variables = {name for name in environ if name.upper().startswith(PREFIX)} - service_links(environ, PREFIX)
+    of_models = {name for name in variables if name.upper().startswith(f"{PREFIX}MODELS__")}
+    # One variable may have the list of models, and others keys of these.
+    for names in (variables - of_models, of_models):
+        sources = _environment(raw, {name: environ[name] for name in names}, lookup, errors)
+        raw = convert_texts(_merge(raw, sources), lookup)
+    for override in overrides:
+        raw = _merge(raw, _option(raw, override, errors))
+    return raw, errors
+
+
+def _merge(raw: RawConfig, overrides: Iterable[PydanticBaseSettingsSource]) -> RawConfig:
+    """The config with some sources merged into it, the later ones over the earlier ones."""
+    sources = [_FileSource(raw), *overrides]
+    if len(sources) == 1:
+        return raw
 
     class Settings(BaseSettings):
         """The merged data. It is validated later, with the locations of its values."""
@@ -44,7 +64,7 @@ def merge(raw: RawConfig, environ: Mapping[str, str], overrides: Sequence[str]) 
             # The first one has the highest priority.
             return tuple(reversed(sources))
 
-    return _Flattening(raw).flatten(Settings().model_extra or {}), errors
+    return _Flattening(raw).flatten(Settings().model_extra or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +83,10 @@ class _Mapping(dict[str, Any]):
     def __init__(self, items: Mapping[str, Any], location: SourceLocation) -> None:
         super().__init__(items)
         self.location = location
+
+    def copy(self) -> _Mapping:
+        """A mapping that is still given as a whole; pydantic-settings changes copies."""
+        return _Mapping(self, self.location)
 
 
 def _wrap(value: Any, location: SourceLocation, *, is_text: bool) -> _Override | _Mapping:
@@ -120,15 +144,8 @@ class _OverrideSource(EnvSettingsSource):
         return self._overrides
 
     def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:  # noqa: ARG002 - as in the base class
-        """The mapping that the text of a variable is; other text gets its type later, from the schema."""
-        if not isinstance(value, _Override) or not value.is_text:
-            return value
-        try:
-            parsed, errors = parse(value.value, Source("", None))
-        except ConfigError:
-            return value
-        is_mapping = isinstance(parsed.data, dict) and not errors
-        return _wrap(parsed.data, value.location, is_text=True) if is_mapping else value
+        """The value as it is; the schema says what type a text has."""
+        return value
 
     def __call__(self) -> dict[str, Any]:
         data = self._without_conflicts(super().__call__(), self._raw.find(self._target.path))
@@ -163,9 +180,8 @@ class _UnknownNameError(Exception):
 
 
 def _environment(
-    raw: RawConfig, environ: Mapping[str, str], errors: list[Diagnostic]
+    raw: RawConfig, variables: Mapping[str, str], lookup: SchemaLookup, errors: list[Diagnostic]
 ) -> Iterator[PydanticBaseSettingsSource]:
-    variables = {name for name in environ if name.upper().startswith(PREFIX)} - service_links(environ, PREFIX)
     found: dict[_Target, dict[str, _Override | _Mapping]] = {}
     # A whole part goes before its keys, whatever the order of the variables.
     for name in sorted(variables, key=lambda name: (len(name), name)):
@@ -175,8 +191,11 @@ def _environment(
         except _UnknownNameError as error:
             errors.append(Diagnostic((), str(error), location))
             continue
-        if is_unicode(environ[name]):
-            found.setdefault(target, {})[key] = _Override(environ[name], location, is_text=True)
+        if is_unicode(text := variables[name]):
+            value = convert_text(text, lookup.at(raw.data, (*target.path, *key.split("__"))))
+            # A mapping is merged; any other value gets its type later, beside the values that are merged with it.
+            override = _wrap(value if isinstance(value, dict) else text, location, is_text=True)
+            found.setdefault(target, {})[key] = override
         else:
             errors.append(Diagnostic((), "is not UTF-8 text; must be UTF-8", location))
     for target, values in found.items():
@@ -188,28 +207,25 @@ def _slug(name: str) -> str:
     return re.sub("[^a-z0-9]", "_", name.lower())
 
 
-def _options(
-    raw: RawConfig, overrides: Sequence[str], errors: list[Diagnostic]
-) -> Iterator[PydanticBaseSettingsSource]:
-    for override in overrides:
-        location = SourceLocation(Source(f"--set {_redact(override)}"))
-        name, equals, text = override.partition("=")
-        try:
-            if not is_unicode(override):
-                raise _UnknownNameError("is not UTF-8 text; must be UTF-8")
-            if not equals or not all(name.split(".")):
-                raise _UnknownNameError(f"is not an assignment; {_ASSIGNMENT}")
-            if re.search(r"\[\d*\]", name):
-                raise _UnknownNameError(_LIST)
-            target, key = _target(raw, name, ".", str, str)
-            value, faults = parse(text, location.source)
-        except _UnknownNameError as error:
-            errors.append(Diagnostic((), str(error), location))
-        except ConfigError as error:
-            errors += [Diagnostic((), problem.message, location) for problem in error.problems]
-        else:
-            errors += [replace(fault, path=()) for fault in faults]
-            yield _OverrideSource(raw, target, {key: _wrap(value.data, location, is_text=False)}, ".", errors)
+def _option(raw: RawConfig, override: str, errors: list[Diagnostic]) -> Iterator[PydanticBaseSettingsSource]:
+    location = SourceLocation(Source(f"--set {_redact(override)}"))
+    name, equals, text = override.partition("=")
+    try:
+        if not is_unicode(override):
+            raise _UnknownNameError("is not UTF-8 text; must be UTF-8")
+        if not equals or not all(name.split(".")):
+            raise _UnknownNameError(f"is not an assignment; {_ASSIGNMENT}")
+        if re.search(r"\[\d*\]", name):
+            raise _UnknownNameError(_LIST)
+        target, key = _target(raw, name, ".", str, str)
+        value, faults = parse(text, location.source)
+    except _UnknownNameError as error:
+        errors.append(Diagnostic((), str(error), location))
+    except ConfigError as error:
+        errors += [Diagnostic((), problem.message, location) for problem in error.problems]
+    else:
+        errors += [replace(fault, path=()) for fault in faults]
+        yield _OverrideSource(raw, target, {key: _wrap(value.data, location, is_text=False)}, ".", errors)
 
 
 def _redact(override: str) -> str:

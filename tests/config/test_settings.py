@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,74 @@ def test_an_override_changes_what_it_names_and_nothing_else(
 ) -> None:
     """The environment overrides the file, and `--set` overrides both."""
     config = load_text(CONFIG, *overrides, environ=environ).config
+
+    assert where(config) == value
+
+
+PROXY = """\
+models:
+  - name: p
+    class: proxy
+    upstreams: [{url: http://llm:8000}]
+  - name: chat
+    class: adapter
+    target: p
+    protocol: {kind: completions, chat_template: "{{ messages }}"}
+"""
+
+MODELS = "[{name: new, class: generative, storage: {uri: file:///d}}]"
+
+# Any: the keys of a model depend on its class.
+PARTS: dict[str, tuple[str, dict[str, str], tuple[str, ...], Callable[[Any], object], object]] = {
+    "text that reads like a mapping where anything may be": (
+        PROXY,
+        {"APPLIANCE__MODELS__P__REQUEST__DEFAULTS__USER": "team: search"},
+        (),
+        lambda config: config.models[0].request.defaults,
+        {"user": "team: search"},
+    ),
+    "a mapping in the place of a name": (
+        PROXY,
+        {},
+        ("models.chat.target={url: http://other:8000}",),
+        lambda config: config.models[1].target.url,
+        "http://other:8000",
+    ),
+    "a key of a part that a reference brings": (
+        PROXY + "server: ${env:SERVER}\n",
+        {"SERVER": "{port: 9000, drain_seconds: 2}", "APPLIANCE__SERVER__PORT": "9001"},
+        (),
+        lambda config: (config.server.port, config.server.drain_seconds),
+        (9001, 2),
+    ),
+    "a key of a model that another variable brings": (
+        PROXY,
+        {"APPLIANCE__MODELS": MODELS, "APPLIANCE__MODELS__NEW__ON_FAILURE": "exit"},
+        (),
+        lambda config: [(model.name, model.on_failure) for model in config.models],
+        [("new", "exit")],
+    ),
+    "a key of a model that another option brings": (
+        PROXY,
+        {},
+        (f"models={MODELS}", "models.new.on_failure=exit", "models.new.name=newer", "models.newer.aliases=[a]"),
+        lambda config: [(model.name, model.on_failure, model.aliases) for model in config.models],
+        [("newer", "exit", ("a",))],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "environ", "overrides", "where", "value"), PARTS.values(), ids=PARTS)
+def test_an_override_sees_the_values_before_it(
+    text: str,
+    environ: dict[str, str],
+    overrides: tuple[str, ...],
+    where: Callable[[Any], object],
+    value: object,
+    load_text: Callable[..., LoadedConfig],
+) -> None:
+    """An override may replace a value of another type, and set a key in what an earlier one brings."""
+    config = load_text(text, *overrides, environ=environ).config
 
     assert where(config) == value
 
