@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
@@ -60,7 +61,8 @@ def create_app(
         *openapi.routes(manager),
         *_probe_routes(health, manager, manager.authorizer),
     ]
-    handlers += ui.routes(config.server.page, openapi.documented_paths, redacted_config, manager.authorizer)
+    paths = partial(openapi.documented_paths, has_page=config.server.page)
+    handlers += ui.routes(config.server.page, paths, redacted_config, manager.authorizer)
     app = _app(manager, handlers, manager.authorizer, telemetry)
 
     def apply(loaded: LoadedConfig) -> None:

@@ -50,9 +50,12 @@ async def test_the_page_can_be_turned_off() -> None:
     async with _client(_config(page=False)) as client:
         root = await client.get("/", headers=BROWSER)
         statuses = [(await client.get(path, headers=BROWSER)).status_code for path in ("/config", "/docs", "/schema")]
+        document = (await client.get("/schema/openapi.json")).json()
 
     assert root.json()["name"] == "appliance"
     assert statuses == [404, 404, 200]
+    for listed in (root.json()["routes"], document["paths"]):
+        assert {"/config", "/docs", "/schema"}.intersection(listed) == {"/schema"}
 
 
 async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:

@@ -35,6 +35,9 @@ _OPERATIONS = {
     for prefix in ("", "/openai")
 }
 
+# Only with `server.page`.
+_PAGE_PATHS = frozenset({"/config", "/docs"})
+
 
 def _object(**properties: Json) -> Json:
     return {"type": "object", "required": list(properties), "properties": properties}
@@ -62,11 +65,11 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
     @get("/schema/openapi.json", name="openapi", sync_to_thread=True)
     def show_document() -> Json:
         document: Json = msgspec.json.decode(_document())
-        may_request = manager.authorizer.may_request
+        may_request, served = manager.authorizer.may_request, set(documented_paths(has_page=manager.config.server.page))
         document["paths"] = {
             path: item
             for path, item in document["paths"].items()
-            if path not in _OPERATIONS or may_request(_OPERATIONS[path])
+            if path in served and (path not in _OPERATIONS or may_request(_OPERATIONS[path]))
         }
         document["components"]["schemas"]["ModelName"] = {"enum": [name for _, name in manager.visible()]}
         if not manager.authorizer.is_closed:
@@ -76,11 +79,12 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
     return [show_document]
 
 
-def documented_paths() -> Sequence[str]:
-    """Return the paths of all routes."""
+def documented_paths(*, has_page: bool) -> Sequence[str]:
+    """Return the paths of all routes; `has_page` is `server.page`."""
     from appliance.api.openapi.documented_routes import documented_routes
 
-    return sorted(path for each in documented_routes() for path in each.paths)
+    paths = {path for each in documented_routes() for path in each.paths}
+    return sorted(paths if has_page else paths - _PAGE_PATHS)
 
 
 @cache
