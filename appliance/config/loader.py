@@ -17,8 +17,8 @@ from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
 from appliance.config.schema_lookup import SchemaLookup
-from appliance.config.settings import merge
 from appliance.config.source_location import DataPath, Diagnostic, SourceLocation
+from appliance.config.sources import merge
 from appliance.config.storage import LOCK_FILE_NAME
 from appliance.config.validators import VALIDATORS, Validator
 from appliance.config.yaml_parser import read

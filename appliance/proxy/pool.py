@@ -10,9 +10,9 @@ from typing import Any
 
 from appliance.config.models import ProxyConfig
 from appliance.config.upstreams import PoolMemberConfig
+from appliance.core.backoff import backoff_seconds
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.core.http import address_of
-from appliance.core.retry import backoff_seconds
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import Circuit, find_outlier
 from appliance.proxy.load_balancing import load_balancer

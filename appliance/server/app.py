@@ -10,8 +10,7 @@ from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
 from appliance import ui
-from appliance.api import error_responses, metrics, oip, openai, openapi
-from appliance.api import health as health_routes
+from appliance.api import error_responses, metrics, oip, openai, openapi, probes
 from appliance.api.kserve_names import KServeNames
 from appliance.api.request_body import BodyReader
 from appliance.api.route_tags import public_paths
@@ -122,7 +121,7 @@ def _probe_routes(health: HealthProvider, manager: ModelManager, authorizer: Aut
         # The text of an error is for operators.
         return report if authorizer.is_operator else public(report)
 
-    return [*health_routes.routes(report), *metrics.routes(health.metrics, authorizer.require_metrics)]
+    return [*probes.routes(report), *metrics.routes(health.metrics, authorizer.require_metrics)]
 
 
 def _app(

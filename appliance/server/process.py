@@ -27,12 +27,12 @@ from appliance.core.service_links import REMEDY, service_links
 from appliance.models.factory import ModelFactory
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_app, create_probe_app, probe_telemetry
+from appliance.server.event_loop_watchdog import Watchdog
 from appliance.server.listener import Listener, ThreadedListener
 from appliance.server.reload import ConfigReload, latest
 from appliance.server.shutdown import shutdown_gracefully
 from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
-from appliance.server.watchdog import Watchdog
 from appliance.server.worker_health import FreshHealth, RemotePublisher, WorkerInfo, read
 
 if TYPE_CHECKING:

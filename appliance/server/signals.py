@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from appliance.core.system import exit_now
-from appliance.server.watchdog import frames_of
+from appliance.server.event_loop_watchdog import frames_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

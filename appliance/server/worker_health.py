@@ -26,9 +26,9 @@ from appliance.core.model import FrontEnd
 from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
+from appliance.server.event_loop_watchdog import UNREADY_SECONDS
 from appliance.server.multiprocess_metrics import MetricFamilySum, counted, merged
 from appliance.server.shared_memory import SharedSlots
-from appliance.server.watchdog import UNREADY_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from litestar.params import JSONBody
 
-from appliance.api.health import ProbeResponse
 from appliance.api.oip import generate, metadata, repository, v1, v2
 from appliance.api.openai import ModelList, ModelObject
 from appliance.api.openapi.openai_types import types_of
+from appliance.api.probes import ProbeResponse
 from appliance.core.model import OPENAI_PATHS, Operation
 from appliance.core.openai_types import Json
 from appliance.tensors.codec import InferenceRequestBody, InferenceResponseBody

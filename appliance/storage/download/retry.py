@@ -9,9 +9,9 @@ from typing import TypeVar
 import structlog
 
 from appliance.config.storage import TransferConfig
+from appliance.core.backoff import backoff_seconds
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.core.progress import OnProgress
-from appliance.core.retry import backoff_seconds
 
 log = structlog.get_logger()
 
