@@ -95,9 +95,10 @@ def _is_in_state(upstreams: list[UpstreamState], circuit: Circuit) -> float:
 def _remove(tracked: dict[Key, list[Source]], labels: Key, source: Source) -> bool:
     """Remove an object, and return whether no other one has its labels."""
     sources = tracked.get(labels, [])
-    if source not in sources:
-        return False
-    sources.remove(source)
-    if not sources:
+    if sources == [source]:
+        # The list keeps it: a collection in another thread may read it until its labels are removed.
         del tracked[labels]
-    return not sources
+        return True
+    if source in sources:
+        sources.remove(source)
+    return False
