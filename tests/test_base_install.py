@@ -123,4 +123,4 @@ def test_a_model_in_python_needs_no_engine(python: Path, tmp_path: Path) -> None
     done = subprocess.run([python, "-m", "appliance", "smoke", file], capture_output=True, text=True, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert "every promise held" in done.stdout
+    assert "every check passed" in done.stdout

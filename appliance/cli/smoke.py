@@ -28,7 +28,7 @@ _LINES_OF_LOG = 25
 
 
 class SmokeError(ApplianceError):
-    """The config did not do what it promises."""
+    """The server did not do what the config expects."""
 
 
 @click.command()
@@ -36,15 +36,15 @@ class SmokeError(ApplianceError):
 @click.option("--timeout", type=float, default=1800, show_default=True, help="Seconds each FILE may take to be ready.")
 @overrides
 def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> None:
-    """Serve each FILE, check the answers that its `expect:` promises, and stop it.
+    """Serve each FILE, check the responses that its `expect:` describes, and stop it.
 
-    Exit code 0 when every promise held.
+    Exit code 0 when every check passed.
     """
     for file in files:
         config = load_quietly(file, overrides).config
         click.echo(f"{file}")
         asyncio.run(_serve_and_check(file, config, overrides, timeout, lambda line: click.echo(f"  {line}")))
-        click.echo("  every promise held" if config.expect else "  it was ready; expect: promises nothing")
+        click.echo("  every check passed" if config.expect else "  it was ready; there is no `expect:` to check")
 
 
 async def _serve_and_check(
@@ -55,7 +55,7 @@ async def _serve_and_check(
     It must be ready within `seconds`; `log` gets a line for each step.
 
     Raises:
-        SmokeError: it did not get ready, an answer was not as promised, or it did not stop cleanly.
+        SmokeError: it did not get ready, a response was not as expected, or it did not stop cleanly.
     """
     port = _free_port()
     key, digest = new_key()

@@ -136,7 +136,7 @@ def _violations(found: MemoryEstimate, layout: LayoutConfig, hardware: Hardware)
     budget = memory_budget.budget_bytes(layout, hardware)
     key = "memory_fraction" if layout.memory_fraction else "tensor_parallel"
     if need > budget:
-        fault = f"needs {_gib(need)} of each {have} for weights and work, and may take {_gib(budget)}"
+        fault = f"needs {_gib(need)} of each {have} for weights and activations, and its budget is {_gib(budget)}"
         violations.append(
             ConstraintViolation(("layout", key), fault, "more devices, a larger share, or a smaller model", True)
         )

@@ -26,21 +26,23 @@ def _title(plan: Plan) -> str:
 
 def _facts(plan: Plan) -> Iterator[str]:
     read = f"{decimal(plan.read_bytes)} of {decimal(plan.size_bytes)} in {plan.files} files read"
-    yield f"  known by     {plan.source}: {read}"
+    yield f"  source       {plan.source}: {read}"
     yield f"  layout       {describe(plan.layout)} on {plan.hardware}{f': {plan.reason}' if plan.reason else ''}"
     if not plan.kv_blocks and not plan.kv_token_bytes:
-        yield "  KV cache     none: it sees a text as a whole"
+        yield "  KV cache     none: the model is an encoder"
     else:
         yield f"  KV cache     {plan.kv_token_bytes:,} bytes a token, {plan.kv_tokens:,} tokens in each copy"
-        yield f"  longest text {plan.longest:,} tokens; {plan.max_model_len:,} are asked for"
+        yield f"  longest text {plan.longest:,} tokens; max_model_len is {plan.max_model_len:,}"
     times = plan.timing
-    bring = f"{_seconds(times.download_seconds)} at {times.gbit:g} Gbit/s" if plan.disk_bytes else "nothing: it is here"
-    yield f"  to bring     {decimal(plan.disk_bytes)}, {bring}; to load about {_seconds(times.load_seconds)}"
+    download = (
+        f"{_seconds(times.download_seconds)} at {times.gbit:g} Gbit/s" if plan.disk_bytes else "the files are local"
+    )
+    yield f"  download     {decimal(plan.disk_bytes)}, {download}; loading takes about {_seconds(times.load_seconds)}"
 
 
 def _ranks(plan: Plan) -> Iterator[str]:
     reserve = "" if plan.hardware.is_cpu else " (estimated)"
-    rows: list[tuple[str, ...]] = [("rank", "weights", f"work{reserve}", "KV cache", "in all", "may take")]
+    rows: list[tuple[str, ...]] = [("rank", "weights", f"activations{reserve}", "KV cache", "total", "budget")]
     for (weights, work, cache), group in groupby(plan.ranks, key=_sizes):
         ranks = list(group)
         total = weights + work + cache
@@ -55,7 +57,7 @@ def _sizes(rank: RankPlan) -> tuple[int, int, int]:
 def _contexts(plan: Plan) -> Iterator[str]:
     if plan.concurrency:
         yield ""
-        rows = [("tokens a text", "texts at once")]
+        rows = [("sequence length", "concurrent sequences")]
         rows += [(f"{tokens:,}", f"{count:,.1f}") for tokens, count in plan.concurrency.items()]
         yield from _aligned(rows)
 

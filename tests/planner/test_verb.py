@@ -79,7 +79,7 @@ def test_what_only_does_not_fit_can_be_forced(write: Write, file: File, publishe
     refused, forced = _plan(config, "--gpu", "h100-80gb:1"), _plan(config, "--gpu", "h100-80gb:1", "--force")
 
     assert (refused.returncode, forced.returncode) == (2, 0)
-    assert "needs 135.6 GiB of each device for weights and work, and may take 73.3 GiB" in refused.stderr
+    assert "needs 135.6 GiB of each device for weights and activations, and its budget is 73.3 GiB" in refused.stderr
     assert "forced: it may fail once it loads" in forced.stderr
 
 
