@@ -19,7 +19,7 @@ def test_it_writes_a_row_for_each_load_and_a_plot(tmp_path: Path) -> None:
     rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| (?:16|64 whole) .*$", page, re.MULTILINE)]
 
     assert page in printed
-    assert "had another length: 0." in page
+    assert "had the wrong length: 0." in page
     assert len(rows) == 2
     assert all(float(cell.replace(",", "")) > 0 for _, _, *cells in rows for cell in cells)
     assert (tmp_path / "front-end.svg").read_text().count("<title>") == 2
