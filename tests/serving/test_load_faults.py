@@ -59,7 +59,7 @@ def test_each_fault_is_named_with_its_reason(serve: Callable[..., Served], smoll
     assert "class: adapter" in reasons["template"]
     assert "safetensors" in reasons["weights"]
     assert "is not a safetensors file" in reasons["broken"]
-    assert "is cut off" in reasons["cut"]
+    assert "is incomplete" in reasons["cut"]
     assert "NobodyForCausalLM" in reasons["unknown"]
     assert "no/such/template.jinja" in reasons["file"]
     assert "nobodys" in reasons["parser"]
