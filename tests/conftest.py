@@ -28,9 +28,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--dtype", choices=["float32", "bfloat16"], help="number format of the chat example in tests")
 
 
+# Before any test module is imported.
+_PRELOADED = {name: os.environ[name] for name in ("LD_PRELOAD",) if name in os.environ}
+
+
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Take back what a test's imports write into the environment, as vLLM's do: the next server would inherit it."""
+    """Take back what imports write into the environment, as vLLM's do: the next server would inherit it.
+
+    A fixture of a wider scope that makes vLLM's config has written `LD_PRELOAD` before the first test begins.
+    """
+    os.environ.pop("LD_PRELOAD", None)
+    os.environ.update(_PRELOADED)
     before = dict(os.environ)
     yield
     os.environ.clear()
