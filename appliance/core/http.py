@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
-from urllib.request import getproxies, proxy_bypass
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.request import getproxies_environment, proxy_bypass
 
 from yarl import URL
 
@@ -24,6 +28,8 @@ HOP_BY_HOP_HEADERS = frozenset(
 
 # The HTTP client sets these itself.
 FRAMING_HEADERS = frozenset({"accept-encoding", "content-length", "expect", "host"})
+
+_PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
 # v1, v4, v1beta, at the end of a path or within it, such as ``/v1beta/openai``.
 _VERSION = re.compile(r"v\d+[a-z0-9]*")
@@ -62,9 +68,55 @@ def join_url(base: str, path: str, query: str = "") -> URL:
     return URL(f"{joined}?{queries}" if queries else joined, encoded=True)
 
 
-def environment_proxy(origin: URL) -> URL | None:
-    """Return the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name for an origin; None is none."""
-    proxy = getproxies().get(origin.scheme)
-    if not proxy or proxy_bypass(f"{origin.host}:{origin.port}"):
+@dataclass(frozen=True, slots=True)
+class EnvironmentProxy:
+    """A proxy that an environment variable names; `url` is without the login, which is "" and "" if there is none."""
+
+    variable: str
+    url: URL
+    user: str
+    password: str
+
+
+def environment_proxy(origin: URL) -> EnvironmentProxy | None:
+    """Return the proxy that `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` name for an origin; None is none.
+
+    Raises:
+        ValueError: the variable is no address of a proxy; the message names it, and not its value, which can hold a
+            password.
+    """
+    proxies = getproxies_environment()
+    scheme = next((name for name in (origin.scheme, "all") if proxies.get(name)), None)
+    if scheme is None or _bypasses_proxy(origin):
         return None
-    return URL(proxy if "://" in proxy else f"http://{proxy}")
+    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
+    variable = next((name for name in names if os.environ.get(name)), names[1])
+    address = proxies[scheme]
+    try:
+        url = URL(address if "://" in address else f"http://{address}")
+    except ValueError:
+        url = URL()
+    if url.scheme not in _PROXY_SCHEMES or not url.host:
+        raise ValueError(
+            f"{variable} is not the address of a proxy; write it as http://HOST:PORT or socks5h://HOST:PORT"
+        )
+    return EnvironmentProxy(variable, url.with_user(None).origin(), url.user or "", url.password or "")
+
+
+def _bypasses_proxy(origin: URL) -> bool:
+    if proxy_bypass(f"{origin.host}:{origin.port}"):
+        return True
+    try:
+        address = ipaddress.ip_address(origin.host or "")
+    except ValueError:
+        return False
+    return any(address in network for network in _networks_without_proxy())
+
+
+def _networks_without_proxy() -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Yield the networks in `NO_PROXY`, such as `10.0.0.0/8`, which urllib does not know."""
+    for name in getproxies_environment().get("no", "").split(","):
+        try:
+            yield ipaddress.ip_network(name.strip(), strict=False)
+        except ValueError:
+            continue

@@ -33,7 +33,7 @@ from yarl import URL
 
 from appliance.config.upstreams import UpstreamConfig, UpstreamTlsConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
-from appliance.core.http import environment_proxy, join_url
+from appliance.core.http import EnvironmentProxy, environment_proxy, join_url
 from appliance.proxy.response import CONNECTION_ERRORS, UpstreamResponse
 
 _LONG_BYTES = 256 * 1024
@@ -116,8 +116,8 @@ class UpstreamClient:
         """
         config = self.config
         proxy = _proxy(URL(config.url))
-        if proxy is not None and proxy.user is not None:
-            login = {"proxy-authorization": encode_basic_auth(proxy.user, proxy.password or "")}
+        if proxy is not None and (proxy.user or proxy.password):
+            login = {"proxy-authorization": encode_basic_auth(proxy.user, proxy.password)}
             if config.url.startswith("https:"):
                 # To the proxy alone, which opens a tunnel.
                 self._proxy_headers = login
@@ -137,7 +137,7 @@ class UpstreamClient:
             timeout=ClientTimeout(total=None, connect=config.timeouts.connect_seconds),
             # UpstreamResponse decodes in pieces of limited size.
             auto_decompress=False,
-            proxy=None if proxy is None else proxy.with_user(None),
+            proxy=None if proxy is None else proxy.url,
         )
 
 
@@ -165,15 +165,17 @@ class _LimitedResponseHandler(ResponseHandler):
             self.abort()
 
 
-def _proxy(url: URL) -> URL | None:
+def _proxy(url: URL) -> EnvironmentProxy | None:
     """Return the environment's proxy; logins come from its URL, not from `.netrc`, which belongs to the user."""
-    proxy = environment_proxy(url.origin())
-    if proxy is not None and proxy.scheme not in ("http", "https"):
-        variable = f"{url.scheme}_proxy".upper()
+    try:
+        proxy = environment_proxy(url.origin())
+    except ValueError as error:
+        raise UnreachableError(_UNREACHABLE, detail=str(error)) from error
+    if proxy is not None and proxy.url.scheme not in ("http", "https"):
         raise UnreachableError(
             _UNREACHABLE,
-            detail=f"{variable} names a {proxy.scheme} proxy, and only http:// and https:// proxies are supported; "
-            f"name such a one, or {url.host} in NO_PROXY",
+            detail=f"{proxy.variable} names a {proxy.url.scheme} proxy, and only http:// and https:// proxies are "
+            f"supported; name such a one, or {url.host} in NO_PROXY",
         )
     return proxy
 

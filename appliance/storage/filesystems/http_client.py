@@ -6,14 +6,10 @@ urllib3 in threads: an event loop would read on one processor, and copy more tha
 from __future__ import annotations
 
 import base64
-import netrc
-import os
 import re
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
 import urllib3
@@ -23,9 +19,8 @@ from yarl import URL
 
 from appliance.config.storage import TransferConfig
 from appliance.core.errors import StorageError, StorageUnavailableError
-from appliance.core.http import environment_proxy
 from appliance.core.threads import in_thread, opened_in_thread
-from appliance.storage.filesystems import http_errors
+from appliance.storage.filesystems import http_errors, network
 from appliance.storage.filesystems.base import Body
 from appliance.storage.filesystems.http_errors import AccessHint
 
@@ -240,7 +235,7 @@ class HttpClient:
         """Return the connections to a host, and the login of `.netrc` for it."""
         with self._lock:
             if origin not in self._pools:
-                self._pools[origin] = _create_pool(origin, self._kept_connections), _netrc_login(origin)
+                self._pools[origin] = _create_pool(origin, self._kept_connections), network.netrc_login(origin)
             return self._pools[origin]
 
 
@@ -274,27 +269,17 @@ def _redirect_target(resource: str, url: URL, location: str) -> URL:
 
 
 def _create_pool(origin: URL, kept_connections: int) -> urllib3.PoolManager:
-    proxy = environment_proxy(origin)
-    # The certificates that Python trusts: those of SSL_CERT_FILE, or the system's.
-    context = ssl.create_default_context() if "https" in (origin.scheme, proxy and proxy.scheme) else None
+    proxy = network.proxy_of(origin)
+    context = network.tls_context() if "https" in (origin.scheme, proxy and proxy.url.scheme) else None
     if proxy is None:
         return urllib3.PoolManager(maxsize=kept_connections, ssl_context=context)
     login = {}
-    if proxy.user is not None:
-        login = urllib3.make_headers(proxy_basic_auth=f"{proxy.user}:{proxy.password or ''}")
+    if proxy.user:
+        login = urllib3.make_headers(proxy_basic_auth=f"{proxy.user}:{proxy.password}")
     return urllib3.ProxyManager(
-        str(proxy.with_user(None)),
+        str(proxy.url),
         proxy_headers=login,
         maxsize=kept_connections,
         ssl_context=context,
         proxy_ssl_context=context,
     )
-
-
-def _netrc_login(url: URL) -> Mapping[str, str]:
-    try:
-        path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-        entry = netrc.netrc(path).authenticators(url.host or "")
-    except (OSError, RuntimeError, netrc.NetrcParseError):
-        return {}
-    return urllib3.make_headers(basic_auth=f"{entry[0]}:{entry[2] or ''}") if entry else {}
