@@ -12,7 +12,7 @@ import pytest
 from faultproxy import FaultProxy
 from hypothesis import settings
 from ruamel.yaml import YAML
-from served import Served
+from server_process import ServerProcess
 from upstreams import Upstream
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -61,9 +61,9 @@ def chat_file(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def serve(tmp_path: Path, chat_file: Path) -> Iterator[Callable[..., Served]]:
+def serve(tmp_path: Path, chat_file: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers of the test's own, and ends whatever is left of them."""
-    servers: list[Served] = []
+    servers: list[ServerProcess] = []
 
     def start(
         *overrides: str,
@@ -71,9 +71,9 @@ def serve(tmp_path: Path, chat_file: Path) -> Iterator[Callable[..., Served]]:
         prefix: Sequence[str] = (),
         host: str = "127.0.0.1",
         is_cold: bool = False,
-    ) -> Served:
+    ) -> ServerProcess:
         log = tmp_path / f"server-{len(servers)}.log"
-        servers.append(Served(file, log, *overrides, prefix=prefix, host=host, is_cold=is_cold))
+        servers.append(ServerProcess(file, log, *overrides, prefix=prefix, host=host, is_cold=is_cold))
         return servers[-1]
 
     yield start

@@ -17,7 +17,7 @@ from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, 
 from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.planner import Plan
 
-PROOF = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
+WARMUP_REQUEST = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 
 
 class Double:
@@ -25,7 +25,7 @@ class Double:
 
     operations = frozenset({Operation.COMPLETION, Operation.CHAT_COMPLETION})
 
-    def __init__(self, warmup_request: ModelRequest | None = PROOF) -> None:
+    def __init__(self, warmup_request: ModelRequest | None = WARMUP_REQUEST) -> None:
         self.warmup_request = warmup_request
         self.may_load = asyncio.Event()
         self.may_finish = asyncio.Event()

@@ -170,13 +170,13 @@ class InferenceClient(AsyncClient):
         """The double of this name."""
         return self.manager.find(name).model
 
-    async def until_ready(self) -> InferenceClient:
+    async def wait_until_ready(self) -> InferenceClient:
         """Load everything."""
         self.manager.start()
-        await self.until(lambda: self.manager.is_ready)
+        await self.wait_until(lambda: self.manager.is_ready)
         return self
 
-    async def until(self, is_so: Callable[[], bool]) -> None:
+    async def wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait until something is so."""
         async with asyncio.timeout(5):
             while not is_so():

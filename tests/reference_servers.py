@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import httpx
 import pytest
-from served import free_port, until
+from server_process import free_port, wait_until
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def serving(
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **variables})
     server = Reference(int(ports["http"]), int(ports["grpc"]))
     try:
-        until(lambda: _is_ready(server.url + ready), 120, log.read_text)
+        wait_until(lambda: _is_ready(server.url + ready), 120, log.read_text)
         yield server
     finally:
         process.terminate()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from served import environment, free_port
+from server_process import environment, free_port
 from upstreams import Upstream
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from served import environment
+from server_process import environment
 
 pytestmark = pytest.mark.contract
 

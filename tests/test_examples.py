@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from example_files import EXAMPLES, NAMES, NEEDS
-from served import Served, broken_promises
+from server_process import ServerProcess, failed_expectations
 
 # What other tests start, and what differs from another example in a way that has tests of its own.
 SELDOM = frozenset(
@@ -45,12 +45,12 @@ def test_an_example_keeps_its_promises(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_both_halves_of_retrieval_keep_their_promises(serve: Callable[..., Served]) -> None:
+def test_both_halves_of_retrieval_keep_their_promises(serve: Callable[..., ServerProcess]) -> None:
     """Two engines behind one port, as `smoke` asks them but for the start."""
-    server = serve(file=EXAMPLES / "rag.yaml").until_ready(280)
+    server = serve(file=EXAMPLES / "rag.yaml").wait_until_ready(280)
 
-    assert broken_promises(server, EXAMPLES / "rag.yaml") == []
-    assert server.end() == 0
+    assert failed_expectations(server, EXAMPLES / "rag.yaml") == []
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("name", sorted(FORWARDING))

@@ -12,7 +12,7 @@ import pytest
 import trustme
 from click.testing import CliRunner
 from faults.confined import require_root
-from served import Served, free_port, until
+from server_process import ServerProcess, free_port, wait_until
 
 from appliance.cli.main import main
 
@@ -41,9 +41,9 @@ def config(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def _start(file: Path, log: Path, host: str, port: int) -> Served:
-    server = Served(file, log, f"server.host={host}", f"server.port={port}")
-    until(lambda: _probe("live", str(file))[0] == 0, 60, server.tail)
+def _start(file: Path, log: Path, host: str, port: int) -> ServerProcess:
+    server = ServerProcess(file, log, f"server.host={host}", f"server.port={port}")
+    wait_until(lambda: _probe("live", str(file))[0] == 0, 60, server.log_tail)
     return server
 
 
@@ -53,7 +53,7 @@ def test_a_server_with_a_certificate_on_all_addresses_is_asked(config: Callable[
     file = config(f"port: {port}, tls: {{TLS}}")
     server = _start(file, tmp_path / "log", "0.0.0.0", port)
     try:
-        until(lambda: "unavailable" in _probe("ready", str(file))[1], 60, server.tail)
+        wait_until(lambda: "unavailable" in _probe("ready", str(file))[1], 60, server.log_tail)
 
         assert _probe("live", str(file)) == (0, "live\n")
         code, said = _probe("ready", str(file))
@@ -61,7 +61,7 @@ def test_a_server_with_a_certificate_on_all_addresses_is_asked(config: Callable[
         assert "one is unavailable: " in said
         assert _probe("live", str(file), "--set", "server.tls=")[0] == 1
     finally:
-        server.end()
+        server.stop()
 
 
 def test_a_server_that_requires_client_certificates_is_asked_at_its_probe_port(
@@ -72,7 +72,7 @@ def test_a_server_that_requires_client_certificates_is_asked_at_its_probe_port(
     model_config = f"host: '::1', port: {port}, tls: {{TLS, client_ca: {tmp_path}/tls.crt}}"
     file = config(f"{model_config}, probe_port: {free_port()}")
     server = _start(file, tmp_path / "log", "::1", port)
-    server.end()
+    server.stop()
 
     code, said = _probe("live", str(config(model_config)))
     assert code == 1
@@ -101,9 +101,9 @@ def test_without_a_file_the_running_server_is_asked(config: Callable[[str], Path
     require_root("nsenter")
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     file = config(f"tls: {{TLS}}, probe_port: {free_port()}, workers: 2")
-    server = Served(file, tmp_path / "log", prefix=alone)
+    server = ServerProcess(file, tmp_path / "log", prefix=alone)
     try:
-        until(lambda: any(each["event"] == "server.started" for each in server.events()), 60, server.tail)
+        wait_until(lambda: any(each["event"] == "server.started" for each in server.events()), 60, server.log_tail)
         first = server.descendants()[0].pid
         inside = [shutil.which("nsenter") or "", "--target", str(first), "--pid", "--mount", sys.executable]
         done = subprocess.run(

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from served import environment, free_port, until
+from server_process import environment, free_port, wait_until
 
 from appliance.config.storage import SCHEMES
 
@@ -63,7 +63,7 @@ def test_its_program_serves(tmp_path: Path) -> None:
 
     with subprocess.Popen([sys.executable, str(file)], stderr=subprocess.DEVNULL) as program:
         try:
-            until(lambda: _chat(port) == "Hello", 60)
+            wait_until(lambda: _chat(port) == "Hello", 60)
         finally:
             program.send_signal(signal.SIGINT)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 from appliance.config import load
 from appliance.config.layout import LayoutConfig
@@ -70,7 +70,7 @@ def test_vllm_takes_none_of_them_for_a_port(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_server_says_what_it_ignores(
-    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, with the remedy."""
     for name, value in {**VLLM, **_of_service("APPLIANCE")}.items():
@@ -78,7 +78,7 @@ def test_a_server_says_what_it_ignores(
     file = tmp_path / "config.yaml"
     file.write_text("models: [{name: one, class: proxy, upstreams: [{url: 'http://127.0.0.1:9/v1'}]}]")
     server = serve(file=file)
-    until(lambda: server.get("/livez")[0] == 200, 60, server.tail)
+    wait_until(lambda: server.get("/livez")[0] == 200, 60, server.log_tail)
 
     (event,) = [each for each in server.events() if each["event"] == "environment.ignored"]
     assert {"VLLM_PORT", "VLLM_SERVICE_HOST", "APPLIANCE_PORT"} <= set(event["names"])

@@ -1,4 +1,4 @@
-"""Clients of many kinds that ask without a pause, and note every answer that is not whole."""
+"""Clients of many kinds that send requests without a pause, and record each incomplete response."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import Self
 
 import httpx
 import openai
-from served import until
+from server_process import wait_until
 
 PATH = "/v1/chat/completions"
 # Bounded: a real model may go on for minutes.
 BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 32}
 
 Ask = Callable[[], str]
-"""Asks once, and gives the text of the answer; raises where there is none."""
+"""Sends one request and returns the text of the response; raises if there is none."""
 
 
 class Traffic:
-    """Two clients of each kind, none of which asks again what failed."""
+    """Two clients of each kind, without retries."""
 
     def __init__(self, port: int, end: str, kinds: tuple[str, ...] = ()) -> None:
-        """`end` is the last word of every whole answer."""
+        """`end` is the last word of each complete response."""
         self.answers: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -50,10 +50,10 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
-    def goes_on(self, count: int) -> None:
+    def wait_for_more(self, count: int) -> None:
         """Wait until each kind of client has got so many more answers, or one has failed."""
         goal = {kind: self.answers[kind] + count for kind in self.answers}
-        until(lambda: bool(self.failures) or all(self.answers[kind] >= goal[kind] for kind in goal), 120)
+        wait_until(lambda: bool(self.failures) or all(self.answers[kind] >= goal[kind] for kind in goal), 120)
 
     def _run(self, kind: str) -> None:
         self.answers[kind] += 0

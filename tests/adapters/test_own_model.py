@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from questions import LONG, MESSAGES, TALK
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files."""
     (config,) = load(chat_file).config.models
     folder = ModelFactory().materialize(config, GlobalStorageConfig(), lambda *_: None)["model"]
@@ -31,17 +31,17 @@ def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         f"     protocol: {{kind: completions, tokenizer: {{uri: {folder}}}}}}}\n"
         f"  - {{name: smollm2, class: generative, storage: {{uri: {folder}}}, engine: {{max_model_len: 1024}}}}\n"
     )
-    served = Served(file, file.with_name("server.log"))
+    served = ServerProcess(file, file.with_name("server.log"))
     try:
-        until(lambda: served.get("/readyz")[0] == 200 or served.process.poll() is not None, 240, served.tail)
+        wait_until(lambda: served.get("/readyz")[0] == 200 or served.process.poll() is not None, 240, served.log_tail)
         yield served
     finally:
-        code = served.end()
-    assert code == 0, served.tail()
+        code = served.stop()
+    assert code == 0, served.log_tail()
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[openai.OpenAI]:
+def client(served: ServerProcess) -> Iterator[openai.OpenAI]:
     """OpenAI's own client."""
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client
@@ -135,7 +135,7 @@ def test_a_prompt_that_is_too_long_is_refused_alike(client: openai.OpenAI) -> No
             client.chat.completions.create(model=model, messages=long, max_tokens=5)
 
 
-def test_the_probe_waits_for_the_target(served: Served) -> None:
+def test_the_probe_waits_for_the_target(served: ServerProcess) -> None:
     """The adapter was ready only after its target was, though it stands first in the file."""
     events = [each for each in served.events() if each["event"] == "model.state_changed" and each["to"] == "ready"]
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from access_doubles import ONLY, Closed, bearing
+from auth_doubles import MODEL_KEY, AppClient, bearer_header
 from doubles import config
 from faultproxy import Fault, FaultProxy
 from upstreams import Upstream, error
@@ -107,9 +107,9 @@ async def test_only_operators_are_told_where_the_target_is(
     """Probes from elsewhere, listings and calls say that the target is away, without its address or its words."""
     proxy = fault_proxies(upstream.port)
     proxy.set(Fault("refuse"))
-    keys = (KeyConfig(name="only", value=ONLY, models=("chat",)),) if has_keys else None
-    headers = bearing(ONLY) if has_keys else {}
-    async with Closed(config(_config(proxy.url), server=ServerConfig(api_keys=keys))) as client:
+    keys = (KeyConfig(name="only", value=MODEL_KEY, models=("chat",)),) if has_keys else None
+    headers = bearer_header(MODEL_KEY) if has_keys else {}
+    async with AppClient(config(_config(proxy.url), server=ServerConfig(api_keys=keys))) as client:
         client.manager.start()
         entry = client.manager.statuses[0]
         await _until(lambda: "cannot be reached" in entry.reason)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from served import Served, is_gone, until
+from server_process import ServerProcess, has_exited, wait_until
 from upstreams import Upstream
 
 from appliance.adapters.renderer import Renderer
@@ -135,24 +135,24 @@ def test_a_server_answers_and_ends_whatever_a_template_does(tmp_path: Path) -> N
             f"    protocol:\n      kind: completions\n      max_tokens: 1\n"
             f"      chat_template: \"{{% if messages[0].content == 'stall' %}}{ENDLESS}{{% endif %}}x\"\n"
         )
-        served = Served(file, tmp_path / "log", "server.drain_seconds=60").until_ready()
+        served = ServerProcess(file, tmp_path / "log", "server.drain_seconds=60").wait_until_ready()
         try:
             children, before = served.descendants(), _seconds(served)
             body = {"model": "m", "messages": [{"role": "user", "content": "stall"}]}
             said: list[int] = []
             asking = threading.Thread(target=lambda: said.append(served.post("/v1/chat/completions", body)[0]))
             asking.start()
-            until(lambda: _seconds(served) - before > 0.2, 60, served.tail)
+            wait_until(lambda: _seconds(served) - before > 0.2, 60, served.log_tail)
 
             assert served.get("/livez")[0] == 200
-            assert served.end() == 0
+            assert served.stop() == 0
             asking.join(60)
             assert said == [400]
-            assert all(is_gone(each) for each in children)
+            assert all(has_exited(each) for each in children)
         finally:
             served.process.kill()
 
 
-def _seconds(served: Served) -> float:
+def _seconds(served: ServerProcess) -> float:
     """Processor time of the processes below a server."""
     return sum(each.cpu_times().user for each in served.descendants())

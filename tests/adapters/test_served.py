@@ -7,10 +7,10 @@ from typing import Any
 
 import openai
 import pytest
-from oddities import ERRORS, STREAMS
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
-from served import Served, until
+from server_process import ServerProcess, wait_until
 from services import vector
+from upstream_quirks import ERRORS, STREAMS
 from upstreams import Answer, Asked, Upstream, error, event, json_answer, stream
 
 pytestmark = pytest.mark.contract
@@ -245,7 +245,9 @@ def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenA
 
 
 @pytest.mark.parametrize("oddity", ERRORS)
-def test_an_odd_error_of_a_target_is_one_in_openais_shape(adapters: Served, scripted: Upstream, oddity: str) -> None:
+def test_an_odd_error_of_a_target_is_one_in_openais_shape(
+    adapters: ServerProcess, scripted: Upstream, oddity: str
+) -> None:
     """The status stays; whatever the body was, there is a message, and a code only if it is a word."""
     answer = ERRORS[oddity]
     scripted.on("/v1/completions", answer)
@@ -388,7 +390,7 @@ def test_dimensions_that_a_model_lacks_are_refused(client: openai.OpenAI, script
 
 
 @pytest.mark.parametrize("model", ["service", "tensors", "instances"])
-def test_a_service_ranks(adapters: Served, scripted: Upstream, model: str) -> None:
+def test_a_service_ranks(adapters: ServerProcess, scripted: Upstream, model: str) -> None:
     """Documents come best first with their scores, as many as are asked for."""
     body = {"model": model, "query": "q", "documents": ["a", "ccc", {"text": "bb"}], "top_n": 2}
 
@@ -402,7 +404,7 @@ def test_a_service_ranks(adapters: Served, scripted: Upstream, model: str) -> No
     ]
 
 
-def test_documents_are_ranked_in_batches(adapters: Served, scripted: Upstream) -> None:
+def test_documents_are_ranked_in_batches(adapters: ServerProcess, scripted: Upstream) -> None:
     """As many requests as the batches are, and one order over all of them."""
     documents = ["x" * length for length in (1, 5, 2, 9, 3, 7)]
 
@@ -412,7 +414,7 @@ def test_documents_are_ranked_in_batches(adapters: Served, scripted: Upstream) -
     assert [each["index"] for each in said["results"]] == [3, 5, 1, 4, 2, 0]
 
 
-def test_a_key_that_the_target_repeats_is_not_told(adapters: Served, scripted: Upstream) -> None:
+def test_a_key_that_the_target_repeats_is_not_told(adapters: ServerProcess, scripted: Upstream) -> None:
     """Neither to the client nor to anybody else."""
     scripted.on("/v1/completions", error(401, "Incorrect API key provided: secret-key."))
 
@@ -422,7 +424,9 @@ def test_a_key_that_the_target_repeats_is_not_told(adapters: Served, scripted: U
     assert said["error"]["message"] == "Incorrect API key provided: ***."
 
 
-def test_tensors_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: Served, scripted: Upstream) -> None:
+def test_tensors_are_as_the_protocol_has_them(
+    client: openai.OpenAI, adapters: ServerProcess, scripted: Upstream
+) -> None:
     """Names, shapes and types of the inputs, names of the outputs, and sampling as parameters."""
     client.completions.create(model="tensors", prompt="Hi", max_tokens=5, temperature=0.25, stop=["x"])
     adapters.post("/v1/rerank", {"model": "tensors", "query": "q", "documents": ["a", "b"]})
@@ -441,7 +445,9 @@ def test_tensors_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: S
     }
 
 
-def test_instances_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: Served, scripted: Upstream) -> None:
+def test_instances_are_as_the_protocol_has_them(
+    client: openai.OpenAI, adapters: ServerProcess, scripted: Upstream
+) -> None:
     """A text alone is an instance itself, a pair is a mapping by name."""
     client.completions.create(model="instances", prompt="Hi")
     adapters.post("/v1/rerank", {"model": "instances", "query": "q", "documents": ["a"]})
@@ -481,7 +487,7 @@ def test_a_service_that_refuses_is_heard(client: openai.OpenAI, scripted: Upstre
     assert caught.value.status_code == 413
 
 
-def test_a_trace_travels_and_a_key_does_not(adapters: Served, scripted: Upstream) -> None:
+def test_a_trace_travels_and_a_key_does_not(adapters: ServerProcess, scripted: Upstream) -> None:
     """The request id and the trace reach the target; the client's own key stays here."""
     headers = {"x-request-id": "abc-1", "traceparent": "00-1-2-03", "authorization": "Bearer mine", "x-odd": "1"}
 
@@ -513,7 +519,7 @@ def test_a_client_that_leaves_ends_the_request(client: openai.OpenAI, scripted: 
         next(iter(chunks))
     asked = scripted.calls[0]
 
-    until(lambda: asked.has_left, 30)
+    wait_until(lambda: asked.has_left, 30)
     assert not asked.is_answered
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 import pytest
-from access_doubles import Closed, closed_config
+from auth_doubles import AppClient, config_with_keys
 
 
 @pytest.fixture(scope="package")
-async def closed() -> AsyncGenerator[Closed]:
+async def closed() -> AsyncGenerator[AppClient]:
     """One whose models are ready, for all tests that change nothing."""
-    async with Closed(closed_config(admin=True)) as client:
-        await client.until_ready()
+    async with AppClient(config_with_keys(admin=True)) as client:
+        await client.wait_until_ready()
         yield client
         await client.manager.stop()
 
 
 @pytest.fixture
-async def fresh() -> AsyncGenerator[Closed]:
+async def fresh() -> AsyncGenerator[AppClient]:
     """One of its own, which a test may change."""
-    async with Closed(closed_config(admin=True)) as client:
-        await client.until_ready()
+    async with AppClient(config_with_keys(admin=True)) as client:
+        await client.wait_until_ready()
         yield client
         await client.manager.stop()

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from typing import cast
 
 import pytest
-from access_doubles import ALL, BOSS, EYES, HAND, ONE, Closed, Keeper, bearing, closed_config
+from auth_doubles import (
+    ADMIN_KEY,
+    ALIAS_KEY,
+    FULL_KEY,
+    LISTING_KEY,
+    MODEL_ADMIN_KEY,
+    AppClient,
+    RecordingDouble,
+    bearer_header,
+    config_with_keys,
+)
 from doubles import DoubleConfig, DoubleFactory, config
 from structlog.testing import capture_logs
 
@@ -21,7 +31,7 @@ PROBES = {"/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live
 
 def _places() -> Iterator[tuple[str, str]]:
     """Method and path of every route there is, and of some there are not."""
-    app = create_app(closed_config(), factory=DoubleFactory())
+    app = create_app(config_with_keys(), factory=DoubleFactory())
     for route in app.routes:
         path = route.path.replace("{name:path}", "one").replace("{rest:path}", "one/infer")
         methods = {"OPTIONS", *(getattr(route, "methods", None) or ())}
@@ -36,10 +46,10 @@ def _places() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(_places()))
-async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: str, path: str) -> None:
+async def test_every_place_but_the_probes_wants_a_key(closed: AppClient, method: str, path: str) -> None:
     """401 with a challenge and an id, for every route, every method and every path that nobody has."""
     bare = await closed.request(method, path)
-    wrong = await closed.request(method, path, headers=bearing(f"{ALL}x"))
+    wrong = await closed.request(method, path, headers=bearer_header(f"{FULL_KEY}x"))
 
     for answer in (bare, wrong):
         assert answer.status_code == 401
@@ -50,22 +60,22 @@ async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: st
 @pytest.mark.parametrize(
     ("lacking", "key", "path"),
     [
-        ("operation", EYES, "/v1/completions"),
-        ("operation", EYES, "/v1/audio/transcriptions"),
-        ("operation", EYES, "/v2/models/one/infer"),
-        ("operation", EYES, "/v1/models/one:predict"),
-        ("operation", EYES, "/v2/models/one/generate"),
-        ("operation", EYES, "/v2/models/one/generate_stream"),
-        ("model", ONE, "/v2/models/two/infer"),
-        ("model", ONE, "/v1/models/two:predict"),
-        ("admin", ALL, "/v2/repository/models/one/unload"),
+        ("operation", LISTING_KEY, "/v1/completions"),
+        ("operation", LISTING_KEY, "/v1/audio/transcriptions"),
+        ("operation", LISTING_KEY, "/v2/models/one/infer"),
+        ("operation", LISTING_KEY, "/v1/models/one:predict"),
+        ("operation", LISTING_KEY, "/v2/models/one/generate"),
+        ("operation", LISTING_KEY, "/v2/models/one/generate_stream"),
+        ("model", ALIAS_KEY, "/v2/models/two/infer"),
+        ("model", ALIAS_KEY, "/v1/models/two:predict"),
+        ("admin", FULL_KEY, "/v2/repository/models/one/unload"),
     ],
 )
 async def test_nothing_looks_at_the_body_of_one_who_may_not_ask(
-    closed: Closed, lacking: str, key: str, path: str
+    closed: AppClient, lacking: str, key: str, path: str
 ) -> None:
     """The refusal is of the key, whatever is wrong with the body."""
-    broken = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "br", **bearing(key)}
+    broken = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "br", **bearer_header(key)}
 
     refused = await closed.post(path, content=b"\xff--x--x", headers=broken)
 
@@ -73,10 +83,10 @@ async def test_nothing_looks_at_the_body_of_one_who_may_not_ask(
 
 
 @pytest.mark.parametrize("path", sorted(PROBES))
-async def test_probes_answer_everybody_and_tell_nobody_who_is_there(closed: Closed, path: str) -> None:
+async def test_probes_answer_everybody_and_tell_nobody_who_is_there(closed: AppClient, path: str) -> None:
     """Their status is for every platform; names, states and reasons are for those with a key."""
     bare = await closed.get(path)
-    known = await closed.get(path, headers=bearing(ALL))
+    known = await closed.get(path, headers=bearer_header(FULL_KEY))
 
     assert (bare.status_code, known.status_code) == (200, 200)
     assert (await closed.head(path)).status_code == 200
@@ -95,7 +105,7 @@ async def test_probes_answer_everybody_and_tell_nobody_who_is_there(closed: Clos
         ("/shop/talk/v2/models/one/infer", {"error": "This server needs an API key"}),
     ],
 )
-async def test_a_refusal_has_the_shape_of_its_protocol(closed: Closed, path: str, shape: dict[str, object]) -> None:
+async def test_a_refusal_has_the_shape_of_its_protocol(closed: AppClient, path: str, shape: dict[str, object]) -> None:
     """OpenAI's clients, Anthropic's and those of the Open Inference Protocol each find what they look for."""
     body = (await closed.post(path, json={})).json()
 
@@ -110,31 +120,33 @@ async def test_a_refusal_has_the_shape_of_its_protocol(closed: Closed, path: str
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Authorization": f"Bearer {ALL}"},
-        {"authorization": f"bearer  {ALL} "},
-        {"x-api-key": ALL},
-        {"api-key": ALL},
-        {"Authorization": "Bearer something-of-a-gateway", "x-api-key": ALL},
+        {"Authorization": f"Bearer {FULL_KEY}"},
+        {"authorization": f"bearer  {FULL_KEY} "},
+        {"x-api-key": FULL_KEY},
+        {"api-key": FULL_KEY},
+        {"Authorization": "Bearer something-of-a-gateway", "x-api-key": FULL_KEY},
     ],
 )
-async def test_a_key_is_taken_from_every_header_that_clients_send(closed: Closed, headers: dict[str, str]) -> None:
+async def test_a_key_is_taken_from_every_header_that_clients_send(closed: AppClient, headers: dict[str, str]) -> None:
     """OpenAI's, Anthropic's and Azure's clients each have one."""
     answer = await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
 
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "Bearer ", ALL, f"Token {ALL}", f"Bearer {ALL[:-1]}"])
-async def test_what_is_no_key_opens_nothing(closed: Closed, header: str) -> None:
+@pytest.mark.parametrize(
+    "header", ["Basic YTpi", "Bearer", "Bearer ", FULL_KEY, f"Token {FULL_KEY}", f"Bearer {FULL_KEY[:-1]}"]
+)
+async def test_what_is_no_key_opens_nothing(closed: AppClient, header: str) -> None:
     """Other schemes, nothing, and nearly a key are refused alike."""
     answer = await closed.get("/v1/models", headers={"Authorization": header})
 
     assert answer.status_code == 401
 
 
-async def test_a_key_sees_only_its_models(closed: Closed) -> None:
+async def test_a_key_sees_only_its_models(closed: AppClient) -> None:
     """A key that is for an alias is shown that name alone, in every listing, error and metadata."""
-    headers = bearing(ONE)
+    headers = bearer_header(ALIAS_KEY)
     openai = (await closed.get("/v1/models", headers=headers)).json()
     names = (await closed.get("/v2/models", headers=headers)).json()
     index = (await closed.post("/v2/repository/index", headers=headers)).json()
@@ -178,29 +190,29 @@ SOMEONE: list[tuple[str, str, object]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), SOMEONE, ids=[f"{path}-{body}" for _, path, body in SOMEONE])
-@pytest.mark.parametrize("key", [ONE, HAND])
+@pytest.mark.parametrize("key", [ALIAS_KEY, MODEL_ADMIN_KEY])
 async def test_a_model_that_a_key_is_not_for_does_not_exist_for_it(
-    closed: Closed, method: str, path: str, body: object, key: str
+    closed: AppClient, method: str, path: str, body: object, key: str
 ) -> None:
     """The answer is that to a name nobody has, in any protocol and for operators too."""
     answers = []
     for name in ("two", "nil"):
         sent = None if body is None else json.loads(json.dumps(body).replace("{}", name))
-        answer = await closed.request(method, path.replace("{}", name), json=sent, headers=bearing(key))
+        answer = await closed.request(method, path.replace("{}", name), json=sent, headers=bearer_header(key))
         answers.append((answer.status_code, answer.text.replace(name, "NAME"), sorted(answer.headers)))
 
     assert answers[0] == answers[1]
     assert answers[0][0] in {403, 404}
 
 
-async def test_a_listing_shows_a_key_what_it_may_ask(closed: Closed) -> None:
+async def test_a_listing_shows_a_key_what_it_may_ask(closed: AppClient) -> None:
     """
     Operations that are not for it are in no card and not in the document, and the model behind an alias has no name.
     """
-    boss = (await closed.get("/v1/models/one", headers=bearing(BOSS))).json()
-    eyes = (await closed.get("/v1/models", headers=bearing(EYES))).json()
-    uno = (await closed.get("/v1/models/uno", headers=bearing(ONE))).json()
-    paths = (await closed.get("/schema/openapi.json", headers=bearing(BOSS))).json()["paths"]
+    boss = (await closed.get("/v1/models/one", headers=bearer_header(ADMIN_KEY))).json()
+    eyes = (await closed.get("/v1/models", headers=bearer_header(LISTING_KEY))).json()
+    uno = (await closed.get("/v1/models/uno", headers=bearer_header(ALIAS_KEY))).json()
+    paths = (await closed.get("/schema/openapi.json", headers=bearer_header(ADMIN_KEY))).json()["paths"]
 
     assert boss["operations"] == ["completion"]
     assert [card["operations"] for card in eyes["data"]] == [[], [], []]
@@ -212,10 +224,12 @@ async def test_a_listing_shows_a_key_what_it_may_ask(closed: Closed) -> None:
 async def test_a_refused_operation_names_only_those_the_key_may_ask() -> None:
     """What the model can do beside them is told to other keys."""
     asks = (Operation.COMPLETION, Operation.MODERATION)
-    async with Closed(closed_config(KeyConfig(name="asks", value=ALL, operations=asks))) as client:
-        await client.until_ready()
+    async with AppClient(config_with_keys(KeyConfig(name="asks", value=FULL_KEY, operations=asks))) as client:
+        await client.wait_until_ready()
 
-        answer = await client.post("/v1/moderations", json={"model": "one", "input": "a"}, headers=bearing(ALL))
+        answer = await client.post(
+            "/v1/moderations", json={"model": "one", "input": "a"}, headers=bearer_header(FULL_KEY)
+        )
 
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].endswith("does not support moderation; it supports: completion")
@@ -223,9 +237,9 @@ async def test_a_refused_operation_names_only_those_the_key_may_ask() -> None:
 
 async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> None:
     """A key for an alias gets no answer from the only model there is without naming it."""
-    of = closed_config(KeyConfig(name="one", value=ONE, models=("uno",)))
-    async with Closed(of.model_copy(update={"models": of.models[:1]})) as client:
-        answer = await client.post("/v1/completions", json={"prompt": "a"}, headers=bearing(ONE))
+    of = config_with_keys(KeyConfig(name="one", value=ALIAS_KEY, models=("uno",)))
+    async with AppClient(of.model_copy(update={"models": of.models[:1]})) as client:
+        answer = await client.post("/v1/completions", json={"prompt": "a"}, headers=bearer_header(ALIAS_KEY))
 
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "model is missing; it must be one of: uno"
@@ -234,97 +248,100 @@ async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> No
 @pytest.mark.parametrize(
     ("key", "model", "status"),
     [
-        (ALL, "two", 200),
-        (ONE, "uno", 200),
-        (ONE, "one", 404),
-        (ONE, "two", 404),
-        (EYES, "one", 403),
-        (BOSS, "one", 200),
+        (FULL_KEY, "two", 200),
+        (ALIAS_KEY, "uno", 200),
+        (ALIAS_KEY, "one", 404),
+        (ALIAS_KEY, "two", 404),
+        (LISTING_KEY, "one", 403),
+        (ADMIN_KEY, "one", 200),
     ],
 )
-async def test_a_key_asks_what_it_may_of_its_models(closed: Closed, key: str, model: str, status: int) -> None:
+async def test_a_key_asks_what_it_may_of_its_models(closed: AppClient, key: str, model: str, status: int) -> None:
     """Another model and another name of it do not exist, another operation is 403, whatever protocol asks."""
-    openai = await closed.post("/v1/completions", json={"model": model}, headers=bearing(key))
-    tensors = await closed.post(f"/v2/models/{model}/generate", json={"text_input": "a"}, headers=bearing(key))
+    openai = await closed.post("/v1/completions", json={"model": model}, headers=bearer_header(key))
+    tensors = await closed.post(f"/v2/models/{model}/generate", json={"text_input": "a"}, headers=bearer_header(key))
 
     assert openai.status_code == status
     # The double answers with its question, which is no text: what matters is that it was asked.
     assert tensors.status_code == (502 if status == 200 else status)
 
 
-async def test_a_refused_operation_says_who_may_not_do_what(closed: Closed) -> None:
+async def test_a_refused_operation_says_who_may_not_do_what(closed: AppClient) -> None:
     """The name of the key, what it may not do, and where the config would allow it; never the key."""
-    answer = await closed.post("/v1/chat/completions", json={"model": "one"}, headers=bearing(BOSS))
+    answer = await closed.post("/v1/chat/completions", json={"model": "one"}, headers=bearer_header(ADMIN_KEY))
 
     error = answer.json()["error"]
     assert (answer.status_code, error["type"], error["code"]) == (403, "permission_error", "not_allowed")
     assert "'boss'" in error["message"]
     assert "chat_completion" in error["message"]
-    assert BOSS not in answer.text
+    assert ADMIN_KEY not in answer.text
 
 
-async def test_metrics_are_for_keys_that_see_every_model(closed: Closed) -> None:
+async def test_metrics_are_for_keys_that_see_every_model(closed: AppClient) -> None:
     """A scraper's key may ask nothing of models; a key for some of them would read of the others."""
-    statuses = [(await closed.get("/metrics", headers=bearing(key))).status_code for key in (EYES, ALL, ONE)]
+    statuses = [
+        (await closed.get("/metrics", headers=bearer_header(key))).status_code
+        for key in (LISTING_KEY, FULL_KEY, ALIAS_KEY)
+    ]
 
     assert statuses == [200, 200, 403]
 
 
 async def test_metrics_are_open_where_the_config_says_so() -> None:
     """Nothing else is open with them."""
-    async with Closed(closed_config(metrics="open")) as client:
+    async with AppClient(config_with_keys(metrics="open")) as client:
         metrics, models = await client.get("/metrics"), await client.get("/v1/models")
 
     assert (metrics.status_code, models.status_code) == (200, 401)
 
 
-async def test_models_are_unloaded_by_operators_alone(fresh: Closed) -> None:
+async def test_models_are_unloaded_by_operators_alone(fresh: AppClient) -> None:
     """`server.admin` opens the routes, and a key with `admin` uses them."""
     path = "/v2/repository/models/two/unload"
-    refused = await fresh.post(path, headers=bearing(ALL))
-    done = await fresh.post(path, headers=bearing(BOSS))
+    refused = await fresh.post(path, headers=bearer_header(FULL_KEY))
+    done = await fresh.post(path, headers=bearer_header(ADMIN_KEY))
 
     assert (refused.status_code, done.status_code) == (403, 200)
 
 
 async def test_no_keys_ask_for_nothing() -> None:
     """A config without keys answers everybody, and takes no notice of the keys that clients send anyway."""
-    async with Closed(config(DoubleConfig(name="one"), server=ServerConfig())) as client:
+    async with AppClient(config(DoubleConfig(name="one"), server=ServerConfig())) as client:
         statuses = [
             (await client.get(path, headers=headers)).status_code
             for path in ("/", "/metrics", "/v1/models", "/schema")
-            for headers in ({}, bearing("nothing"))
+            for headers in ({}, bearer_header("nothing"))
         ]
 
     assert set(statuses) == {200}
 
 
-async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
+async def test_keys_are_exchanged_while_it_serves(fresh: AppClient) -> None:
     """The next request goes by the new ones."""
     new = ServerConfig.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
 
     fresh.manager.authorizer.apply(new.auth)
 
-    assert (await fresh.get("/v1/models", headers=bearing(ALL))).status_code == 401
-    assert (await fresh.get("/v1/models", headers=bearing("new-new-new-new-new-new"))).status_code == 200
+    assert (await fresh.get("/v1/models", headers=bearer_header(FULL_KEY))).status_code == 401
+    assert (await fresh.get("/v1/models", headers=bearer_header("new-new-new-new-new-new"))).status_code == 200
     fresh.manager.authorizer.apply(AuthConfig())
     assert (await fresh.get("/v1/models")).status_code == 200
 
 
-async def test_models_never_get_to_see_a_key(closed: Closed) -> None:
+async def test_models_never_get_to_see_a_key(closed: AppClient) -> None:
     """What a client sends for somebody else stays; our key is gone, from whatever header had it."""
-    headers = {"Authorization": "Bearer for-the-upstream", "x-api-key": ALL, "api-key": ALL}
+    headers = {"Authorization": "Bearer for-the-upstream", "x-api-key": FULL_KEY, "api-key": FULL_KEY}
     await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
 
-    seen = cast("Keeper", closed.manager.statuses[0].model).calls[-1].headers
+    seen = cast("RecordingDouble", closed.manager.statuses[0].model).calls[-1].headers
     assert seen["authorization"] == "Bearer for-the-upstream"
-    assert ALL not in json.dumps(dict(seen))
+    assert FULL_KEY not in json.dumps(dict(seen))
 
 
-async def test_a_refusal_is_in_the_log_without_the_key(closed: Closed) -> None:
+async def test_a_refusal_is_in_the_log_without_the_key(closed: AppClient) -> None:
     """One event as for any request, with its status."""
     with capture_logs() as events:
-        await closed.get("/v1/models", headers=bearing("wrong-wrong-wrong-wrong"))
+        await closed.get("/v1/models", headers=bearer_header("wrong-wrong-wrong-wrong"))
 
     assert [event["status"] for event in events if event["event"] == "request.ended"] == [401]
     assert "wrong-wrong" not in json.dumps(events, default=str)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
-from served import free_port
+from server_process import free_port
 
 from appliance.auth.certificates import CertificateError, read
 from appliance.config.security import TlsConfig

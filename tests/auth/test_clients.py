@@ -15,7 +15,7 @@ import httpx2
 import openai
 import pytest
 import trustme
-from served import Served, free_port, until
+from server_process import ServerProcess, free_port, wait_until
 from upstreams import Upstream
 
 from appliance.api.grpc import inference_pb2 as pb
@@ -29,7 +29,7 @@ AUTHORITY = trustme.CA()
 class Secured:
     """The process, what is behind it, and how to trust it."""
 
-    served: Served
+    served: ServerProcess
     upstream: Upstream
     grpc_port: int
     probe_port: int
@@ -77,10 +77,10 @@ server:
   api_keys: [{{name: team, value: {KEY}}}]
   tls: {{certificate: {folder}/tls.crt, key: {folder}/tls.key}}
 """)
-        served = Served(file, folder / "log")
-        until(lambda: served.get("/readyz", probe_port)[0] == 200, 60, served.tail)
+        served = ServerProcess(file, folder / "log")
+        wait_until(lambda: served.get("/readyz", probe_port)[0] == 200, 60, served.log_tail)
         yield Secured(served, upstream, grpc_port, probe_port, folder)
-        assert served.end() == 0, served.tail()
+        assert served.stop() == 0, served.log_tail()
 
 
 def test_openais_client_comes_with_its_key(secured: Secured) -> None:
@@ -158,7 +158,7 @@ def test_grpc_has_the_same_certificate_and_keys_and_follows_it(secured: Secured)
     with grpc.secure_channel(f"localhost:{secured.grpc_port}", secrets) as old:
         assert names(old) == ["ours"]
         _issue(secured.folder)
-        until(lambda: shown() != before, 60, secured.served.tail)
+        wait_until(lambda: shown() != before, 60, secured.served.log_tail)
         with grpc.secure_channel(f"localhost:{secured.grpc_port}", secrets) as new:
             assert names(new) == names(old) == ["ours"]
 

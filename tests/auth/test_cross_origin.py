@@ -9,9 +9,9 @@ from typing import Any
 
 import http2
 import pytest
-from access_doubles import ALL, Closed, KeeperConfig, bearing, closed_config
+from auth_doubles import FULL_KEY, AppClient, RecordingDoubleConfig, bearer_header, config_with_keys
 from doubles import config
-from served import free_port
+from server_process import free_port
 
 from appliance.config.root import MetadataConfig
 from appliance.config.server import ServerConfig
@@ -26,13 +26,15 @@ LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
 IMAGE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
 
 
-def keyless(host: str = LOOPBACK, **server: Any) -> Closed:  # Any: keys of the section
+def keyless(host: str = LOOPBACK, **server: Any) -> AppClient:  # Any: keys of the section
     """A client of an application that wants no key."""
-    return Closed(config(KeeperConfig(name="one"), server=ServerConfig(host=host, **server), metadata=METADATA))
+    return AppClient(
+        config(RecordingDoubleConfig(name="one"), server=ServerConfig(host=host, **server), metadata=METADATA)
+    )
 
 
 @pytest.fixture(scope="module")
-async def here() -> AsyncGenerator[Closed]:
+async def here() -> AsyncGenerator[AppClient]:
     """One that listens on the loopback."""
     async with keyless(admin=True) as client:
         yield await _ready(client)
@@ -40,15 +42,15 @@ async def here() -> AsyncGenerator[Closed]:
 
 
 @pytest.fixture(scope="module")
-async def there() -> AsyncGenerator[Closed]:
+async def there() -> AsyncGenerator[AppClient]:
     """One that listens on all interfaces."""
     async with keyless(EVERYWHERE) as client:
         yield await _ready(client)
         await client.manager.stop()
 
 
-async def _ready(client: Closed) -> Closed:
-    await client.until_ready()
+async def _ready(client: AppClient) -> AppClient:
+    await client.wait_until_ready()
     return client
 
 
@@ -67,7 +69,7 @@ async def _ready(client: Closed) -> Closed:
         {**IMAGE, "sec-fetch-site": "same-site"},
     ],
 )
-async def test_pages_of_other_origins_do_nothing(headers: dict[str, str], here: Closed, there: Closed) -> None:
+async def test_pages_of_other_origins_do_nothing(headers: dict[str, str], here: AppClient, there: AppClient) -> None:
     """A form that unloads, a request that costs and a look at the models are 403, and change nothing."""
     headers = {"Host": "127.0.0.1:8080", **headers}
     form = await here.post(UNLOAD, data={"a": "b"}, headers=headers)
@@ -93,7 +95,7 @@ async def test_pages_of_other_origins_do_nothing(headers: dict[str, str], here: 
         {"Host": "chat.example.com", "Origin": "https://chat.example.com", "sec-fetch-site": "same-origin"},
     ],
 )
-async def test_programs_and_its_own_page_ask(headers: dict[str, str], here: Closed) -> None:
+async def test_programs_and_its_own_page_ask(headers: dict[str, str], here: AppClient) -> None:
     """Programs send no origin, and the page at `/` its own, with or without TLS in front of the server."""
     asked = await here.post("/v1/completions", json={"model": "one"}, headers=headers)
     shown = await here.get("/config", headers=headers)
@@ -101,7 +103,7 @@ async def test_programs_and_its_own_page_ask(headers: dict[str, str], here: Clos
     assert (asked.status_code, shown.status_code) == (200, 200)
 
 
-async def test_a_link_leads_to_the_page(here: Closed) -> None:
+async def test_a_link_leads_to_the_page(here: AppClient) -> None:
     """From another site too; the page's own requests are of its own origin."""
     assert (await here.get("/", headers={**LINK, "Accept": "text/html"})).status_code == 200
     assert (await here.get("/schema", headers=LINK)).status_code == 200
@@ -146,7 +148,7 @@ NAMES: Mapping[str, tuple[int, int, int]] = {
 
 
 @pytest.mark.parametrize("host", NAMES)
-async def test_names_that_may_be_rebound_are_refused(host: str, here: Closed, there: Closed) -> None:
+async def test_names_that_may_be_rebound_are_refused(host: str, here: AppClient, there: AppClient) -> None:
     """Where the loopback listens for everyone; elsewhere for pages and for the config, as programs use any name."""
     headers = {"Host": host, "X-Forwarded-Host": "localhost"}
     local = await here.get("/v1/models", headers=headers)
@@ -170,7 +172,7 @@ PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz", "/readyz/", "/sh
 
 
 @pytest.mark.parametrize("path", PROBES)
-async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: Closed, there: Closed) -> None:
+async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: AppClient, there: AppClient) -> None:
     """A page whose name was pointed here reads neither models, nor upstreams, nor what is known of the file."""
     for client in (here, there):
         client.manager.config_status = ConfigStatus("digest", "now")
@@ -210,8 +212,8 @@ async def test_the_config_names_hosts(where: str, allowed: str, host: str, statu
 
 async def test_keys_do_what_names_and_origins_do() -> None:
     """With keys every name is good: no page has one."""
-    headers = {"Host": "evil.example", "Origin": "https://other.example", **bearing(ALL)}
-    async with Closed(closed_config(host=LOOPBACK)) as client:
+    headers = {"Host": "evil.example", "Origin": "https://other.example", **bearer_header(FULL_KEY)}
+    async with AppClient(config_with_keys(host=LOOPBACK)) as client:
         assert (await client.get("/v1/models", headers=headers)).status_code == 200
 
 
@@ -229,7 +231,7 @@ async def test_keys_do_what_names_and_origins_do() -> None:
 async def test_what_changes_state_wants_json(media_type: str | None, status: int) -> None:
     """Every type that a page can send without asking first is 415."""
     async with keyless(admin=True) as client:
-        await client.until_ready()
+        await client.wait_until_ready()
         headers = {} if media_type is None else {"Content-Type": media_type}
         answer = await client.post(UNLOAD, content=b"{}", headers=headers)
         await client.manager.stop()

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from access_doubles import ALL, BOSS, ONE, Closed, closed_config
+from auth_doubles import ADMIN_KEY, ALIAS_KEY, FULL_KEY, AppClient, config_with_keys
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
@@ -27,9 +27,9 @@ _METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPC
 
 @asynccontextmanager
 async def _channel(*api_keys: KeyConfig) -> AsyncGenerator[grpc.aio.Channel]:
-    of = closed_config(*api_keys, host="127.0.0.1", admin=True)
-    async with Closed(of) as client:
-        await client.until_ready()
+    of = config_with_keys(*api_keys, host="127.0.0.1", admin=True)
+    async with AppClient(of) as client:
+        await client.wait_until_ready()
         server, port = create_server(of, client.manager, client.manager.health, client.app.state.telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -59,7 +59,7 @@ async def _code(channel: grpc.aio.Channel, method: str, *metadata: tuple[str, st
 async def test_every_method_but_the_probes_wants_a_key(channel: grpc.aio.Channel, method: str) -> None:
     """UNAUTHENTICATED without one, and with a wrong one."""
     bare = await _code(channel, method)
-    wrong = await _code(channel, method, ("authorization", f"Bearer {ALL}x"))
+    wrong = await _code(channel, method, ("authorization", f"Bearer {FULL_KEY}x"))
 
     assert {bare, wrong} == {grpc.StatusCode.UNAUTHENTICATED}
 
@@ -76,11 +76,11 @@ async def test_probes_answer_everybody(channel: grpc.aio.Channel, method: str) -
 @pytest.mark.parametrize(
     ("metadata", "name", "code"),
     [
-        (("authorization", f"Bearer {ALL}"), "two", grpc.StatusCode.OK),
-        (("x-api-key", ALL), "two", grpc.StatusCode.OK),
-        (("authorization", f"Bearer {ONE}"), "uno", grpc.StatusCode.OK),
-        (("authorization", f"Bearer {ONE}"), "two", grpc.StatusCode.NOT_FOUND),
-        (("authorization", f"Bearer {ONE}"), "nobody", grpc.StatusCode.NOT_FOUND),
+        (("authorization", f"Bearer {FULL_KEY}"), "two", grpc.StatusCode.OK),
+        (("x-api-key", FULL_KEY), "two", grpc.StatusCode.OK),
+        (("authorization", f"Bearer {ALIAS_KEY}"), "uno", grpc.StatusCode.OK),
+        (("authorization", f"Bearer {ALIAS_KEY}"), "two", grpc.StatusCode.NOT_FOUND),
+        (("authorization", f"Bearer {ALIAS_KEY}"), "nobody", grpc.StatusCode.NOT_FOUND),
     ],
 )
 async def test_a_key_sees_its_models(
@@ -95,7 +95,7 @@ async def test_health_tells_nobody_which_models_there_are(channel: grpc.aio.Chan
     """A model's own health needs a key for it, asked once or watched; what all models come to does not."""
     health: Any = HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=name)
-    everything, nothing = (("authorization", f"Bearer {ALL}"),), (("authorization", f"Bearer {ONE}"),)
+    everything, nothing = (("authorization", f"Bearer {FULL_KEY}"),), (("authorization", f"Bearer {ALIAS_KEY}"),)
 
     codes, seen = [], []
     for metadata in ((), nothing, everything):
@@ -119,24 +119,26 @@ async def test_the_index_shows_a_key_its_models(channel: grpc.aio.Channel) -> No
     """And no other."""
     stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
-    index = await stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=(("authorization", f"Bearer {ONE}"),))
+    index = await stub.RepositoryIndex(
+        pb.RepositoryIndexRequest(), metadata=(("authorization", f"Bearer {ALIAS_KEY}"),)
+    )
 
     assert [model.name for model in index.models] == ["uno"]
 
 
 async def test_operators_alone_unload(channel: grpc.aio.Channel) -> None:
     """A key without `admin` is denied."""
-    refused = await _code(channel, "RepositoryModelUnload", ("authorization", f"Bearer {ALL}"), model_name="one")
-    known = await _code(channel, "RepositoryModelLoad", ("authorization", f"Bearer {BOSS}"), model_name="one")
+    refused = await _code(channel, "RepositoryModelUnload", ("authorization", f"Bearer {FULL_KEY}"), model_name="one")
+    known = await _code(channel, "RepositoryModelLoad", ("authorization", f"Bearer {ADMIN_KEY}"), model_name="one")
 
     assert (refused, known) == (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.OK)
 
 
 async def test_a_keys_limits_hold_over_grpc() -> None:
     """Its requests are on its account, and under its name in the log."""
-    limited = KeyConfig(name="limited", value=ALL, limits=KeyLimitsConfig(requests_per_minute=1))
+    limited = KeyConfig(name="limited", value=FULL_KEY, limits=KeyLimitsConfig(requests_per_minute=1))
     async with _channel(limited) as channel:
-        metadata = ("authorization", f"Bearer {ALL}")
+        metadata = ("authorization", f"Bearer {FULL_KEY}")
         tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])
         tensor.contents.bytes_contents.append(b"hi")
         with capture_logs() as logged:
@@ -153,7 +155,7 @@ async def test_reflection_wants_a_key(channel: grpc.aio.Channel) -> None:
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         [answer async for answer in stub.ServerReflectionInfo(iter([request]))]
-    metadata = (("authorization", f"Bearer {ONE}"),)
+    metadata = (("authorization", f"Bearer {ALIAS_KEY}"),)
     answers = [answer async for answer in stub.ServerReflectionInfo(iter([request]), metadata=metadata)]
 
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from access_doubles import ALL, BOSS, ONLY, Closed, bearing, closed_config
+from auth_doubles import ADMIN_KEY, FULL_KEY, MODEL_KEY, AppClient, bearer_header, config_with_keys
 from inference_doubles import InferenceClient, Speaker, speakers
 
 from appliance.api.grpc import inference_pb2 as pb
@@ -77,7 +77,7 @@ ODD: list[tuple[str, str, dict[str, Any]]] = [
 async def client() -> AsyncGenerator[InferenceClient]:
     """Of an application with a model of each kind, which a test may break as long as it mends them."""
     async with InferenceClient(speakers(server=ServerConfig(max_body_bytes=8192))) as client:
-        yield await client.until_ready()
+        yield await client.wait_until_ready()
         await client.manager.stop()
 
 
@@ -170,27 +170,29 @@ REASONS = [
 @pytest.mark.parametrize(("state", "reason", "shown"), REASONS, ids=[reason for _, reason, _ in REASONS])
 async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, shown: str) -> None:
     """A key that sees every model, and an operator's, read the error; others read that there is one, clients too."""
-    async with Closed(closed_config()) as client:
+    async with AppClient(config_with_keys()) as client:
         entry = client.manager.statuses[0]
         entry.state, entry.reason = State(state), reason
         seen = {
-            key: [each["reason"] for each in (await client.get("/readyz", headers=bearing(key))).json()["models"]][:1]
-            for key in (ALL, BOSS, ONLY)
+            key: [
+                each["reason"] for each in (await client.get("/readyz", headers=bearer_header(key))).json()["models"]
+            ][:1]
+            for key in (FULL_KEY, ADMIN_KEY, MODEL_KEY)
         }
         entry.state = State(state)
-        index = (await client.post("/v2/repository/index", headers=bearing(ONLY))).text
-        asked = (await client.post("/v1/completions", json={"model": "one"}, headers=bearing(ONLY))).text
+        index = (await client.post("/v2/repository/index", headers=bearer_header(MODEL_KEY))).text
+        asked = (await client.post("/v1/completions", json={"model": "one"}, headers=bearer_header(MODEL_KEY))).text
 
-    assert seen == {ALL: [reason], BOSS: [reason], ONLY: [shown]}
+    assert seen == {FULL_KEY: [reason], ADMIN_KEY: [reason], MODEL_KEY: [shown]}
     assert "secret" not in index + asked
 
 
 async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
     """What is wrong with a new file quotes it, and which models it brings is not for every key."""
-    async with Closed(closed_config()) as client:
+    async with AppClient(config_with_keys()) as client:
         client.manager.config_status = ConfigStatus("digest", "now", error="/root/config.yaml:1:1: secret")
-        full = (await client.get("/readyz", headers=bearing(ALL))).json()
-        some = (await client.get("/readyz", headers=bearing(ONLY))).json()
+        full = (await client.get("/readyz", headers=bearer_header(FULL_KEY))).json()
+        some = (await client.get("/readyz", headers=bearer_header(MODEL_KEY))).json()
         none = (await client.get("/readyz")).json()
 
     assert "secret" in full["config"]["error"]

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from litestar import Litestar, get
 from litestar.response import Stream
-from served import free_port
+from server_process import free_port
 
 from appliance.auth.certificates import Certificates
 from appliance.config.security import TlsConfig

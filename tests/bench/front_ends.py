@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from served import free_port
+from server_process import free_port
 
 from bench.answering import until_answering
 

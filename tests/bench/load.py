@@ -80,7 +80,7 @@ class _Connection(asyncio.Protocol):
 
     def _ended(self) -> None:
         self._run.latencies.append(time.perf_counter() - self._began)
-        if self._run.goes_on():
+        if self._run.wait_for_more():
             self._send()
         else:
             self._is_over = True
@@ -113,7 +113,7 @@ class _Run:
             self.events += data.count(b"data: ")
             self._ended = now
 
-    def goes_on(self) -> bool:
+    def wait_for_more(self) -> bool:
         self._left -= 1
         return self._left >= 0 and time.perf_counter() < self._deadline
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from served import Served
+from server_process import ServerProcess
 
 from bench.arrivals import PROBES, Answer
 
@@ -83,7 +83,7 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
     """The capacity, then a row for each factor."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"models.smollm2.limits.concurrent={given.concurrent}", f"models.smollm2.slo.ttft_seconds={given.slo}"]
-        served = Served(given.file, Path(folder) / "server.log", *words, *given.set).until_ready()
+        served = ServerProcess(given.file, Path(folder) / "server.log", *words, *given.set).wait_until_ready()
         try:
             capacity = _capacity(served.port, given)
             say(
@@ -93,7 +93,7 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
             for factor in given.factors:
                 say(_phase(served.port, factor, capacity, given).row(given.slo))
         finally:
-            served.end()
+            served.stop()
 
 
 def _capacity(port: int, given: argparse.Namespace) -> float:

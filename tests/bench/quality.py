@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from served import Served
+from server_process import ServerProcess
 
 EXAMPLE = Path(__file__).parents[2] / "examples/chat.yaml"
 TEXT = Path(__file__).with_name("quality.txt")
@@ -54,13 +54,13 @@ def main() -> None:
 
 def _measure(dtype: str, log: Path, tokens: int) -> Measured:
     overrides = (f"models.smollm2.engine.dtype={dtype}", "models.smollm2.engine.kv_cache_memory_bytes=1073741824")
-    server = Served(EXAMPLE, log, *overrides).until_ready()
+    server = ServerProcess(EXAMPLE, log, *overrides).wait_until_ready()
     try:
         found = perplexity(_logprobs(server, TEXT.read_text()))
         _rate(server, 1, 8)  # warms up
         return Measured(found, {streams: _rate(server, streams, tokens) for streams in STREAMS})
     finally:
-        server.end()
+        server.stop()
 
 
 def perplexity(logprobs: Sequence[float]) -> float:
@@ -68,14 +68,14 @@ def perplexity(logprobs: Sequence[float]) -> float:
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
-def _logprobs(server: Served, text: str) -> list[float]:
+def _logprobs(server: ServerProcess, text: str) -> list[float]:
     """The log probability of each token of a text but the first, which has nothing before it."""
     body = {"model": "smollm2", "prompt": text, "max_tokens": 1, "prompt_logprobs": 0}
     answer = _answer(server, body)
     return [next(iter(each.values()))["logprob"] for each in answer["choices"][0]["prompt_logprobs"][1:]]
 
 
-def _rate(server: Served, streams: int, tokens: int) -> float:
+def _rate(server: ServerProcess, streams: int, tokens: int) -> float:
     """Tokens a second of so many answers at once."""
     body = {"model": "smollm2", "prompt": "Once", "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
     began = time.perf_counter()
@@ -84,7 +84,7 @@ def _rate(server: Served, streams: int, tokens: int) -> float:
     return streams * tokens / (time.perf_counter() - began)
 
 
-def _answer(server: Served, body: object) -> Any:  # Any: a JSON object
+def _answer(server: ServerProcess, body: object) -> Any:  # Any: a JSON object
     status, answer = server.post("/v1/completions", body)
     if status != 200:
         raise SystemExit(f"a request failed with status {status}: {json.dumps(answer)}")

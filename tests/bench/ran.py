@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from served import environment
+from server_process import environment
 
 _TESTS = Path(__file__).parents[1]
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from served import free_port
+from server_process import free_port
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
@@ -107,9 +107,9 @@ def start(server: Server, model: Path, condition: str, streams: Sequence[int]) -
             environment |= server.environment(Path(folder) / "kept")
         if condition == "cold":
             _forget(Path(sys.prefix), model, _CHAT.parents[1] / "appliance")
-        with _running(server.command(model, port), environment, Path(folder) / "log") as (began, is_gone):
-            opened = _until(lambda: _listens(port), is_gone) - began
-            ready = _until(lambda: _is_good(port, server.ready), is_gone) - began
+        with _running(server.command(model, port), environment, Path(folder) / "log") as (began, has_exited):
+            opened = _until(lambda: _listens(port), has_exited) - began
+            ready = _until(lambda: _is_good(port, server.ready), has_exited) - began
             _first_token(port)
             answered = time.monotonic() - began
             return Start(opened, ready, answered, {count: _rate(port, count) for count in streams})
@@ -132,11 +132,11 @@ def _running(
         process.wait()
 
 
-def _until(is_so: Callable[[], bool], is_gone: Callable[[], str | None]) -> float:
+def _until(is_so: Callable[[], bool], has_exited: Callable[[], str | None]) -> float:
     """The moment from which on it is so."""
     ends = time.monotonic() + _SECONDS
     while not is_so():
-        last_words = is_gone()
+        last_words = has_exited()
         if last_words is not None or time.monotonic() > ends:
             raise SystemExit(f"it never became ready\n{last_words}")
         time.sleep(_POLL_SECONDS)

@@ -19,7 +19,7 @@ from cluster import manifests
 from cluster.podman import IMAGE, Podman, own_network, require
 from questions import CHAT
 from ruamel.yaml import YAML
-from served import until
+from server_process import wait_until
 
 # Minutes on a machine that has other things to do.
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
@@ -56,8 +56,8 @@ def _until_it_answers(podman: Podman, container: str, port: int) -> list[str]:
         assert states[-1] != "failed", podman.log(container)
         return status == 200
 
-    until(lambda: podman.ask(container, "/livez", port=port)[0] == 200, 60, lambda: podman.log(container))
-    until(is_ready, 240, lambda: podman.log(container))
+    wait_until(lambda: podman.ask(container, "/livez", port=port)[0] == 200, 60, lambda: podman.log(container))
+    wait_until(is_ready, 240, lambda: podman.log(container))
     status, answer = podman.ask(container, "/v1/chat/completions", CHAT)
     assert (status, "Paris" in answer["choices"][0]["message"]["content"]) == (200, True)
     return states

@@ -56,8 +56,8 @@ def open_server(start: Callable[..., Server], session_upstream: Upstream) -> Ser
     """A server without keys; all its models are ready but `gone` and `late`."""
     server = start("open.yaml", UPSTREAM=session_upstream.url, grpc=True)
     server.open_gate("answer")
-    server.until("late", "loading")
-    server.until("chatting", "ready")
+    server.wait_until("late", "loading")
+    server.wait_until("chatting", "ready")
     return server
 
 
@@ -66,5 +66,5 @@ def keyed_server(start: Callable[..., Server]) -> Server:
     """A server with keys; `broken` failed to load and `gone` has no upstream."""
     server = start("keyed.yaml", grpc=True)
     for model, state in (("lengths", "ready"), ("broken", "failed"), ("gone", "unavailable")):
-        server.until(model, state)
+        server.wait_until(model, state)
     return server

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 from contract.golden import masked
-from served import Served, free_port, open_stream, until
+from server_process import ServerProcess, free_port, open_stream, wait_until
 
 TESTS = Path(__file__).parent.parent
 
@@ -32,7 +32,7 @@ COMMON_HEADERS = {
 _VOLATILE_HEADERS = {"retry-after", "x-request-id", "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"}
 
 
-class Server(Served):
+class Server(ServerProcess):
     """``appliance serve`` of one of the configs of this suite, in a folder of its own."""
 
     def __init__(self, config: Path, folder: Path, *overrides: str, grpc: bool = False, **variables: str) -> None:
@@ -59,9 +59,9 @@ class Server(Served):
         _, body = self.get("/readyz", port=self.probe_port)
         return {model["name"]: model["state"] for model in body["models"]} if body else {}
 
-    def until(self, model: str, state: str, seconds: float = 30) -> None:
+    def wait_until(self, model: str, state: str, seconds: float = 30) -> None:
         """Wait until a model is in a state."""
-        until(lambda: self.states().get(model) == state, seconds, lambda: f"{self.states()}\n{self.tail()}")
+        wait_until(lambda: self.states().get(model) == state, seconds, lambda: f"{self.states()}\n{self.log_tail()}")
 
     def answer(
         self,
@@ -130,5 +130,5 @@ def streamed_chat(server: Server, model: str, state: str = "running") -> Iterato
 
     before = count()
     with closing(open_stream(server.port, "/v1/chat/completions", body)):
-        until(lambda: count() > before, 10, server.tail)
+        wait_until(lambda: count() > before, 10, server.log_tail)
         yield

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from contract.golden import Golden, masked
-from served import free_port, until
+from server_process import free_port, wait_until
 
 TESTS = Path(__file__).parent.parent
 BROKEN = TESTS / "broken"
@@ -177,7 +177,7 @@ def test_a_signal_ends_a_server_with_exit_code_0(shell: Shell, number: signal.Si
         command = [COMMAND, "serve", "echo.yaml", *quick]
         server = subprocess.Popen(command, cwd=shell.folder, env=shell.environment, stdout=output, stderr=output)
     try:
-        until(lambda: shell.run("probe", "ready", "echo.yaml", *quick).stdout == "ready\n", 30, log.read_text)
+        wait_until(lambda: shell.run("probe", "ready", "echo.yaml", *quick).stdout == "ready\n", 30, log.read_text)
         server.send_signal(number)
         assert server.wait(20) == 0, log.read_text()
     finally:

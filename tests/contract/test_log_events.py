@@ -9,7 +9,7 @@ from typing import Any
 
 from contract.golden import Golden
 from contract.server import Server, streamed_chat
-from served import until
+from server_process import wait_until
 
 CHAT = "/v1/chat/completions"
 MORE = """
@@ -57,7 +57,7 @@ def test_events_and_probes_of_a_life(start: Callable[..., Server], golden: Golde
         return server.masked(server.get("/readyz")[1]["config"])
 
     server.open_gate("answer")
-    server.until("echo", "ready")
+    server.wait_until("echo", "ready")
     events["start"] = log.events()
 
     for content in ("hi", "fail"):
@@ -70,33 +70,33 @@ def test_events_and_probes_of_a_life(start: Callable[..., Server], golden: Golde
 
     server.open_gate("answer")
     reload(text.replace("server:", MORE + "server:"))
-    until(lambda: bool(config()["new_models"]), 10, server.tail)
+    wait_until(lambda: bool(config()["new_models"]), 10, server.log_tail)
     probes["a model is brought"] = config()
     server.open_gate("load")
-    server.until("more", "ready")
-    until(lambda: not config()["new_models"], 10, server.tail)
+    server.wait_until("more", "ready")
+    wait_until(lambda: not config()["new_models"], 10, server.log_tail)
     events["reload that adds a model"] = log.events()
 
     reload("models: [\n")
-    until(lambda: config()["error"] is not None, 10, server.tail)
+    wait_until(lambda: config()["error"] is not None, 10, server.log_tail)
     probes["the file is wrong"] = config()
     events["reload of a file that is wrong"] = log.events()
 
     reload(text + "  page: false\n")
-    until(lambda: bool(config()["restart_required"]), 10, server.tail)
+    wait_until(lambda: bool(config()["restart_required"]), 10, server.log_tail)
     probes["the file needs a restart"] = config()
     events["reload that needs a restart"] = log.events()
 
     reload(text)
-    until(lambda: len(server.states()) == 1 and not config()["restart_required"], 20, server.tail)
+    wait_until(lambda: len(server.states()) == 1 and not config()["restart_required"], 20, server.log_tail)
     events["reload that takes the model away"] = log.events()
 
     server.close_gate("answer")
     with streamed_chat(server, "echo"):
         server.process.terminate()
-        server.until("echo", "draining")
+        server.wait_until("echo", "draining")
         server.open_gate("answer")
-        assert server.process.wait(30) == 0, server.tail()
+        assert server.process.wait(30) == 0, server.log_tail()
     events["drain"] = log.events()
 
     golden.check("log_events.json", events)

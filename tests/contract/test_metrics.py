@@ -23,7 +23,7 @@ def test_metrics_keep_their_names_types_and_labels(start: Callable[..., Server],
         server = start("metrics.yaml", UPSTREAM=upstream.origin)
         server.open_gate("answer")
         for model, state in (("echo", "ready"), ("chatting", "ready"), ("fetched", "fetching")):
-            server.until(model, state)
+            server.wait_until(model, state)
         upstream.on(CHAT, Answer(503, b"{}"))
         for model in ("forwarded", "echo", "chatting", "fetched"):
             for stream in (False, True):

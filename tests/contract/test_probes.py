@@ -10,7 +10,7 @@ import pytest
 from contract.golden import Golden
 from contract.server import Server, streamed_chat
 from contract.stalled import stalled
-from served import until
+from server_process import wait_until
 from upstreams import Upstream
 
 HOLDERS = {
@@ -29,7 +29,7 @@ def states(start: Callable[..., Server]) -> Iterator[Server]:
         upstream.on("/vocabulary.txt", stalled)
         server = start("states.yaml", "server.drain_delay_seconds=4", UPSTREAM=upstream.origin)
         for model, state in (("gone", "unavailable"), ("adapted", "ready"), ("ready", "proving")):
-            server.until(model, state)
+            server.wait_until(model, state)
         yield server
 
 
@@ -56,28 +56,28 @@ def test_probes_describe_every_state(states: Server, golden: Golden) -> None:
     seen = {"the first one proves itself, others are pending and fetching": _probes(states)}
 
     states.open_gate("answer")
-    states.until("slow", "loading")
+    states.wait_until("slow", "loading")
     seen["one is ready, one failed, one loads"] = _probes(states)
     states.open_gate("load")
-    states.until("slow", "ready")
+    states.wait_until("slow", "ready")
     seen["all that can be are ready"] = _probes(states)
 
     states.close_gate("answer")
     with streamed_chat(states, "ready"), ThreadPoolExecutor() as pool:
         unload = pool.submit(states.answer, "POST", "/v2/repository/models/ready/unload", body={})
-        states.until("ready", "draining")
+        states.wait_until("ready", "draining")
         seen["one is unloaded while it has a request"] = _probes(states)
         states.open_gate("answer")
     seen["one is unloaded"] = _probes(states) | {"answer to the unload": unload.result()}
     load = states.answer("POST", "/v2/repository/models/ready/load", body={})
-    states.until("ready", "ready")
+    states.wait_until("ready", "ready")
     seen["it is loaded again"] = _probes(states) | {"answer to the load": load}
 
     states.process.terminate()
-    states.until("slow", "draining")
+    states.wait_until("slow", "draining")
     seen["SIGTERM came"] = _probes(states)
     golden.check("probes_states.json", _changes(seen))
-    assert states.process.wait(30) == 0, states.tail()
+    assert states.process.wait(30) == 0, states.log_tail()
 
 
 def test_probes_show_each_holder_of_a_key_what_it_may_know(keyed_server: Server, golden: Golden) -> None:
@@ -107,9 +107,9 @@ def test_probes_have_all_their_names(open_server: Server, golden: Golden) -> Non
 def test_probes_of_workers_name_each(start: Callable[..., Server], session_upstream: Upstream, golden: Golden) -> None:
     """Readiness lists the processes."""
     server = start("workers.yaml", UPSTREAM=session_upstream.url)
-    until(lambda: server.get("/readyz")[0] == 200, 30, server.tail)
+    wait_until(lambda: server.get("/readyz")[0] == 200, 30, server.log_tail)
 
     ready = server.answer("GET", "/readyz")
 
-    assert server.end() == 0, server.tail()
+    assert server.stop() == 0, server.log_tail()
     golden.check("probes_workers.json", ready)

@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from served import Served
+from server_process import ServerProcess
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
@@ -30,15 +30,17 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The embedding model of the examples."""
-    served = Served(EXAMPLES / "embeddings.yaml", tmp_path_factory.mktemp("encoder") / "server.log").until_ready()
+    served = ServerProcess(
+        EXAMPLES / "embeddings.yaml", tmp_path_factory.mktemp("encoder") / "server.log"
+    ).wait_until_ready()
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
 @pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
     """OpenAI's own client."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client
@@ -78,7 +80,9 @@ def heads(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> dict[str, P
 
 
 @pytest.fixture(scope="package")
-def heads_server(tmp_path_factory: pytest.TempPathFactory, heads: dict[str, Path], minilm: Path) -> Iterator[Served]:
+def heads_server(
+    tmp_path_factory: pytest.TempPathFactory, heads: dict[str, Path], minilm: Path
+) -> Iterator[ServerProcess]:
     """All three in one appliance, their tasks read from their own files, and MiniLM twice, with keys of its own."""
     folder = tmp_path_factory.mktemp("heads-server")
     models: list[dict[str, Any]] = [
@@ -89,6 +93,6 @@ def heads_server(tmp_path_factory: pytest.TempPathFactory, heads: dict[str, Path
         models.append({"name": name, "class": "encoder", "storage": {"uri": str(minilm)}, **keys})
     file = folder / "heads.yaml"
     file.write_text(json.dumps({"models": models}))
-    served = Served(file, folder / "server.log").until_ready()
+    served = ServerProcess(file, folder / "server.log").wait_until_ready()
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()

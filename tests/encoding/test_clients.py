@@ -6,7 +6,7 @@ import cohere
 import openai
 import pytest
 from pydantic import SecretStr
-from served import Served
+from server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -14,7 +14,7 @@ QUERY = "Which city is the capital of France?"
 DOCUMENTS = ["Cats sleep most of the day.", "Paris is the capital of France."]
 
 
-def test_cohere_ranks(server: Served) -> None:
+def test_cohere_ranks(server: ServerProcess) -> None:
     """Both of Cohere's clients, each at its own path."""
     newer = cohere.ClientV2(api_key="none", base_url=server.url)
     older = cohere.Client(api_key="none", base_url=server.url)
@@ -28,7 +28,7 @@ def test_cohere_ranks(server: Served) -> None:
     assert first.results[0].document.text == DOCUMENTS[1]
 
 
-def test_langchain_finds_the_document(server: Served) -> None:
+def test_langchain_finds_the_document(server: ServerProcess) -> None:
     """LangChain's embeddings for OpenAI, which are the texts themselves where it need not count tokens."""
     from langchain_openai import OpenAIEmbeddings
 
@@ -45,7 +45,7 @@ def test_langchain_finds_the_document(server: Served) -> None:
     assert _nearest(query, documents) == 1
 
 
-def test_llama_index_finds_the_document(server: Served) -> None:
+def test_llama_index_finds_the_document(server: ServerProcess) -> None:
     """LlamaIndex's embeddings for servers that are like OpenAI."""
     from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
@@ -56,7 +56,7 @@ def test_llama_index_finds_the_document(server: Served) -> None:
     assert _nearest(query, documents) == 1
 
 
-async def test_the_asynchronous_client_of_openai_gets_many(server: Served) -> None:
+async def test_the_asynchronous_client_of_openai_gets_many(server: ServerProcess) -> None:
     """The same client, awaited, with a hundred texts in one request."""
     async with openai.AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key="none", max_retries=0) as client:
         answer = await client.embeddings.create(model="text-embedding-3-small", input=["a", "b"] * 50)

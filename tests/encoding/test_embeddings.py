@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from served import Served
+from server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +17,11 @@ TEXT = "Paris is the capital of France."
 LONG = "word " * 400
 
 
-def _embed(server: Served, given: Any, **more: Any) -> tuple[int, Any]:  # Any: JSON values
+def _embed(server: ServerProcess, given: Any, **more: Any) -> tuple[int, Any]:  # Any: JSON values
     return server.post("/v1/embeddings", {"model": "minilm", "input": given, **more})
 
 
-def test_numbers_and_base64_are_the_same_vector(server: Served, client: openai.OpenAI) -> None:
+def test_numbers_and_base64_are_the_same_vector(server: ServerProcess, client: openai.OpenAI) -> None:
     """`float` is what `base64` decodes to, bit by bit, and OpenAI's client understands both."""
     _, floats = _embed(server, TEXT, encoding_format="float")
     _, coded = _embed(server, TEXT, encoding_format="base64")
@@ -36,18 +36,18 @@ def test_numbers_and_base64_are_the_same_vector(server: Served, client: openai.O
     assert np.linalg.norm(numbers) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_log_has_the_tokens_of_all_texts(server: Served) -> None:
+def test_the_log_has_the_tokens_of_all_texts(server: ServerProcess) -> None:
     """What was encoded for one request adds up to its usage."""
     body = {"model": "minilm", "input": [TEXT, "Two words."]}
 
     _, answer = server.ask("/v1/embeddings", body, {"X-Request-Id": "tokens-embedding"})
 
-    event = server.ended("tokens-embedding")
+    event = server.request_ended("tokens-embedding")
     assert event["prompt_tokens"] == answer["usage"]["prompt_tokens"]
     assert "output_tokens" not in event
 
 
-def test_each_form_of_input_gives_the_same_vector(server: Served) -> None:
+def test_each_form_of_input_gives_the_same_vector(server: ServerProcess) -> None:
     """A text, a list of texts, token ids, a list of lists of token ids."""
     _, tokenized = server.post("/tokenize", {"model": "minilm", "prompt": TEXT})
 
@@ -58,7 +58,7 @@ def test_each_form_of_input_gives_the_same_vector(server: Served) -> None:
     assert all(vector == pytest.approx(vectors[0], abs=1e-6) for vector in vectors)
 
 
-def test_order_and_usage_are_those_of_the_input(server: Served) -> None:
+def test_order_and_usage_are_those_of_the_input(server: ServerProcess) -> None:
     """Sixty texts of many lengths come back in their order, with the tokens counted that were computed."""
     texts = [f"{index} " * (1 + index % 7 * 5) for index in range(60)]
 
@@ -73,7 +73,7 @@ def test_order_and_usage_are_those_of_the_input(server: Served) -> None:
     assert alone[1]["usage"] == {"prompt_tokens": counted["count"], "total_tokens": counted["count"]}
 
 
-def test_truncation_is_asked_for_and_counted(server: Served) -> None:
+def test_truncation_is_asked_for_and_counted(server: ServerProcess) -> None:
     """`truncate_prompt_tokens` keeps that many tokens, -1 as many as fit; what was cut off costs nothing."""
     _, some = _embed(server, LONG, truncate_prompt_tokens=7)
     _, most = _embed(server, LONG, truncate_prompt_tokens=-1)
@@ -82,7 +82,7 @@ def test_truncation_is_asked_for_and_counted(server: Served) -> None:
     assert most["usage"]["prompt_tokens"] == 256
 
 
-def test_many_callers_get_their_own_answers(server: Served) -> None:
+def test_many_callers_get_their_own_answers(server: ServerProcess) -> None:
     """Sixteen at once, each with texts of its own, get what each would get alone."""
     bodies = [[f"caller {caller} text {index}" for index in range(3)] for caller in range(16)]
     alone = [[each["embedding"] for each in _embed(server, body)[1]["data"]] for body in bodies]
@@ -115,7 +115,7 @@ def test_many_callers_get_their_own_answers(server: Served) -> None:
         ({"input": TEXT, "encoding_format": 7}, "encoding_format", "encoding_format must be one of"),
     ],
 )
-def test_what_cannot_be_embedded_is_refused(server: Served, body: Any, param: str, says: str) -> None:
+def test_what_cannot_be_embedded_is_refused(server: ServerProcess, body: Any, param: str, says: str) -> None:
     """It is 400 in OpenAI's shape, which names the field at fault, and the model answers on."""
     status, answer = server.post("/v1/embeddings", {"model": "minilm", **body})
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_embedded_is_refused(server: Served, body: Any, param: st
     assert _embed(server, TEXT)[0] == 200
 
 
-def test_other_operations_are_refused_with_what_there_is(server: Served) -> None:
+def test_other_operations_are_refused_with_what_there_is(server: ServerProcess) -> None:
     """A model that embeds neither chats nor classifies, and says what it does."""
     chat = {"model": "minilm", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -137,7 +137,7 @@ def test_other_operations_are_refused_with_what_there_is(server: Served) -> None
     )
 
 
-def test_pooling_answers_in_json_alone(server: Served) -> None:
+def test_pooling_answers_in_json_alone(server: ServerProcess) -> None:
     """`/pooling` gives the same vector, and refuses formats that no JSON can hold."""
     _, embedded = _embed(server, TEXT)
 
@@ -149,7 +149,7 @@ def test_pooling_answers_in_json_alone(server: Served) -> None:
     assert (refused, answer["error"]["param"]) == (400, "encoding_format")
 
 
-def test_the_listing_says_what_the_model_is_for(server: Served) -> None:
+def test_the_listing_says_what_the_model_is_for(server: ServerProcess) -> None:
     """`/v1/models` has the task, what it was chosen by, and the size of an embedding; the log has the choice too."""
     _, listing = server.get("/v1/models/minilm")
     chosen = [event for event in server.events() if event["event"] == "task.chosen"]

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 TEXT = "Paris is the capital of France."
 
 
-def _vector(server: Served, model: str, **more: Any) -> Any:  # Any: an array of `(dimensions,)`
+def _vector(server: ServerProcess, model: str, **more: Any) -> Any:  # Any: an array of `(dimensions,)`
     status, answer = server.post("/v1/embeddings", {"model": model, "input": TEXT, **more})
     assert status == 200, answer
     return np.array(answer["data"][0]["embedding"])
 
 
-def test_dimensions_cut_and_normalize_anew(heads_server: Served, server: Served) -> None:
+def test_dimensions_cut_and_normalize_anew(heads_server: ServerProcess, server: ServerProcess) -> None:
     """The config's dimensions are the default, a request may ask for fewer, and either is of length 1."""
     whole = _vector(server, "minilm")
 
@@ -36,7 +36,7 @@ def test_dimensions_cut_and_normalize_anew(heads_server: Served, server: Served)
     assert listing["dimensions"] == 128
 
 
-def test_pooling_and_normalize_go_over_the_models_own(heads_server: Served, minilm: Path) -> None:
+def test_pooling_and_normalize_go_over_the_models_own(heads_server: ServerProcess, minilm: Path) -> None:
     """`pooling: cls` with `normalize: false` is the first token's last hidden state, as transformers computes it."""
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -49,7 +49,7 @@ def test_pooling_and_normalize_go_over_the_models_own(heads_server: Served, mini
 
 
 def test_a_model_that_fails_leaves_the_others_their_answers(
-    serve: Callable[..., Served], heads: dict[str, Path], tmp_path: Path
+    serve: Callable[..., ServerProcess], heads: dict[str, Path], tmp_path: Path
 ) -> None:
     """It is named with its reason, the server is not ready, and the model after it answers."""
     places = {"missing": tmp_path / "nothing", "mood": heads["mood"]}
@@ -58,7 +58,9 @@ def test_a_model_that_fails_leaves_the_others_their_answers(
     file.write_text(json.dumps({"models": models}))
 
     server = serve(file=file)
-    until(lambda: "ready" in [model["state"] for model in (server.get("/readyz")[1] or {"models": []})["models"]], 120)
+    wait_until(
+        lambda: "ready" in [model["state"] for model in (server.get("/readyz")[1] or {"models": []})["models"]], 120
+    )
     status, body = server.get("/readyz")
     refused, _ = server.post("/classify", {"model": "missing", "input": TEXT})
     answered, _ = server.post("/classify", {"model": "mood", "input": TEXT})
@@ -69,14 +71,16 @@ def test_a_model_that_fails_leaves_the_others_their_answers(
     assert (refused, answered) == (503, 200)
 
 
-def test_a_share_too_small_for_the_weights_is_told(serve: Callable[..., Served], minilm: Path, tmp_path: Path) -> None:
+def test_a_share_too_small_for_the_weights_is_told(
+    serve: Callable[..., ServerProcess], minilm: Path, tmp_path: Path
+) -> None:
     """The reason has the share, the machine's memory and the weights' size, before vLLM starts."""
     model = {"name": "minilm", "class": "encoder", "storage": {"uri": str(minilm)}, "layout": {"memory_fraction": 1e-3}}
     file = tmp_path / "small.yaml"
     file.write_text(json.dumps({"models": [model]}))
 
     server = serve(file=file)
-    until(lambda: server.state() == "failed", 120, server.tail)
+    wait_until(lambda: server.state() == "failed", 120, server.log_tail)
 
     reason = server.get("/readyz")[1]["models"][0]["reason"]
     assert reason.startswith("layout.memory_fraction is 0.001: 0.0 GiB of this machine's ")

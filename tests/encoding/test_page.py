@@ -6,10 +6,10 @@ from pathlib import Path
 
 from browser import barriers, keep, opened
 from playwright.sync_api import expect
-from served import Served
+from server_process import ServerProcess
 
 
-def test_texts_are_compared_in_a_table(server: Served, tmp_path: Path) -> None:
+def test_texts_are_compared_in_a_table(server: ServerProcess, tmp_path: Path) -> None:
     """Texts that mean the same are nearer to each other than to one that does not, and the table says so."""
     with opened(f"{server.url}/") as page:
         expect(page.locator("#embed")).to_be_visible(timeout=30_000)

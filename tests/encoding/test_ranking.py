@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import Served, broken_promises
+from server_process import ServerProcess, failed_expectations
 
 pytestmark = pytest.mark.slow
 
@@ -15,14 +15,14 @@ QUERY = "Which city is the capital of France?"
 DOCUMENTS = ["Cats sleep most of the day.", "Paris is the capital of France.", "Berlin is the capital of Germany."]
 
 
-def _rank(server: Served, **more: Any) -> Any:  # Any: JSON values
+def _rank(server: ServerProcess, **more: Any) -> Any:  # Any: JSON values
     status, answer = server.post("/rerank", {"model": "minilm", "query": QUERY, "documents": DOCUMENTS, **more})
     assert status == 200, answer
     return answer
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/openai/v1/rerank"])
-def test_every_path_ranks(server: Served, path: str) -> None:
+def test_every_path_ranks(server: ServerProcess, path: str) -> None:
     """Results come best first, each with the index of its document."""
     status, answer = server.post(path, {"model": "minilm", "query": QUERY, "documents": DOCUMENTS})
 
@@ -33,7 +33,7 @@ def test_every_path_ranks(server: Served, path: str) -> None:
     assert answer["usage"]["total_tokens"] == answer["meta"]["tokens"]["input_tokens"] > 0
 
 
-def test_an_embedding_model_ranks_by_the_cosine(server: Served) -> None:
+def test_an_embedding_model_ranks_by_the_cosine(server: ServerProcess) -> None:
     """The score of a document is the cosine of its embedding and the query's."""
     _, embedded = server.post("/v1/embeddings", {"model": "minilm", "input": [QUERY, *DOCUMENTS]})
     query, *documents = np.array([each["embedding"] for each in embedded["data"]])
@@ -43,7 +43,7 @@ def test_an_embedding_model_ranks_by_the_cosine(server: Served) -> None:
     assert [scores[index] for index in range(3)] == pytest.approx([float(query @ each) for each in documents], abs=1e-5)
 
 
-def test_documents_may_be_objects_and_come_back_if_wanted(server: Served) -> None:
+def test_documents_may_be_objects_and_come_back_if_wanted(server: ServerProcess) -> None:
     """Objects with a `text` rank as their texts; `top_n` keeps the best; `return_documents: false` leaves texts out."""
     objects = [{"text": text, "id": index} for index, text in enumerate(DOCUMENTS)]
 
@@ -66,14 +66,14 @@ def test_documents_may_be_objects_and_come_back_if_wanted(server: Served) -> Non
         ({"query": QUERY, "documents": DOCUMENTS, "top_n": -1}, "top_n"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(server: Served, body: Any, param: str) -> None:
+def test_what_cannot_be_ranked_is_refused(server: ServerProcess, body: Any, param: str) -> None:
     """It is 400 and names the field at fault."""
     status, answer = server.post("/rerank", {"model": "minilm", **body})
 
     assert (status, answer["error"]["param"]) == (400, param)
 
 
-def test_scores_are_one_to_one_and_one_to_many(server: Served) -> None:
+def test_scores_are_one_to_one_and_one_to_many(server: ServerProcess) -> None:
     """One text against several, several one by one, under either path."""
     _, many = server.post("/score", {"model": "minilm", "text_1": QUERY, "text_2": DOCUMENTS})
     _, pairs = server.post("/v1/score", {"model": "minilm", "text_1": [QUERY] * 3, "text_2": DOCUMENTS})
@@ -85,7 +85,7 @@ def test_scores_are_one_to_one_and_one_to_many(server: Served) -> None:
     assert (refused, answer["error"]["param"]) == (400, "text_2")
 
 
-def test_a_head_with_one_label_is_a_reranker(heads_server: Served) -> None:
+def test_a_head_with_one_label_is_a_reranker(heads_server: ServerProcess) -> None:
     """The task of each model is read from its own files, and the listing says by what."""
     _, listing = heads_server.get("/v1/models")
 
@@ -97,7 +97,7 @@ def test_a_head_with_one_label_is_a_reranker(heads_server: Served) -> None:
     }
 
 
-def test_a_cross_encoder_ranks_by_its_scores(heads_server: Served) -> None:
+def test_a_cross_encoder_ranks_by_its_scores(heads_server: ServerProcess) -> None:
     """A ranking has the scores that `/score` gives, and a classifier of several labels does not rank."""
     _, scored = heads_server.post("/score", {"model": "cross", "text_1": QUERY, "text_2": DOCUMENTS})
     _, ranked = heads_server.post("/rerank", {"model": "cross", "query": QUERY, "documents": DOCUMENTS})
@@ -111,9 +111,9 @@ def test_a_cross_encoder_ranks_by_its_scores(heads_server: Served) -> None:
 def test_the_example_ranks_with_a_model_from_this_machine(heads: dict[str, Path], tmp_path: Path) -> None:
     """`RERANKER` leads `rerank.yaml` to another model, and the example keeps its promises with it."""
     file = Path(__file__).parents[2] / "examples/rerank.yaml"
-    served = Served(file, tmp_path / "log", variables={"RERANKER": str(heads["cross"])}).until_ready()
+    served = ServerProcess(file, tmp_path / "log", variables={"RERANKER": str(heads["cross"])}).wait_until_ready()
     try:
-        assert broken_promises(served, file) == []
+        assert failed_expectations(served, file) == []
     finally:
-        code = served.end()
+        code = served.stop()
     assert code == 0

@@ -9,7 +9,7 @@ import numpy as np
 import openai
 import pytest
 from encoding.passages import TEXTS
-from served import Served
+from server_process import ServerProcess
 
 # What other libraries warn of is not ours.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -54,7 +54,7 @@ def test_the_published_similarities_come_out(client: openai.OpenAI) -> None:
     assert vectors @ vectors.T == pytest.approx(np.array(published), abs=2e-3)
 
 
-def test_a_cross_encoder_scores_as_transformers_does(heads_server: Served, heads: dict[str, Path]) -> None:
+def test_a_cross_encoder_scores_as_transformers_does(heads_server: ServerProcess, heads: dict[str, Path]) -> None:
     """The score of a pair is the sigmoid of the one label's logit."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -73,7 +73,9 @@ def test_a_cross_encoder_scores_as_transformers_does(heads_server: Served, heads
     assert answer["usage"]["prompt_tokens"] == int(made["attention_mask"].sum())
 
 
-def test_a_classifier_gives_the_probabilities_of_transformers(heads_server: Served, heads: dict[str, Path]) -> None:
+def test_a_classifier_gives_the_probabilities_of_transformers(
+    heads_server: ServerProcess, heads: dict[str, Path]
+) -> None:
     """Each label's name comes with its probability, and the likeliest label is the label."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -94,7 +96,7 @@ def test_a_classifier_gives_the_probabilities_of_transformers(heads_server: Serv
         assert each["probs"] == list(each["probabilities"].values())
 
 
-def test_a_classifier_of_tokens_names_each_piece_of_text(heads_server: Served, heads: dict[str, Path]) -> None:
+def test_a_classifier_of_tokens_names_each_piece_of_text(heads_server: ServerProcess, heads: dict[str, Path]) -> None:
     """Every token that stands for text has transformers' label and probability, and says where in the text it is."""
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from served import Served
+from server_process import ServerProcess
 
 from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
@@ -15,7 +15,7 @@ from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 TEXTS = ["The cat sits outside.", "It rains in Paris."]
 
 
-def _asked(server: Served, model: str, inputs: dict[str, list[str]]) -> dict[str, Any]:
+def _asked(server: ServerProcess, model: str, inputs: dict[str, list[str]]) -> dict[str, Any]:
     tensors = [
         {"name": name, "shape": [len(texts)], "datatype": "BYTES", "data": texts} for name, texts in inputs.items()
     ]
@@ -24,7 +24,7 @@ def _asked(server: Served, model: str, inputs: dict[str, list[str]]) -> dict[str
     return {each["name"]: each for each in body["outputs"]}
 
 
-def _binary(server: Served, model: str, texts: list[str]) -> Tensor:
+def _binary(server: ServerProcess, model: str, texts: list[str]) -> Tensor:
     inputs = [Tensor.of_values("text_input", "BYTES", (len(texts),), texts)]
     body, headers = write_request(InferenceRequest(inputs, parameters={"binary_data_output": True}))
     request = urllib.request.Request(f"{server.url}/v2/models/{model}/infer", body, headers)
@@ -33,7 +33,7 @@ def _binary(server: Served, model: str, texts: list[str]) -> Tensor:
 
 
 @pytest.mark.slow
-def test_embeddings_are_the_same_in_either_protocol(server: Served, client: openai.OpenAI) -> None:
+def test_embeddings_are_the_same_in_either_protocol(server: ServerProcess, client: openai.OpenAI) -> None:
     """To the last bit, as numbers and as bytes; the metadata says how many, and which bytes they come from."""
     name = client.models.list().data[0].id
     told = server.get(f"/v2/models/{name}")[1]
@@ -50,7 +50,7 @@ def test_embeddings_are_the_same_in_either_protocol(server: Served, client: open
 
 
 @pytest.mark.slow
-def test_scores_and_classes_are_the_same_in_either_protocol(heads_server: Served) -> None:
+def test_scores_and_classes_are_the_same_in_either_protocol(heads_server: ServerProcess) -> None:
     """Documents keep their order, labels have their names, tokens their places."""
     ranked = heads_server.post("/v1/rerank", {"model": "cross", "query": "pets", "documents": TEXTS})[1]["results"]
     classes = heads_server.post("/classify", {"model": "mood", "input": TEXTS})[1]["data"]
@@ -69,7 +69,7 @@ def test_scores_and_classes_are_the_same_in_either_protocol(heads_server: Served
 
 
 @pytest.mark.slow
-def test_the_metadata_of_classifiers_has_their_labels(heads_server: Served) -> None:
+def test_the_metadata_of_classifiers_has_their_labels(heads_server: ServerProcess) -> None:
     """In the order of the probabilities, as many as those."""
     told = heads_server.get("/v2/models/mood")[1]
     tags = heads_server.get("/v2/models/tags")[1]

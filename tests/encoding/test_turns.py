@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +26,12 @@ def _texts(count: int) -> list[str]:
         ("/v1/rerank", {"query": "Paris", "documents": _texts(MANY), "return_documents": False}),
     ],
 )
-def test_single_texts_overtake_a_request_of_thousands(server: Served, path: str, body: dict[str, Any]) -> None:
+def test_single_texts_overtake_a_request_of_thousands(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
     """They come while it is computed, and are answered before it is."""
     name = path.rpartition("/")[2]
     with ThreadPoolExecutor(1) as threads:
         large = threads.submit(server.ask, path, {"model": "minilm", **body}, {"X-Request-Id": f"large-{name}"})
-        until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 1, 60)
+        wait_until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 1, 60)
         for index in range(3):
             status, _ = server.ask(
                 "/v1/embeddings", {"model": "minilm", "input": TEXT}, {"X-Request-Id": f"single-{name}-{index}"}
@@ -43,7 +43,7 @@ def test_single_texts_overtake_a_request_of_thousands(server: Served, path: str,
     assert was_under_way
     assert (status, len(answer["data"] if "data" in answer else answer["results"])) == (200, MANY)
     # A rerank computes its query too.
-    assert server.ended(f"large-{name}")["sequences"] in (MANY, MANY + 1)
+    assert server.request_ended(f"large-{name}")["sequences"] in (MANY, MANY + 1)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_single_texts_overtake_a_request_of_thousands(server: Served, path: str,
     ],
 )
 def test_more_texts_than_a_request_may_have_are_400(
-    server: Served, path: str, body: dict[str, Any], param: str
+    server: ServerProcess, path: str, body: dict[str, Any], param: str
 ) -> None:
     """OpenAI's own bound, unless the file has another."""
     status, answer = server.post(path, {"model": "minilm", **body})
@@ -65,7 +65,7 @@ def test_more_texts_than_a_request_may_have_are_400(
     assert f"at most {MOST}" in answer["error"]["message"]
 
 
-def test_a_tensor_of_too_many_texts_is_400_in_its_own_protocol(server: Served) -> None:
+def test_a_tensor_of_too_many_texts_is_400_in_its_own_protocol(server: ServerProcess) -> None:
     """The bound holds however the texts come."""
     count = MOST + 1
     tensor = {"name": "text", "datatype": "BYTES", "shape": [count], "data": ["a"] * count}
@@ -77,7 +77,7 @@ def test_a_tensor_of_too_many_texts_is_400_in_its_own_protocol(server: Served) -
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
-def test_megabytes_are_not_tokenized_in_one_request(server: Served, path: str) -> None:
+def test_megabytes_are_not_tokenized_in_one_request(server: ServerProcess, path: str) -> None:
     """They are 413, at once, and the message says what bounds them."""
     body = {"prompt": "word " * 300_000} if path == "/tokenize" else {"tokens": [7592] * 300_000}
 

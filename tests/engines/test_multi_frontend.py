@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from served import until
+from server_process import wait_until
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
@@ -111,7 +111,7 @@ def test_who_was_killed_has_left(enter: Callable[[int], FrontendRendezvous], joi
     joined.kill()
 
     assert (said, is_there) == ("joined\n", True)
-    until(lambda: not host._has_members(), 10)
+    wait_until(lambda: not host._has_members(), 10)
 
 
 def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults.confined import HERE, THERE, link, require_root
-from served import free_port
+from server_process import free_port
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig, NodesConfig

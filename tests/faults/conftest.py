@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.ledger import Ledger
-from served import Served
+from server_process import ServerProcess
 from services import install
 from upstreams import Answer, Asked, Upstream, error
 
@@ -53,23 +53,25 @@ def scripted() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="session")
-def sound(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def sound(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """``models.yaml``, served and ready, with a listener for probes."""
     log = tmp_path_factory.mktemp("faults") / "server.log"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UPSTREAM", scripted.origin)
-        served = Served(Path(__file__).with_name("models.yaml"), log, "server.drain_seconds=1").until_ready(60)
+        served = ServerProcess(Path(__file__).with_name("models.yaml"), log, "server.drain_seconds=1").wait_until_ready(
+            60
+        )
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
 @pytest.fixture(scope="session")
-def answers() -> Callable[[Served], bool]:
+def answers() -> Callable[[ServerProcess], bool]:
     """Whether the talker says what it hears, over a connection of its own."""
     return lambda server: talks(server)
 
 
-def talks(server: Served, model: str = "talker") -> bool:
+def talks(server: ServerProcess, model: str = "talker") -> bool:
     """A right answer to a question."""
     body = {"model": model, "messages": [{"role": "user", "content": "still here"}], "max_tokens": 8}
     status, answer = server.post("/v1/chat/completions", body)

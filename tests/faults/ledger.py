@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import psutil
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 MIB = 1 << 20
 
@@ -29,7 +29,7 @@ class Vitals:
     processes: int
 
     @classmethod
-    def of(cls, server: Served) -> Vitals:
+    def of(cls, server: ServerProcess) -> Vitals:
         """At this moment."""
         root = psutil.Process(server.process.pid)
         tree = [root, *root.children(recursive=True)]
@@ -68,14 +68,14 @@ class Ledger:
 
     @contextlib.contextmanager
     def survived(
-        self, fault: str, server: Served, answers: Callable[[Served], bool], *, seconds: float = 60
+        self, fault: str, server: ServerProcess, answers: Callable[[ServerProcess], bool], *, seconds: float = 60
     ) -> Iterator[Row]:
         """Inflict a fault in the block; afterwards the server answers rightly and holds no more than before."""
-        assert answers(server), server.tail()
+        assert answers(server), server.log_tail()
         row = self.row(fault)
         row.before, offset = Vitals.of(server), server.log.stat().st_size
         yield row
-        row.seconds = until(lambda: answers(server), seconds, server.tail)
+        row.seconds = wait_until(lambda: answers(server), seconds, server.log_tail)
         row.after = _settled(server, row.before)
         said = server.log.read_bytes()[offset:].decode()
         assert row.after.rss_bytes < row.before.rss_bytes + FLAT_BYTES, row
@@ -91,7 +91,7 @@ class Ledger:
         return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
 
 
-def _settled(server: Served, before: Vitals) -> Vitals:
+def _settled(server: ServerProcess, before: Vitals) -> Vitals:
     """Once what closes late has closed."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:

@@ -12,7 +12,7 @@ from faults.conftest import talks
 from faults.ledger import FLAT_BYTES, Ledger
 from faults.mutants import Mutant, mutants
 from hypothesis import HealthCheck, given, settings
-from served import Served
+from server_process import ServerProcess
 
 BAD = b"\xff\xfe\xc3("
 GIB = 1 << 30
@@ -27,7 +27,7 @@ LARGE = [
 ]
 
 
-def _send_large(server: Served, method: bytes, path: bytes, *, is_chunked: bool) -> tuple[int, int]:
+def _send_large(server: ServerProcess, method: bytes, path: bytes, *, is_chunked: bool) -> tuple[int, int]:
     """
     Status of a request with a body of 1 GiB, and the most memory it took; 0 where the connection was closed first.
     """
@@ -57,7 +57,7 @@ def _large(path: bytes, *, is_chunked: bool) -> str:
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize(("method", "path"), LARGE, ids=[path.decode() for _, path in LARGE])
 def test_a_gibibyte_is_refused_unread(
-    sound: Served, ledger: Ledger, method: bytes, path: bytes, is_chunked: bool
+    sound: ServerProcess, ledger: Ledger, method: bytes, path: bytes, is_chunked: bool
 ) -> None:
     """Whether its length is said or not, it is refused, and never lies in memory."""
     with ledger.survived(_large(path, is_chunked=is_chunked), sound, talks) as row:
@@ -99,7 +99,7 @@ UNREADABLE = [
 ]  # fmt: skip
 
 
-def test_what_is_no_utf_8_is_a_clients_error_wherever_it_is(sound: Served, ledger: Ledger) -> None:
+def test_what_is_no_utf_8_is_a_clients_error_wherever_it_is(sound: ServerProcess, ledger: Ledger) -> None:
     """
     In texts, names, keys, paths, queries, headers, tensors and forms: never a 500, and nothing of the kind in the log.
     """
@@ -111,7 +111,7 @@ def test_what_is_no_utf_8_is_a_clients_error_wherever_it_is(sound: Served, ledge
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=[pytest.mark.faults, pytest.mark.timeout(1200)])])
-def test_no_body_breaks_a_route(sound: Served, ledger: Ledger, count: int) -> None:
+def test_no_body_breaks_a_route(sound: ServerProcess, ledger: Ledger, count: int) -> None:
     """Whatever a grammar makes of a request, it is answered, or refused in the protocol's own envelope."""
     statuses: dict[int, int] = {}
 

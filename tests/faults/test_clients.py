@@ -16,7 +16,7 @@ import pytest
 from faults.conftest import talks
 from faults.crowd import crowd
 from faults.ledger import FLAT_BYTES, MIB, Ledger
-from served import Served, free_port, open_stream, until
+from server_process import ServerProcess, free_port, open_stream, wait_until
 from upstreams import Upstream
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -41,7 +41,7 @@ _BYTES_EACH = 40_000
 
 @pytest.mark.faults
 def test_ten_thousand_idle_connections_change_nothing(
-    serve: Callable[..., Served], scripted: Upstream, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., ServerProcess], scripted: Upstream, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With few descriptors to begin with, as shells give them: new clients are answered, and probes at both ports."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < IDLE + 1000:
@@ -50,11 +50,11 @@ def test_ten_thousand_idle_connections_change_nothing(
     probe_port = free_port()
     with _few_descriptors():
         server = serve(f"server.probe_port={probe_port}", file=Path(__file__).with_name("models.yaml"))
-    server.until_ready(60)
+    server.wait_until_ready(60)
 
     with ledger.survived(f"{IDLE} idle connections", server, talks) as row:
         with crowd(server.port, IDLE) as count:
-            until(lambda: psutil.Process(server.process.pid).num_fds() > IDLE, 60)
+            wait_until(lambda: psutil.Process(server.process.pid).num_fds() > IDLE, 60)
             began = time.monotonic()
             assert talks(server)
             assert server.get("/readyz")[0] == server.get("/livez", port=probe_port)[0] == 200
@@ -80,7 +80,7 @@ def _few_descriptors() -> Iterator[None]:
 @pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("part", ["head", "body"])
 def test_clients_that_never_finish_their_request_hold_nobody_up(
-    sound: Served, ledger: Ledger, part: str, count: int
+    sound: ServerProcess, ledger: Ledger, part: str, count: int
 ) -> None:
     """
     Some send a header now and then, some a byte of a body: others are answered meanwhile, and nothing stays of them.
@@ -105,7 +105,7 @@ def test_clients_that_never_finish_their_request_hold_nobody_up(
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.faults)])
-def test_a_client_that_reads_a_byte_a_second_costs_nothing(sound: Served, ledger: Ledger, seconds: int) -> None:
+def test_a_client_that_reads_a_byte_a_second_costs_nothing(sound: ServerProcess, ledger: Ledger, seconds: int) -> None:
     """Of a stream without an end only so much is made as fits into buffers, and others are answered meanwhile."""
     process = psutil.Process(sound.process.pid)
     body = {"model": "talker", "stream": True, "messages": [{"role": "user", "content": "flood"}]}
@@ -118,7 +118,7 @@ def test_a_client_that_reads_a_byte_a_second_costs_nothing(sound: Served, ledger
                 assert stream.recv(1)
                 good += talks(sound)
                 peak = max(peak, process.memory_info().rss)
-        until(lambda: not any(model["running"] for model in sound.get("/readyz")[1]["models"]), 10, sound.tail)
+        wait_until(lambda: not any(model["running"] for model in sound.get("/readyz")[1]["models"]), 10, sound.log_tail)
         row.happened = f"{good} of {seconds} others answered, peak {peak // MIB} MiB"
 
     assert row.before is not None
@@ -128,7 +128,7 @@ def test_a_client_that_reads_a_byte_a_second_costs_nothing(sound: Served, ledger
 
 @pytest.mark.parametrize("count", [60, pytest.param(600, marks=pytest.mark.faults)])
 def test_fast_streams_end_when_their_clients_leave(
-    serve: Callable[..., Served], ledger: Ledger, tmp_path: Path, count: int
+    serve: Callable[..., ServerProcess], ledger: Ledger, tmp_path: Path, count: int
 ) -> None:
     """Half of them come from an upstream that is always ahead, half from a model that waits for nothing: the work of
     each ends, and the server answers as before.
@@ -136,7 +136,7 @@ def test_fast_streams_end_when_their_clients_leave(
     port, file = free_port(), tmp_path / "fast.yaml"
     file.write_text(FAST.format(port=port, most=2 * count))
     with _firehose(port) as upstream:
-        server = serve("server.drain_seconds=1", file=file).until_ready()
+        server = serve("server.drain_seconds=1", file=file).wait_until_ready()
         with ledger.survived(f"{count} fast streams are left", server, talks) as row:
             streams = [
                 open_stream(server.port, "/v1/chat/completions", BABBLE | {"model": model})
@@ -147,13 +147,13 @@ def test_fast_streams_end_when_their_clients_leave(
             for stream in streams:
                 stream.close()
             # Without their clients such streams went on for ever: this is no measure of how quick the end is.
-            seconds = until(lambda: _connections(upstream) <= 1 and not _running(server), 60, server.tail)
+            seconds = wait_until(lambda: _connections(upstream) <= 1 and not _running(server), 60, server.log_tail)
             row.happened = f"all over after {seconds:.1f} s"
 
     assert all(each.startswith(b"HTTP/1.1 200") for each in begun)
 
 
-def _running(server: Served) -> int:
+def _running(server: ServerProcess) -> int:
     """Requests under way; more than none where the server does not even say."""
     _, body = server.get("/readyz")
     return sum(model["running"] for model in body["models"]) if body else 1
@@ -174,12 +174,12 @@ def _firehose(port: int) -> Iterator[psutil.Process]:
         process.wait(30)
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(sound: Served) -> None:
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(sound: ServerProcess) -> None:
     """It is logged as a client that left: whoever counts 5xx counts what the server did."""
     before = len(sound.events())
     with socket.create_connection(("127.0.0.1", sound.port), timeout=10) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
         time.sleep(0.2)
 
-    until(lambda: any(event["event"] == "request.ended" for event in sound.events()[before:]), 10)
+    wait_until(lambda: any(event["event"] == "request.ended" for event in sound.events()[before:]), 10)
     assert [event["status"] for event in sound.events()[before:] if event["event"] == "request.ended"] == [499]

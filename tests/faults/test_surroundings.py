@@ -12,7 +12,7 @@ from faultproxy import FaultProxy
 from faults import confined
 from faults.conftest import talks
 from faults.ledger import Ledger
-from served import Served, until
+from server_process import ServerProcess, wait_until
 from storage.range_server import serving
 from upstreams import Answer, Upstream
 
@@ -37,12 +37,14 @@ def _file(folder: Path, *models: object, **configs: object) -> Path:
     return file
 
 
-def _state(server: Served, name: str) -> str | None:
+def _state(server: ServerProcess, name: str) -> str | None:
     _, body = server.get("/readyz")
     return next((model["state"] for model in body["models"] if model["name"] == name), None) if body else None
 
 
-def test_a_full_disk_fails_one_model_and_says_so(serve: Callable[..., Served], ledger: Ledger, tmp_path: Path) -> None:
+def test_a_full_disk_fails_one_model_and_says_so(
+    serve: Callable[..., ServerProcess], ledger: Ledger, tmp_path: Path
+) -> None:
     """The model that does not fit says what to do; the one beside it goes on to answer."""
     confined.require_root()
     cache = tmp_path / "cache"
@@ -51,10 +53,10 @@ def test_a_full_disk_fails_one_model_and_says_so(serve: Callable[..., Served], l
         large = {**TALKER, "name": "large", "storage": {"uri": store.uri}}
         file = _file(tmp_path, TALKER, large, storage={"cache_dir": str(cache)})
         server = serve(file=file, prefix=confined.on_small_disk(cache, 16))
-        until(lambda: talks(server), 60, server.tail)
+        wait_until(lambda: talks(server), 60, server.log_tail)
 
         with ledger.survived("disk full during a fetch", server, talks) as row:
-            until(lambda: _state(server, "large") == "failed", 60, server.tail)
+            wait_until(lambda: _state(server, "large") == "failed", 60, server.log_tail)
             status, body = server.get("/livez")
             reason = next(model["reason"] for model in body["models"] if model["name"] == "large")
             row.happened = f"liveness {status}: {reason[-60:]}"
@@ -64,7 +66,7 @@ def test_a_full_disk_fails_one_model_and_says_so(serve: Callable[..., Served], l
 
 
 def test_a_network_that_goes_silent_under_a_fetch_costs_only_time(
-    serve: Callable[..., Served], ledger: Ledger, tmp_path: Path
+    serve: Callable[..., ServerProcess], ledger: Ledger, tmp_path: Path
 ) -> None:
     """Packets vanish in the middle of a file: it is neither failed nor begun anew, and goes on when they pass again."""
     confined.require_root("iptables")
@@ -76,9 +78,9 @@ def test_a_network_that_goes_silent_under_a_fetch_costs_only_time(
         transfer = {"stall_seconds": 2, "chunk_bytes": MIB}
         file = _file(tmp_path, TALKER, stored, storage={"cache_dir": str(tmp_path / "c"), "transfer": transfer})
         server = serve(file=file, prefix=link.prefix, host=confined.THERE)
-        assert is_far.wait(60), server.tail()
+        assert is_far.wait(60), server.log_tail()
         link.cut(border.port)
-        until(lambda: talks(server), 60, server.tail)
+        wait_until(lambda: talks(server), 60, server.log_tail)
 
         with ledger.survived(
             "network cut to storage", server, lambda server: talks(server) and _state(server, "stored") != "failed"
@@ -86,7 +88,7 @@ def test_a_network_that_goes_silent_under_a_fetch_costs_only_time(
             threading.Event().wait(6)
             state, live = _state(server, "stored"), server.get("/livez")[0]
             link.mend()
-            seconds = until(lambda: _state(server, "stored") == "ready", 90, server.tail)
+            seconds = wait_until(lambda: _state(server, "stored") == "ready", 90, server.log_tail)
             row.happened = f"{state} and liveness {live} for 6 s of silence; ready {seconds:.1f} s after it"
 
     assert (state, live) == ("fetching", 200)
@@ -95,13 +97,13 @@ def test_a_network_that_goes_silent_under_a_fetch_costs_only_time(
 
 
 def test_a_network_that_goes_silent_before_upstreams_is_a_status_in_time(
-    serve: Callable[..., Served], ledger: Ledger, scripted: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], ledger: Ledger, scripted: Upstream, tmp_path: Path
 ) -> None:
     """New connections and old ones alike: an answer within the timeouts, others unharmed, and back by itself."""
     confined.require_root("iptables")
     with confined.link() as link, FaultProxy(scripted.port, confined.HERE) as border:
         file = _file(tmp_path, TALKER, _elsewhere(border.url))
-        server = serve(file=file, prefix=link.prefix, host=confined.THERE).until_ready(60)
+        server = serve(file=file, prefix=link.prefix, host=confined.THERE).wait_until_ready(60)
 
         with ledger.survived(
             "network cut to upstream", server, lambda server: talks(server) and talks(server, "elsewhere")
@@ -110,7 +112,7 @@ def test_a_network_that_goes_silent_before_upstreams_is_a_status_in_time(
             body = {"model": "elsewhere", "messages": [{"role": "user", "content": "hi"}]}
             first, _ = server.post("/v1/chat/completions", body)
             assert talks(server)
-            until(lambda: _state(server, "elsewhere") == "unavailable", 30, server.tail)
+            wait_until(lambda: _state(server, "elsewhere") == "unavailable", 30, server.log_tail)
             later, _ = server.post("/v1/chat/completions", body)
             live = server.get("/livez")[0]
             link.mend()
@@ -121,7 +123,11 @@ def test_a_network_that_goes_silent_before_upstreams_is_a_status_in_time(
 
 
 def test_a_clock_that_jumps_moves_nothing(
-    serve: Callable[..., Served], ledger: Ledger, scripted: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., ServerProcess],
+    ledger: Ledger,
+    scripted: Upstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A day forward and two back, in the middle of a stream and of a wait: no timeout comes sooner, none never."""
     if not FAKETIME.exists():
@@ -131,7 +137,7 @@ def test_a_clock_that_jumps_moves_nothing(
     fake = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(jump), "FAKETIME_NO_CACHE": "1"}
     for name, value in {**fake, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}.items():
         monkeypatch.setenv(name, value)
-    server = serve(file=_file(tmp_path, TALKER, _elsewhere(scripted.origin))).until_ready(60)
+    server = serve(file=_file(tmp_path, TALKER, _elsewhere(scripted.origin))).wait_until_ready(60)
 
     def slowly(offset: str) -> int:
         scripted.on("/v1/chat/completions", Answer(200, b'{"choices": []}', wait=2))

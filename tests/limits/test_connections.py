@@ -10,7 +10,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 from upstreams import FOR_EVER, Answer, Upstream
 
 pytestmark = pytest.mark.contract
@@ -38,14 +38,14 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A proxy that answers one request at a time and waits for a second at most."""
     folder: Path = tmp_path_factory.mktemp("limits")
     file = folder / "limits.yaml"
     file.write_text(CONFIG.format(url=upstream.url))
-    served = Served(file, folder / "log").until_ready(60)
+    served = ServerProcess(file, folder / "log").wait_until_ready(60)
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
 def said(connection: socket.socket) -> bytes:
@@ -54,14 +54,14 @@ def said(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def connect(server: Served, begins: bytes) -> socket.socket:
+def connect(server: ServerProcess, begins: bytes) -> socket.socket:
     """A connection on which so much was sent."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     connection.sendall(begins)
     return connection
 
 
-def test_a_body_that_does_not_come_is_408(server: Served) -> None:
+def test_a_body_that_does_not_come_is_408(server: ServerProcess) -> None:
     """Its connection waits no longer than it may, and the reason is told."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
     with connect(server, head + b'{"model":') as connection:
@@ -72,26 +72,26 @@ def test_a_body_that_does_not_come_is_408(server: Served) -> None:
 
 
 @pytest.mark.parametrize("begins", [b"GET", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-def test_a_head_that_does_not_come_ends_the_connection(server: Served, begins: bytes) -> None:
+def test_a_head_that_does_not_come_ends_the_connection(server: ServerProcess, begins: bytes) -> None:
     """Be it a word of it, or most."""
     with connect(server, begins) as connection:
         assert b" 200 " not in said(connection)
 
 
-def test_a_connection_that_rests_is_closed(server: Served) -> None:
+def test_a_connection_that_rests_is_closed(server: ServerProcess) -> None:
     """The time to send a head is also what may pass between two requests."""
     with connect(server, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         assert said(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_body_that_is_too_large_is_413(server: Served) -> None:
+def test_a_body_that_is_too_large_is_413(server: ServerProcess) -> None:
     """In OpenAI's shape, and before anything is made of it."""
     status, body = server.ask("/v1/chat/completions", b"x" * 200_000)
 
     assert (status, body["error"]["message"]) == (413, "The body is larger than server.max_body_bytes allows.")
 
 
-def test_openais_client_hears_a_rate_limit(server: Served, upstream: Upstream) -> None:
+def test_openais_client_hears_a_rate_limit(server: ServerProcess, upstream: Upstream) -> None:
     """It has an error of its own for 429, waits as long as it is told, and asks again."""
     upstream.reset()
     upstream.on("*", Answer(wait=FOR_EVER))
@@ -99,7 +99,7 @@ def test_openais_client_hears_a_rate_limit(server: Served, upstream: Upstream) -
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client,
         connect(server, _request()),
     ):
-        until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 1, 60)
+        wait_until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 1, 60)
         began = time.monotonic()
         with pytest.raises(openai.RateLimitError) as caught:
             client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hello"}])
@@ -108,18 +108,18 @@ def test_openais_client_hears_a_rate_limit(server: Served, upstream: Upstream) -
         assert caught.value.code == "overloaded"
         assert time.monotonic() - began < 30
     # Who held the place has left.
-    until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 0, 60)
+    wait_until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 0, 60)
 
 
-def test_a_client_that_does_not_read_loses_its_place(server: Served, upstream: Upstream) -> None:
+def test_a_client_that_does_not_read_loses_its_place(server: ServerProcess, upstream: Upstream) -> None:
     """Once nothing more fits on its way, and it takes none of it; the upstream's work is ended as well."""
     upstream.reset()
     event = b"data: " + b"x" * 100_000 + b"\n\n"
     upstream.on("*", Answer(body=[event] * 1000, media_type="text/event-stream"))
     with connect(server, _request(stream=True)):
-        until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 1, 60)
-        until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 0, 60)
-    until(lambda: upstream.asked[-1].has_left, 60)
+        wait_until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 1, 60)
+        wait_until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 0, 60)
+    wait_until(lambda: upstream.asked[-1].has_left, 60)
 
     assert [event["event"] for event in server.events()].count("client.stalled") == 1
     assert not upstream.asked[-1].is_answered

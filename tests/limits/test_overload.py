@@ -110,13 +110,13 @@ async def serving(server: ServerConfig | None = None, **model_config: Any) -> As
     client = Client(server or ServerConfig(), **model_config)
     client.engine.may_load.set()
     client.manager.start()
-    await until(lambda: client.manager.is_ready)
+    await wait_until(lambda: client.manager.is_ready)
     async with client:
         yield client
     await client.manager.stop()
 
 
-async def until(is_so: Callable[[], bool]) -> None:
+async def wait_until(is_so: Callable[[], bool]) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(60):
         while not is_so():
@@ -137,9 +137,9 @@ async def test_overload_is_refused_before_it_costs_anything(times: float) -> Non
             asked += came
             # Each of them has a place, a turn, or its answer.
             settled = len(asked)
-            await until(lambda: len(engine.read) + gate.queued + sum(gate.refused.values()) == settled)  # noqa: B023
+            await wait_until(lambda: len(engine.read) + gate.queued + sum(gate.refused.values()) == settled)  # noqa: B023
             engine.finish()
-            await until(lambda: gate.running == len(engine._places))
+            await wait_until(lambda: gate.running == len(engine._places))
             probes = [await client.get(path) for path in ("/livez", "/readyz", "/metrics")]
             assert [probe.status_code for probe in probes] == [200, 200, 200]
         while gate.running or gate.queued:
@@ -162,12 +162,12 @@ async def test_a_promise_refuses_who_would_have_to_wait_for_too_long() -> None:
     """With a tenth of a second promised and places that are held for longer, nobody waits."""
     async with serving(limits=LimitsConfig(concurrent=1), slo=SloConfig(ttft_seconds=0.1)) as client:
         first = client.ask("slow")
-        await until(lambda: client.engine.read != [])
+        await wait_until(lambda: client.engine.read != [])
         await asyncio.sleep(0.2)
         client.engine.finish()
         await first
         second = client.ask("next")
-        await until(lambda: len(client.engine.read) == 2)
+        await wait_until(lambda: len(client.engine.read) == 2)
         refused = await client.ask("third")
         client.engine.finish()
 
@@ -180,9 +180,9 @@ async def test_a_client_that_leaves_the_queue_is_never_computed() -> None:
     """Its turn goes to the next one."""
     async with serving(limits=LimitsConfig(concurrent=1)) as client:
         asked = [client.ask(each) for each in ("first", "gone", "next")]
-        await until(lambda: client.entry.queue.queued == 2)
+        await wait_until(lambda: client.entry.queue.queued == 2)
         asked[1].cancel()
-        await until(lambda: client.entry.queue.queued == 1)
+        await wait_until(lambda: client.entry.queue.queued == 1)
         while not asked[2].done():
             client.engine.finish()
             await asyncio.sleep(0.001)
@@ -195,7 +195,7 @@ async def test_the_tokenizer_needs_no_turn() -> None:
     """It is not the engine that answers."""
     async with serving(limits=LimitsConfig(concurrent=1, queued=0)) as client:
         running = client.ask("first")
-        await until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.entry.queue.running == 1)
 
         assert (await client.ask("x", path="/tokenize")).status_code == 200
         client.engine.finish()
@@ -207,11 +207,11 @@ async def test_the_tokenizer_has_limits_of_its_own() -> None:
     async with serving(limits=LimitsConfig(concurrent=1, queued=1)) as client:
         client.engine.tokenizes_at_once = False
         under_way = [client.ask(str(number), path="/tokenize") for number in range(2)]
-        await until(lambda: client.entry.queued == 1)
+        await wait_until(lambda: client.entry.queued == 1)
 
         assert (await client.ask("x", path="/tokenize")).status_code == 429
         engine = client.ask("first")
-        await until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.entry.queue.running == 1)
         while not all(task.done() for task in (engine, *under_way)):
             client.engine.finish()
             await asyncio.sleep(0)
@@ -268,7 +268,7 @@ async def test_who_waits_for_longer_than_a_first_token_may_take_is_504() -> None
     """The wait for its turn counts."""
     async with serving(limits=LimitsConfig(concurrent=1, first_token_seconds=0.05)) as client:
         running = client.ask("first")
-        await until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.entry.queue.running == 1)
         late = await client.ask("late")
         client.engine.finish()
 
@@ -294,7 +294,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
                 return reply, record
 
         first = asyncio.create_task(ask())
-        await until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.entry.queue.running == 1)
         with pytest.raises(RateLimitedError, match="has 1 requests running"):
             await ask()
         record = client.engine.records[0]
@@ -303,7 +303,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
         client.engine.finish()
         counted, _ = await first
         second = asyncio.create_task(ask())
-        await until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.entry.queue.running == 1)
         client.engine.finish()
         estimated, _ = await second
         with pytest.raises(RateLimitedError, match="has used up its 2 requests a minute") as caught:

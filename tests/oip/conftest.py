@@ -12,7 +12,7 @@ from inference_doubles import InferenceClient, speakers
 async def client() -> AsyncGenerator[InferenceClient]:
     """A client of it, once every model is ready."""
     async with InferenceClient(speakers()) as client:
-        yield await client.until_ready()
+        yield await client.wait_until_ready()
         await client.manager.stop()
 
 
@@ -20,5 +20,5 @@ async def client() -> AsyncGenerator[InferenceClient]:
 async def fresh() -> AsyncGenerator[InferenceClient]:
     """One of its own, whose models a test may break."""
     async with InferenceClient(speakers()) as client:
-        yield await client.until_ready()
+        yield await client.wait_until_ready()
         await client.manager.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from access_doubles import bearing
+from auth_doubles import bearer_header
 from inference_doubles import InferenceClient, speakers
 
 from appliance.config.security import KeyConfig
@@ -27,10 +27,12 @@ KEYS = (
 async def test_a_request_without_inputs_is_told_what_its_key_may_ask(path: str, body: object) -> None:
     """Each pair of inputs and outputs once, and none of an operation that the key is not for."""
     async with InferenceClient(speakers("everything", server=ServerConfig(api_keys=KEYS))) as client:
-        await client.until_ready()
-        chat = await client.post(path, json=body, headers=bearing(CHAT))
-        look = await client.post(path, json=body, headers=bearing(LOOK))
-        generated = await client.post("/v2/models/everything/generate", json={"text_input": "a"}, headers=bearing(CHAT))
+        await client.wait_until_ready()
+        chat = await client.post(path, json=body, headers=bearer_header(CHAT))
+        look = await client.post(path, json=body, headers=bearer_header(LOOK))
+        generated = await client.post(
+            "/v2/models/everything/generate", json={"text_input": "a"}, headers=bearer_header(CHAT)
+        )
         await client.manager.stop()
 
     assert chat.status_code == 400

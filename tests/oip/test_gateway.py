@@ -20,7 +20,7 @@ async def behind() -> AsyncGenerator[InferenceClient]:
     configs = [SpeakerConfig(name=name, kind="writer") for name in ("one", "org/one")]
     metadata = MetadataConfig(namespace="shop", name="talk")
     async with InferenceClient(config(*configs, metadata=metadata)) as client:
-        yield await client.until_ready()
+        yield await client.wait_until_ready()
         await client.manager.stop()
 
 

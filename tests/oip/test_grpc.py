@@ -50,7 +50,7 @@ class Remote:
 async def _remote(server_section: ServerConfig = SERVER, settings: TelemetrySettings = QUIET) -> AsyncGenerator[Remote]:
     config = speakers(server=server_section)
     async with InferenceClient(config) as inner:
-        await inner.until_ready()
+        await inner.wait_until_ready()
         telemetry = RequestRecorder(settings)
         server, port = create_server(config, inner.manager, inner.manager.health, telemetry)
         await server.start()
@@ -318,11 +318,11 @@ async def test_a_client_that_cancels_ends_the_work(fragile: Remote) -> None:
     """What it asked for is not computed to its end."""
     call = fragile.call.ModelInfer(_request("writer", _text("wait")))
     entry = fragile.inner.manager.find("writer")
-    await fragile.inner.until(lambda: entry.running == 1)
+    await fragile.inner.wait_until(lambda: entry.running == 1)
 
     call.cancel()
 
-    await fragile.inner.until(lambda: entry.running == 0)
+    await fragile.inner.wait_until(lambda: entry.running == 0)
     assert entry.requests.totals.failed == 1
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from questions import COUNT
 from reference_servers import environment
-from served import Served, free_port
+from server_process import ServerProcess, free_port
 
 VISITORS = Path(__file__).parent / "visitors"
 FIELDS = {"max_tokens": 8, "temperature": 0}
 
 
 @pytest.mark.slow
-def test_every_way_gives_the_same_text(serve: Callable[..., Served], pytestconfig: pytest.Config) -> None:
+def test_every_way_gives_the_same_text(serve: Callable[..., ServerProcess], pytestconfig: pytest.Config) -> None:
     """Completions, tensors by tritonclient over HTTP and gRPC, predictions, a generation whole and as it comes."""
     python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
     grpc_port = free_port()
-    server = serve(f"server.grpc_port={grpc_port}").until_ready()
+    server = serve(f"server.grpc_port={grpc_port}").wait_until_ready()
     text = server.post("/v1/completions", {"model": "smollm2", "prompt": COUNT, **FIELDS})[1]["choices"][0]["text"]
 
     words = [python, VISITORS / "triton_text.py", str(server.port), str(grpc_port), "smollm2", COUNT]
@@ -39,7 +39,7 @@ def test_every_way_gives_the_same_text(serve: Callable[..., Served], pytestconfi
     assert "".join(streamed) == text
 
 
-def _streamed(server: Served) -> list[str]:
+def _streamed(server: ServerProcess) -> list[str]:
     body = json.dumps({"text_input": COUNT, "parameters": FIELDS}).encode()
     with urllib.request.urlopen(f"{server.url}/v2/models/smollm2/generate_stream", body, timeout=120) as answer:
         events = answer.read().decode().strip().split("\n\n")

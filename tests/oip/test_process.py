@@ -14,7 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from served import free_port, until
+from server_process import free_port, wait_until
 
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -66,7 +66,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]
 
 def test_grpc_begins_and_ends_with_the_server(program: Program) -> None:
     """It says when it is ready, answers, and leaves with exit code 0 after a drain."""
-    until(program.is_serving, 30, program.log.read_text)
+    wait_until(program.is_serving, 30, program.log.read_text)
 
     answer = program.ask("a").result()
     os.kill(program.process.pid, signal.SIGTERM)

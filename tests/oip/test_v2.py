@@ -32,7 +32,7 @@ async def test_ready_means_that_all_models_are(fresh: InferenceClient) -> None:
     """One model that is not makes the server not ready, and stays alive alone."""
     before = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
     fresh.model("mood").is_away = True
-    await fresh.until(lambda: not fresh.manager.is_ready)
+    await fresh.wait_until(lambda: not fresh.manager.is_ready)
 
     live, ready = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
     mood, writer = [await fresh.get(f"/v2/models/{name}/ready") for name in ("mood", "writer")]
@@ -149,7 +149,7 @@ async def test_a_configuration_is_there_for_those_who_read_it(client: InferenceC
 async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceClient) -> None:
     """In its own words, with the reason where a model does not answer; or those that do, alone."""
     fresh.model("mood").is_away = True
-    await fresh.until(lambda: not fresh.manager.is_ready)
+    await fresh.wait_until(lambda: not fresh.manager.is_ready)
 
     listed = {each["name"]: each for each in (await fresh.post("/v2/repository/index")).json()}
     ready = (await fresh.post("/v2/repository/index", json={"ready": True})).json()
@@ -165,7 +165,7 @@ async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceC
 async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> None:
     """The index says where each model stands; what cannot be done is told with its own status."""
     async with InferenceClient(speakers("writer", "mood", server=ServerConfig(admin=True))) as client:
-        await client.until_ready()
+        await client.wait_until_ready()
 
         unloaded = await client.post("/v2/repository/models/mood/unload", json={})
         asked = await client.ask("mood", ASK)
@@ -207,7 +207,7 @@ async def test_bodies_may_be_compressed(client: InferenceClient, coding: str, pa
 async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
     """A small body that would fill the memory is 413, and one that is not what it says 400 or 415."""
     async with InferenceClient(speakers("writer", server=ServerConfig(max_body_bytes=4096))) as client:
-        await client.until_ready()
+        await client.wait_until_ready()
         cases = {
             ("gzip", gzip.compress(b" " * 50_000_000)): 413,
             ("gzip", b"no gzip"): 400,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, environment, until
+from server_process import ServerProcess, environment, wait_until
 from storage.range_server import serving
 
 from appliance.config import load
@@ -60,9 +60,9 @@ def test_what_lies_elsewhere_is_refused_before_it_is_fetched(
     """The model fails with the reason, and of the weights not a byte was asked for."""
     config = (write(published["Qwen2.5-7B"]) / "config.json").read_bytes()
     with serving({"config.json": config, "model.safetensors": 1 << 20}) as store:
-        server = Served(_config(tmp_path, store.uri, tensor_parallel=8), tmp_path / "server.log")
+        server = ServerProcess(_config(tmp_path, store.uri, tensor_parallel=8), tmp_path / "server.log")
         try:
-            until(lambda: server.state() == "failed", 60, server.tail)
+            wait_until(lambda: server.state() == "failed", 60, server.log_tail)
             _, body = server.get("/readyz")
         finally:
             server.process.kill()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from served import environment
+from server_process import environment
 from storage.range_server import serving
 
 Write = Callable[..., Path]

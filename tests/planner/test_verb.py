@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from served import environment
+from server_process import environment
 from storage.range_server import serving
 
 Write = Callable[..., Path]

@@ -10,7 +10,7 @@ from typing import Self
 
 import httpx
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 from upstreams import Asked, Upstream, sse, stream
 
 pytestmark = pytest.mark.contract
@@ -27,20 +27,20 @@ def _config(file: Path, *urls: str) -> Path:
 
 
 @pytest.fixture
-def chain(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> tuple[Served, ...]:
+def chain(serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path) -> tuple[ServerProcess, ...]:
     """One appliance in front of three others, and those in front of one upstream."""
     back = _config(tmp_path / "back.yaml", upstream.url)
     others = [serve(file=back) for _ in range(3)]
     for server in others:
-        server.until_ready(60)
+        server.wait_until_ready(60)
     front = serve(file=_config(tmp_path / "front.yaml", *(server.url for server in others)))
-    return front.until_ready(60), *others
+    return front.wait_until_ready(60), *others
 
 
 class _Traffic:
     """Sends one request after the other, with and without streaming, until it is stopped."""
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: ServerProcess) -> None:
         self.answers: list[tuple[int, bool]] = []
         self._url = server.url + CHAT
         self._over = threading.Event()
@@ -67,24 +67,24 @@ class _Traffic:
         self._over.set()
         self._thread.join()
 
-    def goes_on(self, count: int) -> None:
+    def wait_for_more(self, count: int) -> None:
         """Wait for so many more answers."""
         goal = len(self.answers) + count
-        until(lambda: len(self.answers) >= goal or not self._thread.is_alive(), 30)
+        wait_until(lambda: len(self.answers) >= goal or not self._thread.is_alive(), 30)
 
 
-def test_clients_do_not_notice_stopped_appliances(chain: tuple[Served, ...]) -> None:
+def test_clients_do_not_notice_stopped_appliances(chain: tuple[ServerProcess, ...]) -> None:
     """One drains, another is killed, and the third one answers."""
     front, stopped, killed, _ = chain
     with _Traffic(front) as traffic:
-        traffic.goes_on(60)
+        traffic.wait_for_more(60)
         stopped.process.terminate()
-        traffic.goes_on(60)
+        traffic.wait_for_more(60)
         # What is under way at that moment is broken for good; between two calls there is nothing.
         with traffic.between_calls:
             killed.process.kill()
             killed.process.wait(15)
-        traffic.goes_on(60)
+        traffic.wait_for_more(60)
 
     assert stopped.process.wait(15) == 0
     assert set(traffic.answers) == {(200, True)}
@@ -96,7 +96,7 @@ def _word_by_word(asked: Asked) -> list[bytes | float]:
 
 
 def test_running_streams_end_completely_when_their_appliance_drains(
-    chain: tuple[Served, ...], upstream: Upstream
+    chain: tuple[ServerProcess, ...], upstream: Upstream
 ) -> None:
     """A rolling restart interrupts no stream."""
     front, *others = chain
@@ -109,8 +109,8 @@ def test_running_streams_end_completely_when_their_appliance_drains(
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    until(lambda: len(upstream.calls) == 4, 10)
-    codes = [server.end() for server in others]
+    wait_until(lambda: len(upstream.calls) == 4, 10)
+    codes = [server.stop() for server in others]
     for thread in threads:
         thread.join()
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 
 import pytest
-from served import free_port
+from server_process import free_port
 from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
 from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig

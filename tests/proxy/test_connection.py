@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 from proxy.raw_server import OK, http_proxy, raw_server
-from served import free_port
+from server_process import free_port
 
 from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig
 from appliance.core.errors import GatewayError, UnreachableError

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 from faultproxy import Fault, FaultProxy
-from served import Served, open_stream, until
+from server_process import ServerProcess, open_stream, wait_until
 from upstreams import FOR_EVER, Answer, Upstream, event, stream
 
 pytestmark = pytest.mark.contract
@@ -54,15 +54,15 @@ def _servers() -> Iterator[tuple[Upstream, FaultProxy, Upstream]]:
 @pytest.fixture(scope="module")
 def proxy(
     _servers: tuple[Upstream, FaultProxy, Upstream], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+) -> Iterator[ServerProcess]:
     """The proxy under test."""
     _, fault_proxy, sound = _servers
     folder: Path = tmp_path_factory.mktemp("faults")
     file = folder / "proxy.yaml"
     file.write_text(CONFIG.format(shaky=fault_proxy.url, sound=sound.url, patience=PATIENCE))
-    served = Served(file, folder / "log").until_ready()
+    served = ServerProcess(file, folder / "log").wait_until_ready()
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def sound(_servers: tuple[Upstream, FaultProxy, Upstream], shaky: Upstream) -> U
     return _servers[2]
 
 
-def _ask(proxy: Served, model: str, *, is_stream: bool = False) -> httpx.Response:
+def _ask(proxy: ServerProcess, model: str, *, is_stream: bool = False) -> httpx.Response:
     body = {"model": model, "stream": is_stream, "messages": [{"role": "user", "content": "one two three"}]}
     return httpx.post(f"{proxy.url}{CHAT}", json=body, timeout=30)
 
@@ -117,7 +117,7 @@ BEFORE = [
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(("fault", "status"), BEFORE, ids=[fault.kind for fault, _ in BEFORE])
 def test_a_missing_response_is_an_openai_error(
-    proxy: Served, fault_proxy: FaultProxy, fault: Fault, status: int, is_stream: bool
+    proxy: ServerProcess, fault_proxy: FaultProxy, fault: Fault, status: int, is_stream: bool
 ) -> None:
     """Before the first byte: 502 without a response, 504 if it is late; the next request succeeds."""
     fault_proxy.set(fault)
@@ -136,7 +136,7 @@ def test_a_missing_response_is_an_openai_error(
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("kind", ["refuse", "hang_up", "reset", "fin"])
 def test_another_upstream_replaces_a_failing_one(
-    proxy: Served, fault_proxy: FaultProxy, sound: Upstream, kind: Any, is_stream: bool
+    proxy: ServerProcess, fault_proxy: FaultProxy, sound: Upstream, kind: Any, is_stream: bool
 ) -> None:
     """Every second request meets the fault, and the client notices none."""
     fault_proxy.set(Fault(kind))
@@ -151,7 +151,7 @@ def test_another_upstream_replaces_a_failing_one(
 @pytest.mark.parametrize("model", ["single", "double"])
 @pytest.mark.parametrize("kind", ["reset", "fin", "stall"])
 def test_a_stream_that_breaks_ends_with_an_error_event(
-    proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, sound: Upstream, model: str, kind: Any
+    proxy: ServerProcess, fault_proxy: FaultProxy, shaky: Upstream, sound: Upstream, model: str, kind: Any
 ) -> None:
     """After the first byte there is no retry: the bytes so far, then an error, and no `[DONE]`."""
     padded = [event({"choices": [{"index": 0, "delta": {"content": str(n)}}], "x": "y" * 100}) for n in range(100)]
@@ -175,7 +175,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event(
 
 @pytest.mark.parametrize(("kind", "status"), [("reset", 502), ("fin", 502), ("stall", 504)])
 def test_a_truncated_response_is_an_error(
-    proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, kind: Any, status: int
+    proxy: ServerProcess, fault_proxy: FaultProxy, shaky: Upstream, kind: Any, status: int
 ) -> None:
     """Half a response is none."""
     shaky.on(CHAT, Answer(body=json.dumps({"choices": [], "x": "y" * 100_000}).encode()))
@@ -191,7 +191,7 @@ def test_a_truncated_response_is_an_error(
     "fault", [Fault("slow", rate=4000), Fault("latency", seconds=0.3)], ids=lambda fault: fault.kind
 )
 def test_a_slow_upstream_is_not_an_error(
-    proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, fault: Fault, is_stream: bool
+    proxy: ServerProcess, fault_proxy: FaultProxy, shaky: Upstream, fault: Fault, is_stream: bool
 ) -> None:
     """It is never silent for too long: everything arrives, with one request."""
     fault_proxy.set(fault)
@@ -203,9 +203,9 @@ def test_a_slow_upstream_is_not_an_error(
 
 
 def _is_gone(connection: socket.socket, upstream: Upstream) -> None:
-    until(lambda: len(upstream.calls) == 1, 5)
+    wait_until(lambda: len(upstream.calls) == 1, 5)
     connection.close()
-    until(lambda: upstream.calls[0].has_left, 5)
+    wait_until(lambda: upstream.calls[0].has_left, 5)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def _is_gone(connection: socket.socket, upstream: Upstream) -> None:
 )
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 def test_a_client_that_leaves_cancels_the_upstream(
-    proxy: Served, sound: Upstream, answer: Answer, is_stream: bool
+    proxy: ServerProcess, sound: Upstream, answer: Answer, is_stream: bool
 ) -> None:
     """At any time, and no request stays counted as running."""
     sound.on(CHAT, answer)
@@ -223,17 +223,17 @@ def test_a_client_that_leaves_cancels_the_upstream(
 
     _is_gone(open_stream(proxy.port, CHAT, body), sound)
 
-    until(lambda: all(model["running"] == 0 for model in proxy.get("/readyz")[1]["models"]), 5)
+    wait_until(lambda: all(model["running"] == 0 for model in proxy.get("/readyz")[1]["models"]), 5)
 
 
-def test_a_client_that_does_not_read_slows_the_upstream_down(proxy: Served, sound: Upstream) -> None:
+def test_a_client_that_does_not_read_slows_the_upstream_down(proxy: ServerProcess, sound: Upstream) -> None:
     """What it does not read is not read from the upstream either: memory does not grow, and nothing is lost."""
     piece, count = event({"x": "y" * 65_000}), 2000
     sound.on(CHAT, stream(*[piece] * count))
     process = psutil.Process(proxy.process.pid)
     before = process.memory_info().rss
     with open_stream(proxy.port, CHAT, {"model": "patient", "stream": True, "messages": []}) as connection:
-        until(lambda: bool(sound.calls) and sound.calls[0].sent > 0, 5)
+        wait_until(lambda: bool(sound.calls) and sound.calls[0].sent > 0, 5)
         sent = -1
         while sent != sound.calls[0].sent:
             sent = sound.calls[0].sent

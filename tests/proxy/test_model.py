@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 from proxy.proxy_model import CHAT, ask, chat, config, proxied, read
 from proxy.raw_server import raw_server
-from served import free_port
+from server_process import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
 from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError, UnavailableError

@@ -12,7 +12,7 @@ from typing import Any
 
 import cohere
 import pytest
-from served import Served, environment
+from server_process import ServerProcess, environment
 from upstreams import Upstream
 
 CLIENTS = Path(__file__).parents[1] / "clients"
@@ -39,18 +39,18 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def proxy(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def proxy(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A proxy whose model has another name than at its upstream."""
     folder = tmp_path_factory.mktemp("clients")
     file = folder / "proxy.yaml"
     theirs = f"{{url: '{upstream.url}', model: theirs, api_key: sk-up}}"
     file.write_text(f"models: [{{name: ours, class: proxy, upstreams: [{theirs}]}}]\n")
-    served = Served(file, folder / "log").until_ready()
+    served = ServerProcess(file, folder / "log").wait_until_ready()
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
-def _run(command: Sequence[str | Path], proxy: Served, **options: Any) -> dict[str, Any]:
+def _run(command: Sequence[str | Path], proxy: ServerProcess, **options: Any) -> dict[str, Any]:
     done = subprocess.run(
         [*command, f"{proxy.url}/v1", "ours"],
         capture_output=True,
@@ -66,7 +66,7 @@ def _run(command: Sequence[str | Path], proxy: Served, **options: Any) -> dict[s
 
 
 @pytest.mark.parametrize("client", ["openai_client.py", "litellm_client.py"])
-def test_python_clients_are_served(client: str, proxy: Served) -> None:
+def test_python_clients_are_served(client: str, proxy: ServerProcess) -> None:
     """OpenAI's current client, and LiteLLM."""
     assert _run([sys.executable, CLIENTS / client], proxy) == EXPECTED
 
@@ -81,7 +81,7 @@ def openai_2() -> Sequence[str]:
     return command
 
 
-def test_the_previous_openai_client_is_served(openai_2: Sequence[str], proxy: Served) -> None:
+def test_the_previous_openai_client_is_served(openai_2: Sequence[str], proxy: ServerProcess) -> None:
     """Many projects still use it."""
     assert _run([*openai_2, CLIENTS / "openai_client.py"], proxy) == EXPECTED
 
@@ -104,12 +104,12 @@ def node(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("client", ["openai.mjs", "ai-sdk.mjs"])
-def test_node_clients_are_served(client: str, node: Path, proxy: Served) -> None:
+def test_node_clients_are_served(client: str, node: Path, proxy: ServerProcess) -> None:
     """OpenAI's client for Node, and Vercel's AI SDK."""
     assert _run(["node", client], proxy, cwd=node) == EXPECTED
 
 
-def test_the_cohere_client_reranks(proxy: Served, upstream: Upstream) -> None:
+def test_the_cohere_client_reranks(proxy: ServerProcess, upstream: Upstream) -> None:
     """With its own path, and the upstream's name of the model."""
     upstream.reset()
     with cohere.ClientV2(api_key="sk-client", base_url=proxy.url) as client:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from oddities import ERRORS, STREAMS
 from openai import OpenAI
-from served import Served, free_port, until
+from server_process import ServerProcess, free_port, wait_until
+from upstream_quirks import ERRORS, STREAMS
 from upstreams import Answer, Asked, Upstream, sse
 
 pytestmark = pytest.mark.contract
@@ -37,19 +37,19 @@ models:
 
 
 @pytest.fixture(scope="module")
-def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One proxy for the whole file."""
     folder: Path = tmp_path_factory.mktemp("proxy")
     file = folder / "proxy.yaml"
     file.write_text(CONFIG.format(url=_upstreams[0].url))
     (folder / "key").write_text(f"{KEY}\n")
-    served = Served(file, folder / "log", "logging.level=debug").until_ready(30)
+    served = ServerProcess(file, folder / "log", "logging.level=debug").wait_until_ready(30)
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
 @pytest.fixture
-def client(proxy: Served, upstream: Upstream) -> Iterator[httpx.Client]:
+def client(proxy: ServerProcess, upstream: Upstream) -> Iterator[httpx.Client]:
     """A client of the proxy; the upstream has no requests yet."""
     assert upstream.asked == []
     with httpx.Client(base_url=proxy.url, timeout=20) as client:
@@ -93,7 +93,7 @@ def _sent(answer: Answer) -> bytes:
     return gzip.decompress(whole) if answer.headers else whole
 
 
-def test_the_openai_client_reads_streams(proxy: Served, upstream: Upstream) -> None:
+def test_the_openai_client_reads_streams(proxy: ServerProcess, upstream: Upstream) -> None:
     """Every chunk, the end, and the usage."""
     openai = OpenAI(base_url=f"{proxy.url}/v1", api_key="theirs", max_retries=0)
     with openai:
@@ -245,7 +245,7 @@ def test_one_request_has_one_id_and_one_trace(client: httpx.Client, upstream: Up
     assert response.headers["x-upstream-request-id"] == "theirs"
 
 
-def test_the_key_is_used_and_never_shown(client: httpx.Client, proxy: Served, upstream: Upstream) -> None:
+def test_the_key_is_used_and_never_shown(client: httpx.Client, proxy: ServerProcess, upstream: Upstream) -> None:
     """The client's key is not forwarded, and ours is in no error, listing, probe, metric or log."""
     client.post(CHAT, json=BODY, headers={"Authorization": "Bearer sk-of-a-client"})
     shown = [client.get(path).text for path in ("/readyz", "/metrics", "/v1/models", "/")]
@@ -284,7 +284,7 @@ def test_metrics_and_probes_list_the_upstreams(client: httpx.Client, upstream: U
     assert f'appliance_upstream_requests_total{{end="2xx",model="ours",upstream="{place}"}}' in text
 
 
-def test_neither_torch_nor_vllm_is_loaded(proxy: Served) -> None:
+def test_neither_torch_nor_vllm_is_loaded(proxy: ServerProcess) -> None:
     """None of their libraries is in the process."""
     maps = Path(f"/proc/{proxy.process.pid}/maps").read_text()
 
@@ -320,9 +320,9 @@ def test_a_proxy_starts_without_its_upstreams(tmp_path: Path) -> None:
         f"models:\n- name: ours\n  class: proxy\n  upstreams: [{{url: 'http://127.0.0.1:{port}'}}]\n"
         "  health: {interval_seconds: 0.1, failures: 1}\n"
     )
-    served = Served(file, tmp_path / "log")
+    served = ServerProcess(file, tmp_path / "log")
     try:
-        until(lambda: served.state() == "unavailable", 30, served.tail)
+        wait_until(lambda: served.state() == "unavailable", 30, served.log_tail)
         status, body = served.get("/readyz")
         refused, error = served.post(CHAT, {"model": "ours"})
         assert (served.get("/livez")[0], status, served.get("/startupz")[0]) == (200, 503, 200)
@@ -332,11 +332,11 @@ def test_a_proxy_starts_without_its_upstreams(tmp_path: Path) -> None:
         upstream = Upstream()
         upstream.port = port
         with upstream:
-            until(lambda: served.get("/readyz")[0] == 200, 30, served.tail)
+            wait_until(lambda: served.get("/readyz")[0] == 200, 30, served.log_tail)
             assert served.post(CHAT, {**BODY, "model": "ours"})[0] == 200
-        until(lambda: served.get("/readyz")[0] == 503, 30, served.tail)
+        wait_until(lambda: served.get("/readyz")[0] == 503, 30, served.log_tail)
         assert served.get("/livez")[0] == 200
     finally:
-        code = served.end()
+        code = served.stop()
 
     assert code == 0

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from proxy.proxy_model import chat, proxied, read
-from served import Served, until
+from server_process import ServerProcess, wait_until
 from upstreams import FOR_EVER, SSE, Answer, Upstream, event, stream
 
 from appliance.core.model import ModelRequest, Operation
@@ -103,34 +103,34 @@ async def test_usage_is_not_requested_where_the_config_drops_it(upstream: Upstre
 
 
 @pytest.fixture(scope="module")
-def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A proxy whose keys have a rate limit each."""
     folder: Path = tmp_path_factory.mktemp("usage")
     entry = "  - {{name: {}, value: {}, limits: {{tokens_per_minute: {}}}}}"
     keys = "\n".join(entry.format(name, value, LIMIT) for name, value in KEYS.items())
     (folder / "proxy.yaml").write_text(CONFIG.format(url=_upstreams[0].url, keys=keys))
-    served = Served(folder / "proxy.yaml", folder / "log").until_ready(30)
+    served = ServerProcess(folder / "proxy.yaml", folder / "log").wait_until_ready(30)
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
-def _spend(proxy: Served, key: str, path: str = CHAT) -> dict[str, Any]:
+def _spend(proxy: ServerProcess, key: str, path: str = CHAT) -> dict[str, Any]:
     """Read one stream to its end, and return its log event."""
     headers = {"Authorization": f"Bearer {KEYS[key]}", "X-Request-Id": f"{key}-1"}
     body = {"model": "ours", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": True}
     response = httpx.post(f"{proxy.url}{path}", json=body, headers=headers)
     assert response.status_code == 200
-    return proxy.ended(f"{key}-1")
+    return proxy.request_ended(f"{key}-1")
 
 
-def _is_spent(proxy: Served, key: str) -> bool:
+def _is_spent(proxy: ServerProcess, key: str) -> bool:
     """Return whether the key exceeds its limit."""
     headers = {"Authorization": f"Bearer {KEYS[key]}"}
     body = {"model": "ours", "messages": [{"role": "user", "content": "hi"}]}
     return httpx.post(f"{proxy.url}{CHAT}", json=body, headers=headers).status_code == 429
 
 
-def test_an_unrequested_usage_is_charged_to_the_key(proxy: Served, upstream: Upstream) -> None:
+def test_an_unrequested_usage_is_charged_to_the_key(proxy: ServerProcess, upstream: Upstream) -> None:
     """In the log and in its rate limit, as the upstream counts it."""
     last = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2 * LIMIT}}
     upstream.on(CHAT, stream(event({"choices": [{"delta": {"content": "a"}}]}), event(last), event("[DONE]")))
@@ -142,11 +142,11 @@ def test_an_unrequested_usage_is_charged_to_the_key(proxy: Served, upstream: Ups
     assert f'appliance_tokens_total{{direction="output",model="ours"}} {float(2 * LIMIT)}' in _metrics(proxy)
 
 
-def _metrics(proxy: Served) -> str:
+def _metrics(proxy: ServerProcess) -> str:
     return httpx.get(f"{proxy.url}/metrics").text
 
 
-def test_tokens_are_counted_by_events_without_usage(proxy: Served, upstream: Upstream) -> None:
+def test_tokens_are_counted_by_events_without_usage(proxy: ServerProcess, upstream: Upstream) -> None:
     """An event with text is about a token."""
     piece = event({"choices": [{"delta": {"content": "a"}}]})
     upstream.on(CHAT, Answer(body=[piece * 1000] * (2 * LIMIT // 1000), media_type=SSE))
@@ -157,7 +157,7 @@ def test_tokens_are_counted_by_events_without_usage(proxy: Served, upstream: Ups
     assert _is_spent(proxy, "silent")
 
 
-def test_a_client_that_leaves_is_charged_for_the_tokens_so_far(proxy: Served, upstream: Upstream) -> None:
+def test_a_client_that_leaves_is_charged_for_the_tokens_so_far(proxy: ServerProcess, upstream: Upstream) -> None:
     """The usage, which comes last, never came."""
     piece = event({"choices": [{"delta": {"content": "a"}}]})
     upstream.on(CHAT, Answer(body=[piece * (2 * LIMIT), FOR_EVER], media_type=SSE))
@@ -170,13 +170,13 @@ def test_a_client_that_leaves_is_charged_for_the_tokens_so_far(proxy: Served, up
             if got >= len(piece) * 2 * LIMIT:
                 break
 
-    ended = proxy.ended("leaves-1")
+    ended = proxy.request_ended("leaves-1")
 
     assert (ended["status"], ended["output_tokens"]) == (499, 2 * LIMIT)
-    until(lambda: _is_spent(proxy, "leaves"), 10)
+    wait_until(lambda: _is_spent(proxy, "leaves"), 10)
 
 
-def test_streams_of_messages_have_their_usage(proxy: Served, upstream: Upstream) -> None:
+def test_streams_of_messages_have_their_usage(proxy: ServerProcess, upstream: Upstream) -> None:
     """So have those of responses, without an option."""
     assert upstream.asked == []
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from python_api.program import Program
-from served import free_port
+from server_process import free_port
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pr
 
         def start(name: str, *words: str) -> Program:
             program = Program(name, logs / f"{free_port()}.log", *words)
-            stack.callback(program.end)
+            stack.callback(program.stop)
             return program
 
         yield start
@@ -27,10 +27,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pr
 @pytest.fixture(scope="session")
 def chat(start: Callable[..., Program]) -> Program:
     """The chat model."""
-    return start("chat.py").until_ready(60)
+    return start("chat.py").wait_until_ready(60)
 
 
 @pytest.fixture(scope="session")
 def embeddings(start: Callable[..., Program]) -> Program:
     """The embedding model."""
-    return start("embeddings.py").until_ready(60)
+    return start("embeddings.py").wait_until_ready(60)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from openai import OpenAI
-from served import Served, free_port
+from server_process import ServerProcess, free_port
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -21,7 +21,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-class Program(Served):
+class Program(ServerProcess):
     """A program on free ports of the loopback, its log in a file; it finds no engine."""
 
     def __init__(self, name: str, log: Path, *words: str) -> None:

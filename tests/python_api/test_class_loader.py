@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from served import Served
+from server_process import ServerProcess
 
 from appliance.config import load
 from appliance.config.models import ModelConfig
@@ -93,7 +93,7 @@ async def load_model(made: ModelConfig, **artifacts: Path) -> Model:
 
 
 def test_a_file_with_a_python_model_is_served(
-    module: Path, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+    module: Path, serve: Callable[..., ServerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its storage, its arguments, its aliases, and everything that any model has."""
     file = module / "config.yaml"
@@ -101,7 +101,7 @@ def test_a_file_with_a_python_model_is_served(
     model = {"name": "mine", "class": "generative", "aliases": ["gpt-4o"], "engine": engine}
     file.write_text(json.dumps({"models": [model | {"storage": {"uri": str(module / "weights")}}]}))
 
-    server = serve(file=file).until_ready(60)
+    server = serve(file=file).wait_until_ready(60)
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     answer = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
 
@@ -113,7 +113,7 @@ def test_a_file_with_a_python_model_is_served(
         "proving",
         "ready",
     ]
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
 def test_a_file_is_checked_without_running_its_code(module: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from python_api.model_requests import CHAT, events, load_model, response_json, send
-from served import until
+from server_process import wait_until
 
 from appliance.core import model
 from appliance.core.errors import EngineDeadError, LoadError, RequestError, UnavailableError, UnsupportedOperationError
@@ -422,4 +422,4 @@ async def test_a_plain_generator_is_closed_when_its_client_leaves() -> None:
     await anext(stream)
     await stream.aclose()
 
-    await asyncio.to_thread(until, closed.is_set, 10)
+    await asyncio.to_thread(wait_until, closed.is_set, 10)

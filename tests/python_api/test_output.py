@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 MODELS = """
 import io, logging, sys, threading, warnings
@@ -41,22 +41,22 @@ class Printing(Model):
 
 
 @pytest.fixture
-def printing(serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
+def printing(serve: Callable[..., ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerProcess:
     """A server whose model writes in every way there is."""
     (tmp_path / "printing_models.py").write_text(MODELS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     model = {"name": "one", "class": "generative", "engine": {"python": "printing_models:Printing"}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"models": [model]}))
-    return serve(file=file).until_ready(60)
+    return serve(file=file).wait_until_ready(60)
 
 
-def test_what_a_models_code_prints_is_events_of_the_log(printing: Served) -> None:
+def test_what_a_models_code_prints_is_events_of_the_log(printing: ServerProcess) -> None:
     """Whole lines with their stream and the request's id, at import, in load and in answers; the log stays JSON."""
     status, _ = printing.ask("/v1/models/one:predict", {"instances": [1]}, {"x-request-id": "my-id"})
     assert status == 200
-    until(lambda: "begun" in _texts(printing), 30, printing.tail)
-    printing.end()
+    wait_until(lambda: "begun" in _texts(printing), 30, printing.log_tail)
+    printing.stop()
 
     texts = _texts(printing)
     mine = {"two", "lines", "100 %", "bytes é", "begun"}
@@ -72,5 +72,5 @@ def test_what_a_models_code_prints_is_events_of_the_log(printing: Served) -> Non
     assert any("UserWarning: old" in event for event in logged)
 
 
-def _texts(served: Served) -> Mapping[str, dict[str, Any]]:
+def _texts(served: ServerProcess) -> Mapping[str, dict[str, Any]]:
     return {each["text"]: each for each in served.events() if each["event"] == "output.written"}

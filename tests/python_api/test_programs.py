@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from python_api.program import PROGRAMS, Program
-from served import until
+from server_process import wait_until
 
 from appliance.api.grpc import inference_pb2, inference_pb2_grpc
 
@@ -116,16 +116,16 @@ def test_a_program_sees_its_model_through(start: Callable[..., Program], tmp_pat
     """
     diary = tmp_path / "diary"
     program = start("life.py", str(diary))
-    until(lambda: diary.exists() and program.state() == "loading", 30, program.tail)
+    wait_until(lambda: diary.exists() and program.state() == "loading", 30, program.log_tail)
     diary.with_suffix(".go").touch()
-    program.until_ready(30)
+    program.wait_until_ready(30)
     client = program.client()
 
     stream = client.chat.completions.create(model="counter", messages=HELLO, stream=True, max_tokens=100_000)
     first = next(iter(stream))
     stream.close()
-    until(lambda: diary.read_text().count("stream closed") == 2, 10, diary.read_text)
-    code = program.end()
+    wait_until(lambda: diary.read_text().count("stream closed") == 2, 10, diary.read_text)
+    code = program.stop()
 
     assert first.choices[0].delta.content == "0 "
     assert code == 0
@@ -138,7 +138,7 @@ def test_a_load_that_hangs_holds_up_no_end(start: Callable[..., Program], tmp_pa
     """SIGTERM in the middle of a load ends the program all the same."""
     diary = tmp_path / "diary"
     program = start("life.py", str(diary))
-    until(lambda: diary.exists() and program.state() == "loading", 30, program.tail)
+    wait_until(lambda: diary.exists() and program.state() == "loading", 30, program.log_tail)
 
-    assert program.end() == 0
+    assert program.stop() == 0
     assert "loaded" not in diary.read_text()

@@ -54,7 +54,7 @@ def backed(start: Callable[..., Program], upstream_of_all: Upstream) -> Program:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UPSTREAM", upstream_of_all.url)
         program = start("backed.py")
-    return program.until_ready(60)
+    return program.wait_until_ready(60)
 
 
 def test_a_proxy_in_python_changes_requests_and_answers(backed: Program, upstream_of_all: Upstream) -> None:

@@ -24,7 +24,7 @@ from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 @pytest.fixture(scope="session")
 def doubling(start: Callable[..., Program]) -> Program:
     """The program that doubles."""
-    return start("tensors.py").until_ready(60)
+    return start("tensors.py").wait_until_ready(60)
 
 
 def test_a_model_of_tensors_answers_every_version_of_the_protocol(doubling: Program) -> None:

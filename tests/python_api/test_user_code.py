@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 from python_api.model_requests import load_model, send
-from served import Served, until
+from server_process import ServerProcess, wait_until
 from structlog.testing import capture_logs
 
 from appliance import Model
@@ -282,9 +282,9 @@ def test_a_server_outlives_what_its_models_raise(tmp_path: Path, monkeypatch: py
         for name, class_ in (("doing", "Doing"), ("exiting", "Exiting"))
     ]
     (tmp_path / "config.yaml").write_text(json.dumps({"models": models}))
-    served = Served(tmp_path / "config.yaml", tmp_path / "log")
+    served = ServerProcess(tmp_path / "config.yaml", tmp_path / "log")
     try:
-        until(lambda: {"ready", "failed"} == _states(served), 60, served.tail)
+        wait_until(lambda: {"ready", "failed"} == _states(served), 60, served.log_tail)
 
         for instance in ("exit", "interrupt", "cancel"):
             status, body = served.ask("/v1/models/doing:predict", {"instances": [instance]}, {"x-request-id": "my-id"})
@@ -299,12 +299,12 @@ def test_a_server_outlives_what_its_models_raise(tmp_path: Path, monkeypatch: py
         failed = [each for each in served.events() if each["event"] == "model.code_failed"]
         assert "Exiting.load" in {each["code"] for each in failed}
         assert "my-id" in {each.get("request_id") for each in failed}
-        assert served.end() == 0
+        assert served.stop() == 0
     finally:
         served.process.kill()
 
 
-def _states(served: Served) -> set[str]:
+def _states(served: ServerProcess) -> set[str]:
     _, body = served.get("/readyz")
     return {each["state"] for each in body["models"]} if body else set()
 
@@ -328,6 +328,6 @@ async def test_a_thread_that_closes_a_stream_logs_what_that_raises() -> None:
     with capture_logs() as logs:
         await stream.aclose()
         await asyncio.to_thread(is_closed.wait, 30)
-        until(lambda: bool(logs), 30)
+        wait_until(lambda: bool(logs), 30)
 
     assert logs[0]["reason"].startswith("ValueError: at the end")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from asking import Asking, chats
-from served import Served, open_stream, until
+from repeated_requests import RepeatedRequests, chat_bodies
+from server_process import ServerProcess, open_stream, wait_until
 from upstreams import Upstream, event, stream, well_behaved
 
 from appliance.config.base import Change
@@ -54,34 +54,34 @@ class File:
         return sha256(self.path.read_bytes()).hexdigest()
 
 
-def _config(server: Served) -> dict[str, Any]:
+def _config(server: ServerProcess) -> dict[str, Any]:
     status, body = server.get("/readyz")
     assert status == 200, body
     config: dict[str, Any] = body["config"]
     return config
 
 
-def _hang_up(server: Served) -> None:
+def _hang_up(server: ServerProcess) -> None:
     server.process.send_signal(signal.SIGHUP)
 
 
-def _until_served(server: Served, digest: str) -> None:
-    until(lambda: _config(server)["digest"] == digest, 30, server.tail)
+def _until_served(server: ServerProcess, digest: str) -> None:
+    wait_until(lambda: _config(server)["digest"] == digest, 30, server.log_tail)
 
 
-def _named(server: Served, name: str) -> list[dict[str, Any]]:
+def _named(server: ServerProcess, name: str) -> list[dict[str, Any]]:
     return [each for each in server.events() if each["event"] == name]
 
 
 def test_hot_keys_are_applied_without_a_lost_request(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """Each of them holds from then on; two signals at once are no more than one."""
     file = File(tmp_path / "a.yaml", upstream.url)
-    server = serve(file=file.path).until_ready(60)
+    server = serve(file=file.path).wait_until_ready(60)
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 403
-    with Asking(server, CHAT, *chats("m0", "m0")) as asking:
-        asking.more()
+    with RepeatedRequests(server, CHAT, *chat_bodies("m0", "m0")) as asking:
+        asking.wait_for_more()
         file.write(
             server={"drain_seconds": 7, "admin": True},
             expect=[{"path": "/livez"}],
@@ -90,7 +90,7 @@ def test_hot_keys_are_applied_without_a_lost_request(
         _hang_up(server)
         _hang_up(server)
         _until_served(server, file.digest)
-        asking.more()
+        asking.wait_for_more()
 
     assert asking.failures == []
     assert {each["path"]: each["change"] for each in _named(server, "config.changed")} == {
@@ -107,22 +107,22 @@ def test_hot_keys_are_applied_without_a_lost_request(
         _hang_up(server)
         _until_served(server, file.digest)
         assert server.get(path)[0] == 200
-    until(lambda: "/v1/models" in _asked(server), 30)
+    wait_until(lambda: "/v1/models" in _asked(server), 30)
     assert "/v1/models/m0" not in _asked(server)
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 200
-    assert server.end() == 0
+    assert server.stop() == 0
     assert _named(server, "server.draining")[0]["seconds"] == 7
 
 
 def test_keys_and_limits_hold_from_the_reload_on(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """
     Without a key nobody is let in any more, with one as often as it allows; a file without keys opens the server again.
     """
     file = File(tmp_path / "a.yaml", upstream.url)
-    server = serve(file=file.path).until_ready(60)
-    body = chats("m0")[0]
+    server = serve(file=file.path).wait_until_ready(60)
+    body = chat_bodies("m0")[0]
     deep = {**body, "metadata": [[[[[[[[1]]]]]]]]}
     keyed = {"Authorization": f"Bearer {KEY}"}
     assert [server.post(CHAT, each)[0] for each in (body, deep)] == [200, 200]
@@ -133,7 +133,7 @@ def test_keys_and_limits_hold_from_the_reload_on(
         server={"api_keys": [key], "metrics": "open", "limits": {"json_depth": 8}},
     )
     _hang_up(server)
-    until(lambda: server.post(CHAT, body)[0] == 401, 30, server.tail)
+    wait_until(lambda: server.post(CHAT, body)[0] == 401, 30, server.log_tail)
 
     assert [server.ask(CHAT, each, keyed)[0] for each in (deep, body, body, body)] == [400, 200, 200, 429]
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as metrics:
@@ -147,10 +147,10 @@ def test_keys_and_limits_hold_from_the_reload_on(
     }
     file.write(server={})
     _hang_up(server)
-    until(lambda: server.post(CHAT, deep)[0] == 200, 30, server.tail)
+    wait_until(lambda: server.post(CHAT, deep)[0] == 200, 30, server.log_tail)
 
 
-def _asked(server: Served) -> set[str]:
+def _asked(server: ServerProcess) -> set[str]:
     return {each["path"] for each in _named(server, "request.ended")}
 
 
@@ -160,80 +160,80 @@ def _hot_here(file: File) -> set[str]:
 
 
 def test_a_model_without_an_engine_is_swapped_without_a_lost_request(
-    serve: Callable[..., Served], upstreams: Callable[[], Upstream], tmp_path: Path
+    serve: Callable[..., ServerProcess], upstreams: Callable[[], Upstream], tmp_path: Path
 ) -> None:
     """A stream that was begun ends where it began, and what is asked after that is asked elsewhere."""
     one, two = upstreams(), upstreams()
     slow = stream(event({"n": 1}), 4.0, event({"n": 2}), event("[DONE]"))
     file = File(tmp_path / "a.yaml", one.url, one.url)
     file.write(metadata={"name": "talk"})
-    server = serve(file=file.path).until_ready(60)
-    with Asking(server, CHAT, *chats("m0", "m1")) as asking:
-        asking.more()
+    server = serve(file=file.path).wait_until_ready(60)
+    with RepeatedRequests(server, CHAT, *chat_bodies("m0", "m1")) as asking:
+        asking.wait_for_more()
         one.on(CHAT, lambda asked: slow if asked.json().get("stream") else well_behaved(asked))
-        connection = open_stream(server.port, CHAT, chats("m0")[0] | {"stream": True})
+        connection = open_stream(server.port, CHAT, chat_bodies("m0")[0] | {"stream": True})
         assert connection.recv(100)
         file.content["models"][0]["upstreams"] = [{"url": two.url}]
         file.content["models"].append({"name": "m2", "class": "proxy", "upstreams": [{"url": two.url}]})
         file.write()
         _hang_up(server)
         _until_served(server, file.digest)
-        until(lambda: len(two.calls) > 0, 60, server.tail)
+        wait_until(lambda: len(two.calls) > 0, 60, server.log_tail)
         text = b"".join(iter(lambda: connection.recv(4096), b""))
         connection.close()
         assert b'"n":2' in text.replace(b" ", b"")
         assert b"[DONE]" in text
-        asking.more()
+        asking.wait_for_more()
 
     assert asking.failures == []
-    assert server.post(f"/publishers/default/models/m2{CHAT}", chats("m2")[0])[0] == 200
+    assert server.post(f"/publishers/default/models/m2{CHAT}", chat_bodies("m2")[0])[0] == 200
     assert '"m2"' in json.dumps(server.get("/schema/openapi.json")[1])
     file.content["models"] = file.content["models"][1:]
     file.write()
     _hang_up(server)
     _until_served(server, file.digest)
-    assert server.post(CHAT, chats("m0")[0])[0] == 404
-    until(lambda: {each["to"] for each in _named(server, "model.state_changed")} >= {"draining", "stopped"}, 30)
-    assert server.end() == 0
+    assert server.post(CHAT, chat_bodies("m0")[0])[0] == 404
+    wait_until(lambda: {each["to"] for each in _named(server, "model.state_changed")} >= {"draining", "stopped"}, 30)
+    assert server.stop() == 0
 
 
 def test_a_bad_file_changes_nothing_and_the_next_good_one_does(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """
     The last good one is served meanwhile, and the probe says what is wrong: line and column, and no line of the file.
     """
     file = File(tmp_path / "a.yaml", upstream.url)
-    server = serve(file=file.path).until_ready(60)
+    server = serve(file=file.path).wait_until_ready(60)
     good, digest = file.path.read_text(), file.digest
     file.path.write_text(good.replace('"m0"', '"m0", "aliaes": []'))
     _hang_up(server)
-    until(lambda: _config(server)["error"] is not None, 30)
+    wait_until(lambda: _config(server)["error"] is not None, 30)
     config = _config(server)
 
     assert config["digest"] == digest
     assert config["error"] == f'{file.path}:4:21: models[0].aliaes: unknown key; did you mean "aliases"?'
-    assert server.post(CHAT, chats("m0")[0])[0] == 200
+    assert server.post(CHAT, chat_bodies("m0")[0])[0] == 200
 
     file.path.write_text(good.replace('"m0"', '"m0", "aliases": ["n0"]'))
     _hang_up(server)
     _until_served(server, file.digest)
     assert _config(server)["error"] is None
-    assert server.post(CHAT, chats("n0")[0])[0] == 200
+    assert server.post(CHAT, chat_bodies("n0")[0])[0] == 200
     assert len(_named(server, "config.rejected")) == 1
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
 def test_what_needs_a_restart_waits_with_all_else_of_its_file(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """Nothing of the file is applied, and the probe names the keys; so it is with a model that fails."""
     file = File(tmp_path / "a.yaml", upstream.url)
-    server = serve(file=file.path).until_ready(60)
+    server = serve(file=file.path).wait_until_ready(60)
     before = file.digest
     file.write(server={"max_body_bytes": 2048}, logging={"level": "debug"})
     _hang_up(server)
-    until(lambda: _config(server)["restart_required"] != [], 30)
+    wait_until(lambda: _config(server)["restart_required"] != [], 30)
 
     assert _config(server)["restart_required"] == ["server.max_body_bytes"]
     assert _config(server)["digest"] == before
@@ -242,14 +242,14 @@ def test_what_needs_a_restart_waits_with_all_else_of_its_file(
     python = {"name": "p", "class": "generative", "engine": {"python": "nowhere_to_be_found:Model"}}
     file.write(server={}, models=[*file.content["models"], python])
     _hang_up(server)
-    until(lambda: _config(server)["error"] is not None, 30)
+    wait_until(lambda: _config(server)["error"] is not None, 30)
 
     assert "models.p: engine.python: nowhere_to_be_found:Model: there is no module" in _config(server)["error"]
     assert _config(server)["restart_required"] == []
     assert _config(server)["digest"] == before
     assert server.get("/livez")[0] == 200
-    assert server.post(CHAT, chats("p")[0])[0] == 404
-    assert server.end() == 0
+    assert server.post(CHAT, chat_bodies("p")[0])[0] == 404
+    assert server.stop() == 0
 
 
 def _mount(folder: Path, number: int, **files: str) -> None:
@@ -271,7 +271,7 @@ def _mount(folder: Path, number: int, **files: str) -> None:
 
 
 def test_a_config_map_and_a_secret_that_change_are_noticed(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """Both are watched, though no file of theirs is ever written; the new secret is used, and neither is in the log."""
     config, secret = tmp_path / "config", tmp_path / "secret"
@@ -282,13 +282,15 @@ server: {{watch: true}}
 """
     _mount(secret, 1, key="the-first-secret\n")
     _mount(config, 1, config=text)
-    server = serve(file=config / "config").until_ready(60)
-    with Asking(server, CHAT, *chats("m0")) as asking:
-        asking.more()
+    server = serve(file=config / "config").wait_until_ready(60)
+    with RepeatedRequests(server, CHAT, *chat_bodies("m0")) as asking:
+        asking.wait_for_more()
         _mount(secret, 2, key="the-second-secret\n")
-        until(lambda: upstream.calls[-1].header("authorization") == "Bearer the-second-secret", 30, server.tail)
+        wait_until(
+            lambda: upstream.calls[-1].header("authorization") == "Bearer the-second-secret", 30, server.log_tail
+        )
         _mount(config, 2, config=text.replace("name: m0", "name: m0, aliases: [n0]"))
-        until(lambda: server.post(CHAT, chats("n0")[0])[0] == 200, 30, server.tail)
+        wait_until(lambda: server.post(CHAT, chat_bodies("n0")[0])[0] == 200, 30, server.log_tail)
 
     assert asking.failures == []
     assert [(each["path"], each["old"], each["new"]) for each in _named(server, "config.changed")] == [
@@ -296,60 +298,60 @@ server: {{watch: true}}
         ("models.m0.aliases", [], ["n0"]),
     ]
     assert "-secret" not in server.log.read_text()
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
 def test_half_a_file_never_replaces_a_whole_one(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """Whoever writes in place, and however slowly, the models that are served are those of a whole file."""
     file = File(tmp_path / "a.yaml", upstream.url)
     file.write(server={"watch": True})
-    server = serve(file=file.path).until_ready(60)
+    server = serve(file=file.path).wait_until_ready(60)
     file.content["models"][0]["aliases"] = ["n0"]
     whole = json.dumps(file.content, indent=2)
-    with Asking(server, CHAT, *chats("m0")) as asking, file.path.open("w") as writing:
+    with RepeatedRequests(server, CHAT, *chat_bodies("m0")) as asking, file.path.open("w") as writing:
         for half in (whole[:60], whole[60:120]):
             writing.write(half)
             writing.flush()
             os.fsync(writing.fileno())
-            until(lambda: _config(server)["error"] is not None, 30, server.tail)
-            asking.more()
+            wait_until(lambda: _config(server)["error"] is not None, 30, server.log_tail)
+            asking.wait_for_more()
         writing.write(whole[120:])
         writing.flush()
-        until(lambda: server.post(CHAT, chats("n0")[0])[0] == 200, 30, server.tail)
+        wait_until(lambda: server.post(CHAT, chat_bodies("n0")[0])[0] == 200, 30, server.log_tail)
 
     assert asking.failures == []
     assert _config(server)["error"] is None
     assert {each["path"] for each in _named(server, "config.changed")} == {"models.m0.aliases"}
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
 def test_every_worker_changes_and_so_does_one_that_is_born_later(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """A signal to the parent reaches all, and who takes the place of a dead one serves the file of now."""
     file = File(tmp_path / "a.yaml", upstream.url)
     file.write(server={"workers": 2})
-    server = serve(file=file.path).until_ready(60)
-    with Asking(server, CHAT, *chats("m0")) as asking:
-        asking.more()
+    server = serve(file=file.path).wait_until_ready(60)
+    with RepeatedRequests(server, CHAT, *chat_bodies("m0")) as asking:
+        asking.wait_for_more()
         file.content["models"].append({"name": "m1", "class": "proxy", "upstreams": [{"url": upstream.url}]})
         file.write(logging={"level": "warning"})
         _hang_up(server)
-        until(lambda: len(_named(server, "config.applied")) == 2 or _is_quiet(server), 30, server.tail)
-        until(lambda: all(_config(server)["digest"] == file.digest for _ in range(10)), 30, server.tail)
-        asking.more()
+        wait_until(lambda: len(_named(server, "config.applied")) == 2 or _is_quiet(server), 30, server.log_tail)
+        wait_until(lambda: all(_config(server)["digest"] == file.digest for _ in range(10)), 30, server.log_tail)
+        asking.wait_for_more()
     assert asking.failures == []
-    assert [server.post(CHAT, chats("m1")[0])[0] for _ in range(10)] == [200] * 10
+    assert [server.post(CHAT, chat_bodies("m1")[0])[0] for _ in range(10)] == [200] * 10
 
     victim, _ = psutil.Process(server.process.pid).children()
     victim.kill()
-    until(lambda: _pids(server).isdisjoint({victim.pid}) and len(_pids(server)) == 2, 30, server.tail)
-    until(lambda: server.get("/readyz")[0] == 200, 30, server.tail)
+    wait_until(lambda: _pids(server).isdisjoint({victim.pid}) and len(_pids(server)) == 2, 30, server.log_tail)
+    wait_until(lambda: server.get("/readyz")[0] == 200, 30, server.log_tail)
 
-    assert [server.post(CHAT, chats("m1")[0])[0] for _ in range(20)] == [200] * 20
-    assert server.end() == 0, server.tail()
+    assert [server.post(CHAT, chat_bodies("m1")[0])[0] for _ in range(20)] == [200] * 20
+    assert server.stop() == 0, server.log_tail()
     late = [
         each
         for each in server.events()
@@ -358,28 +360,28 @@ def test_every_worker_changes_and_so_does_one_that_is_born_later(
     assert [each for each in late if each["level"] == "info"] == []
 
 
-def _is_quiet(server: Served) -> bool:
+def _is_quiet(server: ServerProcess) -> bool:
     return len(_named(server, "config.changed")) > 0
 
 
-def _pids(server: Served) -> set[int]:
+def _pids(server: ServerProcess) -> set[int]:
     _, body = server.get("/readyz")
     return {worker["pid"] for worker in body["workers"] if worker["ready"]} if body else set()
 
 
-def _death(server: Served) -> str:
+def _death(server: ServerProcess) -> str:
     (death,) = _named(server, "worker.died")
     timestamp: str = death["timestamp"]
     return timestamp
 
 
 def test_an_unloaded_model_stays_unloaded_until_its_section_changes(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """What an operator did holds against a file that says nothing about it."""
     file = File(tmp_path / "a.yaml", upstream.url, upstream.url)
     file.write(server={"admin": True})
-    server = serve(file=file.path).until_ready(60)
+    server = serve(file=file.path).wait_until_ready(60)
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 200
     file.content["models"][1]["aliases"] = ["n1"]
     file.write()
@@ -392,19 +394,19 @@ def test_an_unloaded_model_stays_unloaded_until_its_section_changes(
     _hang_up(server)
     _until_served(server, file.digest)
     assert server.state() == "ready"
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
 def test_a_signal_while_models_load_is_not_lost(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
 ) -> None:
     """From the moment the port answers, a change that is asked for is applied."""
     file = File(tmp_path / "a.yaml", upstream.url)
     server = serve(file=file.path)
-    until(lambda: server.state() is not None, 60, server.tail)
+    wait_until(lambda: server.state() is not None, 60, server.log_tail)
     file.content["models"][0]["aliases"] = ["n0"]
     file.write()
     _hang_up(server)
-    until(lambda: server.post(CHAT, chats("n0")[0])[0] == 200, 30, server.tail)
+    wait_until(lambda: server.post(CHAT, chat_bodies("n0")[0])[0] == 200, 30, server.log_tail)
 
-    assert server.end() == 0
+    assert server.stop() == 0

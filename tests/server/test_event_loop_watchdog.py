@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, free_port, until
+from server_process import ServerProcess, free_port, wait_until
 
 MODEL = """
 import time
@@ -41,8 +41,8 @@ asyncio.run(main())
 
 @pytest.fixture
 def blocking(
-    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Served, int]]:
+    serve: Callable[..., ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[ServerProcess, int]]:
     """A server whose model blocks for as many seconds as it is asked for tokens, and its probe port."""
     (tmp_path / "blocking.py").write_text(MODEL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -50,20 +50,20 @@ def blocking(
     file.write_text("models: [{name: one, class: generative, engine: {python: 'blocking:Blocking'}}]\n")
     port = free_port()
     server = serve(f"server.probe_port={port}", "server.stall_seconds=2", file=file)
-    yield server.until_ready(60), port
+    yield server.wait_until_ready(60), port
     server.process.kill()
 
 
-def _block(server: Served, seconds: int) -> None:
+def _block(server: ServerProcess, seconds: int) -> None:
     body = {"model": "one", "messages": [{"role": "user", "content": "hi"}], "max_tokens": seconds}
     threading.Thread(target=server.post, args=("/v1/chat/completions", body), daemon=True).start()
 
 
-def _events(server: Served, name: str) -> list[dict[str, Any]]:
+def _events(server: ServerProcess, name: str) -> list[dict[str, Any]]:
     return [event for event in server.events() if event["event"] == name]
 
 
-def test_probes_answer_while_a_models_code_blocks_the_event_loop(blocking: tuple[Served, int]) -> None:
+def test_probes_answer_while_a_models_code_blocks_the_event_loop(blocking: tuple[ServerProcess, int]) -> None:
     """
     Readiness and then liveness say how long it has been blocked, the log says by which function, and both recover.
     """
@@ -71,27 +71,27 @@ def test_probes_answer_while_a_models_code_blocks_the_event_loop(blocking: tuple
     assert server.get("/livez", port)[0] == 200
     _block(server, 8)
 
-    until(lambda: server.get("/livez", port)[0] == 503, 60, server.tail)
+    wait_until(lambda: server.get("/livez", port)[0] == 503, 60, server.log_tail)
     status, body = server.get("/readyz", port)
     assert status == 503
     assert "the event loop has been blocked for" in body["reason"]
     assert body["models"][0]["state"] == "ready"
     assert b"appliance_model_state" in server.stream("/metrics", None, port=port)
-    until(lambda: server.get("/livez", port)[0] == server.get("/readyz", port)[0] == 200, 60, server.tail)
-    until(lambda: bool(_events(server, "event_loop.recovered")), 10, server.tail)
+    wait_until(lambda: server.get("/livez", port)[0] == server.get("/readyz", port)[0] == 200, 60, server.log_tail)
+    wait_until(lambda: bool(_events(server, "event_loop.recovered")), 10, server.log_tail)
     (blocked,) = _events(server, "event_loop.blocked")
     assert blocked["blocked_seconds"] >= 2
     assert blocked["function"].startswith("create_chat_completion ")
     assert any("create_chat_completion" in frame and "time.sleep" in frame for frame in blocked["frames"])
 
 
-def test_a_second_signal_ends_a_server_that_is_blocked(blocking: tuple[Served, int]) -> None:
+def test_a_second_signal_ends_a_server_that_is_blocked(blocking: tuple[ServerProcess, int]) -> None:
     """At once: signals wait for nothing that the event loop does."""
     server, _ = blocking
     _block(server, 600)
-    until(lambda: bool(_events(server, "event_loop.blocked")), 60, server.tail)
+    wait_until(lambda: bool(_events(server, "event_loop.blocked")), 60, server.log_tail)
     server.process.send_signal(signal.SIGTERM)
-    until(lambda: len(_events(server, "signal.received")) == 1, 10, server.tail)
+    wait_until(lambda: len(_events(server, "signal.received")) == 1, 10, server.log_tail)
     server.process.send_signal(signal.SIGTERM)
 
     assert server.process.wait(30) == 128 + signal.SIGTERM

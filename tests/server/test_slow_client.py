@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from litestar import Litestar, get
 from litestar.response import Stream
-from served import free_port
+from server_process import free_port
 
 from appliance.server.listener import Listener
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from balancer import Balancer
-from served import Served, free_port, until
+from load_balancer import LoadBalancer
+from server_process import ServerProcess, free_port, wait_until
 from traffic import Traffic
 from upstreams import Upstream
 
@@ -35,13 +35,13 @@ DELAY = "server.drain_delay_seconds=2"
 
 @pytest.fixture
 def instance(
-    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, int], Served]:
+    serve: Callable[..., ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, int], ServerProcess]:
     """Starts an instance of the same model on a port; it answers with its name first."""
     (tmp_path / "counting.py").write_text(MODEL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def start(name: str, port: int) -> Served:
+    def start(name: str, port: int) -> ServerProcess:
         file = tmp_path / f"{name}.yaml"
         engine = f"{{python: 'counting:Counting', args: {{instance: {name}}}}}"
         file.write_text(f"models: [{{name: one, class: generative, engine: {engine}}}]\n")
@@ -57,27 +57,27 @@ def ports() -> list[int]:
 
 
 @pytest.fixture
-def balancer(ports: list[int]) -> Iterator[Balancer]:
+def balancer(ports: list[int]) -> Iterator[LoadBalancer]:
     """Before all of them."""
-    with Balancer(ports) as balancer:
+    with LoadBalancer(ports) as balancer:
         yield balancer
 
 
 def test_two_generations_are_replaced_and_no_request_fails(
-    instance: Callable[[str, int], Served], ports: list[int], balancer: Balancer
+    instance: Callable[[str, int], ServerProcess], ports: list[int], balancer: LoadBalancer
 ) -> None:
     """Behind something that follows readiness and repairs nothing, every kind of client gets every answer whole."""
-    before = instance("first", ports[0]).until_ready(60)
-    until(lambda: balancer.ready == [ports[0]], 10)
+    before = instance("first", ports[0]).wait_until_ready(60)
+    wait_until(lambda: balancer.ready == [ports[0]], 10)
     with Traffic(balancer.port, "end") as traffic:
-        traffic.goes_on(5)
+        traffic.wait_for_more(5)
         for name, port in (("second", ports[1]), ("third", ports[2])):
-            after = instance(name, port).until_ready(60)
-            until(lambda port=port: port in balancer.ready, 10)  # type: ignore[misc]  # mypy: lambda default
+            after = instance(name, port).wait_until_ready(60)
+            wait_until(lambda port=port: port in balancer.ready, 10)  # type: ignore[misc]  # mypy: lambda default
             before.process.send_signal(signal.SIGTERM)
-            traffic.goes_on(10)
-            assert before.process.wait(60) == 0, before.tail()
-            traffic.goes_on(5)
+            traffic.wait_for_more(10)
+            assert before.process.wait(60) == 0, before.log_tail()
+            traffic.wait_for_more(5)
             before = after
 
     assert traffic.failures == []
@@ -86,28 +86,28 @@ def test_two_generations_are_replaced_and_no_request_fails(
 
 
 def test_workers_are_replaced_and_no_request_fails(
-    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path, ports: list[int], balancer: Balancer
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path, ports: list[int], balancer: LoadBalancer
 ) -> None:
     """Several processes on one port leave together."""
     file = tmp_path / "proxy.yaml"
     models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}], retry: {{attempts: 0}}}}]"
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
     before, after = (_on(serve(f"server.port={port}", DELAY, file=file), port) for port in ports[:2])
-    until(lambda: balancer.ready == ports[:2], 60)
+    wait_until(lambda: balancer.ready == ports[:2], 60)
     with Traffic(balancer.port, "hi") as traffic:
-        traffic.goes_on(20)
+        traffic.wait_for_more(20)
         before.process.send_signal(signal.SIGTERM)
-        traffic.goes_on(20)
+        traffic.wait_for_more(20)
         code = before.process.wait(60)
-        traffic.goes_on(20)
+        traffic.wait_for_more(20)
 
     assert code == 0
     assert traffic.failures == []
-    assert after.end() == 0
+    assert after.stop() == 0
 
 
 def test_an_appliance_before_others_follows_their_readiness(
-    instance: Callable[[str, int], Served], serve: Callable[..., Served], ports: list[int], tmp_path: Path
+    instance: Callable[[str, int], ServerProcess], serve: Callable[..., ServerProcess], ports: list[int], tmp_path: Path
 ) -> None:
     """It never has to ask twice, which it may not here: no answer was refused, and no connection broke."""
     before, after = instance("first", ports[0]), instance("second", ports[1])
@@ -117,43 +117,46 @@ def test_an_appliance_before_others_follows_their_readiness(
     model = f"{{name: one, class: proxy, upstreams: [{upstreams}], retry: {{attempts: 0}}, health: {health}}}"
     file.write_text(f"models: [{model}]\n")
     for server in (before, after):
-        server.until_ready(60)
-    front = serve(file=file).until_ready(60)
+        server.wait_until_ready(60)
+    front = serve(file=file).wait_until_ready(60)
     with Traffic(front.port, "end") as traffic:
-        until(lambda: len(traffic.seen) == 2, 30)
+        wait_until(lambda: len(traffic.seen) == 2, 30)
         before.process.send_signal(signal.SIGTERM)
-        traffic.goes_on(10)
+        traffic.wait_for_more(10)
         code = before.process.wait(60)
-        traffic.goes_on(5)
+        traffic.wait_for_more(5)
 
     assert code == 0
     assert traffic.failures == []
     assert set(traffic.seen) == {"first", "second"}
-    assert front.end() == 0
+    assert front.stop() == 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_language_model_is_replaced_and_no_request_fails(
-    serve: Callable[..., Served], instance: Callable[[str, int], Served], ports: list[int], balancer: Balancer
+    serve: Callable[..., ServerProcess],
+    instance: Callable[[str, int], ServerProcess],
+    ports: list[int],
+    balancer: LoadBalancer,
 ) -> None:
     """The same with vLLM's engine behind the one that goes; two of them on two cores would only wait for each other."""
     names = "models.smollm2.aliases=[one]"
-    before = _on(serve(f"server.port={ports[0]}", DELAY, names), ports[0]).until_ready()
-    after = instance("second", ports[1]).until_ready()
-    until(lambda: balancer.ready == ports[:2], 60)
+    before = _on(serve(f"server.port={ports[0]}", DELAY, names), ports[0]).wait_until_ready()
+    after = instance("second", ports[1]).wait_until_ready()
+    wait_until(lambda: balancer.ready == ports[:2], 60)
     with Traffic(balancer.port, "", ("openai", "openai stream", "kept")) as traffic:
-        traffic.goes_on(3)
+        traffic.wait_for_more(3)
         before.process.send_signal(signal.SIGTERM)
-        traffic.goes_on(3)
+        traffic.wait_for_more(3)
         code = before.process.wait(60)
-        traffic.goes_on(3)
+        traffic.wait_for_more(3)
 
     assert code == 0
     assert traffic.failures == []
-    assert after.end() == 0
+    assert after.stop() == 0
 
 
-def _on(server: Served, port: int) -> Served:
+def _on(server: ServerProcess, port: int) -> ServerProcess:
     server.port, server.url = port, f"http://127.0.0.1:{port}"
     return server

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from doubles import DoubleConfig, config
 from prometheus_client.parser import text_string_to_metric_families
-from served import Served, free_port, is_gone, open_stream, until
+from server_process import ServerProcess, free_port, has_exited, open_stream, wait_until
 from upstreams import Upstream, event, stream
 
 from appliance.config.server import ServerConfig
@@ -25,15 +25,15 @@ BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture
-def start(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> Callable[..., Served]:
+def start(serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path) -> Callable[..., ServerProcess]:
     """Starts a proxy with two workers."""
     file = tmp_path / "proxy.yaml"
     models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}]}}]"
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
-    return lambda *overrides: serve(*overrides, file=file).until_ready(60)
+    return lambda *overrides: serve(*overrides, file=file).wait_until_ready(60)
 
 
-def _calls(server: Served) -> float:
+def _calls(server: ServerProcess) -> float:
     """How often the upstream was asked, as a scrape says."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         families = text_string_to_metric_families(response.read().decode())
@@ -41,28 +41,28 @@ def _calls(server: Served) -> float:
     return sum(sample.value for sample in samples if sample.name == "appliance_upstream_requests_total")
 
 
-def _ask(server: Served, times: int) -> None:
+def _ask(server: ServerProcess, times: int) -> None:
     for _ in range(times):
         # Each on a connection of its own, so that each may meet another worker.
         assert server.post(CHAT, BODY)[0] == 200
 
 
-def _workers(server: Served) -> list[psutil.Process]:
+def _workers(server: ServerProcess) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children()
 
 
-def _is_replaced(server: Served, dead: int, alive: int) -> bool:
+def _is_replaced(server: ServerProcess, dead: int, alive: int) -> bool:
     """There are two workers again and all is ready, or there is no more replacing."""
     status, body = server.get("/readyz")
     pids = {worker.get("pid") for worker in body["workers"]} if body else set()
     return server.process.poll() is not None or (status == 200 and dead not in pids and alive in pids)
 
 
-def test_any_worker_answers_for_all(start: Callable[..., Served]) -> None:
+def test_any_worker_answers_for_all(start: Callable[..., ServerProcess]) -> None:
     """Probes show each worker, and whoever is scraped has the sum of all."""
     server = start()
     _ask(server, 40)
-    until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
+    wait_until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
     status, body = server.get("/readyz")
     served_by = [event["worker"] for event in server.events() if event["event"] == "request.ended"]
 
@@ -71,38 +71,38 @@ def test_any_worker_answers_for_all(start: Callable[..., Served]) -> None:
     assert [worker["ready"] for worker in body["workers"]] == [True, True]
     assert set(served_by) == {0, 1}
     assert len(served_by) == 40
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
-def test_a_killed_worker_is_replaced_and_its_counts_stay(start: Callable[..., Served]) -> None:
+def test_a_killed_worker_is_replaced_and_its_counts_stay(start: Callable[..., ServerProcess]) -> None:
     """The stream of the other worker goes on, readiness comes back, and no count goes down."""
     server = start()
     _ask(server, 20)
-    until(lambda: _calls(server) == 20, 10)
+    wait_until(lambda: _calls(server) == 20, 10)
     first, second = _workers(server)
     first.kill()
-    until(lambda: _is_replaced(server, first.pid, second.pid), 10)
+    wait_until(lambda: _is_replaced(server, first.pid, second.pid), 10)
     _ask(server, 20)
 
-    until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
-    assert server.end() == 0
+    wait_until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
+    assert server.stop() == 0
     (death,) = [event for event in server.events() if event["event"] == "worker.died"]
     assert (death["pid"], death["reason"]) == (first.pid, "signal 9")
 
 
-def test_workers_that_die_over_and_over_end_all(start: Callable[..., Served]) -> None:
+def test_workers_that_die_over_and_over_end_all(start: Callable[..., ServerProcess]) -> None:
     """The platform must see it: exit code 1, and the log says why."""
     server = start()
     for _ in range(5):
         victim, other = _workers(server)
         victim.kill()
-        until(lambda pid=victim.pid, other=other.pid: _is_replaced(server, pid, other), 20)  # type: ignore[misc]
+        wait_until(lambda pid=victim.pid, other=other.pid: _is_replaced(server, pid, other), 20)  # type: ignore[misc]
 
     assert server.process.wait(10) == 1
-    assert "workers die too often" in server.tail()
+    assert "workers die too often" in server.log_tail()
 
 
-def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Upstream) -> None:
+def test_sigterm_drains_every_worker(start: Callable[..., ServerProcess], upstream: Upstream) -> None:
     """Streams of all workers end whole, new calls are refused, nothing is left, the exit code is 0."""
     server = start()
     slowly: list[bytes | float] = [0.1, event("2")]
@@ -111,7 +111,7 @@ def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Ups
     streams = [open_stream(server.port, CHAT, {**BODY, "stream": True}) for _ in range(8)]
     received = [connection.recv(1024) for connection in streams]
     server.process.send_signal(signal.SIGTERM)
-    until(lambda: all(server.get("/readyz")[0] != 200 for _ in range(5)), 2)
+    wait_until(lambda: all(server.get("/readyz")[0] != 200 for _ in range(5)), 2)
     for index, connection in enumerate(streams):
         with connection:
             while piece := connection.recv(65536):
@@ -119,12 +119,12 @@ def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Ups
 
     assert all(b"[DONE]" in each for each in received)
     assert server.process.wait(15) == 0
-    until(lambda: all(is_gone(worker) for worker in workers), 2)
+    wait_until(lambda: all(has_exited(worker) for worker in workers), 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_second_signal_ends_all_at_once(
-    start: Callable[..., Served], upstream: Upstream, number: signal.Signals
+    start: Callable[..., ServerProcess], upstream: Upstream, number: signal.Signals
 ) -> None:
     """Whoever is in a hurry asks twice."""
     server = start("server.drain_seconds=600")
@@ -133,33 +133,33 @@ def test_a_second_signal_ends_all_at_once(
     with open_stream(server.port, CHAT, {**BODY, "stream": True}) as connection:
         connection.recv(1024)
         server.process.send_signal(number)
-        until(lambda: server.get("/readyz")[0] != 200, 2)
+        wait_until(lambda: server.get("/readyz")[0] != 200, 2)
         server.process.send_signal(number)
 
         assert server.process.wait(5) == 128 + number
-    until(lambda: all(is_gone(worker) for worker in workers), 2)
+    wait_until(lambda: all(has_exited(worker) for worker in workers), 2)
 
 
-def test_no_worker_outlives_a_killed_parent(start: Callable[..., Served]) -> None:
+def test_no_worker_outlives_a_killed_parent(start: Callable[..., ServerProcess]) -> None:
     """`kill -9` of the parent frees the port."""
     server = start()
     workers = _workers(server)
     server.process.kill()
 
-    until(lambda: all(is_gone(worker) for worker in workers), 3)
+    wait_until(lambda: all(has_exited(worker) for worker in workers), 3)
     assert len(workers) == 2
 
 
 def test_a_config_that_cannot_start_ends_with_its_reason(
-    start: Callable[..., Served], serve: Callable[..., Served], tmp_path: Path
+    start: Callable[..., ServerProcess], serve: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     """A taken port is told once, before there are workers."""
     first = start()
     second = serve(f"server.port={first.port}", file=tmp_path / "proxy.yaml")
 
     assert second.process.wait(20) == 1
-    assert f"port {first.port}" in second.tail()
-    assert "worker.died" not in second.tail()
+    assert f"port {first.port}" in second.log_tail()
+    assert "worker.died" not in second.log_tail()
 
 
 class _Light(DoubleConfig):
@@ -176,7 +176,7 @@ def test_auto_is_a_worker_for_each_core_where_nothing_computes() -> None:
     assert worker_count(config(_Light(name="one"))) == 1
 
 
-def test_a_probe_port_answers_for_all_too(start: Callable[..., Served]) -> None:
+def test_a_probe_port_answers_for_all_too(start: Callable[..., ServerProcess]) -> None:
     """Its listener is shared as the other one is."""
     port = free_port()
     server = start(f"server.probe_port={port}")
@@ -185,4 +185,4 @@ def test_a_probe_port_answers_for_all_too(start: Callable[..., Served]) -> None:
     assert status == 200
     assert len(body["workers"]) == 2
     assert json.dumps(body["models"])
-    assert server.end() == 0
+    assert server.stop() == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from served import Served
+from server_process import ServerProcess
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
@@ -61,10 +61,10 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: Path) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: Path) -> Iterator[ServerProcess]:
     """The embedded default with tool calls, an adapter, and an alias that has a slash."""
     adapters = json.dumps([{"name": "wild", "storage": {"uri": str(adapter)}}])
-    served = Served(
+    served = ServerProcess(
         chat_file,
         tmp_path_factory.mktemp("server") / "server.log",
         "models.smollm2.tool_call_parser=hermes",
@@ -73,13 +73,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: P
         "models.smollm2.engine.structured_outputs.compile_seconds=1",
         "models.smollm2.aliases=[gpt-4o-mini, org/small]",
         f"models.smollm2.adapters={adapters}",
-    ).until_ready()
+    ).wait_until_ready()
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
 @pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
     """OpenAI's own client."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client

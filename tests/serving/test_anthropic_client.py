@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import anthropic
 import pytest
 from questions import CAPITAL
-from served import Served
+from server_process import ServerProcess
 
 QUESTION: anthropic.types.MessageParam = {"role": "user", "content": CAPITAL}
 
 
 @pytest.fixture
-def claude(server: Served) -> Iterator[anthropic.Anthropic]:
+def claude(server: ServerProcess) -> Iterator[anthropic.Anthropic]:
     """Anthropic's own client."""
     with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=120) as client:
         yield client

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from served import Served
+from server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow]
 
@@ -81,7 +81,7 @@ MISTAKES: list[tuple[str, Mapping[str, Any]]] = [
 @pytest.mark.parametrize("is_streamed", [False, True])
 @pytest.mark.parametrize(("path", "members"), MISTAKES, ids=lambda value: str(value)[:60])
 def test_a_mistake_is_refused_streamed_or_not(
-    server: Served, path: str, members: Mapping[str, Any], is_streamed: bool
+    server: ServerProcess, path: str, members: Mapping[str, Any], is_streamed: bool
 ) -> None:
     """The status is the same, and the message has nothing of the server's inside in it."""
     status, body = server.post(path, {**NEEDED[path], **members, "stream": is_streamed})
@@ -106,7 +106,7 @@ def test_a_mistake_is_refused_streamed_or_not(
     ids=lambda value: str(value)[:60],
 )
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_what_agents_send_is_answered(server: Served, members: Mapping[str, Any], is_streamed: bool) -> None:
+def test_what_agents_send_is_answered(server: ServerProcess, members: Mapping[str, Any], is_streamed: bool) -> None:
     """Custom tools, and turns of the assistant without a text."""
     body = {**NEEDED[RESPONSE], **members, "stream": is_streamed}
     if is_streamed:
@@ -116,7 +116,7 @@ def test_what_agents_send_is_answered(server: Served, members: Mapping[str, Any]
         assert (status, answer["object"]) == (200, "response"), answer
 
 
-def test_probabilities_of_the_prompt_do_not_end_the_engine(server: Served) -> None:
+def test_probabilities_of_the_prompt_do_not_end_the_engine(server: ServerProcess) -> None:
     """On the CPU they are refused where there are adapters, and the others' answers come."""
     plain = {**NEEDED[CHAT], "max_tokens": 20}
     bodies = [plain] * 15 + [{**plain, "prompt_logprobs": 1}]
@@ -129,7 +129,7 @@ def test_probabilities_of_the_prompt_do_not_end_the_engine(server: Served) -> No
     assert server.get("/readyz")[0] == 200
 
 
-def test_a_schema_that_compiles_for_too_long_is_refused_and_others_are_answered(server: Served) -> None:
+def test_a_schema_that_compiles_for_too_long_is_refused_and_others_are_answered(server: ServerProcess) -> None:
     """It is within the sizes, and takes more than the second of CPU time that this server gives each."""
     lengths = {f"p{number}": {"type": "string", "maxLength": 150 + number} for number in range(60)}
     small = {"type": "object", "properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}
@@ -143,19 +143,19 @@ def test_a_schema_that_compiles_for_too_long_is_refused_and_others_are_answered(
     assert answered.result()[0] == 200, answered.result()
 
 
-def test_a_refused_stream_is_no_success(server: Served) -> None:
+def test_a_refused_stream_is_no_success(server: ServerProcess) -> None:
     """The event of the request says so, with the status that the client has."""
     headers = {"X-Request-Id": "refused-stream"}
     body = {**NEEDED[CHAT], "logprobs": True, "top_logprobs": 21, "stream": True}
 
     status, _ = server.ask(CHAT, body, headers)
 
-    event = server.ended("refused-stream")
+    event = server.request_ended("refused-stream")
     assert status == event["status"] == 400
     assert event["error"] == "RequestError"
 
 
-def test_what_the_tokenizer_cannot_take_is_refused(server: Served) -> None:
+def test_what_the_tokenizer_cannot_take_is_refused(server: ServerProcess) -> None:
     """Its requests have mistakes of the same kinds."""
     bodies: list[tuple[str, object]] = [
         ("/tokenize", {"messages": 5}),

@@ -8,7 +8,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 PATH = "/v1/completions"
 TOKENS = 240
@@ -25,7 +25,7 @@ BODY = {
 }
 
 
-def _is_idle(server: Served) -> bool:
+def _is_idle(server: ServerProcess) -> bool:
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     return 'vllm:num_requests_running{engine="0",model_name="smollm2"} 0.0' in lines
@@ -38,7 +38,7 @@ def _tokens(stream: bytes) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_a_slow_client_gets_larger_pieces(server: Served) -> None:
+def test_a_slow_client_gets_larger_pieces(server: ServerProcess) -> None:
     """What it has not read in time is put together: each token is there, in fewer events."""
     asked = json.dumps(BODY).encode()
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(asked)}\r\n\r\n"
@@ -49,7 +49,7 @@ def test_a_slow_client_gets_larger_pieces(server: Served) -> None:
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(head.encode() + asked)
         received = connection.recv(1024)
-        until(lambda: _is_idle(server), 240)
+        wait_until(lambda: _is_idle(server), 240)
         while piece := connection.recv(1 << 20):
             received += piece
     tokens = _tokens(received)

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from served import Served, is_gone, open_stream, until
+from server_process import ServerProcess, has_exited, open_stream, wait_until
 
 STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True, "temperature": 0}
 
 
-def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Callable[..., Served]) -> None:
+def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Callable[..., ServerProcess]) -> None:
     """After `kill -9` of the engine core the stream ends, liveness is 503 with the reason, and calls get 503."""
-    server = serve().until_ready()
+    server = serve().wait_until_ready()
     stream = open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900})
     assert b"200 OK" in stream.recv(1024)
     server.engine_core().kill()
 
-    until(lambda: server.get("/livez")[0] == 503, 2)
+    wait_until(lambda: server.get("/livez")[0] == 503, 2)
     status, error = server.post("/v1/completions", {"prompt": "Hi"})
     _, body = server.get("/livez")
     with stream:
@@ -30,17 +30,17 @@ def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Call
     assert "failed: see the log" in error["error"]["message"]
     assert body["models"][0]["state"] == "failed"
     assert "-9" in body["models"][0]["reason"]
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
-def test_sigterm_lets_streams_finish_and_leaves_nothing(serve: Callable[..., Served]) -> None:
+def test_sigterm_lets_streams_finish_and_leaves_nothing(serve: Callable[..., ServerProcess]) -> None:
     """Readiness goes at once, new calls are refused, the stream under way ends whole, the exit code is 0."""
-    server = serve("server.drain_seconds=120").until_ready()
+    server = serve("server.drain_seconds=120").wait_until_ready()
     processes = server.descendants()
     with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 80}) as stream:
         received = stream.recv(1024)
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: server.get("/readyz")[0] == 503, 1)
+        wait_until(lambda: server.get("/readyz")[0] == 503, 1)
         refused, _ = server.post("/v1/completions", {"prompt": "Hi"})
         live, body = server.get("/livez")
         while b"[DONE]" not in received:
@@ -53,12 +53,12 @@ def test_sigterm_lets_streams_finish_and_leaves_nothing(serve: Callable[..., Ser
     assert body["models"][0]["state"] == "draining"
     assert b'"finish_reason":"length"' in received
     assert server.process.wait(15) == 0
-    until(lambda: all(is_gone(process) for process in processes), 2)
+    wait_until(lambda: all(has_exited(process) for process in processes), 2)
 
 
-def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Served]) -> None:
+def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., ServerProcess]) -> None:
     """At the end of `drain_seconds` a stream ends with what it has; a second signal does not wait for it."""
-    server = serve("server.drain_seconds=1").until_ready()
+    server = serve("server.drain_seconds=1").wait_until_ready()
     with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900}) as stream:
         received = stream.recv(1024)
         began = time.monotonic()
@@ -71,58 +71,58 @@ def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Ser
     assert b"[DONE]" in received
     assert time.monotonic() - began < 12
 
-    server = serve("server.drain_seconds=600").until_ready()
+    server = serve("server.drain_seconds=600").wait_until_ready()
     processes = server.descendants()
     with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900}) as stream:
         assert b"200 OK" in stream.recv(1024)
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: server.get("/readyz")[0] == 503, 1)
+        wait_until(lambda: server.get("/readyz")[0] == 503, 1)
         server.process.send_signal(signal.SIGTERM)
         code = server.process.wait(2)
 
     assert code == 128 + signal.SIGTERM
-    until(lambda: all(is_gone(process) for process in processes), 2)
+    wait_until(lambda: all(has_exited(process) for process in processes), 2)
 
 
-def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
     """While a wheel is fetched, while vLLM is imported, while its engine core starts: the end is quick and clean."""
     # A cold start imports vLLM for longer than that; a warm one has started its engine core by then.
     for state, is_cold in (("fetching", False), ("loading", True), ("loading", False)):
         empty = [f"storage.cache_dir={tmp_path / 'cache'}"] if state == "fetching" else []
         server = serve(*empty, is_cold=is_cold)
-        until(lambda server=server, state=state: server.state() == state, 30)  # type: ignore[misc]  # mypy: lambda default
+        wait_until(lambda server=server, state=state: server.state() == state, 30)  # type: ignore[misc]  # mypy: lambda default
         time.sleep(1)
         processes = server.descendants()
         is_loading = server.state() == state
         began = time.monotonic()
-        code = server.end()
+        code = server.stop()
 
         assert is_loading
-        assert code == 0, server.tail()
+        assert code == 0, server.log_tail()
         assert time.monotonic() - began < 5
-        until(lambda processes=processes: all(is_gone(process) for process in processes), 2)  # type: ignore[misc]
+        wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 2)  # type: ignore[misc]
 
 
-def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., Served]) -> None:
+def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., ServerProcess]) -> None:
     """`kill -9` of the server ends its engine core too, loading or ready."""
     for is_there in ("loading", "ready"):
         server = serve()
-        until(lambda server=server, is_there=is_there: server.state() == is_there, 240)  # type: ignore[misc]
+        wait_until(lambda server=server, is_there=is_there: server.state() == is_there, 240)  # type: ignore[misc]
         time.sleep(1)
         processes = server.descendants()
         server.process.kill()
         server.process.wait(5)
 
         assert processes
-        until(lambda processes=processes: all(is_gone(process) for process in processes), 3)  # type: ignore[misc]
+        wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 3)  # type: ignore[misc]
 
 
-def test_a_taken_port_is_a_clear_error(serve: Callable[..., Served]) -> None:
+def test_a_taken_port_is_a_clear_error(serve: Callable[..., ServerProcess]) -> None:
     """A second server on the same port ends at once and says which port and what to do."""
     first = serve()
-    until(lambda: first.get("/livez")[0] == 200, 20)
+    wait_until(lambda: first.get("/livez")[0] == 200, 20)
     second = serve(f"server.port={first.port}")
 
     assert second.process.wait(20) == 1
-    assert f"port {first.port}" in second.tail()
-    assert "server.port" in second.tail()
+    assert f"port {first.port}" in second.log_tail()
+    assert "server.port" in second.log_tail()

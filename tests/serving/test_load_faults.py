@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 
 def _copy(model: Path, folder: Path, without: str) -> Path:
@@ -20,7 +20,9 @@ def _copy(model: Path, folder: Path, without: str) -> Path:
 
 
 @pytest.mark.slow
-def test_each_fault_is_named_with_its_reason(serve: Callable[..., Served], smollm2: Path, tmp_path: Path) -> None:
+def test_each_fault_is_named_with_its_reason(
+    serve: Callable[..., ServerProcess], smollm2: Path, tmp_path: Path
+) -> None:
     """Liveness is 503 and each model's reason names the fault; nothing is retried and nothing hangs."""
     broken = _copy(smollm2, tmp_path / "broken", without="model.safetensors")
     (broken / "model.safetensors").write_bytes(b"not safetensors at all")
@@ -49,8 +51,10 @@ def test_each_fault_is_named_with_its_reason(serve: Callable[..., Served], smoll
     file.write_text(json.dumps({"models": models}))
 
     server = serve(file=file)
-    until(lambda: server.state() is not None, 60)
-    until(lambda: {each["state"] for each in server.get("/livez")[1]["models"]} == {"failed"}, 280, server.tail)
+    wait_until(lambda: server.state() is not None, 60)
+    wait_until(
+        lambda: {each["state"] for each in server.get("/livez")[1]["models"]} == {"failed"}, 280, server.log_tail
+    )
     status, body = server.get("/livez")
     reasons = {model["name"]: model["reason"] for model in body["models"]}
 
@@ -65,4 +69,4 @@ def test_each_fault_is_named_with_its_reason(serve: Callable[..., Served], smoll
     assert "nobodys" in reasons["parser"]
     assert "adapter_config.json" in reasons["adapter"]
     assert not [reason for reason in reasons.values() if "unexpected" in reason]
-    assert server.end() == 0
+    assert server.stop() == 0

@@ -14,7 +14,7 @@ import jinja2
 import pytest
 from questions import CAPITAL_ANSWER, CHAT, COUNT, LONG, MARGIN, REASONED, TALK, THOUGHT
 from ruamel.yaml import YAML
-from served import Served
+from server_process import ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WEIGHTS = "SmolLM2-135M-Instruct"
@@ -64,7 +64,7 @@ def _rendered(body: Body, template: str | None) -> Body:
 PROMISES = {name: (body, words) for name, body, words in _promises()}
 
 
-def _ask(server: Served, body: Body) -> tuple[str, float]:
+def _ask(server: ServerProcess, body: Body) -> tuple[str, float]:
     """The greedy answer to a chat or a prompt, and its smallest margin."""
     prompt = body.get("prompt") or server.post("/tokenize", {"messages": body["messages"]})[1]["tokens"]
     sampling = {"temperature": 0, "logprobs": 2, "max_tokens": body["max_tokens"]}
@@ -84,7 +84,7 @@ def test_every_example_that_writes_is_measured() -> None:
 
 
 @pytest.mark.parametrize("name", PROMISES)
-def test_a_promise_of_an_example_has_a_margin(server: Served, name: str) -> None:
+def test_a_promise_of_an_example_has_a_margin(server: ServerProcess, name: str) -> None:
     """The answer has the word that the example promises, with a margin at each of its tokens."""
     body, words = PROMISES[name]
 
@@ -95,7 +95,7 @@ def test_a_promise_of_an_example_has_a_margin(server: Served, name: str) -> None
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_question_of_the_tests_has_a_margin(server: Served, name: str) -> None:
+def test_a_question_of_the_tests_has_a_margin(server: ServerProcess, name: str) -> None:
     """The answer is the one that tests assert, with a margin at each of its tokens."""
     body, beginning = QUESTIONS[name]
 
@@ -108,17 +108,19 @@ def test_a_question_of_the_tests_has_a_margin(server: Served, name: str) -> None
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("isa", ["DEFAULT", "AVX512_CORE", "AVX2"])
-def test_margins_hold_in_both_formats_on_lesser_processors(serve: Callable[..., Served], dtype: str, isa: str) -> None:
+def test_margins_hold_in_both_formats_on_lesser_processors(
+    serve: Callable[..., ServerProcess], dtype: str, isa: str
+) -> None:
     """With the instructions that oneDNN and Torch may use limited, as processors without AMX and AVX-512 are."""
     capability = {"DEFAULT": "default", "AVX512_CORE": "avx512", "AVX2": "avx2"}[isa]
     limits = [f"ONEDNN_MAX_CPU_ISA={isa}", f"ATEN_CPU_CAPABILITY={capability}"]
 
     server = serve(
         f"models.smollm2.engine.dtype={dtype}", prefix=["env", *limits] if isa != "DEFAULT" else ()
-    ).until_ready()
+    ).wait_until_ready()
     asked = {name: (body, [beginning]) for name, (body, beginning) in QUESTIONS.items()} | PROMISES
     answers = {name: (*_ask(server, body), words) for name, (body, words) in asked.items()}
 
     assert [name for name, (answer, _, words) in answers.items() if any(word not in answer for word in words)] == []
     assert {name: margin for name, (_, margin, _) in answers.items() if margin < MARGIN} == {}
-    assert server.end() == 0
+    assert server.stop() == 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 from contract.golden import Golden
 from contract.metrics import described
-from served import Served
+from server_process import ServerProcess
 
 # Of ours, those that engines alone have.
 OURS = ("appliance_load_part_seconds", "appliance_sequences")
 
 
-def test_metrics_of_an_engine_keep_their_names_types_and_labels(server: Served, pytestconfig: pytest.Config) -> None:
+def test_metrics_of_an_engine_keep_their_names_types_and_labels(
+    server: ServerProcess, pytestconfig: pytest.Config
+) -> None:
     """Dashboards and alerts of vLLM and of ours go by them."""
     body = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     for stream in (False, True):

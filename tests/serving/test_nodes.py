@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from faults.confined import HERE, THERE, link, require_root
-from served import Served, free_port, is_gone, until
+from server_process import ServerProcess, free_port, has_exited, wait_until
 
 QUESTION = {"prompt": "Hi", "max_tokens": 4, "ignore_eos": True}
 
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.timeout(600)
 class Pair:
     """Rank 0 here, and rank 1 there."""
 
-    first: Served
-    second: Served
+    first: ServerProcess
+    second: ServerProcess
 
 
 @pytest.fixture
-def pair(serve: Callable[..., Served], divisible: Path, tmp_path: Path) -> Iterator[Callable[..., Pair]]:
+def pair(serve: Callable[..., ServerProcess], divisible: Path, tmp_path: Path) -> Iterator[Callable[..., Pair]]:
     """Starts both from the same file, as far as their ranks and addresses let them."""
     require_root()
     model = {
@@ -52,13 +52,13 @@ def pair(serve: Callable[..., Served], divisible: Path, tmp_path: Path) -> Itera
 
 def _until_both_serve(pair: Pair) -> dict[str, Any]:
     """Wait for both; what the follower says of its model."""
-    pair.first.until_ready()
-    pair.second.until_ready(60)
+    pair.first.wait_until_ready()
+    pair.second.wait_until_ready(60)
     shown: dict[str, Any] = pair.second.get("/readyz")[1]["models"][0]
     return shown
 
 
-def _reason(server: Served) -> str:
+def _reason(server: ServerProcess) -> str:
     (reason,) = (each["reason"] for each in server.events() if each.get("to") == "failed")
     return str(reason)
 
@@ -76,7 +76,7 @@ def test_two_machines_answer_as_one_and_leave_together(pair: Callable[..., Pair]
     question = {**QUESTION, "max_tokens": 64}
     asking = threading.Thread(target=lambda: answers.append(both.first.post("/v1/completions", question)))
     asking.start()
-    until(lambda: both.first.get("/livez")[1]["models"][0]["running"] == 1, 30)
+    wait_until(lambda: both.first.get("/livez")[1]["models"][0]["running"] == 1, 30)
     for server in (both.second, both.first):
         server.process.send_signal(signal.SIGTERM)
     asking.join(120)
@@ -102,7 +102,7 @@ def test_a_follower_ends_when_rank_0_is_killed(pair: Callable[..., Pair]) -> Non
 
     assert both.second.process.wait(30) == 4
     assert _reason(both.second) == f"rank 0 at {HERE} is gone"
-    until(lambda: all(is_gone(each) for each in ranks), 10)
+    wait_until(lambda: all(has_exited(each) for each in ranks), 10)
 
 
 @pytest.mark.faults
@@ -116,7 +116,7 @@ def test_rank_0_is_not_well_without_its_follower(pair: Callable[..., Pair]) -> N
     victim = max(both.second.descendants(), key=lambda each: each.memory_info().rss)
     number = victim.pid
     victim.kill()
-    until(lambda: both.first.state() == "restarting", 20, both.first.tail)
+    wait_until(lambda: both.first.state() == "restarting", 20, both.first.log_tail)
     (reason,) = (each["reason"] for each in both.first.events() if each.get("to") == "restarting")
     _until_both_serve(both)
     again = both.first.post("/v1/completions", QUESTION)
@@ -134,7 +134,7 @@ def test_copies_on_two_machines_have_one_front(pair: Callable[..., Pair]) -> Non
     statuses = [both.first.post("/v1/completions", QUESTION)[0] for _ in range(8)]
     text = both.first.stream("/metrics", None).decode()
     both.second.process.kill()
-    until(lambda: both.first.get("/livez")[0] == 503, 20, both.first.tail)
+    wait_until(lambda: both.first.get("/livez")[0] == 503, 20, both.first.log_tail)
 
     assert statuses == [200] * 8
     finished = [line for line in text.splitlines() if line.startswith("vllm:generation_tokens_total{")]

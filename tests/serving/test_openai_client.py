@@ -8,7 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 from questions import CAPITAL
-from served import Served
+from server_process import ServerProcess
 
 WEATHER: openai.types.chat.ChatCompletionToolParam = {
     "type": "function",
@@ -41,7 +41,7 @@ def test_a_chat_gets_an_answer_that_makes_sense(client: openai.OpenAI) -> None:
     assert "Paris" in answer
 
 
-async def test_an_async_stream_says_what_the_whole_answer_says(client: openai.OpenAI, server: Served) -> None:
+async def test_an_async_stream_says_what_the_whole_answer_says(client: openai.OpenAI, server: ServerProcess) -> None:
     """The pieces of a stream, joined, are the answer; the usage comes last when asked for."""
     async with openai.AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key="none") as asynchronous:
         stream = await asynchronous.chat.completions.create(
@@ -175,7 +175,7 @@ def test_generation_stops_at_a_stop_string(client: openai.OpenAI) -> None:
     assert answer.choices[0].text.strip() == ""
 
 
-def test_a_prompt_may_be_tokens_and_may_be_echoed(client: openai.OpenAI, server: Served) -> None:
+def test_a_prompt_may_be_tokens_and_may_be_echoed(client: openai.OpenAI, server: ServerProcess) -> None:
     """Token ids work as a prompt, and `echo` puts the prompt before the answer."""
     _, tokens = server.post("/tokenize", {"model": "smollm2", "prompt": "The capital of France is"})
     answer = client.completions.create(model="smollm2", prompt=tokens["tokens"], temperature=0, max_tokens=4, echo=True)
@@ -184,7 +184,7 @@ def test_a_prompt_may_be_tokens_and_may_be_echoed(client: openai.OpenAI, server:
     assert "Paris" in answer.choices[0].text
 
 
-def test_detokenize_undoes_tokenize(server: Served) -> None:
+def test_detokenize_undoes_tokenize(server: ServerProcess) -> None:
     """Text survives the way through token ids."""
     _, tokens = server.post("/tokenize", {"prompt": "Grüße aus Köln"})
     status, text = server.post("/detokenize", {"tokens": tokens["tokens"]})

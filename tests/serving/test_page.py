@@ -11,10 +11,10 @@ import pytest
 from browser import barriers, keep, opened
 from playwright.sync_api import Route, expect
 from questions import CAPITAL
-from served import Served
+from server_process import ServerProcess
 
 
-def test_a_person_chats_with_the_keyboard_alone(server: Served, tmp_path: Path) -> None:
+def test_a_person_chats_with_the_keyboard_alone(server: ServerProcess, tmp_path: Path) -> None:
     """
     The answer to a typed question streams into the conversation, with the times of its tokens, and can be followed up.
     """
@@ -33,7 +33,7 @@ def test_a_person_chats_with_the_keyboard_alone(server: Served, tmp_path: Path) 
         keep(page, tmp_path, "chat")
 
 
-def test_a_long_answer_can_be_stopped(server: Served) -> None:
+def test_a_long_answer_can_be_stopped(server: ServerProcess) -> None:
     """After a press on Stop nothing more comes, and the next message can be sent."""
     with opened(f"{server.url}/") as page:
         expect(page.locator("#model option")).to_have_text(["smollm2", "wild"], timeout=30_000)
@@ -47,7 +47,7 @@ def test_a_long_answer_can_be_stopped(server: Served) -> None:
         expect(page.locator(".turn.error")).to_have_count(0)
 
 
-def test_a_refusal_is_told_in_the_words_of_the_server(server: Served) -> None:
+def test_a_refusal_is_told_in_the_words_of_the_server(server: ServerProcess) -> None:
     """What the server refuses stands in the conversation with its reason."""
     with opened(f"{server.url}/") as page:
         expect(page.locator("#model option")).to_have_text(["smollm2", "wild"], timeout=30_000)
@@ -65,7 +65,7 @@ def _refuse(route: Route, message: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_kept_out(server: Served, scheme: str, tmp_path: Path) -> None:
+def test_nobody_is_kept_out(server: ServerProcess, scheme: str, tmp_path: Path) -> None:
     """Contrast, names, roles and order are as axe wants them, in light and in dark."""
     with opened(f"{server.url}/", scheme) as page:
         expect(page.locator("article")).to_have_count(1, timeout=30_000)
@@ -75,7 +75,7 @@ def test_nobody_is_kept_out(server: Served, scheme: str, tmp_path: Path) -> None
         keep(page, tmp_path, scheme)
 
 
-def test_each_state_is_told_in_words(server: Served, tmp_path: Path) -> None:
+def test_each_state_is_told_in_words(server: ServerProcess, tmp_path: Path) -> None:
     """A model that is fetched shows its bytes and the time to go, one that failed its reason."""
     since = "2026-01-01T00:00:00+00:00"
     progress = {"fetched_bytes": 5e8, "total_bytes": 2e9, "bytes_per_second": 1e8, "eta_seconds": 15}

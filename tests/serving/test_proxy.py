@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 from questions import CAPITAL, COUNT, MESSAGES, TALK
-from served import Served
+from server_process import ServerProcess
 
 WEATHER = {
     "type": "function",
@@ -24,17 +24,17 @@ _FLEETING = re.compile(r'"(id|created|created_at|completed_at|item_id|request_id
 
 
 @pytest.fixture(scope="module")
-def proxy(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def proxy(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The proxy, which names its upstream's model as it is named there."""
     folder = tmp_path_factory.mktemp("proxy")
     file = folder / "proxy.yaml"
     file.write_text(f"models: [{{name: smollm2, class: proxy, upstreams: [{{url: {server.url}}}]}}]\n")
-    served = Served(file, folder / "log").until_ready(30)
+    served = ServerProcess(file, folder / "log").wait_until_ready(30)
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
-def _ask(served: Served, path: str, body: object) -> tuple[int, str, str]:
+def _ask(served: ServerProcess, path: str, body: object) -> tuple[int, str, str]:
     """Status, content type and body without what is fleeting."""
     response = httpx.post(served.url + path, json=body, timeout=120)
     return response.status_code, response.headers["content-type"], _FLEETING.sub(r'"\1":0', response.text)
@@ -54,14 +54,16 @@ def _ask(served: Served, path: str, body: object) -> tuple[int, str, str]:
         ("/v1/completions", {"prompt": 3}),
     ],
 )
-def test_an_answer_through_the_proxy_is_the_answer(server: Served, proxy: Served, path: str, body: Any) -> None:
+def test_an_answer_through_the_proxy_is_the_answer(
+    server: ServerProcess, proxy: ServerProcess, path: str, body: Any
+) -> None:
     """Whole or streamed, good or an error: status, type and every byte that is not fleeting."""
     body = {"model": "smollm2"} | body
 
     assert _ask(proxy, path, body) == _ask(server, path, body)
 
 
-def test_openais_client_streams_through_it(proxy: Served) -> None:
+def test_openais_client_streams_through_it(proxy: ServerProcess) -> None:
     """Chunk by chunk, all under the name it asked for."""
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", timeout=120) as client:
         chunks = list(
@@ -72,7 +74,7 @@ def test_openais_client_streams_through_it(proxy: Served) -> None:
     assert {chunk.model for chunk in chunks} == {"smollm2"}
 
 
-def test_anthropics_client_streams_through_it(proxy: Served) -> None:
+def test_anthropics_client_streams_through_it(proxy: ServerProcess) -> None:
     """Messages keep the names of their events."""
     with (
         anthropic.Anthropic(base_url=proxy.url, api_key="none", timeout=120) as client,
@@ -86,7 +88,7 @@ def test_anthropics_client_streams_through_it(proxy: Served) -> None:
     assert message.model == "smollm2"
 
 
-def test_it_is_ready_as_its_upstream_is(proxy: Served) -> None:
+def test_it_is_ready_as_its_upstream_is(proxy: ServerProcess) -> None:
     """It shows the other appliance."""
     status, body = proxy.get("/readyz")
 

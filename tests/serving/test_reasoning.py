@@ -7,13 +7,13 @@ from collections.abc import Callable
 import openai
 import pytest
 from questions import REASONED
-from served import Served
+from server_process import ServerProcess
 
 
 @pytest.mark.slow
-def test_reasoning_comes_apart_from_the_answer(serve: Callable[..., Served]) -> None:
+def test_reasoning_comes_apart_from_the_answer(serve: Callable[..., ServerProcess]) -> None:
     """Whole and streamed, the thought is in `reasoning` and only the answer is in `content`."""
-    server = serve("models.smollm2.reasoning_parser=granite").until_ready()
+    server = serve("models.smollm2.reasoning_parser=granite").wait_until_ready()
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120) as client:
         whole = client.chat.completions.create(model="smollm2", messages=REASONED, temperature=0, max_tokens=40)
         stream = client.chat.completions.create(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from served import Served, environment, is_gone, open_stream, until
+from server_process import ServerProcess, environment, has_exited, open_stream, wait_until
 
 STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True, "temperature": 0}
 QUESTION = {"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
@@ -32,23 +32,23 @@ STALL_SECONDS = 4
 
 
 @pytest.fixture(scope="module")
-def restarting(tmp_path_factory: pytest.TempPathFactory, chat_file: Path) -> Iterator[Served]:
+def restarting(tmp_path_factory: pytest.TempPathFactory, chat_file: Path) -> Iterator[ServerProcess]:
     """A real engine that is started anew when it dies."""
-    served = Served(
+    served = ServerProcess(
         chat_file,
         tmp_path_factory.mktemp("restarting") / "server.log",
         "models.smollm2.on_failure=restart",
         f"models.smollm2.engine.stall_seconds={STALL_SECONDS}",
         "models.smollm2.engine.max_num_seqs=2",
-    ).until_ready()
+    ).wait_until_ready()
     yield served
-    assert served.end() == 0, served.tail()
+    assert served.stop() == 0, served.log_tail()
 
 
 class _Liveness:
     """Asks for liveness without a pause, and notes every answer but 200."""
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: ServerProcess) -> None:
         self.others: list[int] = []
         self._server = server
         self._over = threading.Event()
@@ -70,20 +70,20 @@ class _Liveness:
         self._thread.join()
 
 
-def _restarts(server: Served) -> int:
+def _restarts(server: ServerProcess) -> int:
     _, body = server.get("/readyz")
     restarts: int = body["models"][0]["restarts"]
     return restarts
 
 
-def _metric(server: Served) -> float:
+def _metric(server: ServerProcess) -> float:
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         found = re.search(r'appliance_model_restarts_total\{model="smollm2"\} (\S+)', response.read().decode())
     assert found is not None
     return float(found.group(1))
 
 
-def _rest(server: Served, begun: bytes, stream: object) -> bytes:
+def _rest(server: ServerProcess, begun: bytes, stream: object) -> bytes:
     assert hasattr(stream, "recv")
     while piece := stream.recv(65536):
         begun += piece
@@ -92,7 +92,7 @@ def _rest(server: Served, begun: bytes, stream: object) -> bytes:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
 def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
-    restarting: Served, number: signal.Signals
+    restarting: ServerProcess, number: signal.Signals
 ) -> None:
     """Streams under way end with an error event, calls are told to wait, liveness stays, and it answers again."""
     server, before = restarting, _restarts(restarting)
@@ -106,9 +106,9 @@ def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
             core.send_signal(number)
             received = _rest(server, received, stream)
             message_received = _rest(server, message_received, message)
-        until(lambda: server.get("/readyz")[0] == 503, 10)
+        wait_until(lambda: server.get("/readyz")[0] == 503, 10)
         refused, error = server.post("/v1/completions", QUESTION)
-        until(lambda: server.get("/readyz")[0] == 200, 120, server.tail)
+        wait_until(lambda: server.get("/readyz")[0] == 200, 120, server.log_tail)
         answered, body = server.post("/v1/completions", QUESTION)
 
     assert b"200 OK" in received
@@ -120,15 +120,15 @@ def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
     assert "Paris" in body["choices"][0]["text"]
     assert liveness.others == []
     assert _restarts(server) == _metric(server) == before + 1
-    assert is_gone(core)
+    assert has_exited(core)
 
 
 @pytest.mark.faults
-def test_saturation_is_no_stall(restarting: Served) -> None:
+def test_saturation_is_no_stall(restarting: ServerProcess) -> None:
     """Many times the seconds of the watchdog pass with a full engine and a long queue, and all is well."""
     server, before = restarting, _restarts(restarting)
     streams = [open_stream(server.port, CHAT, STORY | {"max_tokens": 1900}) for _ in range(12)]
-    until(lambda: _under_way(server) == 12, 30)
+    wait_until(lambda: _under_way(server) == 12, 30)
     began = time.monotonic()
     statuses = set()
     while time.monotonic() - began < 5 * STALL_SECONDS:
@@ -143,16 +143,16 @@ def test_saturation_is_no_stall(restarting: Served) -> None:
     assert _restarts(server) == before
 
 
-def _under_way(server: Served) -> int:
+def _under_way(server: ServerProcess) -> int:
     _, body = server.get("/readyz")
     (model,) = body["models"]
     under_way: int = model["running"] + model["queued"]
     return under_way
 
 
-def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callable[..., Served]) -> None:
+def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callable[..., ServerProcess]) -> None:
     """Stopped without work it is nobody's loss; with the first request it is found, killed, and liveness says why."""
-    server = serve(f"models.smollm2.engine.stall_seconds={STALL_SECONDS}").until_ready()
+    server = serve(f"models.smollm2.engine.stall_seconds={STALL_SECONDS}").wait_until_ready()
     core = server.engine_core()
     core.send_signal(signal.SIGSTOP)
     time.sleep(1.5 * STALL_SECONDS)
@@ -160,7 +160,7 @@ def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callab
     began = time.monotonic()
     status, error = server.post("/v1/completions", QUESTION)
     seconds = time.monotonic() - began
-    until(lambda: server.get("/livez")[0] == 503, 2)
+    wait_until(lambda: server.get("/livez")[0] == 503, 2)
     _, body = server.get("/livez")
 
     assert idle == 200
@@ -168,13 +168,13 @@ def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callab
     assert (status, error["error"]["type"]) == (503, "service_unavailable_error")
     assert body["models"][0]["state"] == "failed"
     assert "the engine stalled: 1 request" in body["models"][0]["reason"]
-    until(lambda: is_gone(core), 10)
-    assert server.end() == 0
+    wait_until(lambda: has_exited(core), 10)
+    assert server.stop() == 0
 
 
 @pytest.mark.faults
 def test_an_engine_that_cannot_start_again_is_given_up(
-    serve: Callable[..., Served], smollm2: Path, tmp_path: Path
+    serve: Callable[..., ServerProcess], smollm2: Path, tmp_path: Path
 ) -> None:
     """Its bytes are gone after the first start: each new one fails, and in the end liveness says so."""
     folder = tmp_path / "model"
@@ -182,16 +182,16 @@ def test_an_engine_that_cannot_start_again_is_given_up(
     for file in smollm2.iterdir():
         (folder / file.name).hardlink_to(file.resolve())
     storage = json.dumps({"uri": str(folder)})
-    server = serve(f"models.smollm2.storage={storage}", "models.smollm2.on_failure=restart").until_ready()
+    server = serve(f"models.smollm2.storage={storage}", "models.smollm2.on_failure=restart").wait_until_ready()
     for file in folder.iterdir():
         file.unlink()
     server.engine_core().kill()
-    until(lambda: server.get("/livez")[0] == 503, 120, server.tail)
+    wait_until(lambda: server.get("/livez")[0] == 503, 120, server.log_tail)
     _, body = server.get("/livez")
 
     assert "not restarted after 5 deaths" in body["models"][0]["reason"]
     assert body["models"][0]["restarts"] == 4
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
 @pytest.mark.faults

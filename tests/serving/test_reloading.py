@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import Asking, chats
 from questions import CHAT
-from served import Served, until
+from repeated_requests import RepeatedRequests, chat_bodies
+from server_process import ServerProcess, wait_until
 from upstreams import Upstream
 
 PATH = "/v1/chat/completions"
 
 
-def _config(server: Served) -> dict[str, Any]:
+def _config(server: ServerProcess) -> dict[str, Any]:
     config: dict[str, Any] = server.get("/readyz")[1]["config"]
     return config
 
 
-def _length(server: Served) -> int:
+def _length(server: ServerProcess) -> int:
     length: int = server.get("/v1/models/a")[1]["max_model_len"]
     return length
 
@@ -30,7 +30,7 @@ def _length(server: Served) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
-    serve: Callable[..., Served], smollm2: Path, upstream: Upstream, tmp_path: Path
+    serve: Callable[..., ServerProcess], smollm2: Path, upstream: Upstream, tmp_path: Path
 ) -> None:
     """
     A storage that fails leaves the engine alone, an engine that refuses brings it back, and a good one takes its place.
@@ -45,26 +45,26 @@ def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
         server.process.send_signal(signal.SIGHUP)
 
     file.write_text(json.dumps({"models": [generative, proxy]}))
-    server = serve(file=file).until_ready()
+    server = serve(file=file).wait_until_ready()
     first = _config(server)["digest"]
-    with Asking(server, PATH, *chats("b")) as asking:
+    with RepeatedRequests(server, PATH, *chat_bodies("b")) as asking:
         change(storage={"uri": str(tmp_path / "nowhere")})
-        until(lambda: _config(server)["error"] is not None, 60, server.tail)
+        wait_until(lambda: _config(server)["error"] is not None, 60, server.log_tail)
         assert "models.a: " in _config(server)["error"]
         assert server.post(PATH, CHAT | {"model": "a"})[0] == 200
 
         change(engine=engine | {"max_model_len": 1_000_000})
-        until(lambda: "1000000" in (_config(server)["error"] or ""), 240, server.tail)
-        until(lambda: server.state() == "ready", 240, server.tail)
+        wait_until(lambda: "1000000" in (_config(server)["error"] or ""), 240, server.log_tail)
+        wait_until(lambda: server.state() == "ready", 240, server.log_tail)
         assert (_length(server), _config(server)["digest"]) == (512, first)
 
         change(engine=engine | {"max_model_len": 256})
-        until(lambda: _config(server)["digest"] != first, 240, server.tail)
-        asking.more()
+        wait_until(lambda: _config(server)["digest"] != first, 240, server.log_tail)
+        asking.wait_for_more()
 
     assert asking.failures == []
     assert _length(server) == 256
     _, answer = server.post(PATH, CHAT | {"model": "a"})
     assert "Paris" in answer["choices"][0]["message"]["content"]
     assert all(each["state"] != "failed" for each in server.get("/livez")[1]["models"])
-    assert server.end() == 0
+    assert server.stop() == 0

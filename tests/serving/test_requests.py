@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from questions import COUNT
-from served import Served, open_stream, until
+from server_process import ServerProcess, open_stream, wait_until
 from test_readme import answer, question
 
 STORY = {"messages": [{"role": "user", "content": "Write a very long story."}], "max_tokens": 1900, "ignore_eos": True}
@@ -46,18 +46,18 @@ VLLM_DASHBOARD = {
 }
 
 
-def _metrics(server: Served) -> dict[str, float]:
+def _metrics(server: ServerProcess) -> dict[str, float]:
     with urllib.request.urlopen(f"{server.url}/metrics") as response:
         families = text_string_to_metric_families(response.read().decode())
         return {sample.name: sample.value for family in families for sample in family.samples}
 
 
-def _is_idle(server: Served) -> bool:
+def _is_idle(server: ServerProcess) -> bool:
     metrics = _metrics(server)
     return metrics["vllm:num_requests_running"] == 0 and metrics["appliance_requests_running"] == 0
 
 
-def test_the_model_may_be_left_out_when_there_is_one(server: Served) -> None:
+def test_the_model_may_be_left_out_when_there_is_one(server: ServerProcess) -> None:
     """A request without `model` goes to the only model."""
     status, body = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
 
@@ -66,7 +66,7 @@ def test_the_model_may_be_left_out_when_there_is_one(server: Served) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/openai"])
-def test_both_prefixes_lead_to_the_same_routes(server: Served, prefix: str) -> None:
+def test_both_prefixes_lead_to_the_same_routes(server: ServerProcess, prefix: str) -> None:
     """OpenAI's and KServe's base URLs both work."""
     status, body = server.get(f"{prefix}/v1/models")
 
@@ -91,7 +91,9 @@ def test_both_prefixes_lead_to_the_same_routes(server: Served, prefix: str) -> N
         ("/v1/completions", b" " * (33 * 1024 * 1024), 413),
     ],
 )
-def test_every_refusal_has_the_shape_clients_know(server: Served, path: str, body: bytes | None, status: int) -> None:
+def test_every_refusal_has_the_shape_clients_know(
+    server: ServerProcess, path: str, body: bytes | None, status: int
+) -> None:
     """Whatever is wrong with a request, the body is OpenAI's error object."""
     got, answer = server.ask(path, body)
 
@@ -101,17 +103,17 @@ def test_every_refusal_has_the_shape_clients_know(server: Served, path: str, bod
     assert answer["error"]["type"] == "invalid_request_error"
 
 
-def test_a_request_id_is_taken_and_echoed(server: Served) -> None:
+def test_a_request_id_is_taken_and_echoed(server: ServerProcess) -> None:
     """A client's id comes back, and is in the log's event of that request."""
     request = urllib.request.Request(f"{server.url}/v1/models", headers={"X-Request-Id": "mine-4711"})
     with urllib.request.urlopen(request) as response:
         echoed = response.headers["X-Request-Id"]
 
     assert echoed == "mine-4711"
-    until(lambda: any(event.get("request_id") == "mine-4711" for event in server.events()), 2)
+    wait_until(lambda: any(event.get("request_id") == "mine-4711" for event in server.events()), 2)
 
 
-def test_a_harmful_request_id_is_replaced(server: Served) -> None:
+def test_a_harmful_request_id_is_replaced(server: ServerProcess) -> None:
     """An id that could break a log or is endless is not taken."""
     request = urllib.request.Request(f"{server.url}/v1/models", headers={"X-Request-Id": "x" * 500})
     with urllib.request.urlopen(request) as response:
@@ -120,7 +122,7 @@ def test_a_harmful_request_id_is_replaced(server: Served) -> None:
     assert len(echoed) == 32
 
 
-def test_a_refusal_carries_a_request_id_too(server: Served) -> None:
+def test_a_refusal_carries_a_request_id_too(server: ServerProcess) -> None:
     """Also a request that no route takes can be found in the log."""
     connection = open_stream(server.port, "/v1/nothing", {})
     with connection:
@@ -129,12 +131,12 @@ def test_a_refusal_carries_a_request_id_too(server: Served) -> None:
     assert "x-request-id: " in head
 
 
-def test_the_log_is_json_and_holds_no_prompt(server: Served) -> None:
+def test_the_log_is_json_and_holds_no_prompt(server: ServerProcess) -> None:
     """Every line of the log, ours, Granian's and vLLM's, is an object, and none repeats what a client said."""
     secret = "xylophone zeppelin quagmire"
     server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": 2})
     server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": -1})
-    until(lambda: sum(event["event"] == "request.ended" for event in server.events()) >= 2, 2)
+    wait_until(lambda: sum(event["event"] == "request.ended" for event in server.events()) >= 2, 2)
 
     events = server.events()
     loggers = {str(event.get("logger", "")).split(".")[0] for event in events}
@@ -142,7 +144,7 @@ def test_the_log_is_json_and_holds_no_prompt(server: Served) -> None:
     assert "zeppelin" not in json.dumps(events)
 
 
-def test_metrics_keep_vllms_names(server: Served) -> None:
+def test_metrics_keep_vllms_names(server: ServerProcess) -> None:
     """Dashboards made for vLLM find their series, by the name of the model."""
     server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 2})
 
@@ -156,11 +158,11 @@ def test_metrics_keep_vllms_names(server: Served) -> None:
 
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("how", ["closes", "resets", "half-closes"])
-def test_a_client_that_leaves_ends_its_generation(server: Served, how: str, streams: bool) -> None:
+def test_a_client_that_leaves_ends_its_generation(server: ServerProcess, how: str, streams: bool) -> None:
     """The engine stops working for somebody who is gone."""
-    until(lambda: _is_idle(server), 10)
+    wait_until(lambda: _is_idle(server), 10)
     connection = open_stream(server.port, "/v1/chat/completions", STORY | {"stream": streams})
-    until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
+    wait_until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
     if streams:
         assert b"200 OK" in connection.recv(1024)
     if how == "half-closes":
@@ -171,17 +173,17 @@ def test_a_client_that_leaves_ends_its_generation(server: Served, how: str, stre
     else:
         connection.close()
 
-    until(lambda: _is_idle(server), 2)
+    wait_until(lambda: _is_idle(server), 2)
     connection.close()
 
 
-def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
+def test_a_reader_that_dawdles_does_not_lose_its_stream(server: ServerProcess) -> None:
     """A client that reads late gets the whole answer to its last mark."""
     body = {"prompt": COUNT, "max_tokens": 64, "ignore_eos": True, "temperature": 0}
     _, whole = server.post("/v1/completions", body)
     connection = open_stream(server.port, "/v1/completions", body | {"stream": True})
-    until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
-    until(lambda: _is_idle(server), 60)
+    wait_until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
+    wait_until(lambda: _is_idle(server), 60)
     received = b""
     with connection:
         while b"[DONE]" not in received:
@@ -194,7 +196,7 @@ def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
     assert text == whole["choices"][0]["text"]
 
 
-def test_the_readmes_question_gets_the_readmes_answer(server: Served) -> None:
+def test_the_readmes_question_gets_the_readmes_answer(server: ServerProcess) -> None:
     """What the README shows is what its curl gets."""
     status, body = server.post("/v1/chat/completions", question())
 
@@ -202,7 +204,7 @@ def test_the_readmes_question_gets_the_readmes_answer(server: Served) -> None:
     assert body["choices"][0]["message"]["content"] == answer()
 
 
-def test_the_cache_holds_what_was_planned(server: Served) -> None:
+def test_the_cache_holds_what_was_planned(server: ServerProcess) -> None:
     """The plan of the model in the probes has what vLLM came to, to the token and to the byte."""
     _, body = server.get("/readyz")
     plan = body["models"][0]["plan"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from served import Served
+from server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,9 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Count to ten."
         ("/v1/completions", {"prompt": ["One"] * 5000, "max_tokens": 1}, "prompt"),
     ],
 )
-def test_more_than_a_request_may_ask_for_is_400(server: Served, path: str, body: dict[str, Any], param: str) -> None:
+def test_more_than_a_request_may_ask_for_is_400(
+    server: ServerProcess, path: str, body: dict[str, Any], param: str
+) -> None:
     """OpenAI's own bounds, unless the file has others."""
     status, answer = server.post(path, {"model": "smollm2", **body})
 
@@ -29,7 +31,7 @@ def test_more_than_a_request_may_ask_for_is_400(server: Served, path: str, body:
     assert "_per_request" in answer["error"]["message"]
 
 
-def test_all_choices_of_all_prompts_are_computed_in_turns(server: Served) -> None:
+def test_all_choices_of_all_prompts_are_computed_in_turns(server: ServerProcess) -> None:
     """More than there are places for, in the order of their prompts."""
     body = {"prompt": ["One", "Two", "Three"], "n": 50, "max_tokens": 1, "top_k": 1}
 
@@ -38,10 +40,10 @@ def test_all_choices_of_all_prompts_are_computed_in_turns(server: Served) -> Non
     texts = [choice["text"] for choice in answer["choices"]]
     assert (status, [choice["index"] for choice in answer["choices"]]) == (200, list(range(150)))
     assert [len(set(texts[begin : begin + 50])) for begin in (0, 50, 100)] == [1, 1, 1]
-    assert server.ended("size-choices")["sequences"] == 150
+    assert server.request_ended("size-choices")["sequences"] == 150
 
 
-def test_choices_have_the_seeds_of_their_own(server: Served) -> None:
+def test_choices_have_the_seeds_of_their_own(server: ServerProcess) -> None:
     """The choices of a seed are what each of the seeds after it gives alone."""
     body = {"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.5}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from served import Served, free_port, until
+from server_process import ServerProcess, free_port, wait_until
 from storage.range_server import serving
 
 EMBEDDINGS = Path(__file__).parents[2] / "examples" / "embeddings.yaml"
@@ -20,21 +20,21 @@ def _has_loaded(process: psutil.Process, library: str) -> bool:
     return any(library in each.path for each in process.memory_maps())
 
 
-def _states_until_ready(server: Served) -> dict[str, tuple[int, dict[str, Any]]]:
+def _states_until_ready(server: ServerProcess) -> dict[str, tuple[int, dict[str, Any]]]:
     """The status of readiness and what it says of the model, of each state in order; liveness is 200 in all of them."""
     seen: dict[str, tuple[int, dict[str, Any]]] = {}
     while "ready" not in seen:
         status, body = server.get("/readyz")
         (model,) = body["models"]
         seen.setdefault(model["state"], (status, model))
-        assert model["state"] not in {"failed", "stopped"}, server.tail()
+        assert model["state"] not in {"failed", "stopped"}, server.log_tail()
         assert server.get("/livez")[0] == 200
         time.sleep(0.01)
     return seen
 
 
 def test_a_first_start_passes_every_state_and_ready_means_an_answer(
-    serve: Callable[..., Served], smollm2: Path, tmp_path: Path
+    serve: Callable[..., ServerProcess], smollm2: Path, tmp_path: Path
 ) -> None:
     """The port opens at once, and each state says why; calls are refused until one would succeed.
 
@@ -58,12 +58,12 @@ def test_a_first_start_passes_every_state_and_ready_means_an_answer(
             "models.smollm2.layout.cpu_threads=1",
             is_cold=True,
         )
-        opened = until(lambda: server.get("/livez")[0] == 200, 20)
+        opened = wait_until(lambda: server.get("/livez")[0] == 200, 20)
         refused, error = server.post("/v1/completions", {"prompt": "Hi"})
-        until(lambda: server.state() == "fetching", 30)
+        wait_until(lambda: server.state() == "fetching", 30)
         process = psutil.Process(server.process.pid)
-        until(lambda: _has_loaded(process, "libtorch_cpu"), 60, server.tail)
-        until(lambda: any(_has_loaded(each, "libtorch_cpu") for each in server.descendants()), 60, server.tail)
+        wait_until(lambda: _has_loaded(process, "libtorch_cpu"), 60, server.log_tail)
+        wait_until(lambda: any(_has_loaded(each, "libtorch_cpu") for each in server.descendants()), 60, server.log_tail)
         state = server.state()
         may_end.set()
         seen = _states_until_ready(server)
@@ -89,11 +89,11 @@ def test_a_first_start_passes_every_state_and_ready_means_an_answer(
     assert [server.get(path)[0] for path in ("/livez", "/startupz", "/health", "/ping")] == [200] * 4
     assert server.get("/readyz", port=probe_port)[0] == 200
     assert server.get("/v1/models", port=probe_port)[0] == 404
-    assert server.end() == 0
+    assert server.stop() == 0
 
 
 @pytest.mark.long
-def test_what_is_compiled_is_there_for_the_next_start(serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_what_is_compiled_is_there_for_the_next_start(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
     """
     With `enforce_eager: false` the first start compiles into the storage's directory, and the second finds it there.
     """
@@ -102,10 +102,10 @@ def test_what_is_compiled_is_there_for_the_next_start(serve: Callable[..., Serve
     def start() -> set[Path]:
         server = serve(
             f"storage.cache_dir={cache}", "models.minilm.engine.enforce_eager=false", file=EMBEDDINGS, is_cold=True
-        ).until_ready()
+        ).wait_until_ready()
         (profile,) = [event for event in server.events() if event["event"] == "cpu_profile.selected"]
         assert (profile["eager"], profile["overridden_by"]) == (False, ["engine.enforce_eager"])
-        assert server.end() == 0
+        assert server.stop() == 0
         return set(cache.glob(".compiled/**/*.so"))
 
     first = start()

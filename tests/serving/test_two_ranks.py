@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from served import Served, is_gone, until
+from server_process import ServerProcess, has_exited, wait_until
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["tensor_parallel", pytest.param("data_parallel", marks=pytest.mark.long)])
 def test_two_ranks_answer_write_our_log_and_die_with_us(
-    serve: Callable[..., Served], divisible: Path, tmp_path: Path, size: str
+    serve: Callable[..., ServerProcess], divisible: Path, tmp_path: Path, size: str
 ) -> None:
     """A model over two ranks, or two copies of it, answers, every process writes JSON, and `kill -9` of the server ends
     them all.
@@ -28,7 +28,7 @@ def test_two_ranks_answer_write_our_log_and_die_with_us(
     file = tmp_path / "two.yaml"
     file.write_text(json.dumps({"models": [model]}))
 
-    server = serve(file=file).until_ready()
+    server = serve(file=file).wait_until_ready()
     status, body = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 4, "ignore_eos": True})
     events = server.events()
     processes = server.descendants()
@@ -39,4 +39,4 @@ def test_two_ranks_answer_write_our_log_and_die_with_us(
     assert body["usage"]["completion_tokens"] == 4
     assert any("vllm" in str(event.get("logger")) for event in events)
     assert len(processes) >= 3
-    until(lambda: all(is_gone(process) for process in processes), 3)
+    wait_until(lambda: all(has_exited(process) for process in processes), 3)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from questions import CAPITAL_ANSWER, CHAT
-from served import Served, is_gone, open_stream, until
+from server_process import ServerProcess, has_exited, open_stream, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -23,17 +23,17 @@ STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True
 
 
 @pytest.fixture
-def start(serve: Callable[..., Served]) -> Callable[..., Served]:
+def start(serve: Callable[..., ServerProcess]) -> Callable[..., ServerProcess]:
     """Starts SmolLM2 with two workers."""
     size = "models.smollm2.engine.kv_cache_memory_bytes=500000000"
-    return lambda *overrides: serve("server.workers=2", size, *overrides).until_ready()
+    return lambda *overrides: serve("server.workers=2", size, *overrides).wait_until_ready()
 
 
-def _workers(server: Served) -> list[psutil.Process]:
+def _workers(server: ServerProcess) -> list[psutil.Process]:
     return [psutil.Process(worker["pid"]) for worker in server.get("/readyz")[1]["workers"]]
 
 
-def _scrape(server: Served) -> dict[str, float]:
+def _scrape(server: ServerProcess) -> dict[str, float]:
     """Each sample of vLLM's metrics by its line up to the value."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
@@ -44,7 +44,7 @@ def _sum(scraped: dict[str, float], name: str) -> float:
     return sum(value for key, value in scraped.items() if re.match(rf"{name}[{{ ]", key))
 
 
-def _each_a_stream(server: Served, open_until_the_end: ExitStack, tokens: int) -> list[socket.socket]:
+def _each_a_stream(server: ServerProcess, open_until_the_end: ExitStack, tokens: int) -> list[socket.socket]:
     """A stream of so many tokens under way in each worker."""
     streams: dict[int, socket.socket] = {}
     while len(streams) < 2:
@@ -65,21 +65,21 @@ def _rest(stream: socket.socket) -> bytes:
     return received
 
 
-def test_they_answer_alike_count_together_and_drain_together(start: Callable[..., Served]) -> None:
+def test_they_answer_alike_count_together_and_drain_together(start: Callable[..., ServerProcess]) -> None:
     """Requests spread, whoever answers says the same, a scrape has each of them once, and SIGTERM loses no stream."""
     server = start()
     before = _scrape(server)
     answers = [server.post(PATH, CHAT)[1] for _ in range(24)]
     done = _sum(before, "vllm:request_success_total") + len(answers)
     # What a worker says of itself, the others hear a second later.
-    until(lambda: _sum(_scrape(server), "vllm:request_success_total") >= done, 10)
+    wait_until(lambda: _sum(_scrape(server), "vllm:request_success_total") >= done, 10)
     after = _scrape(server)
     served_by = Counter(each["worker"] for each in server.events() if each["event"] == "request.ended")
     processes = server.descendants()
     with ExitStack() as streams:
         under_way = _each_a_stream(server, streams, tokens=100)
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: server.get("/readyz")[0] != 200, 2)
+        wait_until(lambda: server.get("/readyz")[0] != 200, 2)
         ends = [_rest(stream) for stream in under_way]
 
     def grown(name: str) -> float:
@@ -96,11 +96,11 @@ def test_they_answer_alike_count_together_and_drain_together(start: Callable[...
         'vllm:num_requests_running{engine="0",model_name="smollm2"}'
     ]
     assert all(b'"finish_reason":"length"' in end and b"[DONE]" in end for end in ends)
-    assert server.process.wait(20) == 0, server.tail()
-    until(lambda: all(is_gone(process) for process in processes), 2)
+    assert server.process.wait(20) == 0, server.log_tail()
+    wait_until(lambda: all(has_exited(process) for process in processes), 2)
 
 
-def test_the_death_of_one_ends_all_and_says_so(start: Callable[..., Served], tmp_path: Path) -> None:
+def test_the_death_of_one_ends_all_and_says_so(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
     """The stream of the other one ends whole, the exit code is not 0, no process and no file is left."""
     server = start()
     processes = server.descendants()
@@ -112,7 +112,7 @@ def test_the_death_of_one_ends_all_and_says_so(start: Callable[..., Served], tmp
 
     assert b'"finish_reason":"length"' in end
     assert server.process.wait(20) == 1
-    until(lambda: all(is_gone(process) for process in processes), 2)
+    wait_until(lambda: all(has_exited(process) for process in processes), 2)
     (reason,) = [event["reason"] for event in server.events() if event["event"] == "server.failed"]
     assert "worker 1 ended with signal 9: the engine that the workers share" in reason
     assert folders
@@ -126,18 +126,18 @@ def _sockets(worker: psutil.Process) -> list[str]:
 
 
 @pytest.mark.long
-def test_a_dead_engine_shows_in_every_worker(start: Callable[..., Served]) -> None:
+def test_a_dead_engine_shows_in_every_worker(start: Callable[..., ServerProcess]) -> None:
     """Streams of both end with an error, and liveness is 503 with the reason, whoever is asked."""
     server = start()
     with ExitStack() as streams:
         under_way = _each_a_stream(server, streams, tokens=1900)
         server.engine_core().kill()
-        until(lambda: server.get("/livez")[0] == 503, 3)
+        wait_until(lambda: server.get("/livez")[0] == 503, 3)
         ends = [_rest(stream) for stream in under_way]
-    until(lambda: "exit code -9" in server.get("/livez")[1]["models"][0]["reason"], 10)
+    wait_until(lambda: "exit code -9" in server.get("/livez")[1]["models"][0]["reason"], 10)
     states = [server.get("/livez") for _ in range(8)]
 
     assert all(b'"error"' in end for end in ends)
     assert {(status, body["models"][0]["state"]) for status, body in states} == {(503, "failed")}
     assert all("exit code -9" in body["models"][0]["reason"] for _, body in states)
-    assert server.end() == 0
+    assert server.stop() == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from proxy_process import ProxyProcess, write_config
 from upstreams import Upstream
-from watched import Watched, write
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +25,10 @@ def plain(behind: Upstream) -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def watched(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
     """The appliance."""
     folder = tmp_path_factory.mktemp("watched")
-    file = write(folder, behind, {})
-    server = Watched(file, folder / "server.log").until_ready(60)
+    file = write_config(folder, behind, {})
+    server = ProxyProcess(file, folder / "server.log").wait_until_ready(60)
     yield server
-    assert server.end() == 0, server.tail()
+    assert server.stop() == 0, server.log_tail()

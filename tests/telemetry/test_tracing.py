@@ -10,9 +10,9 @@ from pathlib import Path
 import collector
 import pytest
 from collector import Span
-from served import until
+from proxy_process import CHAT_PATH, CHAT_REQUEST, ProxyProcess, write_config
+from server_process import wait_until
 from upstreams import Upstream, error, event, stream
-from watched import CHAT, QUESTION, Watched, write
 
 pytestmark = pytest.mark.contract
 
@@ -20,13 +20,15 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 @pytest.fixture(scope="module")
-def traced(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def traced(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
     """An appliance that traces everything; its upstream is its collector too."""
     folder = tmp_path_factory.mktemp("traced")
     tracing = {"endpoint": behind.origin, "service_name": "shop-talk", "sample": 0, "headers": {"x-tenant": "shop"}}
-    server = Watched(write(folder, behind, {"tracing": tracing}), folder / "server.log").until_ready(60)
+    server = ProxyProcess(write_config(folder, behind, {"tracing": tracing}), folder / "server.log").wait_until_ready(
+        60
+    )
     yield server
-    assert server.end() == 0, server.tail()
+    assert server.stop() == 0, server.log_tail()
 
 
 def _request(upstream: Upstream, request_id: str) -> tuple[Span, dict[str, Span]]:
@@ -35,7 +37,7 @@ def _request(upstream: Upstream, request_id: str) -> tuple[Span, dict[str, Span]
     def found() -> list[Span]:
         return [each for each in collector.spans(upstream) if each.attributes.get("appliance.request_id") == request_id]
 
-    until(lambda: bool(found()), 20)
+    wait_until(lambda: bool(found()), 20)
     (span,) = found()
     return span, {each.name: each for each in collector.spans(upstream) if each.trace == span.trace and each != span}
 
@@ -44,18 +46,18 @@ def _sampled(request_id: str) -> dict[str, str]:
     return {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "vendor=1", "X-Request-Id": request_id}
 
 
-def test_a_request_is_a_span_in_its_callers_trace(traced: Watched, plain: Upstream) -> None:
+def test_a_request_is_a_span_in_its_callers_trace(traced: ProxyProcess, plain: Upstream) -> None:
     """
     Named by its route, with the words of HTTP and of generative AI, and below it admission, engine and first token.
     """
     collector.listen(plain)
     last = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}})
-    plain.on(CHAT, stream(event({"choices": []}), 0.2, last, event("[DONE]")))
+    plain.on(CHAT_PATH, stream(event({"choices": []}), 0.2, last, event("[DONE]")))
 
-    traced.stream(CHAT, QUESTION | {"stream": True}, _sampled("spans"))
+    traced.stream(CHAT_PATH, CHAT_REQUEST | {"stream": True}, _sampled("spans"))
 
     span, below = _request(plain, "spans")
-    assert (span.name, span.service) == (f"POST {CHAT}", "shop-talk")
+    assert (span.name, span.service) == (f"POST {CHAT_PATH}", "shop-talk")
     assert (span.trace, span.parent) == (TRACE, CALLER)
     assert span.attributes["gen_ai.operation.name"] == "chat"
     assert span.attributes["gen_ai.request.model"] == "talk"
@@ -69,27 +71,27 @@ def test_a_request_is_a_span_in_its_callers_trace(traced: Watched, plain: Upstre
     assert below["engine"].end == span.end
 
 
-def test_the_upstream_is_asked_in_the_same_trace(traced: Watched, plain: Upstream) -> None:
+def test_the_upstream_is_asked_in_the_same_trace(traced: ProxyProcess, plain: Upstream) -> None:
     """As a child of our span, with the state of the vendor as it came; the log has the trace too."""
     collector.listen(plain)
 
-    traced.ask(CHAT, QUESTION, _sampled("passed-on"))
+    traced.ask(CHAT_PATH, CHAT_REQUEST, _sampled("passed-on"))
 
     span, _ = _request(plain, "passed-on")
-    (asked,) = [each for each in plain.calls if each.path == CHAT]
+    (asked,) = [each for each in plain.calls if each.path == CHAT_PATH]
     assert asked.header("traceparent") == f"00-{TRACE}-{span.id}-01"
     assert asked.header("tracestate") == "vendor=1"
-    assert traced.ended("passed-on")["trace_id"] == TRACE
+    assert traced.request_ended("passed-on")["trace_id"] == TRACE
     assert {each.header("x-tenant") for each in plain.asked if each.path == collector.TRACES} == {"shop"}
 
 
-def test_an_error_is_an_error_of_the_span(traced: Watched, plain: Upstream) -> None:
+def test_an_error_is_an_error_of_the_span(traced: ProxyProcess, plain: Upstream) -> None:
     """Ours are; what the client did wrong is not."""
     collector.listen(plain)
-    plain.on(CHAT, error(503))
+    plain.on(CHAT_PATH, error(503))
 
-    traced.ask(CHAT, QUESTION, _sampled("ours"))
-    traced.ask(CHAT, QUESTION | {"model": "unknown"}, _sampled("theirs"))
+    traced.ask(CHAT_PATH, CHAT_REQUEST, _sampled("ours"))
+    traced.ask(CHAT_PATH, CHAT_REQUEST | {"model": "unknown"}, _sampled("theirs"))
 
     ours, _ = _request(plain, "ours")
     theirs, _ = _request(plain, "theirs")
@@ -97,18 +99,18 @@ def test_an_error_is_an_error_of_the_span(traced: Watched, plain: Upstream) -> N
     assert theirs.attributes["error.type"] == "UnknownModelError"
 
 
-def test_what_nobody_samples_is_not_recorded(traced: Watched, plain: Upstream) -> None:
+def test_what_nobody_samples_is_not_recorded(traced: ProxyProcess, plain: Upstream) -> None:
     """With `sample: 0` only traces that their beginner wants recorded are; the trace goes on all the same."""
     collector.listen(plain)
 
-    traced.ask(CHAT, QUESTION, {"X-Request-Id": "unsampled"})
+    traced.ask(CHAT_PATH, CHAT_REQUEST, {"X-Request-Id": "unsampled"})
     traced.stream("/readyz", None, _sampled("probe"))
-    traced.ask(CHAT, QUESTION, _sampled("sampled"))
+    traced.ask(CHAT_PATH, CHAT_REQUEST, _sampled("sampled"))
 
     _request(plain, "sampled")
     told = {each.attributes.get("appliance.request_id") for each in collector.spans(plain)}
     assert told == {"sampled", None}
-    first = next(each for each in plain.calls if each.path == CHAT)
+    first = next(each for each in plain.calls if each.path == CHAT_PATH)
     flags = str(first.header("traceparent")).rpartition("-")[2]
     assert not int(flags, 16) & 1
 
@@ -116,10 +118,12 @@ def test_what_nobody_samples_is_not_recorded(traced: Watched, plain: Upstream) -
 def test_spans_are_sent_before_the_server_is_gone(plain: Upstream, tmp_path: Path) -> None:
     """A stop sends what waits."""
     collector.listen(plain)
-    server = Watched(write(tmp_path, plain, {"tracing": {"endpoint": plain.origin}}), tmp_path / "server.log")
-    server.until_ready(60).ask(CHAT, QUESTION, {"X-Request-Id": "last"})
+    server = ProxyProcess(
+        write_config(tmp_path, plain, {"tracing": {"endpoint": plain.origin}}), tmp_path / "server.log"
+    )
+    server.wait_until_ready(60).ask(CHAT_PATH, CHAT_REQUEST, {"X-Request-Id": "last"})
 
-    assert server.end() == 0
+    assert server.stop() == 0
     assert "last" in {each.attributes.get("appliance.request_id") for each in collector.spans(plain)}
 
 

@@ -1,4 +1,4 @@
-"""What real upstreams do that no specification has: streams and errors as they were seen in the wild."""
+"""Quirks of real upstreams that are in no specification: streams and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STREAMS: Mapping[str, Callable[[Asked], Answer]] = {
     "an event that is no JSON": lambda asked: stream(event("{broken"), *sse(asked)),
     "an error in the middle": lambda asked: stream(sse(asked)[0], event({"error": {"message": "broke", "code": 500}})),
 }
-"""Streams of one good answer, each odd in its own way."""
+"""Streams of one valid response, each with a quirk."""
 
 ERRORS: Mapping[str, Answer] = {
     "integer code": error(400, "too long", code=400),
@@ -38,7 +38,7 @@ ERRORS: Mapping[str, Answer] = {
     "nothing": Answer(503),
     "too many": error(429, "slow down", code="rate_limit_exceeded"),
 }
-"""Errors with bodies of every shape; each passes as it is."""
+"""Errors with bodies of all shapes; each is passed on unchanged."""
 
 
 def _each(asked: Asked, change: Callable[[bytes], bytes]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Clients that ask without a pause while something changes."""
+"""Clients that send requests without a pause while the server changes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from served import Served, until
+from server_process import ServerProcess, wait_until
 
 
-class Asking:
-    """
-    Asks a server over and over from a few threads, for the length of a block, and keeps what was not answered well.
-    """
+class RepeatedRequests:
+    """Sends requests from a thread for each body during a block, and records failures."""
 
-    def __init__(self, server: Served, path: str, *bodies: object) -> None:
+    def __init__(self, server: ServerProcess, path: str, *bodies: object) -> None:
         self._server = server
         self._path = path
         self._has_ended = threading.Event()
@@ -36,10 +34,10 @@ class Asking:
         for thread in self._threads:
             thread.join(120)
 
-    def more(self, count: int = 10, seconds: float = 60) -> None:
-        """Wait for that many more answers, so that there was traffic before and after a change."""
+    def wait_for_more(self, count: int = 10, seconds: float = 60) -> None:
+        """Wait for so many more responses, so that there is traffic before and after a change."""
         wanted = self.answered + count
-        until(lambda: self.answered >= wanted or bool(self.failures), seconds, lambda: str(self.failures))
+        wait_until(lambda: self.answered >= wanted or bool(self.failures), seconds, lambda: str(self.failures))
 
     def _ask(self, body: object) -> None:
         while not self._has_ended.is_set():
@@ -51,7 +49,7 @@ class Asking:
             time.sleep(0.005)
 
 
-def chats(*models: str) -> Sequence[dict[str, Any]]:
-    """The same question to each of the models."""
+def chat_bodies(*models: str) -> Sequence[dict[str, Any]]:
+    """Return the same chat request for each of the models."""
     question = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "temperature": 0}
     return [{"model": model, **question} for model in models]

@@ -1,4 +1,4 @@
-"""The appliance as a process of its own, as people run it."""
+"""A server under test: `appliance serve FILE` in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from server_launcher import ForkedServer, launch
 from appliance.config import load
 
 
-class Served:
+class ServerProcess:
     """``appliance serve FILE`` on a free port of the loopback, its log in a file.
 
-    It is forked from a process that has imported the appliance, unless it `is_cold`: then it is started as people do.
-    `prefix` is what to put before the command, which is cold; it ends in becoming it. `host` is where it listens then.
-    `variables` go over the environment: those of the config alone.
+    It is forked from a process that has imported the appliance, unless it `is_cold`: then it starts as for users.
+    `prefix` is a command that executes the server's command, always cold; `host` is the address it listens on.
+    `variables` are environment variables of the config.
     """
 
     process: subprocess.Popen[bytes] | ForkedServer
@@ -47,7 +47,7 @@ class Served:
         self.host = host
         self.url = f"http://{host}:{self.port}"
         own = [f"server.port={self.port}", f"server.host={host}", "logging.format=json"]
-        # Nobody is sent to it but by the test, which knows when it goes.
+        # No load balancer has to learn that it stops.
         changes = [*own, "server.drain_delay_seconds=0", *overrides]
         words = ["serve", str(file), *(word for change in changes for word in ("--set", change))]
         self.started = time.monotonic()
@@ -64,17 +64,17 @@ class Served:
             )
 
     def get(self, path: str, port: int | None = None) -> tuple[int, Any]:
-        """Status and JSON body; status 0 where nobody listens."""
+        """Return status and JSON body; the status is 0 if the connection is refused."""
         return self.ask(path, None, port=port)
 
     def post(self, path: str, body: object) -> tuple[int, Any]:
-        """Status and JSON body."""
+        """Return status and JSON body."""
         return self.ask(path, body)
 
     def ask(
         self, path: str, body: object, headers: Mapping[str, str] | None = None, port: int | None = None
     ) -> tuple[int, Any]:
-        """Status and JSON body; bytes are sent as they are, None makes it a GET."""
+        """Return status and JSON body; a body of bytes is sent as it is, None sends a GET."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         url = f"http://{self.host}:{port or self.port}{path}"
         request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
@@ -89,7 +89,7 @@ class Served:
     def stream(
         self, path: str, body: object, headers: Mapping[str, str] | None = None, port: int | None = None
     ) -> bytes:
-        """The whole of an answer, as its bytes; None makes it a GET."""
+        """Return the bytes of the whole response; a body of None sends a GET."""
         sent = {"Content-Type": "application/json", **(headers or {})}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://{self.host}:{port or self.port}{path}", data, sent)
@@ -98,15 +98,15 @@ class Served:
             return whole
 
     def state(self) -> str | None:
-        """The first model's state, or None while nobody listens."""
+        """Return the state of the first model; None if the connection is refused."""
         _, body = self.get("/readyz")
         return body["models"][0]["state"] if body else None
 
-    def until_ready(self, seconds: float = 240) -> Self:
-        """Wait until it is ready; when it never is, fail with its log and leave nothing running."""
+    def wait_until_ready(self, seconds: float = 240) -> Self:
+        """Wait until the server is ready; otherwise kill it, and fail with its log."""
         try:
-            until(self._is_settled, seconds, self.tail)
-            assert self.get("/readyz")[0] == 200, self.tail()
+            wait_until(self._is_settled, seconds, self.log_tail)
+            assert self.get("/readyz")[0] == 200, self.log_tail()
         except BaseException:
             self.process.kill()
             self.process.wait(30)
@@ -119,34 +119,34 @@ class Served:
         return status == 200 or has_failed or self.process.poll() is not None
 
     def descendants(self) -> list[psutil.Process]:
-        """Every process under it, the engine core among them."""
+        """Return all descendant processes, including the engine core."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def engine_core(self) -> psutil.Process:
-        """The process the model runs in: the one with the most memory."""
+        """Return the engine core: the process with the most memory."""
         return max(self.descendants(), key=lambda process: process.memory_info().rss)
 
     def events(self) -> list[dict[str, Any]]:
-        """The log, one object a line."""
+        """Return the log events."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def ended(self, request_id: str) -> dict[str, Any]:
-        """The one event that tells of the end of a request, once it is there."""
+    def request_ended(self, request_id: str) -> dict[str, Any]:
+        """Wait for the event `request.ended` of a request, and return it."""
 
         def found() -> list[dict[str, Any]]:
             ends = (event for event in self.events() if event["event"] == "request.ended")
             return [event for event in ends if event.get("request_id") == request_id]
 
-        until(lambda: bool(found()), 10, self.tail)
+        wait_until(lambda: bool(found()), 10, self.log_tail)
         (event,) = found()
         return event
 
-    def tail(self) -> str:
-        """The end of the log, for a failure's message."""
+    def log_tail(self) -> str:
+        """Return the end of the log, for messages of failed assertions."""
         return self.log.read_text()[-4000:]
 
-    def end(self) -> int:
-        """SIGTERM, wait, exit code."""
+    def stop(self) -> int:
+        """Send SIGTERM, wait, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -156,8 +156,8 @@ class Served:
             raise
 
 
-def broken_promises(server: Served, file: Path) -> list[str]:
-    """What is not in the answers although `expect:` of the file says so."""
+def failed_expectations(server: ServerProcess, file: Path) -> list[str]:
+    """Return the texts of `expect:` in the file that the responses do not contain."""
     texts = [(each, server.stream(each.path, each.body).decode()) for each in load(file).config.expect]
     return [
         f"{each.path}: {part}: {text}"
@@ -168,29 +168,29 @@ def broken_promises(server: Served, file: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """Return an unused port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def until(is_so: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "") -> float:
-    """Wait until something is so, and say how long it took."""
+def wait_until(is_true: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "") -> float:
+    """Wait until a condition is true; return how many seconds it took."""
     started = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - started < seconds, f"not so after {seconds} seconds\n{why()}"
+    while not is_true():
+        assert time.monotonic() - started < seconds, f"not true after {seconds} seconds\n{why()}"
         time.sleep(0.05)
     return time.monotonic() - started
 
 
-def is_gone(process: psutil.Process) -> bool:
-    """It has ended; a zombie that nobody has reaped yet counts."""
+def has_exited(process: psutil.Process) -> bool:
+    """Return whether the process has ended; a zombie counts."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def open_stream(port: int, path: str, body: object) -> socket.socket:
-    """A raw connection whose request is sent and whose answer is not read."""
+    """Send a request over a raw connection; the response is not read."""
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -199,5 +199,5 @@ def open_stream(port: int, path: str, body: object) -> socket.socket:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment with changes."""
+    """Return the environment of this process with changes."""
     return {**os.environ, **changes}

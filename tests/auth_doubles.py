@@ -1,4 +1,4 @@
-"""Applications that ask for keys."""
+"""Applications with API keys."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, 
 from appliance.models.manager import ModelManager
 from appliance.server import create_app
 
-ALL = "all-all-all-all-all-all"
-ONE = "one-one-one-one-one-one"
-EYES = "eyes-eyes-eyes-eyes-eyes"
-BOSS = "boss-boss-boss-boss-boss"
-HAND = "hand-hand-hand-hand-hand"
-ONLY = "only-only-only-only-only"
+FULL_KEY = "all-all-all-all-all-all"
+ALIAS_KEY = "one-one-one-one-one-one"
+LISTING_KEY = "eyes-eyes-eyes-eyes-eyes"
+ADMIN_KEY = "boss-boss-boss-boss-boss"
+MODEL_ADMIN_KEY = "hand-hand-hand-hand-hand"
+MODEL_KEY = "only-only-only-only-only"
 
 
-class Keeper(Double):
-    """Keeps what it was asked."""
+class RecordingDouble(Double):
+    """Records its requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,38 +34,38 @@ class Keeper(Double):
         self.may_load.set()
 
     async def handle(self, call: ModelRequest) -> ModelResponse:
-        """As any double."""
+        """Record the request."""
         self.calls.append(call)
         return await super().handle(call)
 
 
-class KeeperConfig(DoubleConfig):
-    """Declares one."""
+class RecordingDoubleConfig(DoubleConfig):
+    """The config of a `RecordingDouble`."""
 
     def build(self, peers: Peers) -> Model:
-        return Keeper()
+        return RecordingDouble()
 
 
 def keys() -> tuple[KeyConfig, ...]:
-    """One for everything, one for a model, one that may only look, one for operators, and two more for a model."""
+    """Return keys for everything, for one model, for listings only, for operators, and two more for one model."""
     return (
-        KeyConfig(name="all", value=ALL),
-        KeyConfig(name="one", sha256=hashlib.sha256(ONE.encode()).hexdigest(), models=("uno",)),
-        KeyConfig(name="eyes", value=EYES, operations=()),
-        KeyConfig(name="boss", value=BOSS, operations=(Operation.COMPLETION,), admin=True),
-        KeyConfig(name="only", value=ONLY, models=("one",)),
-        KeyConfig(name="hand", value=HAND, models=("uno",), admin=True),
+        KeyConfig(name="all", value=FULL_KEY),
+        KeyConfig(name="one", sha256=hashlib.sha256(ALIAS_KEY.encode()).hexdigest(), models=("uno",)),
+        KeyConfig(name="eyes", value=LISTING_KEY, operations=()),
+        KeyConfig(name="boss", value=ADMIN_KEY, operations=(Operation.COMPLETION,), admin=True),
+        KeyConfig(name="only", value=MODEL_KEY, models=("one",)),
+        KeyConfig(name="hand", value=MODEL_ADMIN_KEY, models=("uno",), admin=True),
     )
 
 
-def closed_config(*api_keys: KeyConfig, **server: Any) -> Config:  # Any: keys of the section
-    """Two doubles behind these keys, or those above, published by KServe's gateway too."""
-    configs = KeeperConfig(name="one", aliases=("uno",)), KeeperConfig(name="two")
+def config_with_keys(*api_keys: KeyConfig, **server: Any) -> Config:  # Any: keys of the section
+    """Return the config of two doubles with these keys, by default those of `keys`, and KServe's metadata."""
+    configs = RecordingDoubleConfig(name="one", aliases=("uno",)), RecordingDoubleConfig(name="two")
     metadata = MetadataConfig(name="talk", namespace="shop")
     return config(*configs, server=ServerConfig(api_keys=api_keys or keys(), **server), metadata=metadata)
 
 
-class Closed(AsyncClient):
+class AppClient(AsyncClient):
     """A client without a key of an application in this event loop."""
 
     def __init__(self, of: Config) -> None:
@@ -73,14 +73,14 @@ class Closed(AsyncClient):
         self.manager: ModelManager = self.app.state.manager
         super().__init__(transport=ASGITransport(cast("Any", self.app)), base_url="http://appliance")
 
-    async def until_ready(self) -> None:
-        """Load everything."""
+    async def wait_until_ready(self) -> None:
+        """Load all models."""
         self.manager.start()
         async with asyncio.timeout(30):
             while not self.manager.is_ready:
                 await asyncio.sleep(0.01)
 
 
-def bearing(key: str) -> dict[str, str]:
-    """The header that OpenAI's clients send."""
+def bearer_header(key: str) -> dict[str, str]:
+    """Return the header that OpenAI's clients send."""
     return {"Authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""A balancer of connections that follows readiness, as a Service of Kubernetes does."""
+"""A load balancer of connections that follows readiness, like a Service of Kubernetes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from contextlib import closing, suppress
 import aiohttp
 from background import Background
 
-# How late it hears of readiness; a cluster takes longer, and so do its servers to go.
+# Interval of its probes; a cluster takes longer, and so do its servers to stop.
 _PROBE_SECONDS = 0.2
 
 
-class Balancer(Background):
-    """Gives each new connection to the next ready server, and never moves one that is there.
-
-    It asks nothing twice: a connection that breaks, breaks for its client.
-    """
+class LoadBalancer(Background):
+    """Forwards each new connection to the next ready server; it retries nothing."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         super().__init__()
@@ -30,13 +27,13 @@ class Balancer(Background):
         self._probing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Listen, and begin to probe."""
+        """Listen, and start to probe."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         self._probing = asyncio.create_task(self._probe())
 
     async def close(self) -> None:
-        """Listen no more; what is open ends with the loop."""
+        """Stop to listen; open connections end with the event loop."""
         if self._server is not None and self._probing is not None:
             self._server.close()
             self._probing.cancel()
@@ -71,7 +68,7 @@ async def _is_ready(session: aiohttp.ClientSession, port: int) -> bool:
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass bytes on until one of the two ends has gone."""
+    """Forward bytes until one of the two sides closes."""
     with suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
