@@ -12,22 +12,14 @@ from pydantic.fields import FieldInfo
 
 from appliance.config.base import BaseConfig, Change
 from appliance.config.loader import LoadedConfig
+from appliance.config.masking import MASK
 from appliance.config.models import MODEL_CONFIGS, ModelConfig
 from appliance.config.root import Config
 from appliance.config.source_location import DataPath, dotted
 from appliance.config.storage import LOCK_FILE_NAME
 
-_SECRET = "***"  # noqa: S105 - stands for one
-
-
-class _Absent:
-    """Stands for a value that one of the two configs lacks."""
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-
-ABSENT = _Absent()
+ABSENT = object()
+"""Stands for a value that one of the two configs lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +38,15 @@ class Difference:
 
 def differences(old: LoadedConfig, new: LoadedConfig) -> list[Difference]:
     """Every key in which two configs differ, in the order of the schema; free keys, comments and order do not count."""
-    comparison = _Comparison(old.hidden | new.hidden)
-    found = comparison.compare(_without_default_lock(old), _without_default_lock(new), (), Change.RESTART)
     shared = _models_with_shared_engines(old.config) | _models_with_shared_engines(new.config)
-    return [
-        replace(difference, change=Change.RESTART)
-        if difference.change is Change.SWAP and difference.model in shared
-        else difference
-        for difference in found
-    ]
+    # The default lock file follows from the path of the config.
+    locks = {str(loaded.path.with_name(LOCK_FILE_NAME)) for loaded in (old, new) if loaded.path is not None}
+    found = []
+    for each in _compare(old.config, new.config, (), Change.RESTART, old.hidden | new.hidden):
+        if each.path != "storage.lock_file" or not {each.old, each.new} <= locks:
+            is_shared = each.change is Change.SWAP and each.model in shared
+            found.append(replace(each, change=Change.RESTART) if is_shared else each)
+    return found
 
 
 def _models_with_shared_engines(config: Config) -> set[str]:
@@ -81,67 +73,24 @@ def keys_of(change: Change, model_config: type[BaseConfig] = Config, path: str =
             yield from dict.fromkeys(found)
 
 
-def _without_default_lock(loaded: LoadedConfig) -> BaseConfig:
-    """The config without the default lock file, whose path follows from that of the config."""
-    storage = loaded.config.storage
-    if loaded.path is None or storage.lock_file != loaded.path.with_name(LOCK_FILE_NAME):
-        return loaded.config
-    return loaded.config.model_copy(update={"storage": storage.model_copy(update={"lock_file": None})})
-
-
-@dataclass(frozen=True, slots=True)
-class _Comparison:
-    """Compares two configs; `hidden` are the paths of values that are not shown."""
-
-    hidden: frozenset[DataPath]
-
-    def compare(self, old: object, new: object, path: DataPath, change: Change) -> Iterator[Difference]:
-        """The differences at `path` and below it."""
-        if old == new:
-            return
-        if isinstance(old, BaseConfig) and type(old) is type(new):
-            for name, field in type(old).model_fields.items():
-                below = (*path, field.alias or name)
-                yield from self.compare(getattr(old, name), getattr(new, name), below, change_of(field, change))
-            return
-        olds, news = _parts(old), _parts(new)
-        if olds is None or news is None:
-            yield Difference(
-                _dotted_by_name(path), self._shown(old, path), self._shown(new, path), change, _model(path)
-            )
-            return
-        for part in dict.fromkeys((*olds, *news)):
-            yield from self.compare(olds.get(part, ABSENT), news.get(part, ABSENT), (*path, part), change)
-
-    def _shown(self, value: Any, path: DataPath) -> Any:  # Any: JSON values
-        if isinstance(value, SecretStr) or path in self.hidden:
-            return value if value is ABSENT or value is None else _SECRET
-        if isinstance(value, BaseConfig):
-            fields = type(value).model_fields.items()
-            given = {field.alias or name: getattr(value, name) for name, field in fields if _is_set(value, name, field)}
-            return {key: self._shown(item, (*path, key)) for key, item in given.items()}
-        if isinstance(value, Mapping):
-            return {key: self._shown(item, (*path, key)) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return [self._shown(item, (*path, index)) for index, item in enumerate(value)]
-        return str(value) if isinstance(value, Path) else value
-
-
-def _dotted_by_name(path: DataPath) -> str:
-    """The path as ``--set`` writes it: ``models.smollm2.engine.max_model_len``."""
-    match path:
-        case ("models", str(name), *rest):
-            below = dotted(tuple(rest))
-            return f"models.{name}" + (f".{below}" if below and not below.startswith("[") else below)
-    return dotted(path)
-
-
-def _model(path: DataPath) -> str | None:
-    return str(path[1]) if len(path) > 1 and path[0] == "models" else None
-
-
-def _is_set(model_config: BaseConfig, name: str, field: FieldInfo) -> bool:
-    return field.is_required() or getattr(model_config, name) != field.get_default(call_default_factory=True)
+def _compare(
+    old: object, new: object, path: DataPath, change: Change, hidden: frozenset[DataPath]
+) -> Iterator[Difference]:
+    """The differences at `path` and below it; the values at the paths `hidden` are not shown."""
+    if old == new:
+        return
+    if isinstance(old, BaseConfig) and type(old) is type(new):
+        for name, field in type(old).model_fields.items():
+            below = (*path, field.alias or name)
+            yield from _compare(getattr(old, name), getattr(new, name), below, change_of(field, change), hidden)
+        return
+    olds, news = _parts(old), _parts(new)
+    if olds is None or news is None:
+        model = str(path[1]) if len(path) > 1 and path[0] == "models" else None
+        yield Difference(_by_name(path), _shown(old, path, hidden), _shown(new, path, hidden), change, model)
+        return
+    for part in dict.fromkeys((*olds, *news)):
+        yield from _compare(olds.get(part, ABSENT), news.get(part, ABSENT), (*path, part), change, hidden)
 
 
 def _parts(value: object) -> Mapping[str | int, object] | None:
@@ -154,3 +103,31 @@ def _parts(value: object) -> Mapping[str | int, object] | None:
     if not isinstance(value, tuple | list) or not all(isinstance(each, BaseConfig) for each in value):
         return None
     return {item.name if isinstance(item, ModelConfig) else index: item for index, item in enumerate(value)}
+
+
+def _shown(value: Any, path: DataPath, hidden: frozenset[DataPath]) -> Any:  # Any: JSON values
+    if value is ABSENT or value is None:
+        return value
+    if isinstance(value, SecretStr) or path in hidden:
+        return MASK
+    if isinstance(value, BaseConfig):
+        fields = type(value).model_fields.items()
+        given = {field.alias or name: getattr(value, name) for name, field in fields if _is_given(value, name, field)}
+        return _shown(given, path, hidden)
+    if isinstance(value, Mapping):
+        return {key: _shown(item, (*path, key), hidden) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_shown(item, (*path, index), hidden) for index, item in enumerate(value)]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_given(config: BaseConfig, name: str, field: FieldInfo) -> bool:
+    return field.is_required() or getattr(config, name) != field.get_default(call_default_factory=True)
+
+
+def _by_name(path: DataPath) -> str:
+    """The path as ``--set`` writes it: ``models.smollm2.engine.max_model_len``."""
+    if path[:1] != ("models",) or len(path) < 2:
+        return dotted(path)
+    below = dotted(path[2:])
+    return f"models.{path[1]}" + (f".{below}" if below and not below.startswith("[") else below)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from appliance.config.base import FREE_PREFIX
-from appliance.config.raw_config import UNKNOWN, RawConfig
-from appliance.config.source_location import DataPath, Diagnostic
+from appliance.config.raw_config import UNKNOWN, RawConfig, reason_of, scalars, with_value
+from appliance.config.source_location import DataPath
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")
@@ -25,59 +24,32 @@ PATTERN = rf"\$\{{(env:{_NAME}(:-[^}}]*)?|file:[^}}]+)\}}"
 _MAX_BYTES = 1024 * 1024
 
 
-@dataclass(slots=True)
-class Interpolation:
-    """The result of resolving references."""
+class _ReferenceError(Exception):
+    """A reference has no value; its text is the message."""
 
-    raw: RawConfig
-    errors: list[Diagnostic] = field(default_factory=list)
-    """References that are malformed."""
-
-    unresolved: list[Diagnostic] = field(default_factory=list)
-    """References to a variable or a file that cannot be read; their values are UNKNOWN."""
+    def __init__(self, message: str, *, is_unresolved: bool = True) -> None:
+        super().__init__(message)
+        self.is_unresolved = is_unresolved
 
 
-class _MalformedError(Exception):
-    """A reference has an unknown form; its text is the message."""
-
-
-class _UnresolvedError(Exception):
-    """A reference leads nowhere; its text is the message."""
-
-
-def resolve(raw: RawConfig, environ: Mapping[str, str], directory: Path) -> Interpolation:
-    """Replace the references in all values but those under free keys.
-
-    Relative paths of files start at `directory`.
-    """
-    result = Interpolation(raw)
+def resolve(raw: RawConfig, environ: Mapping[str, str], directory: Path) -> RawConfig:
+    """Replace the references in all values but those under free keys; relative paths of files start at `directory`."""
     texts: dict[DataPath, frozenset[str]] = {}
     files = dict(raw.files)
-
-    def walk(value: Any, path: DataPath) -> Any:  # Any: what a file holds before it is checked
-        if isinstance(value, dict):
-            return {
-                key: item if key.startswith(FREE_PREFIX) else walk(item, (*path, key)) for key, item in value.items()
-            }
-        if isinstance(value, list):
-            return [walk(item, (*path, index)) for index, item in enumerate(value)]
-        if not isinstance(value, str) or "${" not in value:
-            return value
+    errors = list(raw.errors)
+    data = raw.data
+    for path, text in scalars(raw.data):
+        if not isinstance(text, str) or "${" not in text or any(str(part).startswith(FREE_PREFIX) for part in path):
+            continue
         resolver = _Resolver(environ, directory)
         try:
-            resolved = _REFERENCE.sub(resolver.replacement, value)
-        except _MalformedError as error:
-            result.errors.append(raw.diagnostic(path, str(error)))
-            return UNKNOWN
-        except _UnresolvedError as error:
-            result.unresolved.append(raw.diagnostic(path, str(error)))
-            return UNKNOWN
-        texts[path] = frozenset(resolver.secrets)
-        files.update(resolver.files)
-        return resolved
-
-    result.raw = replace(raw, data=walk(raw.data, ()), texts=texts, files=files)
-    return result
+            data = with_value(data, path, _REFERENCE.sub(resolver.replacement, text))
+            texts[path] = frozenset(resolver.secrets)
+            files |= resolver.files
+        except _ReferenceError as error:
+            data = with_value(data, path, UNKNOWN)
+            errors.append(replace(raw.diagnostic(path, str(error)), is_unresolved=error.is_unresolved))
+    return replace(raw, data=data, texts=texts, files=files, errors=errors)
 
 
 @dataclass(slots=True)
@@ -93,35 +65,36 @@ class _Resolver:
         """The text for one reference.
 
         Raises:
-            _MalformedError: it has an unknown form.
-            _UnresolvedError: its variable is not set, or its file cannot be read.
+            _ReferenceError: it has an unknown form, its variable is not set, or its file cannot be read.
         """
         if match["inside"] is None:
             return "${"
         if not match["end"]:
-            raise _MalformedError(f"has a reference without its end; {_REMEDY}")
+            raise _ReferenceError(f"has a reference without its end; {_REMEDY}", is_unresolved=False)
         if match["inside"].startswith("file:"):
             path = self.directory / match["inside"].removeprefix("file:")
             content = _read(path)
             self.files[path] = sha256(content).hexdigest()
-            return self._secret(_decode(content, f"the file {path}").rstrip("\r\n"))
+            return self._secret(content.rstrip(b"\r\n"), f"the file {path}")
         env = _ENV.fullmatch(match["inside"])
         if env is None:
-            raise _MalformedError(f"has an unknown reference; {_REMEDY}")
+            raise _ReferenceError(f"has an unknown reference; {_REMEDY}", is_unresolved=False)
+        name, default = env["name"], env["default"]
         # As in a shell, `:-` replaces an empty variable too.
-        if env["default"] is not None and not self.environ.get(env["name"]):
-            return env["default"].removeprefix(":-")
-        return self._secret(_variable(self.environ, env["name"]))
+        if default is not None and not self.environ.get(name):
+            return str(default).removeprefix(":-")
+        if name not in self.environ:
+            remedy = f"set it, or write ${{env:{name}:-default}}"
+            raise _ReferenceError(f"the environment variable {name} is not set; {remedy}")
+        return self._secret(self.environ[name].encode("utf-8", "surrogateescape"), f"the environment variable {name}")
 
-    def _secret(self, value: str) -> str:
+    def _secret(self, content: bytes, name: str) -> str:
+        try:
+            value = content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise _ReferenceError(f"{name} does not hold UTF-8 text; must be UTF-8") from None
         self.secrets |= {value} - {""}
         return value
-
-
-def _variable(environ: Mapping[str, str], name: str) -> str:
-    if name not in environ:
-        raise _UnresolvedError(f"the environment variable {name} is not set; set it, or write ${{env:{name}:-default}}")
-    return _decode(environ[name].encode("utf-8", "surrogateescape"), f"the environment variable {name}")
 
 
 def _read(path: Path) -> bytes:
@@ -129,19 +102,11 @@ def _read(path: Path) -> bytes:
     try:
         # Reading a pipe or a device could wait forever.
         if path.exists() and not path.is_file():
-            raise _UnresolvedError(f"{name} is not a regular file; must be one that holds text")
+            raise _ReferenceError(f"{name} is not a regular file; must be one that holds text")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _UnresolvedError(f"{name} cannot be read: {reason}; must be a readable file") from None
+        raise _ReferenceError(f"{name} cannot be read: {reason_of(error)}; must be a readable file") from None
     if len(content) > _MAX_BYTES:
-        raise _UnresolvedError(f"{name} is larger than {_MAX_BYTES} bytes; must be a short text")
+        raise _ReferenceError(f"{name} is larger than {_MAX_BYTES} bytes; must be a short text")
     return content
-
-
-def _decode(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise _UnresolvedError(f"{name} does not hold UTF-8 text; must be UTF-8") from None

@@ -7,25 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from appliance.config.interpolation import resolve
-from appliance.config.json_schema import engine_schema, validation_schema
-from appliance.config.raw_config import RawConfig
+from appliance.config.json_schema import schemas_at
+from appliance.config.masking import MASK
+from appliance.config.raw_config import RawConfig, with_value
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
-from appliance.config.schema_lookup import SchemaLookup
-from appliance.config.source_location import DataPath, Diagnostic, SourceLocation
+from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.sources import merge
 from appliance.config.storage import LOCK_FILE_NAME
 from appliance.config.validators import VALIDATORS, Validator
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError, Problem
 
-# The types of pydantic's errors that are raised by validators of ours.
-_OURS = ("value_error", "assertion_error")
+# Its default is beside the config, whose path the config itself does not know.
+_LOCK_FILE = ("storage", "lock_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +90,13 @@ def load(
     Raises:
         ConfigError: something is wrong; it carries every problem found.
     """
-    validated = _validate(path, overrides, os.environ if environ is None else environ, validators)
-    validated.raise_errors([*validated.errors, *validated.unresolved])
-    raw, config = validated.raw, validated.config
-    if config is None:
-        raise AssertionError("a config without errors is built; this is a bug")
-    secret = dict(_secrets(raw, validated.lookup))
+    raw, config, errors = _validate(path, overrides, environ, validators)
+    if errors or config is None:
+        # From None, because pydantic's own error quotes its input, secrets and all.
+        raise ConfigError(_problems(raw, errors)) from None
+    secret = dict(_secrets(raw))
     return LoadedConfig(
-        _with_lock(config, path),
+        config,
         frozenset[str]().union(*secret.values()),
         frozenset(_by_name(raw, secret_path) for secret_path in secret),
         raw.files,
@@ -121,9 +119,10 @@ def check_without_secrets(
     Raises:
         ConfigError: something else is wrong.
     """
-    validated = _validate(path, overrides, os.environ if environ is None else environ, validators)
-    validated.raise_errors(validated.errors)
-    return validated.problems(validated.unresolved)
+    raw, _, errors = _validate(path, overrides, environ, validators)
+    if others := [error for error in errors if not error.is_unresolved]:
+        raise ConfigError(_problems(raw, others)) from None
+    return _problems(raw, errors)
 
 
 def digest(config: Config) -> str:
@@ -135,67 +134,45 @@ def digest(config: Config) -> str:
     return sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()[:12]
 
 
-@dataclass(frozen=True, slots=True)
-class _Validated:
-    raw: RawConfig
-    lookup: SchemaLookup
-    config: Config | None
-    errors: Sequence[Diagnostic]
-    unresolved: Sequence[Diagnostic]
-
-    def problems(self, diagnostics: Sequence[Diagnostic]) -> list[Problem]:
-        """The diagnostics as they are shown, in the order of the file."""
-        hidden = self.raw.secrets(())
-        # An alias repeats the values of its anchor, and their errors, at one location.
-        found: dict[tuple[SourceLocation, str], Diagnostic] = {}
-        for diagnostic in diagnostics:
-            found.setdefault((diagnostic.location, diagnostic.message), diagnostic)
-        return [diagnostic.problem(hidden) for diagnostic in sorted(found.values(), key=_order)]
-
-    def raise_errors(self, errors: Sequence[Diagnostic]) -> None:
-        """Raise a ConfigError with the errors, if there are any."""
-        if errors:
-            # From None, because pydantic's own error quotes its input, secrets and all.
-            raise ConfigError(self.problems(errors)) from None
-
-
 def _validate(
-    path: Path, overrides: Sequence[str], environ: Mapping[str, str], validators: Sequence[Validator]
-) -> _Validated:
-    lookup = SchemaLookup(validation_schema(), (engine_schema(),))
-    raw, errors = read(path)
-    references = resolve(raw, environ, path.parent)
-    raw, override_errors = merge(references.raw, environ, overrides, lookup)
-    raw = raw.mark_secrets()
-    errors += [*references.errors, *override_errors]
-    schema_errors = list(check(raw, lookup))
+    path: Path, overrides: Sequence[str], environ: Mapping[str, str] | None, validators: Sequence[Validator]
+) -> tuple[RawConfig, Config | None, Sequence[Diagnostic]]:
+    """The config, None where it cannot be built, and every error."""
+    environ = os.environ if environ is None else environ
+    raw = merge(resolve(read(path), environ, path.parent), environ, overrides).mark_secrets()
+    schema_errors = list(check(raw))
     valid = raw.without(error.path for error in schema_errors)
-    errors += [*schema_errors, *(error for validator in (*VALIDATORS, *validators) for error in validator(valid))]
-    config: Config | None = None
+    errors = [*raw.errors, *schema_errors, *(error for each in (*VALIDATORS, *validators) for error in each(valid))]
+    data = raw.data
+    if not errors and raw.find(_LOCK_FILE) is None:
+        data = with_value(data, _LOCK_FILE, str(path.with_name(LOCK_FILE_NAME)))
     try:
-        config = Config.model_validate(raw.data)
+        return raw, Config.model_validate(data), errors
     except ValidationError as error:
-        # The schema is generated from the same classes: their own checks find nothing new in what it refused.
-        is_checked = bool(errors or references.unresolved)
-        details = error.errors(include_url=False)
-        errors += [_our_error(raw, dict(detail)) for detail in details if detail["type"] in _OURS]
-        if not is_checked:
-            errors += [_built_in_error(raw, dict(detail)) for detail in details if detail["type"] not in _OURS]
-    return _Validated(raw, lookup, config, errors, references.unresolved)
+        return raw, None, [*errors, *_pydantic_errors(raw, error, has_others=bool(errors))]
 
 
-def _our_error(raw: RawConfig, detail: dict[str, Any]) -> Diagnostic:  # Any: pydantic's own
-    path = _path(raw, detail["loc"])
-    message = str(detail["ctx"]["error"])
-    for secret in sorted(raw.secrets(path), key=len, reverse=True):
-        message = message.replace(secret, "***")
-    return raw.diagnostic(path, message)
+def _pydantic_errors(raw: RawConfig, error: ValidationError, *, has_others: bool) -> Iterator[Diagnostic]:
+    """The errors of our own checks; and those of pydantic where there are no others, which the schema repeats."""
+    for detail in error.errors(include_url=False):
+        path = _path(raw, detail["loc"])
+        if detail["type"] == "value_error":
+            message = str(detail["ctx"]["error"])
+            for secret in sorted(raw.secrets(path), key=len, reverse=True):
+                message = message.replace(secret, MASK)
+            yield raw.diagnostic(path, message)
+        elif not has_others:
+            yield raw.diagnostic(path, f"is {raw.quote(path)}; must {detail['msg'].removeprefix('Input should ')}")
 
 
-def _built_in_error(raw: RawConfig, detail: dict[str, Any]) -> Diagnostic:  # Any: pydantic's own
-    path = _path(raw, detail["loc"])
-    must = str(detail["msg"]).removeprefix("Input should ")
-    return raw.diagnostic(path, f"is {raw.quote(path)}; must {must}")
+def _problems(raw: RawConfig, errors: Sequence[Diagnostic]) -> list[Problem]:
+    """The errors as they are shown, in the order of the file."""
+    # An alias repeats the values of its anchor, and their errors, at one location.
+    distinct: dict[object, Diagnostic] = {}
+    for error in errors:
+        distinct.setdefault((error.location, error.message), error)
+    hidden = raw.secrets(())
+    return [error.problem(hidden) for error in sorted(distinct.values(), key=_order)]
 
 
 def _path(raw: RawConfig, location: tuple[int | str, ...]) -> DataPath:
@@ -211,23 +188,15 @@ def _path(raw: RawConfig, location: tuple[int | str, ...]) -> DataPath:
     return path
 
 
-def _with_lock(config: Config, path: Path) -> Config:
-    """The config with the lock file beside it, unless it names another."""
-    if config.storage.lock_file is not None:
-        return config
-    storage = config.storage.model_copy(update={"lock_file": path.with_name(LOCK_FILE_NAME)})
-    return config.model_copy(update={"storage": storage})
-
-
 def _order(diagnostic: Diagnostic) -> tuple[bool, int, int]:
     location = diagnostic.location
     return location.line is None, location.line or 0, location.column or 0
 
 
-def _secrets(raw: RawConfig, lookup: SchemaLookup) -> Iterator[tuple[DataPath, frozenset[str]]]:
+def _secrets(raw: RawConfig) -> Iterator[tuple[DataPath, frozenset[str]]]:
     """The secret texts of each path. A word of a choice, such as a log level, is none, and would blot out logs."""
     for path, texts in raw.texts.items():
-        is_choice = any("enum" in schema for schema in lookup.at(raw.data, path))
+        is_choice = any("enum" in schema for schema in schemas_at(raw.data, path))
         if texts and isinstance(raw.get(path), str) and not is_choice:
             yield path, texts
 

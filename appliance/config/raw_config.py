@@ -1,10 +1,10 @@
-"""The config before it is validated: plain data, and the location of each part of it."""
+"""The config before it is validated: plain data, the location of each part of it, and what of it is secret."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ class RawConfig:
 
     files: Mapping[Path, str] = field(default_factory=dict)
     """Every file that was read, with its SHA-256."""
+
+    errors: Sequence[Diagnostic] = ()
+    """The errors found so far, whose values are UNKNOWN."""
 
     def get(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
         """The value at `path`, which must exist."""
@@ -111,15 +114,12 @@ class RawConfig:
         return quote(mask(value, 0)[0]) if is_address else MASK
 
     def without(self, paths: Iterable[DataPath]) -> RawConfig:
-        """The config with UNKNOWN for the values at the paths."""
-        data = self.data
+        """The config with UNKNOWN for the values at the paths, where there are any."""
+        raw = self
         for path in paths:
-            data = _with_value(data, path, UNKNOWN)
-        return replace(self, data=data)
-
-    def with_value(self, path: DataPath, value: Any) -> RawConfig:  # Any: not checked yet
-        """The config with another value at `path`; unchanged where there is none."""
-        return replace(self, data=_with_value(self.data, path, value))
+            if raw.find(path) is not None:
+                raw = replace(raw, data=with_value(raw.data, path, UNKNOWN))
+        return raw
 
     def models(self) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
         """The entries of `models` that are mappings, with their paths."""
@@ -142,6 +142,11 @@ class RawConfig:
         return is_below and ("headers" not in path[:-1] or self.find(path) is None)
 
 
+def reason_of(error: OSError | ValueError) -> str:
+    """Why a file cannot be read, without its name."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet
     """The entries of a list with their indices; none of anything else."""
     yield from enumerate(value if isinstance(value, list) else ())
@@ -153,15 +158,15 @@ def quote(value: Any) -> str:  # Any: what a file holds before it is checked
     return text if len(text) <= _QUOTE_WIDTH else f"{text[: _QUOTE_WIDTH - 1]}…"
 
 
-def _with_value(data: Any, path: DataPath, value: Any) -> Any:  # Any: not checked yet
+def with_value(data: Any, path: DataPath, value: Any) -> Any:  # Any: not checked yet
+    """The data with another value at `path`; mappings that are missing above it are made."""
     if not path:
         return value
     head, rest = path[0], path[1:]
-    if isinstance(data, list) and isinstance(head, int) and head < len(data):
-        return [*data[:head], _with_value(data[head], rest, value), *data[head + 1 :]]
-    if isinstance(data, dict) and head in data:
-        return data | {head: _with_value(data[head], rest, value)}
-    return data
+    if isinstance(head, int):
+        return [*data[:head], with_value(data[head], rest, value), *data[head + 1 :]]
+    mapping = data or {}
+    return mapping | {head: with_value(mapping.get(head), rest, value)}
 
 
 def scalars(value: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]:  # Any: JSON

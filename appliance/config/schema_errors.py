@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from jsonschema import Draft202012Validator, ValidationError, validators
+from jsonschema import Draft202012Validator, validators
 
 from appliance.config.base import FREE_PREFIX
 from appliance.config.engine import OWNED
+from appliance.config.json_schema import Schema, json_types, registry, types_of, validation_schema
 from appliance.config.raw_config import UNKNOWN, RawConfig, quote
-from appliance.config.schema_lookup import Schema, SchemaLookup, json_types, types_of
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.suggestions import did_you_mean, known_names, nearest
+
+# jsonschema's ValidationError, by whose stub every attribute may be unset.
+_Error = Any
 
 _WORDS = {
     "string": "text",
@@ -26,75 +29,81 @@ _WORDS = {
     "object": "a mapping",
 }
 
+_BOUNDS = {
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMinimum": "more than",
+    "exclusiveMaximum": "less than",
+}
 
-def check(raw: RawConfig, lookup: SchemaLookup) -> Iterator[Diagnostic]:
+_COUNTS = {
+    "minLength": ("at least", "character", "characters"),
+    "maxLength": ("at most", "character", "characters"),
+    "minItems": ("at least", "entry", "entries"),
+    "maxItems": ("at most", "entry", "entries"),
+    "minProperties": ("at least", "key", "keys"),
+}
+
+_SENTENCE_END = re.compile(r"(?<=[\w)`]\.)\s+(?=[A-Z`])")
+
+
+def check(raw: RawConfig) -> Iterator[Diagnostic]:
     """Every error that the schema finds in the config."""
-    for error in _validator_class()(lookup.schema, registry=lookup.registry).iter_errors(raw.data):
-        yield from _diagnostics(_Error.of(error, raw))
+    for error in _validator().iter_errors(raw.data):
+        yield from _diagnostics(raw, error)
 
 
 @cache
-def _validator_class() -> type[Draft202012Validator]:
+def _validator() -> Draft202012Validator:
     """A validator that accepts UNKNOWN everywhere, but for the tag of a union: it chooses none of the members."""
     keywords = {
         name: check if name == "const" else _unless_unknown(check)
         for name, check in Draft202012Validator.VALIDATORS.items()
     }
     extended: type[Draft202012Validator] = validators.extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call] # its stub has no types
-    return extended
+    return extended(validation_schema(), registry=registry())
 
 
 def _unless_unknown(check: Callable[..., Any]) -> Callable[..., Any]:
-    def keyword(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-        return () if instance is UNKNOWN else check(validator, value, instance, schema)
-
-    return keyword
-
-
-@dataclass(frozen=True, slots=True)
-class _Error:
-    """A value that violates one keyword of its schema; jsonschema's own class says less about its types."""
-
-    raw: RawConfig
-    path: DataPath
-    value: Any  # Any: what a file holds before it is checked
-    keyword: str
-    expected: Any  # Any: the value of the keyword
-    schema: Schema
-    inner: tuple[tuple[int, ValidationError], ...]
-    """The errors of each alternative, where the keyword has alternatives."""
-
-    @classmethod
-    def of(cls, error: ValidationError, raw: RawConfig) -> _Error:
-        schema = error.schema if isinstance(error.schema, Mapping) else {}
-        inner = tuple((int(each.schema_path[0]), each) for each in error.context or ())
-        path = tuple(error.absolute_path)
-        return cls(raw, path, error.instance, str(error.validator), error.validator_value, schema, inner)
-
-    @property
-    def secret(self) -> bool:
-        return bool(self.raw.secrets(self.path))
+    return lambda validator, value, instance, schema: (
+        () if instance is UNKNOWN else check(validator, value, instance, schema)
+    )
 
 
-def _diagnostics(error: _Error) -> Iterator[Diagnostic]:
-    raw, path = error.raw, error.path
-    if error.keyword == "required":
-        known = error.schema.get("properties", {})
-        misspelt = {near for key in error.value if key not in known for near in nearest(key, known)}
-        for key in error.expected:
-            # A misspelt key is one error, not two.
-            if key not in error.value and key not in misspelt:
-                yield Diagnostic((*path, key), f"is missing; {_must_be_given(error.schema, key)}", raw.location(path))
-    elif error.keyword == "additionalProperties":
-        known = error.schema.get("properties", {})
-        for key in error.value:
-            if key not in known and not key.startswith(FREE_PREFIX):
-                yield raw.key_diagnostic((*path, key), _unknown_key(path, key, known))
-    elif error.keyword in ("anyOf", "oneOf"):
-        yield from _alternatives(error)
-    else:
-        must = _MESSAGES.get(error.keyword, _satisfy)(error)
-        yield _diagnostic(error, f"{_is(error)}; must {must}")
+def _diagnostics(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
+    path, schema = tuple(error.absolute_path), _schema(error)
+    known: Schema = schema.get("properties", {})
+    match error.validator:
+        case "required":
+            misspelt = {near for key in error.instance if key not in known for near in nearest(key, known)}
+            for key in error.validator_value:
+                # A misspelt key is one error, not two.
+                if key not in error.instance and key not in misspelt:
+                    message = f"is missing; must be given{_about(known.get(key, {}))}"
+                    yield Diagnostic((*path, key), message, raw.location(path))
+        case "additionalProperties":
+            for key in error.instance:
+                if key not in known and not key.startswith(FREE_PREFIX):
+                    yield raw.key_diagnostic((*path, key), _unknown_key(path, key, known))
+        case "anyOf" | "oneOf":
+            yield from _alternatives(raw, error)
+        case _:
+            yield _diagnostic(raw, error, _must(raw, error))
+
+
+def _alternatives(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
+    """The errors of the one alternative that has the type of the value, or one error that names them all."""
+    kinds = json_types(error.instance)
+    fits = [index for index, choice in enumerate(error.validator_value) if kinds & set(types_of(choice))]
+    if len(fits) != 1:
+        yield _diagnostic(raw, error, f"be {_phrase(_schema(error))}")
+    for inner in error.context or ():
+        if fits == [inner.schema_path[0]]:
+            yield from _diagnostics(raw, inner)
+
+
+def _schema(error: _Error) -> Schema:
+    return error.schema if isinstance(error.schema, Mapping) else {}
 
 
 def _unknown_key(path: DataPath, key: str, known: Iterable[str]) -> str:
@@ -106,49 +115,61 @@ def _unknown_key(path: DataPath, key: str, known: Iterable[str]) -> str:
     return f"unknown key; {did_you_mean(key, known) or known_names('keys', known)}"
 
 
-def _must_be_given(schema: Schema, key: str) -> str:
-    return f"must be given{_about(schema.get('properties', {}).get(key, {}))}"
-
-
 def _about(schema: Schema) -> str:
-    about = str(schema.get("description", "")).partition("\n")[0]
+    """The first sentence of a description, after a colon."""
+    paragraph = str(schema.get("description", "")).partition("\n\n")[0]
+    about = " ".join(_SENTENCE_END.split(paragraph)[0].split())
     return f": {about}" if about else ""
 
 
-def _alternatives(error: _Error) -> Iterator[Diagnostic]:
-    """The errors of the one alternative that has the type of the value, or one error that names them all."""
-    kinds = json_types(error.value)
-    fits = [index for index, schema in enumerate(error.expected) if kinds & set(types_of(schema))]
-    if len(fits) == 1:
-        for index, inner in error.inner:
-            if index == fits[0]:
-                yield from _diagnostics(_Error.of(inner, error.raw))
-    else:
-        yield _diagnostic(error, f"{_is(error)}; must be {_phrase(error.schema)}")
-
-
-def _is(error: _Error) -> str:
-    if error.value is None:
-        return "is empty"
-    if isinstance(error.value, dict | list):
-        kind = "mapping" if isinstance(error.value, dict) else "list"
-        return f"is a {kind}" if error.value else f"is an empty {kind}"
-    if _is_scalar_for_part(error):
+def _diagnostic(raw: RawConfig, error: _Error, must: str) -> Diagnostic:
+    """The error of a value that must do what `must` says."""
+    path, value = tuple(error.absolute_path), error.instance
+    choices = error.validator_value if error.validator in ("anyOf", "oneOf") else [_schema(error)]
+    types = {each for schema in choices for each in types_of(schema)}
+    if error.validator in ("type", "anyOf", "oneOf") and types & {"object", "array"} and isinstance(value, str):
         # A part of the config may hold secrets, and so may text in its place.
-        return "is text"
-    return f"is {error.raw.quote(error.path)}"
+        return replace(raw.diagnostic(path, f"is text; must {must}"), is_secret=True)
+    if value is None:
+        fault = "is empty"
+    elif isinstance(value, dict | list):
+        kind = "mapping" if isinstance(value, dict) else "list"
+        fault = f"is a {kind}" if value else f"is an empty {kind}"
+    else:
+        fault = f"is {raw.quote(path)}"
+    return raw.diagnostic(path, f"{fault}; must {must}")
 
 
-def _diagnostic(error: _Error, message: str) -> Diagnostic:
-    diagnostic = error.raw.diagnostic(error.path, message)
-    return replace(diagnostic, is_secret=True) if _is_scalar_for_part(error) else diagnostic
-
-
-def _is_scalar_for_part(error: _Error) -> bool:
-    alternatives = error.expected if error.keyword in ("anyOf", "oneOf") else [error.schema]
-    types = {each for schema in alternatives for each in types_of(schema)}
-    is_part = error.keyword in ("type", "anyOf", "oneOf") and not {"object", "array"}.isdisjoint(types)
-    return is_part and isinstance(error.value, str)
+def _must(raw: RawConfig, error: _Error) -> str:
+    """What a value must do that violates a keyword, such as "be at least 1"."""
+    value, expected, schema = error.instance, error.validator_value, _schema(error)
+    # A suggestion would give most of a secret away.
+    is_open_text = isinstance(value, str) and not raw.secrets(tuple(error.absolute_path))
+    match error.validator:
+        case "type":
+            hint = ""
+            if isinstance(value, int | float) and "string" in types_of(schema):
+                hint = ", in quotes"
+            elif is_open_text and re.fullmatch(r"[-+.\d]+|true|false", value):
+                hint = ", without quotes"
+            return f"be {_phrase(schema)}{hint}"
+        case "enum" | "const":
+            choices = [expected] if error.validator == "const" else expected
+            words = [choice for choice in choices if isinstance(choice, str)]
+            hint = did_you_mean(value, words) if is_open_text else ""
+            return f"be {_one_of(choices)}" + (f"; {hint}" if hint else "")
+        case "pattern":
+            is_url = expected.startswith("^https?://")
+            form = "be http:// or https://, a host, and an optional port and path" if is_url else f"match {expected}"
+            return f"{form}{_about(schema)}"
+        case "uniqueItems":
+            return "have each entry once"
+        case str(keyword) if keyword in _BOUNDS:
+            return f"be {_BOUNDS[keyword]} {expected}"
+        case str(keyword) if keyword in _COUNTS:
+            bound, one, many = _COUNTS[keyword]
+            return f"have {bound} {expected} {one if expected == 1 else many}"
+    return f"satisfy {error.validator}: {quote(expected)}"
 
 
 def _phrase(schema: Schema) -> str:
@@ -161,54 +182,6 @@ def _phrase(schema: Schema) -> str:
     return " or ".join(dict.fromkeys(filter(None, names)))
 
 
-def _one_of(choices: Iterable[Any]) -> str:  # Any: JSON
+def _one_of(choices: Sequence[Any]) -> str:  # Any: JSON
     words = [quote(choice) for choice in choices if choice is not None]
     return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
-
-
-def _be_of_type(error: _Error) -> str:
-    hint = ""
-    if isinstance(error.value, int | float) and "string" in types_of(error.schema):
-        hint = ", in quotes"
-    elif isinstance(error.value, str) and not error.secret and re.fullmatch(r"[-+.\d]+|true|false", error.value):
-        hint = ", without quotes"
-    return f"be {_phrase(error.schema)}{hint}"
-
-
-def _be_one_of(error: _Error) -> str:
-    choices = error.expected if error.keyword == "enum" else [error.expected]
-    words = [choice for choice in choices if isinstance(choice, str)]
-    # A suggestion would give most of a secret away.
-    hint = did_you_mean(error.value, words) if isinstance(error.value, str) and not error.secret else ""
-    return f"be {_one_of(choices)}" + (f"; {hint}" if hint else "")
-
-
-def _satisfy(error: _Error) -> str:
-    return f"satisfy {error.keyword}: {quote(error.expected)}"
-
-
-def _have(bound: str, one: str, many: str) -> Callable[[_Error], str]:
-    return lambda error: f"have {bound} {error.expected} {one if error.expected == 1 else many}"
-
-
-def _form(pattern: str) -> str:
-    is_url = pattern.startswith("^https?://")
-    return "be http:// or https://, a host, and an optional port and path" if is_url else f"match {pattern}"
-
-
-_MESSAGES: Mapping[str, Callable[[_Error], str]] = {
-    "type": _be_of_type,
-    "enum": _be_one_of,
-    "const": _be_one_of,
-    "minimum": lambda error: f"be at least {error.expected}",
-    "maximum": lambda error: f"be at most {error.expected}",
-    "exclusiveMinimum": lambda error: f"be more than {error.expected}",
-    "exclusiveMaximum": lambda error: f"be less than {error.expected}",
-    "minLength": _have("at least", "character", "characters"),
-    "maxLength": _have("at most", "character", "characters"),
-    "minItems": _have("at least", "entry", "entries"),
-    "maxItems": _have("at most", "entry", "entries"),
-    "minProperties": _have("at least", "key", "keys"),
-    "uniqueItems": lambda _: "have each entry once",
-    "pattern": lambda error: f"{_form(str(error.expected))}{_about(error.schema)}",
-}

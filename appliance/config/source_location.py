@@ -135,6 +135,9 @@ class Diagnostic:
     has_secret_key: bool = False
     """Whether the last key of the path may be a secret."""
 
+    is_unresolved: bool = False
+    """Whether the error is a reference to a variable or a file that cannot be read."""
+
     def problem(self, hidden: Iterable[str] = ()) -> Problem:
         """The error as it is reported, with ``***`` for secrets and for the texts `hidden`."""
         source = self.location.source

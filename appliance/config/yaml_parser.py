@@ -16,12 +16,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, NodeEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, ScalarEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.parser import Parser
 from ruamel.yaml.reader import ReaderError
 
-from appliance.config.raw_config import UNKNOWN, RawConfig
+from appliance.config.raw_config import UNKNOWN, RawConfig, reason_of
 from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean
@@ -46,32 +46,30 @@ _MERGE = f"{_TAG}merge"
 _TEXT = {f"{_TAG}{name}" for name in ("str", "timestamp", "value", "merge")}
 
 
-def read(path: Path) -> tuple[RawConfig, list[Diagnostic]]:
+def read(path: Path) -> RawConfig:
     """The file as raw config, with the errors that leave the rest of it readable.
 
     Raises:
         ConfigError: the file cannot be read, or is not YAML.
     """
     name = str(path)
+    whole = SourceLocation(Source.of_file(name, ""))
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        location = SourceLocation(Source.of_file(name, ""))
-        raise _error(location, f"cannot be read: {reason}; must be a YAML file") from None
+        raise _error(whole, f"cannot be read: {reason_of(error)}; must be a YAML file") from None
     if len(content) > MAX_BYTES:
-        message = f"is larger than {MAX_BYTES} bytes; must be a config, which is far smaller"
-        raise _error(SourceLocation(Source.of_file(name, "")), message)
+        raise _error(whole, f"is larger than {MAX_BYTES} bytes; must be a config, which is far smaller")
     text = _decode(name, content)
-    raw, errors = parse(text, Source.of_file(name, text))
+    raw = parse(text, Source.of_file(name, text))
     if isinstance(raw.data, dict):
-        return replace(raw, files={path: sha256(content).hexdigest()}), errors
+        return replace(raw, files={path: sha256(content).hexdigest()})
     fault = "is empty" if raw.data is None else "is not a mapping"
     raise _error(raw.location(()), f"{fault}; must be a mapping that begins with the key models")
 
 
-def parse(text: str, source: Source) -> tuple[RawConfig, list[Diagnostic]]:
+def parse(text: str, source: Source) -> RawConfig:
     """The text of `source` as raw config, with the errors that leave the rest of it readable.
 
     Raises:
@@ -92,10 +90,10 @@ def parse(text: str, source: Source) -> tuple[RawConfig, list[Diagnostic]]:
     except (YAMLError, ValueError, OverflowError) as error:
         raise _error(source.at(0, 0), f"is not YAML: {error}; must be YAML 1.2") from None
     if node is None:
-        return RawConfig(None, {(): source.at(0, 0)}, {}), []
+        return RawConfig(None, {(): source.at(0, 0)}, {})
     constructor = _Constructor(source)
     data = constructor.construct(node)
-    return RawConfig(data, constructor.locations, constructor.key_locations), constructor.errors
+    return RawConfig(data, constructor.locations, constructor.key_locations, errors=constructor.errors)
 
 
 def _decode(name: str, content: bytes) -> str:
@@ -129,6 +127,20 @@ def _location_at(source: Source, text: str, position: int) -> SourceLocation:
     return source.at(len(before) - 1, len(before[-1]))
 
 
+@dataclass(slots=True)
+class _Size:
+    """The number of values and levels of a value with its aliases followed, counted without following them."""
+
+    anchor: str | None
+    values: int = 1
+    depth: int = 0
+
+    def add(self, item: _Size) -> None:
+        """Count an entry."""
+        self.values += item.values
+        self.depth = max(self.depth, item.depth + 1)
+
+
 class _LimitedParser(Parser):
     """The parser of ruamel.yaml with limits: refuses what the composer and the constructor could not cope with."""
 
@@ -136,8 +148,10 @@ class _LimitedParser(Parser):
         super().__init__(loader)
         self._source = source
         self._documents = 0
-        self._events = 0
-        self._expansion = _Expansion()
+        self._open = [_Size(None)]
+        """The document, and the collections that are not closed yet."""
+
+        self._anchors: dict[str, _Size] = {}
 
     def get_event(self) -> Any:
         """The next event, which the composer consumes.
@@ -147,21 +161,31 @@ class _LimitedParser(Parser):
         """
         event = super().get_event()
         location = self._source.at(event.start_mark.line, event.start_mark.column)
-        self._events += 1
-        if self._events > MAX_NODES:
-            raise _error(location, f"more than {MAX_NODES} values; must be a config, which is far smaller")
         if isinstance(event, DocumentStartEvent):
             self._documents += 1
             self._check_document(event, location)
         elif isinstance(event, AliasEvent):
             self._check_alias(str(event.anchor), location)
         elif isinstance(event, CollectionEndEvent):
-            self._expansion.end()
-        elif isinstance(event, NodeEvent):
-            self._expansion.begin(event)
-            if len(self._expansion.open) > MAX_DEPTH:
+            self._close(self._open.pop())
+        elif isinstance(event, CollectionStartEvent):
+            self._open.append(_Size(event.anchor))
+            if len(self._open) - 1 > MAX_DEPTH:
                 raise _error(location, f"is nested deeper than {MAX_DEPTH} levels; must be flatter")
+        elif isinstance(event, ScalarEvent):
+            self._close(_Size(event.anchor))
+        if self._values > MAX_NODES:
+            raise _error(location, f"more than {MAX_NODES} values; must be a config, which is far smaller")
         return event
+
+    @property
+    def _values(self) -> int:
+        return sum(size.values for size in self._open)
+
+    def _close(self, size: _Size) -> None:
+        self._open[-1].add(size)
+        if size.anchor is not None:
+            self._anchors[size.anchor] = size
 
     def _check_document(self, event: DocumentStartEvent, location: SourceLocation) -> None:
         if self._documents > 1:
@@ -170,68 +194,20 @@ class _LimitedParser(Parser):
             raise _error(location, "asks for another version of YAML; must be YAML 1.2, the default")
 
     def _check_alias(self, name: str, location: SourceLocation) -> None:
-        expansion = self._expansion
-        if name in (collection.anchor for collection in expansion.open):
+        if name in (size.anchor for size in self._open):
             raise _error(location, f"*{name} stands inside its own anchor; must stand after it")
-        if name not in expansion.anchors and location.is_secret:
+        if name not in self._anchors and location.is_secret:
             raise _error(location, "is an alias of no anchor; must be text, in quotes if it begins with *")
-        if name not in expansion.anchors:
-            remedy = did_you_mean(name, expansion.anchors) or f"must be set before it is used, with &{name}"
+        if name not in self._anchors:
+            remedy = did_you_mean(name, self._anchors) or f"must be set before it is used, with &{name}"
             raise _error(location, f"*{name} is an alias of no anchor; {remedy}")
-        expansion.alias(name)
-        if expansion.values > MAX_NODES:
+        self._open[-1].add(self._anchors[name])
+        if self._values > MAX_NODES:
             message = f"*{name} makes more than {MAX_NODES} values of the file, with the aliases in it; must be fewer"
             raise _error(location, message)
-        if len(expansion.open) + expansion.anchors[name].depth > MAX_DEPTH:
+        if len(self._open) - 1 + self._anchors[name].depth > MAX_DEPTH:
             message = f"*{name} nests the file deeper than {MAX_DEPTH} levels, with the aliases in it; must be flatter"
             raise _error(location, message)
-
-
-@dataclass(frozen=True, slots=True)
-class _Size:
-    values: int
-    depth: int
-
-
-@dataclass(slots=True)
-class _OpenCollection:
-    anchor: str | None
-    values_before: int
-    depth: int = 1
-
-
-class _Expansion:
-    """The number of values and levels of a document with its aliases followed, counted without following them."""
-
-    def __init__(self) -> None:
-        self.values = 0
-        self.anchors: dict[str, _Size] = {}
-        self.open: list[_OpenCollection] = []
-
-    def begin(self, event: NodeEvent) -> None:
-        """Count a scalar, or the start of a collection."""
-        anchor = None if event.anchor is None else str(event.anchor)
-        if isinstance(event, CollectionStartEvent):
-            self.open.append(_OpenCollection(anchor, self.values))
-        elif anchor is not None:
-            self.anchors[anchor] = _Size(1, 0)
-        self.values += 1
-
-    def alias(self, name: str) -> None:
-        """Count what an alias stands for."""
-        self.values += self.anchors[name].values
-        self._contain(self.anchors[name].depth)
-
-    def end(self) -> None:
-        """Close the collection that was opened last."""
-        collection = self.open.pop()
-        self._contain(collection.depth)
-        if collection.anchor is not None:
-            self.anchors[collection.anchor] = _Size(self.values - collection.values_before, collection.depth)
-
-    def _contain(self, depth: int) -> None:
-        if self.open:
-            self.open[-1].depth = max(self.open[-1].depth, depth + 1)
 
 
 class _Constructor:

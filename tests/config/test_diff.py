@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,8 @@ def _change(key: str) -> Change:
     return change
 
 
-def _keys(schema: dict[str, Any]) -> Iterator[str]:
-    def below(part: dict[str, Any], path: str) -> Iterator[str]:
+def _keys(schema: Mapping[str, Any]) -> Iterator[str]:
+    def below(part: Mapping[str, Any], path: str) -> Iterator[str]:
         part = schema["$defs"][part["$ref"].rsplit("/", 1)[1]] if "$ref" in part else part
         for key, value in part.get("properties", {}).items():
             yield f"{path}{key}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import LoadedConfig
+from appliance.config.loader import check_without_secrets
 from appliance.core.errors import ConfigError
 
 CONFIG = """\
@@ -103,3 +104,15 @@ def test_references_under_free_keys_are_left_alone(load_text: Callable[..., Load
     text = "x-storage: {uri: '${env:UNSET}'}\n" + CONFIG.format(uri="file:///a")
 
     assert load_text(text).secrets == frozenset()
+
+
+def test_a_reference_without_its_value_is_the_only_error(tmp_path: Path) -> None:
+    """Wherever it stands, in engine arguments too; without secrets it is taken for a valid value."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        CONFIG.format(uri="${env:UNSET}") + "    engine: {max_model_len: '${env:A}', args: {block_size: '${env:B}'}}\n"
+    )
+
+    unresolved = check_without_secrets(file, environ={})
+
+    assert [problem.path.rpartition(".")[2] for problem in unresolved] == ["uri", "max_model_len", "block_size"]

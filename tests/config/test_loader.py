@@ -50,6 +50,15 @@ server: {prot: 1}
     ]
 
 
+def test_the_lock_file_is_beside_the_config(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
+    """Unless it names another one."""
+    named = load_text(RICH, "storage.lock_file=/other/appliance.lock").config
+    default = load_text("models: [{name: a, class: generative, storage: {uri: file:///a}}]\n").config
+
+    assert default.storage.lock_file == tmp_path / "appliance.lock"
+    assert named.storage.lock_file == Path("/other/appliance.lock")
+
+
 def test_the_config_is_frozen(load_text: Callable[..., LoadedConfig]) -> None:
     """A loaded config cannot be changed."""
     config = load_text(RICH).config

@@ -22,7 +22,7 @@ OPEN = frozenset({"body", "defaults", "override", "parameters", "set"})
 
 def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:
     """Path, text and place of every key in a closed part of the file."""
-    raw, _ = read(file)
+    raw = read(file)
     for path, place in raw.key_locations.items():
         parts = [str(part) for part in path]
         is_free = any(part.startswith("x-") for part in parts)

@@ -168,6 +168,18 @@ PARTS: dict[str, tuple[str, dict[str, str], tuple[str, ...], Callable[[Any], obj
         lambda config: [(model.name, model.on_failure) for model in config.models],
         [("new", "exit")],
     ),
+    "a model by the name that another variable gives it, and by the one before": (
+        PROXY,
+        {
+            "APPLIANCE__MODELS__P__NAME": "front",
+            "APPLIANCE__MODELS__P__BALANCE": "round_robin",
+            "APPLIANCE__MODELS__FRONT__KEEP_ALIVE_SECONDS": "5",
+            "APPLIANCE__MODELS__CHAT__TARGET": "front",
+        },
+        (),
+        lambda config: (config.models[0].name, config.models[0].balance, config.models[0].keep_alive_seconds),
+        ("front", "round_robin", 5),
+    ),
     "a key of a model that another option brings": (
         PROXY,
         {},
@@ -313,6 +325,24 @@ def test_an_error_of_an_override_names_it(
         load_text(CONFIG, *overrides, environ=environ)
 
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("environ", "overrides", "source"),
+    [
+        ({}, ("models.chat.target.url=http://other:8000",), "--set models.chat.target.url=http://other:8000"),
+        ({"APPLIANCE__MODELS__CHAT__TARGET__URL": "http://x"}, (), "environment APPLIANCE__MODELS__CHAT__TARGET__URL"),
+    ],
+)
+def test_an_override_below_text_is_an_error(
+    environ: dict[str, str], overrides: tuple[str, ...], source: str, load_text: Callable[..., LoadedConfig]
+) -> None:
+    """Text has no keys, so that a mapping must be set as a whole."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(PROXY, *overrides, environ=environ)
+
+    message = "goes into models[1].target, which is no mapping; must set it as a whole, such as {key: value}"
+    assert str(caught.value) == f"{source}: {message}"
 
 
 def test_a_variable_that_means_two_models_is_an_error(load_text: Callable[..., LoadedConfig]) -> None:
