@@ -40,8 +40,7 @@ class ChatConfig(BaseConfig):
     """Jinja template for chat, inline or the path of a file; unset is the tokenizer's."""
 
     tokenizer: StorageConfig | None = None
-    """
-    Location of the tokenizer's chat template and special tokens: a directory with `tokenizer_config.json`, or that
+    """Location of the tokenizer's chat template and special tokens: a directory with `tokenizer_config.json`, or that
     file, such as `hf://OWNER/NAME/tokenizer_config.json`; for a whole repository the weights are downloaded too.
     """
 
@@ -72,14 +71,12 @@ class CompletionsConfig(RequiredChatConfig):
     """Protocol of the target."""
 
     max_tokens: Count | None = None
-    """
-    Token limit of a response if the client sets none; unset is the rest of the context if the target is a model of this
-    file that can count tokens, and 1024 otherwise.
+    """Token limit of a response if the client sets none; unset is the rest of the context if the target is a model of
+    this file that can count tokens, and 1024 otherwise.
     """
 
     defaults: dict[str, JsonValue] = Field(default_factory=dict)
-    """
-    Fields of every request to the target that the client does not set, such as `add_special_tokens: false`; null
+    """Fields of every request to the target that the client does not set, such as `add_special_tokens: false`; null
     removes a field that is sent by default, as this one is to a model of this file.
     """
 
@@ -203,8 +200,7 @@ class HttpRequestConfig(BaseConfig):
     """Path after `target.url`, such as `/generate`; unset is the URL itself."""
 
     request: Text
-    """
-    Jinja template of the JSON to send.
+    """Jinja template of the JSON to send.
 
     Its variables are the fields of the client's request. Pass each through `| tojson`, and give optional fields a
     default, such as `{{ temperature | default(1) | tojson }}`. Further variables: `request`, the whole request;

@@ -28,9 +28,8 @@ class StructuredOutputsConfig(BaseConfig):
     """Limit of the values of all enumerations in a JSON Schema, and of choices."""
 
     compile_seconds: Annotated[float, Field(gt=0)] = 20
-    """
-    Limit of the CPU time to compile one of them, in seconds. Each new one is first compiled in a separate process, so
-    that none blocks the engine for longer; the last 1,024 results are cached.
+    """Limit of the CPU time to compile one of them, in seconds. Each new one is first compiled in a separate process,
+    so that none blocks the engine for longer; the last 1,024 results are cached.
     """
 
 
@@ -44,8 +43,7 @@ class EngineConfig(BaseConfig):
     """Limit of sequences computed at once; unset is vLLM's default."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """
-    Number format of weights and activations. `auto` is the format in the model's config. On a CPU, whatever the
+    """Number format of weights and activations. `auto` is the format in the model's config. On a CPU, whatever the
     processor, `auto` is float32 for models that embed, rank or classify, and for models with unquantized weights of up
     to 1 GiB in their files: for such small models the loss of quality outweighs the gain in speed.
     """
@@ -57,28 +55,24 @@ class EngineConfig(BaseConfig):
     """Memory of the KV cache, in bytes per device; unset is measured on a GPU, and at most 2 GiB on a CPU."""
 
     enforce_eager: bool | None = None
-    """
-    Skip compilation for a faster start; unset is true on a CPU and false on a GPU. Compiled code is kept below
+    """Skip compilation for a faster start; unset is true on a CPU and false on a GPU. Compiled code is kept below
     `storage.cache_dir` for the next start.
     """
 
     stream_interval: Count | None = None
-    """
-    Tokens in each chunk of a stream after the first one, which is sent at once; the last chunk has the rest. Unset is
-    vLLM's default, 1: every token is sent when it is generated. Larger values cost less CPU per token, and the text
+    """Tokens in each chunk of a stream after the first one, which is sent at once; the last chunk has the rest. Unset
+    is vLLM's default, 1: every token is sent when it is generated. Larger values cost less CPU per token, and the text
     arrives in larger steps: 4 saves about a third of this process's time per token. A client that reads slowly always
     gets larger chunks. It does not apply to models that generate no text.
     """
 
     trust_remote_code: bool = False
-    """
-    Run Python code from the model's directory, with all rights of this process. Models that vLLM does not support need
-    it; enable it only if you trust the author of the model.
+    """Run Python code from the model's directory, with all rights of this process. Models that vLLM does not support
+    need it; enable it only if you trust the author of the model.
     """
 
     stall_seconds: Annotated[float, Field(gt=0)] = 300
-    """
-    Time for which an engine with running requests may make no progress before it is treated as dead, in seconds. Any
+    """Time for which an engine with running requests may make no progress before it is treated as dead, in seconds. Any
     engine step is progress, for any request, including a part of a long prompt; the default is vLLM's own limit of a
     step.
     """
@@ -162,10 +156,8 @@ class PythonConfig(BaseConfig):
     """A Python class of your own as the engine."""
 
     python: Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})*:{_NAME}$")]
-    """
-    The model's class as `package.module:ClassName`, a subclass of one of `appliance.openai`.
-    Its module is installed, on `PYTHONPATH`, or in the working directory of the server, and is imported when the model
-    is loaded.
+    """The model's class as `package.module:ClassName`, a subclass of one of `appliance.openai`. Its module is
+    installed, on `PYTHONPATH`, or in the working directory of the server, and is imported when the model is loaded.
     """
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)

@@ -25,8 +25,8 @@ class KvCacheConfig(BaseConfig):
 
 class NodesConfig(BaseConfig):
     """The machines that share one model. Each serves the same file with its own `rank`, such as
-    `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the other nodes and serves the requests; the other nodes compute for
-    it and refuse requests. If one node ends, all end. The nodes trust each other and their network.
+    `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the other nodes and serves the requests; the other nodes compute for it
+    and refuse requests. If one node ends, all end. The nodes trust each other and their network.
     """
 
     count: Degree = 1
@@ -39,9 +39,8 @@ class NodesConfig(BaseConfig):
     """Host name or IP address of rank 0 that the other nodes connect to; required for several machines."""
 
     port: Annotated[int, Field(ge=1, le=65534)] = 29500
-    """
-    TCP port of rank 0 for the connections of the other nodes; vLLM uses the next port, and others that it chooses. Two
-    models on the same machine need different ports.
+    """TCP port of rank 0 for the connections of the other nodes; vLLM uses the next port, and others that it chooses.
+    Two models on the same machine need different ports.
     """
 
 
@@ -51,9 +50,8 @@ class LayoutConfig(BaseConfig):
     """
 
     devices: Annotated[tuple[Device, ...], Field(min_length=1)] | None = None
-    """
-    GPUs of this machine for the model: indexes as in `nvidia-smi -L`, or UUIDs (`GPU-...`, or `MIG-...` for a slice);
-    unset is the first ones. All are indexes or all are UUIDs, one per rank of this machine.
+    """GPUs of this machine for the model: indexes as in `nvidia-smi -L`, or UUIDs (`GPU-...`, or `MIG-...` for a
+    slice); unset is the first ones. All are indexes or all are UUIDs, one per rank of this machine.
     """
 
     tensor_parallel: Degree = 1
@@ -78,9 +76,9 @@ class LayoutConfig(BaseConfig):
     """Number of ranks of `tensor_parallel` that share the tokens of the KV cache instead of copying its heads."""
 
     memory_fraction: Fraction | None = None
-    """
-    Fraction of each GPU's memory for the engine: weights and KV cache together; on a CPU, of the machine's memory. The
-    fractions of all models on a device must not exceed 1; unset is vLLM's default, which is meant for a single model.
+    """Fraction of each GPU's memory for the engine: weights and KV cache together; on a CPU, of the machine's memory.
+    The fractions of all models on a device must not exceed 1; unset is vLLM's default, which is meant for a single
+    model.
     """
 
     kv_cache: KvCacheConfig | None = None
@@ -90,19 +88,17 @@ class LayoutConfig(BaseConfig):
     """GiB of each GPU's weights that are kept in the machine's memory and read from there in every step."""
 
     cpu_threads: Annotated[int, Field(ge=1)] | None = None
-    """
-    Threads of each rank on a CPU; unset is `OMP_NUM_THREADS`, or else the number of cores that this process may use, by
-    its affinity and the container's limit.
+    """Threads of each rank on a CPU; unset is `OMP_NUM_THREADS`, or else the number of cores that this process may use,
+    by its affinity and the container's limit.
     """
 
     nodes: NodesConfig = NodesConfig()
     """The machines that share the model; unset is only this machine."""
 
     executor: Literal["auto", "ray", "multiprocess"] = "auto"
-    """
-    How the ranks are started. `ray` uses a running Ray cluster: the one of this machine, or the one in `RAY_ADDRESS`;
-    the model must be at the same path on every machine. `multiprocess` starts processes on each machine. `auto` is
-    `multiprocess`, or no extra process for one rank.
+    """How the ranks are started. `ray` uses a running Ray cluster: the one of this machine, or the one in
+    `RAY_ADDRESS`; the model must be at the same path on every machine. `multiprocess` starts processes on each machine.
+    `auto` is `multiprocess`, or no extra process for one rank.
     """
 
     @property

@@ -19,57 +19,45 @@ class LimitsConfig(BaseConfig):
     """
 
     concurrent: Count | None = None
-    """
-    Limit of running sequences; further requests are queued. In vLLM each text of a batch and each choice of each prompt
-    is a sequence; for other models each request is one. Requests are admitted first come first served. A request with
-    many sequences gets at most half of the slots, rounded up, and each free slot goes to the request that has the
+    """Limit of running sequences; further requests are queued. In vLLM each text of a batch and each choice of each
+    prompt is a sequence; for other models each request is one. Requests are admitted first come first served. A request
+    with many sequences gets at most half of the slots, rounded up, and each free slot goes to the request that has the
     fewest. Unset is the engine's `engine.max_num_seqs`, which several workers share too, and no limit for models
     without an engine of vLLM.
     """
 
     inputs_per_request: Count = 2048
-    """
-    Limit of texts in one request: inputs, prompts, documents, pairs; more is 400. It does not apply to proxies and
-    Python classes.
-    """
+    """Limit of texts, prompts, documents or pairs in one request; more is 400. Not for proxies and Python classes."""
 
     choices_per_request: Count = 128
-    """
-    Limit of choices for each prompt of one request (`n`), including beams; more is 400. It does not apply to proxies
-    and Python classes.
-    """
+    """Limit of choices for each prompt (`n`), including beams; more is 400. Not for proxies and Python classes."""
 
     json_containers: Count = 50_000
-    """
-    Limit of JSON objects and lists in one request, at any depth; more is 400, before vLLM validates it. A message with
-    a text and an image has five. It does not apply to proxies and Python classes.
+    """Limit of JSON objects and lists in one request, at any depth; more is 400, before vLLM validates it. A message
+    with a text and an image has five. It does not apply to proxies and Python classes.
     """
 
     tokenizer_bytes: Count = 1024**2
-    """
-    Limit of the body of a request to `/tokenize` and `/detokenize`, in bytes; a larger one is 413. These requests and
-    token counts have their own queue, with the same limit of running requests.
+    """Limit of the body of a request to `/tokenize` and `/detokenize`, in bytes; a larger one is 413. These requests
+    and token counts have their own queue, with the same limit of running requests.
     """
 
     queued: Annotated[int, Field(ge=0)] = 1000
     """Limit of queued requests; 0 queues none."""
 
     queued_tokens: Count | None = None
-    """
-    Limit of the prompt tokens of all queued requests, estimated from the size of their bodies and the ratio of earlier
-    requests; unset is no limit. Leave it unset if bodies contain images or audio.
+    """Limit of the prompt tokens of all queued requests, estimated from the size of their bodies and the ratio of
+    earlier requests; unset is no limit. Leave it unset if bodies contain images or audio.
     """
 
     first_token_seconds: Seconds | None = None
-    """
-    Time limit from the arrival of a request to the first token of its stream, in seconds, including the time in the
+    """Time limit from the arrival of a request to the first token of its stream, in seconds, including the time in the
     queue; then it is 504. Without streaming only the time in the queue counts. Unset is no limit.
     """
 
     total_seconds: Seconds | None = None
-    """
-    Time limit from the arrival of a request to the end of its response, in seconds; then it is 504, or an error at the
-    end of the stream, and its work is aborted. For a proxy it covers all attempts together; `timeouts` cover each
+    """Time limit from the arrival of a request to the end of its response, in seconds; then it is 504, or an error at
+    the end of the stream, and its work is aborted. For a proxy it covers all attempts together; `timeouts` cover each
     attempt. Unset is no limit.
     """
 
@@ -87,10 +75,9 @@ class SloConfig(BaseConfig):
     """The latency that admitted requests are promised."""
 
     ttft_seconds: Seconds | None = None
-    """
-    Time to first token, in seconds: if the estimated wait is longer, the request gets 429 with `Retry-After` at once.
-    The estimate comes from the current duration of requests. For embeddings and scores the whole response counts as the
-    first token. Unset promises nothing.
+    """Time to first token, in seconds: if the estimated wait is longer, the request gets 429 with `Retry-After` at
+    once. The estimate comes from the current duration of requests. For embeddings and scores the whole response counts
+    as the first token. Unset promises nothing.
     """
 
 
@@ -105,9 +92,8 @@ class KeyLimitsConfig(BaseConfig):
     """Limit of requests per minute; a batch counts as one request, and its size counts in tokens. Unset is no limit."""
 
     tokens_per_minute: Count | None = None
-    """
-    Limit of tokens per minute, of prompts and responses together. The tokens of a prompt are first estimated from its
-    size, and corrected once the response is complete. Unset is no limit.
+    """Limit of tokens per minute, of prompts and responses together. The tokens of a prompt are first estimated from
+    its size, and corrected once the response is complete. Unset is no limit.
     """
 
     def share(self, workers: int) -> Self:

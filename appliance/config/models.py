@@ -117,8 +117,7 @@ class LocalModelConfig(ModelConfig):
     """Location of the model's files; optional with `engine.python`, whose class gets them as `model_dir`."""
 
     layout: AnyLayout = LayoutConfig()
-    """
-    Devices and machines of the model; unset is one device. `auto` uses the fewest devices of this machine that the
+    """Devices and machines of the model; unset is one device. `auto` uses the fewest devices of this machine that the
     model fits on, and the log has the reason.
     """
 
@@ -126,12 +125,11 @@ class LocalModelConfig(ModelConfig):
     """The engine: vLLM, or with the key `python` a class of your own."""
 
     on_failure: FailureAction = "stay"
-    """
-    What happens when the model fails. `stay` keeps the process running, with liveness 503 and the reason, for platforms
-    that restart on failed liveness. `exit` ends the process once its running requests are finished, with the exit code
-    of the fault, 4 if the engine died. `restart` restarts an engine that died or stalled in place, with exponential
-    backoff; after the fifth death in a row the model stays failed, and a failed first start is not retried. On a
-    machine that computes for another one (`layout.nodes.rank` above 0), `stay` is `exit`.
+    """What happens when the model fails. `stay` keeps the process running, with liveness 503 and the reason, for
+    platforms that restart on failed liveness. `exit` ends the process once its running requests are finished, with the
+    exit code of the fault, 4 if the engine died. `restart` restarts an engine that died or stalled in place, with
+    exponential backoff; after the fifth death in a row the model stays failed, and a failed first start is not retried.
+    On a machine that computes for another one (`layout.nodes.rank` above 0), `stay` is `exit`.
     """
 
     @model_validator(mode="after")
@@ -213,24 +211,19 @@ class EncoderConfig(LocalModelConfig):
     """The engine: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of your own."""
 
     task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
-    """
-    Task of the model; unset is detected from its `config.json`: token classification or text classification by its head
-    (`rerank` if it has a single label), else `embed`.
+    """Task of the model; unset is detected from its `config.json`: token classification or text classification by its
+    head (`rerank` if it has a single label), else `embed`.
     """
 
     pooling: Literal["cls", "mean", "last"] | None = None
-    """
-    How the vectors of all tokens are combined: the first token's, their mean, or the last token's; unset is the model's
-    own setting.
-    """
+    """The embedding: the first token's vector, the mean of all, or the last token's; unset is the model's setting."""
 
     normalize: bool | None = None
     """Whether embeddings are normalized to length 1; unset is the model's own setting."""
 
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    """
-    Default dimensions of an embedding, for a Matryoshka model, whose embeddings can be truncated; setting it declares
-    the model to be one. Unset is all dimensions.
+    """Default dimensions of an embedding, for a Matryoshka model, whose embeddings can be truncated; setting it
+    declares the model to be one. Unset is all dimensions.
     """
 
 
@@ -246,8 +239,7 @@ class ProxyConfig(ModelConfig):
     """The servers that get the requests, one or more."""
 
     balance: Balance = "least_inflight"
-    """
-    Which upstream gets a request: the one with the fewest running requests, each in turn, or the one that got the
+    """Which upstream gets a request: the one with the fewest running requests, each in turn, or the one that got the
     same beginning of a prompt before, so that its prefix cache hits.
     """
 

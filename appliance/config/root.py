@@ -23,9 +23,8 @@ class MetadataConfig(BaseConfig):
     """
 
     name: Label | None = None
-    """
-    Name of the service: the name of its LLMInferenceService in Kubernetes; lower-case letters, digits and `-`.
-    Unset is no gateway.
+    """Name of the service: the name of its LLMInferenceService in Kubernetes; lower-case letters, digits and `-`. Unset
+    is no gateway.
     """
 
     namespace: Label = "default"

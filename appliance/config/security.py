@@ -45,24 +45,21 @@ class KeyConfig(BaseConfig):
     """Name of the key in logs and metrics; letters, digits and `. _ / @ -`."""
 
     value: Annotated[str, AfterValidator(_validated_digest), PlainSerializer(_masked)] | None = None
-    """
-    The key, 16 characters or more, from the environment or a file: `${env:NAME}`, `${file:/run/secrets/key}`. Only its
-    SHA-256 is kept. Unset if `sha256` is set.
+    """The key, 16 characters or more, from the environment or a file: `${env:NAME}`, `${file:/run/secrets/key}`. Only
+    its SHA-256 is kept. Unset if `sha256` is set.
     """
 
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
     """SHA-256 of the key in hexadecimal, printed by `appliance key`, so that the file contains no secret."""
 
     models: tuple[str, ...] | None = None
-    """
-    Names of the models that the key may use and list. The name of a model includes all its names; the name of an alias
-    or an adapter permits only itself. Unset is every model.
+    """Names of the models that the key may use and list. The name of a model includes all its names; the name of an
+    alias or an adapter permits only itself. Unset is every model.
     """
 
     operations: tuple[Operation, ...] | None = None
-    """
-    Operations that the key may use; an empty list permits only listings and metrics, for example for Prometheus. Unset
-    is every operation.
+    """Operations that the key may use; an empty list permits only listings and metrics, for example for Prometheus.
+    Unset is every operation.
     """
 
     limits: KeyLimitsConfig = KeyLimitsConfig()
@@ -98,8 +95,7 @@ class TlsConfig(BaseConfig):
     """Password of the encrypted private key; unset if it is not encrypted."""
 
     client_ca: Path | None = None
-    """
-    PEM file of the authorities for client certificates; unset requires no client certificate. A platform without a
+    """PEM file of the authorities for client certificates; unset requires no client certificate. A platform without a
     certificate then sends its probes to `probe_port`, which has no TLS.
     """
 

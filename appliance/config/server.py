@@ -35,8 +35,7 @@ class ServerTimeoutsConfig(BaseConfig):
     """Time limits for clients."""
 
     header_seconds: Seconds = 30
-    """
-    Time limit to send the head of a request, in seconds; then the connection is closed, and so is one that has been
+    """Time limit to send the head of a request, in seconds; then the connection is closed, and so is one that has been
     idle for this time. A connection that has never sent anything is not closed.
     """
 
@@ -44,9 +43,8 @@ class ServerTimeoutsConfig(BaseConfig):
     """Time limit to send the whole body of a request, in seconds; then it is 408."""
 
     send_seconds: Seconds = 60
-    """
-    Time limit for a client that reads nothing of its response, in seconds; then the request is aborted, so that it does
-    not occupy a slot of the model.
+    """Time limit for a client that reads nothing of its response, in seconds; then the request is aborted, so that it
+    does not occupy a slot of the model.
     """
 
 
@@ -60,8 +58,7 @@ class ServerConfig(BaseConfig):
     """Port of all routes."""
 
     probe_port: Port | None = None
-    """
-    Port of a second listener with only probes and metrics, in its own thread, so that probes respond even if
+    """Port of a second listener with only probes and metrics, in its own thread, so that probes respond even if
     connections are exhausted or the event loop is blocked; unset is none.
     """
 
@@ -72,15 +69,13 @@ class ServerConfig(BaseConfig):
     """Whether `/` serves a web page with the models, a playground and the config without secrets."""
 
     api_keys: Annotated[Annotated[tuple[KeyConfig, ...], Field(min_length=1)] | None, Change.HOT] = None
-    """
-    API keys of clients; if there are any, everything except the probes requires one, as `Authorization: Bearer KEY`,
+    """API keys of clients; if there are any, everything except the probes requires one, as `Authorization: Bearer KEY`,
     `x-api-key` or `api-key`. Unset requires none.
     """
 
     metrics: Annotated[Literal["open", "closed"], Change.HOT] = "closed"
-    """
-    Whether `/metrics` is open without a key when there are keys; `closed` requires a key without `models`. The metrics
-    of `probe_port` are open.
+    """Whether `/metrics` is open without a key when there are keys; `closed` requires a key without `models`. The
+    metrics of `probe_port` are open.
     """
 
     tls: TlsConfig | None = None
@@ -90,23 +85,20 @@ class ServerConfig(BaseConfig):
     """Origins whose pages may send requests from a browser; unset is none."""
 
     allowed_hosts: Annotated[tuple[HostName, ...], Field(min_length=1)] | None = None
-    """
-    Host names that clients of a server without `api_keys` may use, such as `chat.example.com` or `*.example.com`; `*`
-    is every name. IP addresses, names without a dot and names below `localhost`, `local`, `internal` and `svc` need no
-    entry, nor do probes, gRPC and TLS. If unset, other names are refused if `host` is the loopback address; otherwise
-    programs may use any name, and only pages in a browser and `/config` are refused. This prevents DNS rebinding: a
-    page that points its own name at this server to read its responses.
+    """Host names that clients of a server without `api_keys` may use, such as `chat.example.com` or `*.example.com`;
+    `*` is every name. IP addresses, names without a dot and names below `localhost`, `local`, `internal` and `svc` need
+    no entry, nor do probes, gRPC and TLS. If unset, other names are refused if `host` is the loopback address;
+    otherwise programs may use any name, and only pages in a browser and `/config` are refused. This prevents DNS
+    rebinding: a page that points its own name at this server to read its responses.
     """
 
     admin: Annotated[bool, Change.HOT] = False
-    """
-    Whether models may be loaded and unloaded through the model repository of the Open Inference Protocol, with a key
+    """Whether models may be loaded and unloaded through the model repository of the Open Inference Protocol, with a key
     that has `admin: true`. It requires `workers: 1`, and a key unless only trusted clients can connect. Unset is false.
     """
 
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
-    """
-    Number of processes that serve the port together. `auto` is one per core that this process may use, and one if a
+    """Number of processes that serve the port together. `auto` is one per core that this process may use, and one if a
     model has an engine. Each worker has its own connections and health checks, and an equal share of every limit.
 
     Several workers share each vLLM engine: the first one starts it, the others connect to it. Use them if one process
@@ -125,25 +117,23 @@ class ServerConfig(BaseConfig):
     """Time limits for clients."""
 
     drain_delay_seconds: Annotated[float, Field(ge=0), Change.HOT] = 5
-    """
-    Time during which requests are still served after SIGTERM while readiness is 503, in seconds, so that load balancers
-    can remove this server. Each response closes its connection; HTTP/2 and gRPC connections are closed at the end of
-    the delay. 0 refuses new requests at once, for pods with a `preStop` hook; Ctrl-C always does.
+    """Time during which requests are still served after SIGTERM while readiness is 503, in seconds, so that load
+    balancers can remove this server. Each response closes its connection; HTTP/2 and gRPC connections are closed at the
+    end of the delay. 0 refuses new requests at once, for pods with a `preStop` hook; Ctrl-C always does.
     """
 
     drain_seconds: Annotated[float, Field(ge=0), Change.HOT] = 30
     """Time limit for running requests to finish after the delay, in seconds."""
 
     stall_seconds: Annotated[float, Field(gt=0)] = 30
-    """
-    Time for which the event loop may be blocked, for example by a model's code, before liveness is 503 on `probe_port`,
-    in seconds. Meanwhile no request is served. After 5 seconds, or at the end of the blockage, the log has the reason.
+    """Time for which the event loop may be blocked, for example by a model's code, before liveness is 503 on
+    `probe_port`, in seconds. Meanwhile no request is served. After 5 seconds, or at the end of the blockage, the log
+    has the reason.
     """
 
     watch: Annotated[bool, Change.HOT] = False
-    """
-    Whether changes of this file, and of files in `${file:}`, are applied automatically; if false, they are applied on
-    SIGHUP. `appliance diff` shows what a change would do.
+    """Whether changes of this file, and of files in `${file:}`, are applied automatically; if false, they are applied
+    on SIGHUP. `appliance diff` shows what a change would do.
     """
 
     @property

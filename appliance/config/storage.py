@@ -21,8 +21,7 @@ class StorageConfig(BaseConfig):
     """Location of the files of a model."""
 
     uri: Annotated[str, Field(min_length=1)]
-    """
-    `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`,
+    """`s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`,
     `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX`, `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`,
     `hf://OWNER/NAME@REVISION/path`, `https://HOST/FILE`, `https://HOST/DIRECTORY/` with a `SHA256SUMS` in it,
     `pvc://NAME/path`, `pypi://NAME==VERSION/path/in/wheel`, `file:///path` or a plain path.
@@ -32,8 +31,7 @@ class StorageConfig(BaseConfig):
     """
 
     include: tuple[str, ...] = ()
-    """
-    Only files that match one of these globs, such as `*.safetensors` or `tokenizer/`; `*` matches `/` too.
+    """Only files that match one of these globs, such as `*.safetensors` or `tokenizer/`; `*` matches `/` too.
 
     Unset is every file except git's own files and, if there are safetensors, the same weights in other formats.
     """
@@ -45,9 +43,8 @@ class StorageConfig(BaseConfig):
     """Digest of the files, as printed by `appliance pull`; files with another digest are refused. Unset accepts any."""
 
     allow_pickle: bool = False
-    """
-    Accept pickled weights (`.bin`, `.pt`, `.pkl` and the like) if there are no safetensors. They can run code when they
-    are loaded; enable it only if you trust the author of the model.
+    """Accept pickled weights (`.bin`, `.pt`, `.pkl` and the like) if there are no safetensors. They can run code when
+    they are loaded; enable it only if you trust the author of the model.
     """
 
 
@@ -74,9 +71,8 @@ class GlobalStorageConfig(BaseConfig):
     """Cache, credentials and download settings for all models."""
 
     cache_dir: Path | None = None
-    """
-    Directory for downloaded and converted models, and for code that engines compile; unset is `appliance` in the user's
-    cache directory.
+    """Directory for downloaded and converted models, and for code that engines compile; unset is `appliance` in the
+    user's cache directory.
     """
 
     pvc_root: Path = Path("/mnt/pvc")

@@ -18,16 +18,16 @@ class AccessLogConfig(BaseConfig):
 
 class PayloadLogConfig(BaseConfig):
     """Log of the bodies of requests and responses, as CloudEvents of the types of KServe's logger. They contain the
-    texts of users: restrict who can read them. Request headers, and so API keys, are never included. gRPC messages
-    are included in wire format, in base64.
+    texts of users: restrict who can read them. Request headers, and so API keys, are never included. gRPC messages are
+    included in wire format, in base64.
 
     Logging does not delay requests: events that the sink does not accept in time are dropped, and counted in
     `appliance_payloads_total`.
     """
 
     sink: Annotated[str, Field(pattern=r"^(https?://[^\s]+|/[^\s]*[^/\s])$")]
-    """
-    A URL to which each event is posted, or the absolute path of a file to which events are appended as lines of JSON.
+    """A URL to which each event is posted, or the absolute path of a file to which events are appended as lines of
+    JSON.
     """
 
     headers: dict[str, SecretStr] = Field(default_factory=dict)

@@ -33,9 +33,8 @@ class TimeoutsConfig(BaseConfig):
     """Limit of the time to connect, in seconds."""
 
     first_byte_seconds: Seconds = 600
-    """
-    Limit of the time from a request to the first byte of its response, in seconds; without streaming that includes the
-    whole generation.
+    """Limit of the time from a request to the first byte of its response, in seconds; without streaming that includes
+    the whole generation.
     """
 
     idle_seconds: Seconds = 120
@@ -49,8 +48,8 @@ class UpstreamTlsConfig(BaseConfig):
     """TLS of an `https://` upstream: trusted certificate authorities, and the client certificate."""
 
     ca: Path | None = None
-    """
-    PEM file of the certificate authorities that are trusted; unset trusts those of the system, or of `SSL_CERT_FILE`.
+    """PEM file of the certificate authorities that are trusted; unset trusts those of the system, or of
+    `SSL_CERT_FILE`.
     """
 
     certificate: Path | None = None
@@ -91,9 +90,8 @@ class UpstreamConfig(BaseConfig):
     """Time limits of a request."""
 
     max_response_bytes: Annotated[int, Field(ge=1024)] = 128 * 1024 * 1024
-    """
-    Limit of a response that is read whole, such as JSON, and of a line of a stream, in decoded bytes; a longer one is
-    502.
+    """Limit of a response that is read whole, such as JSON, and of a line of a stream, in decoded bytes; a longer one
+    is 502.
     """
 
     @model_validator(mode="after")
@@ -123,8 +121,7 @@ class HeadersConfig(BaseConfig):
     """Headers of every request to every upstream; their values are never shown."""
 
     expose: tuple[HeaderName, ...] = ()
-    """
-    Headers of responses that clients get, beside those they always get: `Retry-After`, rate limits (`x-ratelimit-*`,
+    """Headers of responses that clients get, beside those they always get: `Retry-After`, rate limits (`x-ratelimit-*`,
     `anthropic-*`, `openai-*`), `Cache-Control` and `Content-Disposition`.
     """
 
@@ -136,8 +133,7 @@ class CircuitBreakerConfig(BaseConfig):
     """When an upstream that fails gets no requests."""
 
     failures: Annotated[int, Field(ge=1)] = 5
-    """
-    Consecutive failures that open the circuit breaker: no response, a timeout, a status of 500 or more, a truncated
+    """Consecutive failures that open the circuit breaker: no response, a timeout, a status of 500 or more, a truncated
     response.
     """
 
@@ -145,8 +141,7 @@ class CircuitBreakerConfig(BaseConfig):
     """Time without requests to the upstream, in seconds, before one trial request is sent."""
 
     outlier_margin: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """
-    Limit of the difference between the failure rate of an upstream and that of the others together, over about a
+    """Limit of the difference between the failure rate of an upstream and that of the others together, over about a
     minute. Beyond it the upstream is ejected, which opens its circuit breaker, but at most half of the upstreams are.
     """
 
@@ -155,9 +150,8 @@ class HealthCheckConfig(BaseConfig):
     """Active health checks, at an interval and independent of requests."""
 
     path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] | None = "/v1/models"
-    """
-    Path of a GET request that succeeds if the upstream is healthy, joined to its `url`: `/health` for vLLM, `/readyz`
-    for an appliance; null sends no health checks, and only the circuit breaker protects the upstream.
+    """Path of a GET request that succeeds if the upstream is healthy, joined to its `url`: `/health` for vLLM,
+    `/readyz` for an appliance; null sends no health checks, and only the circuit breaker protects the upstream.
     """
 
     interval_seconds: Annotated[float, Field(gt=0)] = 10
@@ -180,10 +174,9 @@ class RetryConfig(BaseConfig):
     """Statuses that are retried; 429 only at another upstream."""
 
     generations: bool = False
-    """
-    Whether generations of text, speech and images are retried although an upstream may have begun them. They may then
-    be computed and billed more than once. If false they are retried only if no connection was established, or after
-    429 or 503.
+    """Whether generations of text, speech and images are retried although an upstream may have begun them. They may
+    then be computed and billed more than once. If false they are retried only if no connection was established, or
+    after 429 or 503.
     """
 
     budget_share: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -203,14 +196,12 @@ class RequestRewriteConfig(BaseConfig):
     """Fields that always have this value; mappings are merged into the client's key by key."""
 
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """
-    Fields that are removed, such as `user`. With `stream_options`, for an upstream that rejects it, the usage of
+    """Fields that are removed, such as `user`. With `stream_options`, for an upstream that rejects it, the usage of
     streams is not requested either, and the tokens of a response are counted by its events.
     """
 
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
-    """
-    Text that is inserted before the client's own system prompt in chat completions, responses and messages; unset
+    """Text that is inserted before the client's own system prompt in chat completions, responses and messages; unset
     inserts none.
     """
 
@@ -229,6 +220,6 @@ class ResponseCacheConfig(BaseConfig):
     """Lifetime of an entry, in seconds."""
 
     shared: bool = False
-    """
-    Whether API keys share entries. If false, neither a response nor its latency reveals what other clients requested.
+    """Whether API keys share entries. If false, neither a response nor its latency reveals what other clients
+    requested.
     """

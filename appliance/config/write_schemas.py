@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import itertools
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from types import ModuleType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -32,6 +29,8 @@ REFERENCE: Mapping[str, Any] = {
 }
 
 _ANNOTATIONS = frozenset({"description", "default", "deprecated", "examples", "writeOnly", "format"})
+
+_LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")
 
 _FREE_KEYS = {f"^{FREE_PREFIX}": True}
 
@@ -100,6 +99,8 @@ class _Generator(GenerateJsonSchema):
         """A closed mapping that allows free keys."""
         generated = super().model_schema(schema)
         generated.pop("title", None)
+        if "description" in generated:
+            generated["description"] = _LINE_BREAK.sub(" ", generated["description"])
         for name, description in _descriptions(schema["cls"]).items():
             key = schema["cls"].model_fields[name].alias or name
             if key in generated["properties"]:
@@ -173,27 +174,12 @@ class _Generator(GenerateJsonSchema):
 
 
 def _descriptions(config: type[BaseConfig]) -> dict[str, str]:
-    """The docstrings under the fields of a class and its bases."""
+    """The docstrings under the fields of a class and its bases, with one line for each paragraph."""
     found: dict[str, str] = {}
     for base in reversed(config.__mro__):
         if issubclass(base, BaseConfig):
-            module = inspect.getmodule(base)
-            found |= _docstrings(module).get(base.__qualname__, {}) if module else {}
-    return {name: text for name, text in found.items() if name in config.model_fields}
-
-
-@cache
-def _docstrings(module: ModuleType) -> dict[str, dict[str, str]]:
-    """The docstrings under the fields of a module's classes, by class and field."""
-    classes = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)]
-    return {node.name: dict(_field_docstrings(node.body)) for node in classes}
-
-
-def _field_docstrings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for field, docstring in itertools.pairwise(body):
-        match field, docstring:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, inspect.cleandoc(text)
+            found |= extract_docstrings_from_cls(base, use_inspect=True)
+    return {name: _LINE_BREAK.sub(" ", text) for name, text in found.items() if name in config.model_fields}
 
 
 def write_or_check(texts: Mapping[str, str], arguments: Sequence[str]) -> int:
