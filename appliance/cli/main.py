@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from appliance.config.source_location import printable
 from appliance.core.errors import ApplianceError, ConfigError
 
 _COMMANDS = ("cache", "diff", "key", "lock", "plan", "probe", "pull", "schema", "serve", "smoke", "validate")
@@ -38,6 +37,8 @@ class _Commands(click.Group):
 
 
 def _printable_lines(error: Exception) -> str:
+    from appliance.config.source_location import printable
+
     # The text may quote a model's files, with signs that a terminal acts on.
     return "\n".join(map(printable, str(error).split("\n")))
 

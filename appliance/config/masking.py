@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
 from functools import lru_cache
 
+from appliance.config.json_schema import property_names
 from appliance.core.suggestions import nearest
 from appliance.core.uri import redact, secret_spans
 
@@ -40,11 +42,16 @@ _BLOCK_VALUE = re.compile(rf"{_QUOTED}|[^\s\"'].*)")
 # A comma ends a value only where a key follows; a value that begins like a collection takes the rest of its line.
 _FLOW_VALUE = re.compile(rf"{_QUOTED}|[{{\[].*|[^\s\"',\]}}][^,\]}}]*(?:,(?![^,\]}}]*:)[^,\]}}]*)*)")
 
-# Keys that only resemble one are not masked.
+# A key of the file with a name like this is secret.
 _MIN_SIMILARITY = 0.8
+
+# An unknown key may be a misspelt one: a third of its letters, and two of a short one, which is a rounded share.
+_MIN_SIMILARITY_OF_UNKNOWN_KEYS = 0.7
+_MAX_WRONG_LETTERS = 2.01
 
 # Everything below these keys is secret; people write the key itself in the position of its SHA-256.
 _SECTIONS = ("api_keys", "credentials", "headers", "sha256")
+_PRIVATE_WORDS = (*_WORDS, *_SECTIONS, "secret", "token")
 _ADDRESS = re.compile(r"(.*_)?(url|endpoint|sink)")
 _LINE = re.compile(r"(?P<indent>\s*)(?P<dashes>(?:-\s+)*-?)(?P<key>[\"']?[\w-]+[\"']?\s*:(?=\s|$))?")
 _FIELD = re.compile(r"[a-z_]+(256)?")
@@ -59,9 +66,18 @@ def is_secret_name(key: str) -> bool:
     )
 
 
+@lru_cache(4096)
 def is_private_name(key: str) -> bool:
-    """Whether the value of a key of this name is secret, or everything below it; also where it is misspelt."""
-    return is_secret_name(key) or _is_section(key)
+    """Whether the value of a key of this name, or everything below it, is not shown: it is secret, or may be."""
+    word = key.lower().replace("-", "_")
+    if is_secret_name(key) or word in _SECTIONS:
+        return True
+    return word not in property_names() and any(_is_misspelt(word, other) for other in _PRIVATE_WORDS)
+
+
+def _is_misspelt(word: str, other: str) -> bool:
+    min_similarity = min(_MIN_SIMILARITY_OF_UNKNOWN_KEYS, 1 - _MAX_WRONG_LETTERS / len(other))
+    return SequenceMatcher(None, other, word).ratio() >= min_similarity
 
 
 def is_odd_address(key: str, value: str) -> bool:

@@ -13,7 +13,7 @@ from appliance.cli.diff import as_json, as_text
 from appliance.config import LoadedConfig
 from appliance.config.diff import differences
 from appliance.config.json_schema import engine_schema, schema_of
-from appliance.config.masking import is_secret_name
+from appliance.config.masking import is_private_name, is_secret_name
 from appliance.core.errors import ConfigError
 from appliance.ui.redacted_config import RedactedConfig
 
@@ -110,6 +110,9 @@ SPELLED_OUT = {
     "a key": "upstreams: [{url: 'http://host/v1', api_key: hunter2-hunter2, wieght: 1}]",
     "a key that is a list": "upstreams: [{url: 'http://host/v1', api_key: [hunter2-hunter2]}]",
     "a misspelt key": "upstreams: [{url: 'http://host/v1', api_kye: hunter2-hunter2}]",
+    "an API key with two wrong letters": "upstreams: [{url: 'http://host/v1', apy_kei: hunter2-hunter2}]",
+    "a cookie with two wrong letters": "upstreams: [{url: 'http://host/v1', coukei: hunter2-hunter2}]",
+    "a secret with two wrong letters": "upstreams:\n    - url: http://host/v1\n      sekrat: hunter2-hunter2",
     "a header": "upstreams: [{url: 'http://host/v1', headers: {X-Mine: hunter2-hunter2, 'a b': c}}]",
     "a header with a line break": 'upstreams: [{url: "http://host/v1", headers: {X-Mine: "hunter2-hunter2\\n"}}]',
     "an argument of a class": "engine: {python: 'a:B', args: {password: hunter2-hunter2}, nonsense: 1}",
@@ -266,6 +269,18 @@ server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
     assert "correct" not in shown + found + repr(new.config.server)
     assert WRITTEN not in found
     assert "models.b.upstreams[0].api_key" in found
+
+
+def test_a_key_that_is_known_or_unlike_a_secret_is_shown(load_text: Callable[..., LoadedConfig]) -> None:
+    """A misspelt key whose right one holds no secret, and the known keys on its line."""
+    azure = "{account: mine, client_secret: hunter2-hunter2, tenant_id: t, client_ie: c}"
+
+    with pytest.raises(ConfigError) as caught:
+        load_text(_server(f"{{prot: 8080}}\nstorage: {{credentials: {{azure: [{azure}]}}}}"))
+
+    assert "{prot: 8080}" in str(caught.value)
+    assert is_private_name("clint_secrte")
+    assert not any(map(is_private_name, ("account", "client_id", "tokenizer", "prot", "wieght")))
 
 
 def test_every_secret_of_the_schema_is_known_by_its_name() -> None:
