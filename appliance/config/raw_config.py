@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from appliance.config.masking import MASK, is_field, is_odd_address, is_private_name, is_secret_name, mask
 from appliance.config.source_location import DataPath, Diagnostic, SourceLocation, printable
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import scheme_of, secret_spans
 
 # Clients and servers send them with every request, and logs need their values.
@@ -112,6 +113,12 @@ class RawConfig:
             return MASK
         is_address = isinstance(value, str) and secrets.issubset(_in_address(value))
         return quote(mask(value, 0)[0]) if is_address else MASK
+
+    def hint(self, path: DataPath, kind: str, known: Collection[str], word: str | None = None) -> str:
+        """What ends a message about the value at `path`, or the `word` in it, that is none of the `known` ones."""
+        # A suggestion would give most of a secret away.
+        near = "" if self.secrets(path) else did_you_mean(word or str(self.find(path)), known)
+        return near or known_names(kind, known)
 
     def without(self, paths: Iterable[DataPath]) -> RawConfig:
         """The config with UNKNOWN for the values at the paths, where there are any."""

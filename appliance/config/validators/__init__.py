@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import Diagnostic
-from appliance.config.validators import layouts, models, server, upstreams
+from appliance.config.validators import layouts, models, server
 
 Validator = Callable[[RawConfig], Iterator[Diagnostic]]
 
@@ -22,15 +22,13 @@ VALIDATORS: tuple[Validator, ...] = (
     models.targets_complete_prompts,
     server.ports_are_distinct,
     server.workers_can_share_engines,
-    server.admin_needs_one_worker,
-    server.admin_needs_a_key,
+    server.admin_is_safe,
     server.keys_are_distinct,
     server.keys_name_models,
     layouts.layouts_are_possible,
     layouts.nodes_have_own_ports,
     layouts.cache_size_is_set_once,
     layouts.memory_fractions_fit,
-    upstreams.headers_can_be_forwarded,
-    upstreams.addresses_are_valid,
-    upstreams.addresses_are_bases,
+    models.headers_can_be_forwarded,
+    models.addresses_are_bases,
 )

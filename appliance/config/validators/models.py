@@ -1,7 +1,8 @@
-"""Validators of models: their names, the keys that fit their engine and task, their storage, and adapters' targets."""
+"""Validators of models: names, the keys that fit their engine and task, storage, targets, and upstreams."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,11 +10,25 @@ from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import RawConfig, items
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.storage import SCHEMES
-from appliance.core.suggestions import did_you_mean, known_names
+from appliance.config.upstreams import HEADER_NAME
+from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS, has_valid_address
+from appliance.core.model import OPENAI_PATHS
 from appliance.core.uri import scheme_of
 
 # The keys of a model whose engine is a Python class.
 _PYTHON_MODEL_KEYS = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})
+
+# The longest first: one may end in another. People often paste `/models`, which shows whether a server is there.
+_ROUTES = sorted(
+    {path.removeprefix("/v1") for paths in OPENAI_PATHS.values() for path in paths} | {"/models", "/v1/chat"},
+    key=len,
+    reverse=True,
+)
+# Neither may be in a URL, and manuals have both around what is to be replaced.
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}|<[^<>]*>")
+_SHELL_VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+_VERSION_TWICE = re.compile(r"/(v\d+)/\1$")
+_OLLAMA_ROUTE = re.compile(r"/api/(?:generate|chat|embed|embeddings|tags)$")
 
 Model = dict[str, Any]  # Any: what a file holds before it is checked
 
@@ -21,10 +36,7 @@ Model = dict[str, Any]  # Any: what a file holds before it is checked
 def names_are_unique(raw: RawConfig) -> Iterator[Diagnostic]:
     """A name belongs to one model, as its name, an alias or an adapter's name."""
     seen: dict[str, DataPath] = {}
-    for path in name_paths(raw):
-        name = raw.find(path)
-        if not isinstance(name, str):
-            continue
+    for path, name in names(raw):
         if name in seen:
             line = raw.location(seen[name]).line
             where = "" if line is None else f" on line {line}"
@@ -33,14 +45,13 @@ def names_are_unique(raw: RawConfig) -> Iterator[Diagnostic]:
         seen.setdefault(name, path)
 
 
-def name_paths(raw: RawConfig) -> Iterator[DataPath]:
-    """The paths of the names that clients may send: a model's own, its aliases, and its adapters'."""
+def names(raw: RawConfig) -> Iterator[tuple[DataPath, str]]:
+    """The names that clients may send: a model's own, its aliases, and its adapters'."""
     for path, model in raw.models():
-        yield from [(*path, "name")] if "name" in model else []
-        yield from ((*path, "aliases", index) for index, _ in items(model.get("aliases")))
-        for index, adapter in items(model.get("adapters")):
-            if isinstance(adapter, dict) and "name" in adapter:
-                yield (*path, "adapters", index, "name")
+        paths: list[DataPath] = [(*path, "name")]
+        paths += [(*path, "aliases", index) for index, _ in items(model.get("aliases"))]
+        paths += [(*path, "adapters", index, "name") for index, _ in items(model.get("adapters"))]
+        yield from ((each, name) for each in paths if isinstance(name := raw.find(each), str))
 
 
 def python_models_have_no_vllm_keys(raw: RawConfig) -> Iterator[Diagnostic]:
@@ -70,9 +81,9 @@ def schemes_are_known(raw: RawConfig) -> Iterator[Diagnostic]:
         uri = raw.find(path)
         scheme = scheme_of(uri) if isinstance(uri, str) else None
         if scheme is not None and scheme not in SCHEMES:
-            hint = _suggestion(raw, path, scheme, SCHEMES)
-            hint = hint or f"{known_names('schemes', SCHEMES)}, and plain paths need none"
-            yield raw.diagnostic(path, f"is {raw.quote(path)}, of an unknown scheme; {hint}")
+            hint = raw.hint(path, "schemes", SCHEMES, scheme)
+            none_needed = "" if hint.startswith("did") else ", and plain paths need none"
+            yield raw.diagnostic(path, f"is {raw.quote(path)}, of an unknown scheme; {hint}{none_needed}")
 
 
 def _uri_paths(raw: RawConfig) -> Iterator[DataPath]:
@@ -81,11 +92,6 @@ def _uri_paths(raw: RawConfig) -> Iterator[DataPath]:
         yield (*path, "protocol", "tokenizer", "uri")
         yield (*path, "protocol", "chat", "tokenizer", "uri")
         yield from ((*path, "adapters", index, "storage", "uri") for index, _ in items(model.get("adapters")))
-
-
-def _suggestion(raw: RawConfig, path: DataPath, word: str, known: Mapping[str, Any] | frozenset[str]) -> str:
-    # A suggestion would give most of a secret away.
-    return "" if raw.secrets(path) else did_you_mean(word, known)
 
 
 def targets_complete_prompts(raw: RawConfig) -> Iterator[Diagnostic]:
@@ -100,8 +106,8 @@ def targets_complete_prompts(raw: RawConfig) -> Iterator[Diagnostic]:
             message = f"is {raw.quote(where)}, and models of this file speak OpenAI's protocol; "
             yield raw.diagnostic(where, f"{message}must be a mapping with the url of what speaks {kind}")
         elif target not in models:
-            hint = _suggestion(raw, where, target, models) or known_names("models", models)
-            yield raw.diagnostic(where, f"is {raw.quote(where)}, the name of no model here; {hint}")
+            message = f"is {raw.quote(where)}, the name of no model here; {raw.hint(where, 'models', models)}"
+            yield raw.diagnostic(where, message)
         elif models[target] is model:
             yield raw.diagnostic(where, f"is {raw.quote(where)}, this model itself; must be another one")
         elif cycle := _cycle(model, models):
@@ -115,9 +121,8 @@ def targets_complete_prompts(raw: RawConfig) -> Iterator[Diagnostic]:
 def _models_by_name(raw: RawConfig) -> dict[str, Model]:
     """Every model by each of its names; of equal names the first counts."""
     models: dict[str, Model] = {}
-    for path in name_paths(raw):
-        if isinstance(name := raw.find(path), str):
-            models.setdefault(name, raw.find(path[:2]))
+    for path, name in names(raw):
+        models.setdefault(name, raw.find(path[:2]))
     return models
 
 
@@ -137,3 +142,60 @@ def _completes(model: Model) -> bool:
     if model.get("class") == "adapter" and isinstance(protocol, dict):
         return protocol.get("kind") == "completions" or "completions" in protocol
     return model.get("class") not in ("adapter", "encoder")
+
+
+def headers_can_be_forwarded(raw: RawConfig) -> Iterator[Diagnostic]:
+    """Headers of one connection, or that follow from the body, are not forwarded; the others have valid names."""
+    remedy = "which belongs to one connection or its body; must be left out"
+    paths = [(*path, "headers", key) for path, _ in raw.models() for key in ("forward", "set", "expose")]
+    for path in (*paths, *((*upstream, "headers") for upstream in _upstream_paths(raw))):
+        headers = raw.find(path)
+        for index, name in items(headers):
+            if isinstance(name, str) and name.lower() in HOP_BY_HOP_HEADERS | FRAMING_HEADERS:
+                where = (*path, index)
+                yield raw.diagnostic(where, f"is {raw.quote(where)}, {remedy}")
+        for name in headers if isinstance(headers, dict) else ():
+            if re.fullmatch(HEADER_NAME, name) is None:
+                message = "is not a name of a header; must be letters, digits, - and _"
+                yield raw.key_diagnostic((*path, name), message)
+            # Some servers choose by the name in `Host`.
+            if name.lower() in (HOP_BY_HOP_HEADERS | FRAMING_HEADERS) - {"host"}:
+                yield raw.key_diagnostic((*path, name), f"is not set here, {remedy}")
+
+
+def addresses_are_bases(raw: RawConfig) -> Iterator[Diagnostic]:
+    """URLs have a host, a valid port and no placeholders; those of OpenAI servers no route, which is appended."""
+    for upstream in _upstream_paths(raw):
+        path = (*upstream, "url")
+        url = raw.find(path)
+        if not isinstance(url, str):
+            continue
+        if not has_valid_address(url):
+            must = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
+            yield raw.diagnostic(path, f"is {raw.quote(path)}; {must}")
+        base = url.partition("?")[0].rstrip("/")
+        if (variable := _SHELL_VARIABLE.search(base)) is not None:
+            yield raw.diagnostic(path, f"has {variable[0]}, which nothing fills in; must be ${{env:{variable[1]}}}")
+        if _PLACEHOLDER.search(base) is not None:
+            yield raw.diagnostic(path, "has a placeholder, which nothing fills in; must be an address, or ${env:NAME}")
+        # Other kinds of adapters have paths of their own.
+        is_openai = upstream[-1] != "target" or raw.find((*upstream[:-1], "protocol", "kind")) == "completions"
+        if is_openai and (message := _route_error(base)):
+            yield raw.diagnostic(path, message)
+
+
+def _route_error(base: str) -> str | None:
+    if (version := _VERSION_TWICE.search(base)) is not None:
+        return f"ends in {version[0]}, a version twice; must be the base URL, which has it once"
+    if (route := _OLLAMA_ROUTE.search(base)) is not None:
+        remedy = "must be the base URL of OpenAI's protocol, such as http://ollama:11434/v1"
+        return f"ends in {route[0]}, a route of Ollama's own protocol; {remedy}"
+    if (ending := next(filter(base.endswith, _ROUTES), None)) is not None:
+        return f"ends in {ending}, a route, which is put after it; must be the base URL, which ends before that"
+    return None
+
+
+def _upstream_paths(raw: RawConfig) -> Iterator[DataPath]:
+    for path, model in raw.models():
+        yield from ((*path, "upstreams", index) for index, _ in items(model.get("upstreams")))
+        yield (*path, "target")

@@ -10,8 +10,7 @@ from appliance.config.raw_config import RawConfig, items
 from appliance.config.security import digest_of
 from appliance.config.server import ServerConfig, is_loopback
 from appliance.config.source_location import DataPath, Diagnostic
-from appliance.config.validators.models import name_paths
-from appliance.core.suggestions import did_you_mean, known_names
+from appliance.config.validators.models import names
 
 
 def ports_are_distinct(raw: RawConfig) -> Iterator[Diagnostic]:
@@ -51,22 +50,16 @@ def workers_can_share_engines(raw: RawConfig) -> Iterator[Diagnostic]:
             yield raw.diagnostic((*model_path, "on_failure"), f"{message}; must be stay or exit")
 
 
-def admin_needs_one_worker(raw: RawConfig) -> Iterator[Diagnostic]:
-    """Loading and unloading by clients changes one process only."""
-    path = ("server", "admin")
-    if raw.find(path) is True and raw.find(("server", "workers")) not in (None, 1):
-        message = "is true, and server.workers is not 1; must be false where there are several workers"
-        yield raw.diagnostic(path, message)
-
-
-def admin_needs_a_key(raw: RawConfig) -> Iterator[Diagnostic]:
-    """Loading and unloading is for clients with a key, unless only this machine or known clients can connect."""
+def admin_is_safe(raw: RawConfig) -> Iterator[Diagnostic]:
+    """Loading and unloading changes one process, and is for clients with a key, unless only known ones can connect."""
     path = ("server", "admin")
     if raw.find(path) is not True:
         return
+    if raw.find(("server", "workers")) not in (None, 1):
+        message = "is true, and server.workers is not 1; must be false where there are several workers"
+        yield raw.diagnostic(path, message)
     keys = [key for _, key in _api_keys(raw)]
-    host = raw.find(("server", "host"))
-    is_local = is_loopback(str(host if host is not None else ServerConfig().host))
+    is_local = is_loopback(str(raw.find(("server", "host")) or ServerConfig().host))
     if keys and not any(key.get("admin") is True for key in keys):
         message = "is true, and no key has admin: true; must be false, or one of server.api_keys have it"
         yield raw.diagnostic(path, message)
@@ -94,14 +87,12 @@ def keys_are_distinct(raw: RawConfig) -> Iterator[Diagnostic]:
 
 def keys_name_models(raw: RawConfig) -> Iterator[Diagnostic]:
     """The models that a key may use are in the file."""
-    known = [name for path in name_paths(raw) if isinstance(name := raw.find(path), str)]
+    known = {name for _, name in names(raw)}
     for path, key in _api_keys(raw):
         for index, name in items(key.get("models")):
             where = (*path, "models", index)
             if isinstance(name, str) and name not in known:
-                # A suggestion would give most of a secret away.
-                hint = "" if raw.secrets(where) else did_you_mean(name, known)
-                message = f"is {raw.quote(where)}, which no model has; {hint or known_names('models', known)}"
+                message = f"is {raw.quote(where)}, which no model has; {raw.hint(where, 'models', known)}"
                 yield raw.diagnostic(where, message)
 
 
