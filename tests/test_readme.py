@@ -13,7 +13,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from server_process import environment, free_port, wait_until
 
-from appliance.config.storage import SCHEMES
+from appliance.storage.filesystems.registry import FILESYSTEMS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -106,7 +106,7 @@ def test_its_schemes_are_all_the_schemes() -> None:
     named = set(re.findall(r"^\| .*", README.partition("## Storage")[2].partition("\n## ")[0], re.MULTILINE))
     found = set(re.findall(r"`([a-z0-9]+)(?:\[s\])?://", "\n".join(named)))
 
-    assert found == set(SCHEMES) - {"abfss", "http"}
+    assert found == set(FILESYSTEMS) - {"abfss", "http", "s3a", "ssh"}
 
 
 def test_its_map_shows_every_package() -> None:

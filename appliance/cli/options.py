@@ -67,4 +67,10 @@ def _check_adapters(raw: RawConfig) -> Iterator[Diagnostic]:
         yield from check(raw)
 
 
-VALIDATORS = (_check_adapters,)
+def _check_storages(raw: RawConfig) -> Iterator[Diagnostic]:
+    from appliance.storage.config_check import check
+
+    yield from check(raw)
+
+
+VALIDATORS = (_check_adapters, _check_storages)

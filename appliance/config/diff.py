@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import Secret, SecretStr
 from pydantic.fields import FieldInfo
 
 from appliance.config.base import BaseConfig, Change
@@ -108,7 +108,7 @@ def _parts(value: object) -> Mapping[str | int, object] | None:
 def _shown(value: Any, path: DataPath, hidden: frozenset[DataPath]) -> Any:  # Any: JSON values
     if value is ABSENT or value is None:
         return value
-    if isinstance(value, SecretStr) or path in hidden:
+    if isinstance(value, SecretStr | Secret) or path in hidden:
         return MASK
     if isinstance(value, BaseConfig):
         fields = type(value).model_fields.items()

@@ -164,7 +164,8 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @lru_cache(4096)
 def _is_section(key: str) -> bool:
-    return bool(nearest(key.lower().replace("-", "_"), _SECTIONS, _MIN_SIMILARITY))
+    # Many keys resemble this one.
+    return key == "options" or bool(nearest(key.lower().replace("-", "_"), _SECTIONS, _MIN_SIMILARITY))
 
 
 def _matched(line: str) -> re.Match[str] | None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,8 @@ def _is_secret(path: DataPath) -> bool:
     """Whether a key above a value says that it is secret; what stands under `headers` mostly is."""
     match path:
         case ("server", "api_keys", int(), "value", *_) | ("storage", "credentials", *_, "key"):
+            return True
+        case (*above, _) if ("storage", "options") in pairwise(above):
             return True
         case (*above, str(name)) if "headers" in above:
             return name.lower() not in _PUBLIC_HEADERS

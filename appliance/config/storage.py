@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, JsonValue, Secret
 
-from appliance.config.base import BaseConfig, Change
+from appliance.config.base import BaseConfig, Change, without_free_keys
 from appliance.config.credentials import CredentialsConfig
 
 LOCK_FILE_NAME = "appliance.lock"
 """Name of the lock file beside the config."""
-
-SCHEMES = frozenset({"file", "hf", "s3", "gs", "az", "abfs", "abfss", "https", "http", "pvc", "pypi"})
-"""The schemes that a URI may have; `appliance.storage` has a filesystem for each."""
 
 
 class StorageConfig(BaseConfig):
@@ -24,7 +23,8 @@ class StorageConfig(BaseConfig):
     """`s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`,
     `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX`, `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`,
     `hf://OWNER/NAME@REVISION/path`, `https://HOST/FILE`, `https://HOST/DIRECTORY/` with a `SHA256SUMS` in it,
-    `pvc://NAME/path`, `pypi://NAME==VERSION/path/in/wheel`, `file:///path` or a plain path.
+    `pvc://NAME/path`, `pypi://NAME==VERSION/path/in/wheel`, `file:///path`, a plain path, or a URI of any other
+    filesystem of fsspec's: `sftp://HOST/path`, `webhdfs://HOST/path`, `zip::s3://BUCKET/FILE.zip`.
 
     It leads to a directory, to a single file, or to an archive that is unpacked; of `hf://`, revision and path may be
     left out.
@@ -42,10 +42,25 @@ class StorageConfig(BaseConfig):
     digest: Annotated[str, Field(pattern="^(sha256:)?[0-9a-f]{64}$")] | None = None
     """Digest of the files, as printed by `appliance pull`; files with another digest are refused. Unset accepts any."""
 
+    options: Annotated[Secret[dict[str, JsonValue]], BeforeValidator(without_free_keys)] = Field(
+        default_factory=lambda: Secret({})
+    )
+    """
+    Arguments of the fsspec filesystem that reads the URI, such as `username` and `password` of `sftp://`. For the
+    schemes above they go over what this program sets itself: `requester_pays: true` for `s3://`. All values are
+    secrets. Of a chain, the options of an inner filesystem are below its scheme: `{s3: {anon: true}}`.
+    """
+
     allow_pickle: bool = False
     """Accept pickled weights (`.bin`, `.pt`, `.pkl` and the like) if there are no safetensors. They can run code when
     they are loaded; enable it only if you trust the author of the model.
     """
+
+    @property
+    def options_digest(self) -> str:
+        """A digest of the options, which may choose what the URI means; "" if there are none."""
+        options = self.options.get_secret_value()
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12] if options else ""
 
 
 class TransferConfig(BaseConfig):

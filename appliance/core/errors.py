@@ -4,7 +4,8 @@
 
     ApplianceError                     500  exit 1
     ├── ConfigError                    500  exit 2   the config is invalid; lists every problem
-    ├── MissingExtraError              500  exit 2   an optional dependency is not installed
+    ├── MissingPackageError            500  exit 2   a package is not installed
+    │   └── MissingExtraError                        an optional dependency, which an extra installs
     ├── StorageError                   500  exit 3   the model's files cannot be downloaded or verified
     │   ├── ArtifactNotFoundError           exit 10  nothing exists at the URI
     │   ├── AccessDeniedError               exit 11  the store rejects the credentials
@@ -77,10 +78,14 @@ class ConfigError(ApplianceError):
         self.problems = tuple(problems)
 
 
-class MissingExtraError(ApplianceError):
-    """An optional dependency is not installed."""
+class MissingPackageError(ApplianceError):
+    """A package is not installed."""
 
     exit_code = 2
+
+
+class MissingExtraError(MissingPackageError):
+    """An optional dependency is not installed, and an extra installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 
 # `file:/path` is as good as `file:///path` (RFC 8089, appendix B); all other schemes need the `//`,
-# so that a plain path such as `runs/monday:9` stays a path.
-_SCHEME = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://|(file):/)", re.IGNORECASE)
+# so that a plain path such as `runs/monday:9` stays a path. fsspec chains filesystems: `zip::s3://bucket/model.zip`.
+_SCHEME = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)(?=://|::\S*://)|(file):/)", re.IGNORECASE)
 
 # Passwords are often pasted unescaped, so `@`, `/`, `?` and `#` may be part of one: after a user name and a colon that
 # does not begin a port, everything up to the last `@` is taken for the password.
 # What Azure's drivers write before the `@` is no user and has no password: it is the container.
 _SECRETS = re.compile(
     r"(?P<scheme>(?:abfss?|az)://[a-z0-9$-]+@(?=[A-Za-z0-9.-]+(?:[/?#\s]|$))|[A-Za-z][A-Za-z0-9+.-]*://)"
-    r"(?:[^/?#\s@:]*:(?!\d+(?:[/?#\s]|$))\S*@|[^/?#\n]*@)?"
-    r"(?P<place>[^\s?]*)"
+    r"(?:[^/?#\s@:]*:(?!\d+(?:[/?#\s]|$)|:[A-Za-z][A-Za-z0-9+.-]*://)\S*@|[^/?#\n]*@)?"
+    r"(?P<place>(?:(?!::[A-Za-z][A-Za-z0-9+.-]*://)[^\s?])*)"
     r"(?:\?[^\s#]*)?"
 )
 

@@ -20,7 +20,7 @@ from appliance.core.progress import OnProgress
 from appliance.storage import manifest
 from appliance.storage.archives import extract, is_archive, root_of
 from appliance.storage.cache import Cache
-from appliance.storage.download import JOURNAL, Downloader, Journal, version_id, with_progress
+from appliance.storage.download import JOURNAL, Downloader, FileDigests, Journal, version_id, with_progress
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
 from appliance.storage.manifest import FILES, FileInfo, FileList
 from appliance.storage.selection import log_left_out, select
@@ -45,8 +45,14 @@ class ArtifactSpec:
     def key(self) -> str:
         """The key of the artifact in the cache; for an archive it includes the rules that select its members."""
         rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"}) if self.archive else ""
+        options = [self.storage.options_digest] if self.storage.options_digest else []
         state = ([file.name, file.size, file.version, sorted(file.digests.items())] for file in self.files)
-        return f"{self.listing.uri}#{hashlib.sha256(json.dumps([rules, *state]).encode()).hexdigest()}"
+        return f"{self.listing.uri}#{hashlib.sha256(json.dumps([rules, *options, *state]).encode()).hexdigest()}"
+
+    @property
+    def unverifiable(self) -> Sequence[str]:
+        """The names of files whose store lists no digest; nothing but their sizes can be checked."""
+        return [file.name for file in self.files if file.size and FileDigests(file).algorithm is None]
 
     @property
     def file_list(self) -> FileList:
@@ -87,7 +93,8 @@ class ArtifactDownload:
                 files = self.cache.find(key)
                 if files is None:
                     work = self.cache.open_unfinished(key)
-                    files = self.cache.commit(work, key, self._download(work), self.on_progress)
+                    digests, by_size = self._download(work), self.spec.unverifiable
+                    files = self.cache.commit(work, key, digests, self.on_progress, verified_by_size_only=by_size)
         return self.spec.path_in(files)
 
     def _download(self, work: Path) -> Mapping[str, str]:
@@ -124,6 +131,13 @@ class ArtifactDownload:
             verified=downloader.verified + len(linked),
             seconds=round(time.monotonic() - start, 3),
         )
+        if unverifiable := self.spec.unverifiable:
+            log.warning(
+                "artifact.unverified",
+                uri=self.spec.listing.uri,
+                files=len(unverifiable),
+                reason="verified by size only, as the store lists no digests; pin them with: appliance lock FILE",
+            )
         return {**digests, **linked}
 
     def _link_cached(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +115,21 @@ class Cache:
             work.touch()
         return work
 
-    def commit(self, work: Path, key: str, digests: Mapping[str, str], on_progress: OnProgress) -> Path:
+    def commit(
+        self,
+        work: Path,
+        key: str,
+        digests: Mapping[str, str],
+        on_progress: OnProgress,
+        *,
+        verified_by_size_only: Sequence[str] = (),
+    ) -> Path:
         """Write the manifest of an artifact in progress, make it visible by one rename, and return its files.
 
         `digests` has the SHA-256 of files that are hashed and synced already.
         """
         artifact = self.root / name_of(key)
-        contents = manifest.write(work, redact(key), digests, on_progress)
+        contents = manifest.write(work, redact(key), digests, on_progress, verified_by_size_only)
         size = sum(info.size for info in contents.files.values())
         known = {name: info.sha256 for name, info in contents.files.items() if info.sha256}
         self.blobs.share(work / FILES, known, lambda *_: on_progress(size, size))

@@ -45,7 +45,7 @@ def explain(storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
     if settings.offline:
         return _explain_local(resolved, resolved.cached_path(), "none: offline")
     if isinstance(filesystem, RemoteFilesystem):
-        return asyncio.run(_explain_remote(resolved, filesystem.open(uri, settings)))
+        return asyncio.run(_explain_remote(resolved, filesystem.open(resolved.pinned, settings)))
     return _explain_local(resolved, resolved.cached_path(), "the configuration of pip")
 
 

@@ -71,7 +71,7 @@ def open_reader(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterat
         why = "storage.offline allows no connection" if settings.offline else "a wheel cannot be read in part"
         raise ArtifactNotFoundError(f"{resolved.uri}: not in the cache, and {why}; run first: appliance pull")
     else:
-        store = filesystem.open(uri, settings)
+        store = filesystem.open(resolved.pinned, settings)
         with event_loop_for(store) as runner:
             yield _StoreReader(store, runner, resolved)
 

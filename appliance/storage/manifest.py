@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,10 +79,17 @@ class Manifest:
         return [name for name, info in self.files.items() if sha256_of(directory / name, on_progress) != info.sha256]
 
 
-def write(artifact: Path, source: str, known: Mapping[str, str], on_progress: OnProgress) -> Manifest:
+def write(
+    artifact: Path,
+    source: str,
+    known: Mapping[str, str],
+    on_progress: OnProgress,
+    verified_by_size_only: Sequence[str] = (),
+) -> Manifest:
     """Sync every file of an artifact to the disk, and then write its manifest.
 
-    `known` has the SHA-256 of files that are hashed and synced already.
+    `known` has the SHA-256 of files that are hashed and synced already. `verified_by_size_only` names those whose
+    store listed no digest to compare it with; it is for people.
     """
     files = artifact / FILES
     with translate_disk_errors(files):
@@ -95,7 +102,8 @@ def write(artifact: Path, source: str, known: Mapping[str, str], on_progress: On
     manifest = Manifest(source, {name: _seal(files / name, files, known.get(name), report_complete) for name in names})
     for directory, _, _ in os.walk(files, topdown=False):
         sync_directory(Path(directory))
-    text = json.dumps({**asdict(manifest), "digest": manifest.digest}, indent=1)
+    unverified = {"verified_by_size_only": list(verified_by_size_only)} if verified_by_size_only else {}
+    text = json.dumps({**asdict(manifest), "digest": manifest.digest, **unverified}, indent=1)
     with translate_disk_errors(artifact / MARKER), (artifact / MARKER).open("xb") as marker:
         marker.write(text.encode())
         marker.flush()

@@ -121,7 +121,7 @@ def _find_or_fetch(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
             )
         return path
     if isinstance(filesystem, RemoteFilesystem):
-        path = fetch(filesystem.open(uri, settings), resolved, on_progress)
+        path = fetch(filesystem.open(resolved.pinned, settings), resolved, on_progress)
     else:
         path = filesystem.fetch(uri, settings, on_progress)
     resolved.remember(path)

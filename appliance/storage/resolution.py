@@ -41,8 +41,8 @@ class ResolvedStorage:
     def remember(self, path: Path) -> None:
         """Note where the storage led, if that is in the cache."""
         if path.is_relative_to(self.cache.root):
-            for storage in {self.pinned, self.configured}:
-                self.cache.write_note(_note_key(storage), path.relative_to(self.cache.root).as_posix())
+            for key in {_note_key(self.pinned), _note_key(self.configured)}:
+                self.cache.write_note(key, path.relative_to(self.cache.root).as_posix())
 
 
 def resolve(storage: StorageConfig, settings: GlobalStorageConfig) -> ResolvedStorage:
@@ -65,4 +65,6 @@ def _last_known_path(storage: StorageConfig, cache: Cache) -> Path | None:
 
 
 def _note_key(storage: StorageConfig) -> str:
-    return f"{redact(storage.uri)}#{json.dumps([storage.include, storage.exclude, storage.allow_pickle])}"
+    options = [storage.options_digest] if storage.options_digest else []
+    rules = [storage.include, storage.exclude, storage.allow_pickle, *options]
+    return f"{redact(storage.uri)}#{json.dumps(rules)}"

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 from storage.fake_hub import Hub, serving
 
-from appliance.config.storage import SCHEMES
 from appliance.storage import Cache
 from appliance.storage.filesystems.registry import RemoteFilesystem, register
 
@@ -32,9 +31,8 @@ def cache(tmp_path: Path) -> Cache:
 
 
 @pytest.fixture(autouse=True)
-def memory_scheme(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def memory_scheme() -> Iterator[None]:
     """The scheme `memory://`."""
-    monkeypatch.setattr("appliance.config.validators.models.SCHEMES", SCHEMES | {"memory"})
     with register("memory", RemoteFilesystem("storage.memory_store:MemoryStore")):
         yield
 

@@ -25,6 +25,8 @@ from appliance.storage import redact
         ("abfss://models@acct.dfs.core.windows.net/a?sig=x", "abfss://models@acct.dfs.core.windows.net/a"),
         ("abfs://models@me:s3cret@acct.dfs.core.windows.net/a", "abfs://acct.dfs.core.windows.net/a"),
         ("models/what?.gguf", "models/what?.gguf"),
+        ("zip://a/b::s3://KEY:s3cret@bucket/x.zip", "zip://a/b::s3://bucket/x.zip"),
+        ("zip::https://user:s3cret@host/x.zip?sig=s3cret", "zip::https://host/x.zip"),
         ("get https://a:b@c/d?e=f: failed, as ftp://g:h@i did", "get https://c/d failed, as ftp://i did"),
     ],
 )
@@ -44,6 +46,9 @@ def test_no_pasted_password_survives(password: str) -> None:
     [
         ("pypi://a==1", "pypi"),
         ("FILE:///x", "file"),
+        ("zip::s3://bucket/x.zip", "zip"),
+        ("zip://a::simplecache::https://host/x", "zip"),
+        ("runs::monday", None),
         ("file:/x", "file"),
         ("/x/y", None),
         ("x/y", None),

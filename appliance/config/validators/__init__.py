@@ -18,7 +18,6 @@ VALIDATORS: tuple[Validator, ...] = (
     models.names_are_unique,
     models.python_models_have_no_vllm_keys,
     models.encoder_keys_fit_the_task,
-    models.schemes_are_known,
     models.targets_complete_prompts,
     server.ports_are_distinct,
     server.workers_can_share_engines,

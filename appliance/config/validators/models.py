@@ -1,4 +1,4 @@
-"""Validators of models: names, the keys that fit their engine and task, storage, targets, and upstreams."""
+"""Validators of models: names, the keys that fit their engine and task, targets, and upstreams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import RawConfig, items
 from appliance.config.source_location import DataPath, Diagnostic
-from appliance.config.storage import SCHEMES
 from appliance.config.upstreams import HEADER_NAME
 from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS, has_valid_address
 from appliance.core.model import OPENAI_PATHS
-from appliance.core.uri import scheme_of
 
 # The keys of a model whose engine is a Python class.
 _PYTHON_MODEL_KEYS = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})
@@ -73,25 +71,6 @@ def encoder_keys_fit_the_task(raw: RawConfig) -> Iterator[Diagnostic]:
             for key in {"normalize", "dimensions"} & model.keys():
                 message = f"shapes embeddings, and the task is {task}; must be left out"
                 yield raw.key_diagnostic((*path, key), message)
-
-
-def schemes_are_known(raw: RawConfig) -> Iterator[Diagnostic]:
-    """Each URI has a known scheme, or is a plain path."""
-    for path in _uri_paths(raw):
-        uri = raw.find(path)
-        scheme = scheme_of(uri) if isinstance(uri, str) else None
-        if scheme is not None and scheme not in SCHEMES:
-            hint = raw.hint(path, "schemes", SCHEMES, scheme)
-            none_needed = "" if hint.startswith("did") else ", and plain paths need none"
-            yield raw.diagnostic(path, f"is {raw.quote(path)}, of an unknown scheme; {hint}{none_needed}")
-
-
-def _uri_paths(raw: RawConfig) -> Iterator[DataPath]:
-    for path, model in raw.models():
-        yield (*path, "storage", "uri")
-        yield (*path, "protocol", "tokenizer", "uri")
-        yield (*path, "protocol", "chat", "tokenizer", "uri")
-        yield from ((*path, "adapters", index, "storage", "uri") for index, _ in items(model.get("adapters")))
 
 
 def targets_complete_prompts(raw: RawConfig) -> Iterator[Diagnostic]:

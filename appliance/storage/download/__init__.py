@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from appliance.storage.download.checksums import FileDigests
 from appliance.storage.download.downloader import Downloader
 from appliance.storage.download.journal import JOURNAL, Journal, version_id
 from appliance.storage.download.retry import with_progress, with_retries
 
-__all__ = ["JOURNAL", "Downloader", "Journal", "version_id", "with_progress", "with_retries"]
+__all__ = ["JOURNAL", "Downloader", "FileDigests", "Journal", "version_id", "with_progress", "with_retries"]

@@ -17,12 +17,12 @@ from yarl import URL
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError
-from appliance.storage.filesystems import http_errors
+from appliance.storage.filesystems import errors
 from appliance.storage.filesystems.azure_account import REMEDY, find_auth, parse
-from appliance.storage.filesystems.base import Body, RemoteFile
+from appliance.storage.filesystems.base import Body, RemoteFile, known_digests
+from appliance.storage.filesystems.errors import AccessHint
 from appliance.storage.filesystems.http_client import HttpClient, HttpResponse, only_for, range_header
-from appliance.storage.filesystems.http_errors import AccessHint
-from appliance.storage.filesystems.object_store import ObjectStore, known_digests
+from appliance.storage.filesystems.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobProperties
@@ -105,7 +105,7 @@ class AzureStore(ObjectStore):
         auth = self._auth
         if auth.tokens:
             await self._stack.enter_async_context(auth.tokens)
-        connect, read = http_errors.client_timeouts(self._settings.transfer)
+        connect, read = errors.client_timeouts(self._settings.transfer)
         try:
             client = ContainerClient(
                 auth.account_url,
@@ -123,7 +123,7 @@ class AzureStore(ObjectStore):
         # https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes: the account allows no
         # anonymous access, with status 409.
         status = 403 if code == "PublicAccessNotPermitted" else status
-        return http_errors.status_error(resource, status, code, self._hint)
+        return errors.status_error(resource, status, code, self._hint)
 
     @contextmanager
     def _translate_errors(self, resource: str) -> Iterator[None]:
@@ -134,15 +134,15 @@ class AzureStore(ObjectStore):
         except ClientAuthenticationError as error:
             # Raised without a response as well, when there is no token.
             raise AccessDeniedError(
-                f"{resource}: the store rejects {self.credential} ({http_errors.clean(error.message)}); {REMEDY}"
+                f"{resource}: the store rejects {self.credential} ({errors.clean(error.message)}); {REMEDY}"
             ) from error
         except HttpResponseError as error:
             if not error.status_code:
-                raise http_errors.connection_error(resource, error) from error
+                raise errors.connection_error(resource, error) from error
             code = str(getattr(error, "error_code", None) or "")
             raise self._status_error(resource, error.status_code, code) from error
         except AzureError as error:
-            raise http_errors.connection_error(resource, error.inner_exception or error) from error
+            raise errors.connection_error(resource, error.inner_exception or error) from error
 
 
 def _is_directory(blob: BlobProperties) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -90,6 +92,20 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+
+def hex_digest(encoded: str | None, length: int) -> str | None:
+    """Return a base64 digest of `length` bytes in hex; None for anything else, such as a digest over parts."""
+    try:
+        raw = base64.b64decode(encoded or "", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw.hex() if len(raw) == length else None
+
+
+def known_digests(digests: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """Return the digests that are not None."""
+    return {algorithm: digest for algorithm, digest in digests if digest}
 
 
 @contextmanager

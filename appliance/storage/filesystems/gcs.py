@@ -19,11 +19,11 @@ from yarl import URL
 from appliance.config.credentials import GcsCredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError, StorageUnavailableError
-from appliance.storage.filesystems import http_errors
-from appliance.storage.filesystems.base import Body, RemoteFile
+from appliance.storage.filesystems import errors
+from appliance.storage.filesystems.base import Body, RemoteFile, hex_digest, known_digests
+from appliance.storage.filesystems.errors import AccessHint
 from appliance.storage.filesystems.http_client import HeadersFor, HttpClient, only_for, range_header
-from appliance.storage.filesystems.http_errors import AccessHint
-from appliance.storage.filesystems.object_store import ObjectLocation, ObjectStore, hex_digest, known_digests
+from appliance.storage.filesystems.object_store import ObjectLocation, ObjectStore
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -59,7 +59,7 @@ class GcsStore(ObjectStore):
         headers = await self._headers(range_header(start, end))
         async with self._client.get(resource, url, headers, self._hint) as response:
             if response.headers.get("X-Goog-Generation", file.version) != file.version:
-                raise http_errors.changed_error(resource)
+                raise errors.changed_error(resource)
             yield response.range_body(file.size, start, end)
 
     async def close(self) -> None:
@@ -157,7 +157,7 @@ class _GcsToken:
             if isinstance(error, DefaultCredentialsError) and not is_configured:
                 self.credential = "anonymous, as no Google credentials are set up"
                 return None
-            raise AccessDeniedError(f"{self._resource}: {http_errors.clean(str(error))}; {_REMEDY}") from error
+            raise AccessDeniedError(f"{self._resource}: {errors.clean(str(error))}; {_REMEDY}") from error
         return found
 
     def _refresh(self, credentials: Credentials) -> None:
@@ -167,11 +167,11 @@ class _GcsToken:
         try:
             credentials.refresh(Request())  # type: ignore[no-untyped-call] # google-auth has none here
         except TransportError as error:
-            message = http_errors.clean(str(error))
+            message = errors.clean(str(error))
             raise StorageUnavailableError(f"{self._resource}: no token: {message}; try again") from error
         except GoogleAuthError as error:
             kind = StorageUnavailableError if error.retryable else AccessDeniedError
-            message = http_errors.clean(str(error))
+            message = errors.clean(str(error))
             raise kind(f"{self._resource}: {self.credential}: {message}; {_REMEDY}") from error
 
 

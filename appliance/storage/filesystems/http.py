@@ -16,10 +16,11 @@ from appliance.config.credentials import HttpCredentialsConfig, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.core.uri import redact
-from appliance.storage.filesystems import http_errors
+from appliance.storage.filesystems import errors
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_account import is_azure
-from appliance.storage.filesystems.base import Body, Listing, RemoteFile, Store
+from appliance.storage.filesystems.base import Body, Listing, RemoteFile, Store, hex_digest, known_digests
+from appliance.storage.filesystems.errors import AccessHint
 from appliance.storage.filesystems.http_client import (
     BodyWindow,
     HeadersFor,
@@ -28,8 +29,7 @@ from appliance.storage.filesystems.http_client import (
     range_header,
     split_login,
 )
-from appliance.storage.filesystems.http_errors import AccessHint
-from appliance.storage.filesystems.object_store import gather, hex_digest, known_digests
+from appliance.storage.filesystems.store import gather
 from appliance.storage.path_safety import name_error
 
 _MAX_LISTING_BYTES = 16 << 20
@@ -82,7 +82,7 @@ class HttpStore:
         headers = self._auth.headers({**_condition(file.version), **range_header(first, last)})
         async with self._client.get(resource, url, headers, self._auth.hint) as response:
             if _version(response) != file.version:
-                raise http_errors.changed_error(resource)
+                raise errors.changed_error(resource)
             body = response.range_body(file.size, first, last)
             yield body if file.is_divisible else BodyWindow(body, start, end)
 
@@ -230,7 +230,7 @@ def _size(response: HttpResponse) -> int | None:
     # An empty file has no first byte.
     if response.status == 416 and content_range in ("", "bytes */0"):
         return 0
-    return http_errors.total_size(content_range)
+    return errors.total_size(content_range)
 
 
 def _version(response: HttpResponse) -> str | None:

@@ -20,9 +20,9 @@ from yarl import URL
 from appliance.config.storage import TransferConfig
 from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.core.threads import in_thread, opened_in_thread
-from appliance.storage.filesystems import http_errors, network
+from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.base import Body
-from appliance.storage.filesystems.http_errors import AccessHint
+from appliance.storage.filesystems.errors import AccessHint
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 10
@@ -51,7 +51,7 @@ class ResponseBody:
         try:
             block = self._response.read1(size, decode_content=False)
         except (HTTPError, OSError) as error:
-            raise http_errors.connection_error(self._resource, error) from error
+            raise errors.connection_error(self._resource, error) from error
         # After an abort, a TLS connection may return anything.
         if self._is_aborted:
             raise StorageUnavailableError(f"{self._resource}: aborted; try again")
@@ -82,7 +82,7 @@ class ExactBody:
         block = self._body.read(min(size, self._left + 1))
         self._left -= len(block)
         if self._left < 0 or (self._left and not block):
-            raise http_errors.length_error(self._resource, self._left)
+            raise errors.length_error(self._resource, self._left)
         return block
 
     def abort(self) -> None:
@@ -133,7 +133,7 @@ class HttpResponse:
             raise StorageUnavailableError(f"{self.resource}: the server responds {self.status}; try again")
         if self.status != 200 or (start, end) != (0, size):
             content_range = self.headers.get("Content-Range")
-            http_errors.check_content_range(self.resource, content_range, size, start, end)
+            errors.check_content_range(self.resource, content_range, size, start, end)
         return ExactBody(self.resource, self.body, end - start)
 
     def next_page(self) -> URL | None:
@@ -161,7 +161,7 @@ class HttpClient:
     """An HTTP client for one store; it connects with the first request."""
 
     def __init__(self, transfer: TransferConfig) -> None:
-        connect, read = http_errors.client_timeouts(transfer)
+        connect, read = errors.client_timeouts(transfer)
         self._timeout = urllib3.Timeout(connect=connect, read=read)
         self._kept_connections = max(_MIN_KEPT_CONNECTIONS, transfer.parallel)
         self._lock = Lock()
@@ -183,8 +183,8 @@ class HttpClient:
                 # Read, so that the connection can be reused.
                 with suppress(StorageError):
                     await response.read(_MAX_ERROR_BYTES)
-                wait = http_errors.retry_after(response.headers.get("Retry-After"))
-                raise to_error(response) or http_errors.status_error(
+                wait = errors.retry_after(response.headers.get("Retry-After"))
+                raise to_error(response) or errors.status_error(
                     resource, response.status, response.reason, access, retry_after=wait
                 )
             yield response
@@ -223,8 +223,8 @@ class HttpClient:
                 decode_content=False,
             )
         except (HTTPError, OSError, ValueError) as error:
-            raise http_errors.connection_error(resource, error) from error
-        if response.version > _HTTP_1_0 and not http_errors.is_framed(response.status, response.headers):
+            raise errors.connection_error(resource, error) from error
+        if response.version > _HTTP_1_0 and not errors.is_framed(response.status, response.headers):
             response.close()
             raise StorageUnavailableError(
                 f"{resource}: the response has no length; try again, or check proxies on the way"

@@ -30,8 +30,9 @@ from appliance.core.errors import (
 )
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact
-from appliance.storage.filesystems import http_errors
-from appliance.storage.filesystems.base import Body, Listing, RemoteFile
+from appliance.storage.filesystems import errors
+from appliance.storage.filesystems.base import Body, Listing, RemoteFile, known_digests
+from appliance.storage.filesystems.errors import AccessHint
 from appliance.storage.filesystems.http_client import (
     HeadersFor,
     HttpClient,
@@ -40,8 +41,7 @@ from appliance.storage.filesystems.http_client import (
     range_header,
     split_login,
 )
-from appliance.storage.filesystems.http_errors import AccessHint
-from appliance.storage.filesystems.object_store import ObjectLocation, known_digests
+from appliance.storage.filesystems.object_store import ObjectLocation
 from appliance.storage.path_safety import decode_path
 
 _ENDPOINT = "https://huggingface.co"
@@ -229,7 +229,7 @@ class HubStore:
         """Use the error codes of the hub; statuses alone do not tell missing from private from gated."""
         resource, page = self._uri, f"{self._hub.endpoint}/{self._model.name}"
         code = response.headers.get("X-Error-Code", "")
-        message = http_errors.clean(response.headers.get("X-Error-Message", ""))
+        message = errors.clean(response.headers.get("X-Error-Message", ""))
         if code == "GatedRepo":
             return GatedError(
                 f"{resource}: the model is gated; request access at {page}, "
@@ -243,7 +243,7 @@ class HubStore:
                 "or set HF_TOKEN to a token that may read it"
             )
         if response.status in (401, 403) and message:
-            return http_errors.status_error(resource, response.status, message, self._hub.hint)
+            return errors.status_error(resource, response.status, message, self._hub.hint)
         return None
 
 

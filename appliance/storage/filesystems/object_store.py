@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.core.uri import redact
 from appliance.storage.filesystems.base import Listing, RemoteFile
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_CONCURRENCY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,41 +103,3 @@ class ObjectStore(ABC):
 
     def _resource(self, file: RemoteFile) -> str:
         return f"{self._uri}: {file.name}"
-
-
-async def gather(request: Callable[[Item], Awaitable[Result]], items: Iterable[Item]) -> list[Result]:
-    """Return the results for all items, with bounded concurrency; the first error cancels the others."""
-    slots = asyncio.Semaphore(_CONCURRENCY)
-
-    async def run_one(item: Item) -> Result:
-        async with slots:
-            return await request(item)
-
-    tasks = [asyncio.ensure_future(run_one(item)) for item in items]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-
-
-def hex_digest(encoded: str | None, length: int) -> str | None:
-    """Return a base64 digest of `length` bytes in hex; None for anything else, such as a digest over parts."""
-    try:
-        raw = base64.b64decode(encoded or "", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw.hex() if len(raw) == length else None
-
-
-def known_digests(digests: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """Return the digests that are not None."""
-    return {algorithm: digest for algorithm, digest in digests if digest}
-
-
-def md5_of_etag(etag: str | None) -> str | None:
-    """Return the MD5 in an ETag of S3, which it is for an object that was uploaded in one part."""
-    plain = (etag or "").strip('"')
-    return plain if re.fullmatch("[0-9a-f]{32}", plain) else None

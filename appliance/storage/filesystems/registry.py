@@ -1,21 +1,21 @@
 """The table of URI schemes: which filesystem reads each of them.
 
-A further scheme is one more row of `FILESYSTEMS`, or of the argument of `register` for a test.
+A further scheme is one more row of `FILESYSTEMS`; any other scheme that fsspec knows needs none.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from appliance.config.storage import GlobalStorageConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import StorageError
 from appliance.core.progress import OnProgress
-from appliance.core.suggestions import did_you_mean
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact, scheme_of
 from appliance.storage.filesystems.base import Store
 
@@ -37,9 +37,11 @@ class RemoteFilesystem:
 
     opener: str
 
-    def open(self, uri: str, settings: GlobalStorageConfig) -> Store:
-        """Return the store of a URI, without a request."""
-        return cast("Store", _load(self.opener)(uri, settings))
+    def open(self, storage: StorageConfig, settings: GlobalStorageConfig) -> Store:
+        """Return the store of a storage, without a request."""
+        options = storage.options.get_secret_value()
+        # Those without options are not ported yet.
+        return cast("Store", _load(self.opener)(storage.uri, settings, *([options] if options else [])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ FILESYSTEMS: dict[str, Filesystem] = {
     "pvc": LocalFilesystem(f"{_HERE}.local:find_in_volume"),
     "hf": RemoteFilesystem(f"{_HERE}.huggingface:HubStore"),
     "s3": RemoteFilesystem(f"{_HERE}.s3:S3Store"),
+    "s3a": RemoteFilesystem(f"{_HERE}.s3:S3Store"),
     "gs": RemoteFilesystem(f"{_HERE}.gcs:GcsStore"),
     "az": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
     "abfs": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
@@ -71,14 +74,43 @@ FILESYSTEMS: dict[str, Filesystem] = {
     "pypi": PackageIndex(f"{_HERE}.pypi:fetch"),
 }
 
+# Any other scheme of fsspec's, and chains such as `zip::s3://BUCKET/FILE.zip`.
+_ANY = RemoteFilesystem(f"{_HERE}.store:FilesystemStore")
+
 
 def filesystem_for(uri: str) -> Filesystem:
     """Return the filesystem of a URI or plain path."""
     scheme = scheme_of(uri) or "file"
-    if scheme not in FILESYSTEMS:
-        hint = did_you_mean(scheme, FILESYSTEMS) or f"known are {', '.join(FILESYSTEMS)} and plain paths"
-        raise StorageError(f"{redact(uri)}: unknown scheme {scheme!r}; {hint}")
-    return FILESYSTEMS[scheme]
+    if found := FILESYSTEMS.get(scheme):
+        return found
+    if scheme not in fsspec_schemes():
+        raise StorageError(f"{redact(uri)}: unknown scheme {scheme!r}; {suggest_scheme(scheme)}")
+    return _ANY
+
+
+def suggest_scheme(scheme: str) -> str:
+    """Return which schemes an unknown one may mean."""
+    known = f"{known_names('schemes', FILESYSTEMS)}, besides those of fsspec, and plain paths need none"
+    return did_you_mean(scheme, {*FILESYSTEMS, *fsspec_schemes()}) or known
+
+
+def fsspec_schemes() -> Sequence[str]:
+    """Return the schemes that fsspec knows, whether or not their packages are installed."""
+    from fsspec import available_protocols
+
+    schemes: Sequence[str] = available_protocols()
+    return schemes
+
+
+def missing_package(scheme: str) -> str | None:
+    """Return which package a scheme of fsspec's needs if it is not installed, in fsspec's words."""
+    from fsspec import get_filesystem_class
+
+    try:
+        get_filesystem_class(scheme)
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def outcome(uri: str, settings: GlobalStorageConfig) -> dict[str, object]:
         scheme = filesystem_for(uri)
         assert isinstance(scheme, RemoteFilesystem)
         files = {file.name: file.read_text() for file in path.iterdir()}
-        return {"files": files, "credential": scheme.open(uri, settings).credential}
+        return {"files": files, "credential": scheme.open(StorageConfig(uri=uri), settings).credential}
     except StorageError as error:
         return {"error": f"{type(error).__name__}: {error}"}
 

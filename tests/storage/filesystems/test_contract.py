@@ -11,11 +11,10 @@ from uuid import uuid4
 import pytest
 from storage.store_servers import StoreServer
 
-from appliance.config.storage import GlobalStorageConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
-from appliance.core.uri import scheme_of
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
-from appliance.storage.filesystems.registry import FILESYSTEMS, RemoteFilesystem
+from appliance.storage.filesystems.registry import RemoteFilesystem, filesystem_for
 
 LARGE = random.Random(0).randbytes(700_000)
 FILES = {
@@ -35,9 +34,9 @@ BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if na
 @asynccontextmanager
 async def opened(uri: str, settings: GlobalStorageConfig) -> AsyncIterator[Store]:
     """The store of a URI, closed in the end."""
-    scheme = FILESYSTEMS[scheme_of(uri) or ""]
-    assert isinstance(scheme, RemoteFilesystem)
-    store = scheme.open(uri, settings)
+    filesystem = filesystem_for(uri)
+    assert isinstance(filesystem, RemoteFilesystem)
+    store = filesystem.open(StorageConfig(uri=uri), settings)
     try:
         yield store
     finally:

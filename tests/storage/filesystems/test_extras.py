@@ -12,13 +12,24 @@ from storage.servers.azure import KEY
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import MissingExtraError
 
-CLIENTS = ("aiobotocore", "botocore", "google.auth", "azure", "huggingface_hub", "aiohttp", "s3fs", "gcsfs", "adlfs")
+CLIENTS = (
+    "aiobotocore",
+    "botocore",
+    "google.auth",
+    "azure",
+    "huggingface_hub",
+    "aiohttp",
+    "fsspec",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+)
 
 
 @pytest.mark.parametrize(
     ("uri", "credentials", "module", "extra"),
     [
-        ("s3://bucket/x", {}, "botocore", "s3"),
+        ("s3://bucket/x", {}, "s3fs", "s3"),
         ("gs://bucket/x", {"gcs": [{"key": "{}"}]}, "google.auth", "gcs"),
         ("az://models/x", {"azure": [{"account": "acct", "account_key": KEY}]}, "azure.storage.blob", "azure"),
         ("az://models/x", {"azure": [{"account": "acct", "anonymous": True}]}, "azure.storage.blob.aio", "azure"),

@@ -45,7 +45,7 @@ def processes() -> ForkServerContext:
     """Processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
     stores = [f"appliance.storage.filesystems.{name}" for name in ("s3", "gcs", "azure", "http", "huggingface")]
-    context.set_forkserver_preload([__name__, "botocore.session", "azure.storage.blob.aio", *stores])
+    context.set_forkserver_preload([__name__, "s3fs", "azure.storage.blob.aio", *stores])
     return context
 
 

@@ -1,15 +1,11 @@
-"""Storage errors for HTTP responses, and for connections that fail; every store speaks HTTP."""
+"""Storage errors for what filesystems and their clients raise: by HTTP status, and then by type."""
 
 from __future__ import annotations
 
 import re
-import ssl
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
-import urllib3
-from urllib3.exceptions import NewConnectionError
-from urllib3.util.ssl_match_hostname import CertificateError
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from appliance.config.storage import TransferConfig
 from appliance.core.errors import (
@@ -24,12 +20,24 @@ from appliance.core.uri import redact
 _MAX_MESSAGE = 300
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
-_CERTIFICATE_ERRORS = (ssl.SSLCertVerificationError, CertificateError)
 _UNVERIFIED = "certificate verify failed"
 
 # Temporary: timeout, too early, too many requests, and every 5xx but "not implemented" and "version not supported".
 _TEMPORARY = frozenset({408, 425, 429})
 _PERMANENT = frozenset({501, 505})
+
+# Exceptions of vendors are known by their names, because their packages may not be installed.
+_CERTIFICATE_ERRORS = frozenset({"SSLCertVerificationError", "CertificateError"})
+_CREDENTIAL_ERRORS = frozenset(
+    {
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+        *("TokenRetrievalError", "SSOError", "DefaultCredentialsError", "RefreshError", "ClientAuthenticationError"),
+        *("CredentialUnavailableError", "AuthenticationException"),
+    }
+)
+
+# Raised for arguments, and not for answers; another attempt would end in the same way.
+_FINAL_ERRORS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,47 @@ class AccessHint:
 
     credential: str
     remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedResponse:
+    """A response with a status of failure; `message` is the store's own code or reason, or ""."""
+
+    status: int
+    message: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+OwnError = Callable[[str, BaseException, FailedResponse | None], StorageError | None]
+"""Returns the error for a cause that means something else to one store than its status or type say, or None."""
+
+
+def to_storage_error(
+    resource: str, error: BaseException, access: AccessHint, own_error: OwnError = lambda *_: None
+) -> StorageError:
+    """Return the error for what a client raised while it requested `resource`."""
+    causes = [(cause, _response_of(cause)) for cause in _causes(error)]
+    for cause, response in causes:
+        if isinstance(cause, StorageError):
+            return cause
+        if found := own_error(resource, cause, response):
+            return found
+    for _, response in causes:
+        if response:
+            wait = retry_after(response.headers.get("Retry-After") or response.headers.get("retry-after"))
+            return status_error(resource, response.status, response.message, access, retry_after=wait)
+    for cause, _ in causes:
+        if isinstance(cause, PermissionError) or is_credential_error(cause):
+            message = clean(str(cause)) or "access denied"
+            return AccessDeniedError(f"{resource}: {message} (with {access.credential}); {access.remedy}")
+        if isinstance(cause, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+            return _missing_error(resource, "", access)
+    return connection_error(resource, error)
+
+
+def is_credential_error(error: BaseException) -> bool:
+    """Return whether a client has no usable credential, or the server rejected it without a status."""
+    return bool(_names(error) & _CREDENTIAL_ERRORS)
 
 
 def client_timeouts(transfer: TransferConfig) -> tuple[float, float]:
@@ -56,9 +105,7 @@ def status_error(
     if status in (401, 403):
         return AccessDeniedError(f"{resource}: {response} to {access.credential}; {access.remedy}")
     if status in (404, 410):
-        # Some stores hide private files from anonymous clients this way.
-        private = f"; if it is private, {access.remedy}" if access.credential.startswith("anonymous") else ""
-        return ArtifactNotFoundError(f"{resource}: not found, {response}; check the name and the path{private}")
+        return _missing_error(resource, f", {response}", access)
     if status in (412, 416):
         return changed_error(resource)
     if status in _TEMPORARY or (status >= 500 and status not in _PERMANENT):
@@ -105,13 +152,13 @@ def total_size(content_range: str | None) -> int | None:
 def connection_error(resource: str, error: BaseException) -> StorageError:
     """Return the error for a connection that failed or broke."""
     causes = tuple(_causes(error))
-    if found := next((cause for cause in causes if isinstance(cause, _CERTIFICATE_ERRORS)), None):
+    if found := next((cause for cause in causes if _names(cause) & _CERTIFICATE_ERRORS), None):
         message = clean(str(found))
         return StorageError(
             f"{resource}: {message if _UNVERIFIED in message else f'{_UNVERIFIED}: {message}'}; set SSL_CERT_FILE "
             "(AWS_CA_BUNDLE for s3://, REQUESTS_CA_BUNDLE for Azure) to a file with the certificates of this network"
         )
-    if isinstance(error, ValueError):
+    if isinstance(error, _FINAL_ERRORS):
         # The text is not shown, because it may be a header with a secret.
         return StorageError(f"{resource}: not a valid address or header; correct it")
     problem = "timed out" if any(map(_is_timeout, causes)) else clean(str(error)) or type(error).__name__
@@ -138,15 +185,47 @@ def retry_after(value: str | None) -> float | None:
     return float(value) if value and value.isascii() and value.isdigit() else None
 
 
+def _missing_error(resource: str, response: str, access: AccessHint) -> ArtifactNotFoundError:
+    # Some stores hide private files from anonymous clients this way.
+    private = f"; if it is private, {access.remedy}" if access.credential.startswith("anonymous") else ""
+    return ArtifactNotFoundError(f"{resource}: not found{response}; check the name and the path{private}")
+
+
+def _response_of(error: BaseException) -> FailedResponse | None:
+    """Return the response in an exception of a client, each of which has it elsewhere."""
+    response: Any = getattr(error, "response", None)  # Any: of any client
+    if isinstance(response, Mapping):  # botocore
+        metadata, code = response.get("ResponseMetadata", {}), str(response.get("Error", {}).get("Code", ""))
+        # A response to HEAD has no body, so its code is its status.
+        message = "" if code.isdigit() else code
+        return FailedResponse(int(metadata.get("HTTPStatusCode", 0)), message, metadata.get("HTTPHeaders", {}))
+    for status in (
+        getattr(error, "status", None),  # aiohttp
+        getattr(error, "status_code", None),  # Azure
+        getattr(response, "status_code", None),  # httpx and requests
+        getattr(error, "code", None),  # gcsfs
+    ):
+        if isinstance(status, int) and 400 <= status < 600:
+            headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
+            own_code = getattr(error, "error_code", None)  # Azure
+            message = getattr(own_code, "value", own_code) or getattr(error, "message", None) or ""
+            return FailedResponse(status, str(message), headers)
+    return None
+
+
+def _names(error: BaseException) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
 def _is_timeout(error: BaseException) -> bool:
+    names = _names(error)
     # urllib3 derives a refused connection from its connect timeout.
-    return isinstance(error, (TimeoutError, urllib3.exceptions.TimeoutError)) and not isinstance(
-        error, NewConnectionError
-    )
+    is_vendors = "ReadTimeoutError" in names or "ConnectTimeoutError" in names
+    return isinstance(error, TimeoutError) or (is_vendors and "NewConnectionError" not in names)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what caused it: urllib3 and aiohttp have attributes, others raise `from`."""
+    """Yield an error and what caused it: some clients have attributes, others raise `from`."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
