@@ -1,7 +1,6 @@
 """Authentication and authorization: API keys, principals, allowed hosts, certificates."""
 
-from appliance.auth.authorizer import Authorizer
-from appliance.auth.principal import Principal, authenticated, current_principal
+from appliance.auth.authorizer import Authorizer, Principal, authenticated, current_principal
 
 __all__ = ["PUBLIC", "Authorizer", "Principal", "authenticated", "current_principal"]
 

@@ -52,12 +52,11 @@ class AllowedHosts:
         if not authority or "*" in self._names:
             return True
         split = split_authority(authority)
-        return split is not None and (is_private(split[0]) or self._matches(split[0]))
-
-    def _matches(self, name: str) -> bool:
+        if split is None or is_private(name := split[0]):
+            return split is not None
         labels = name.split(".")
         wildcards = {".".join(["*", *labels[start:]]) for start in range(1, len(labels))}
-        return name in self._names or not self._names.isdisjoint(wildcards)
+        return not self._names.isdisjoint({name, *wildcards})
 
 
 def split_authority(authority: str, default_port: int = 80) -> tuple[str, int] | None:

@@ -1,21 +1,68 @@
-"""Authentication by API keys, and what each key allows; the keys may change while the server runs."""
+"""API keys: the caller of a request by its key, and what that allows.
+
+Sources: RFC 6750, section 2.1, for `Authorization`; Anthropic's and Azure's clients for headers with the key only.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import NoReturn
 
-from appliance.auth.principal import Principal, current_principal, is_foreign, is_local
-from appliance.config.security import AuthConfig, KeyConfig
+from appliance.config.security import AuthConfig
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
 from appliance.core.model import Operation
 
 Header = tuple[bytes, bytes]
 
-# Headers of Anthropic's and Azure's clients, which have the key only.
 _KEY_HEADERS = frozenset({b"x-api-key", b"api-key"})
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An API key by its name, never by its value; None is no restriction."""
+
+    name: str
+    models: frozenset[str] | None = None
+    operations: frozenset[Operation] | None = None
+    is_admin: bool = False
+
+    def may_request(self, operation: Operation) -> bool:
+        """Return whether it may request this operation."""
+        return self.operations is None or operation in self.operations
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    principal: Principal | None = None
+    is_local: bool = False
+    is_foreign: bool = False
+
+
+_current: ContextVar[_Caller] = ContextVar("caller", default=_Caller())  # noqa: B039 - frozen
+
+
+def current_principal() -> Principal | None:
+    """Return the principal that this task works for; None without keys, or if the key is missing or unknown."""
+    return _current.get().principal
+
+
+@contextmanager
+def authenticated(principal: Principal | None, *, is_local: bool = False, is_foreign: bool = False) -> Iterator[None]:
+    """Have the block, and tasks that are started in it, work for this principal.
+
+    `is_local`: its client is on this machine, as far as its connection tells. `is_foreign`: a page of another origin
+    may have sent the request, which may see no more than without a key.
+    """
+    token = _current.set(_Caller(principal, is_local, is_foreign))
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 class Authorizer:
@@ -29,18 +76,25 @@ class Authorizer:
 
     def apply(self, config: AuthConfig) -> None:
         """Use this config from now on; running requests are not affected."""
-        keys = tuple((key.digest, _principal(key)) for key in config.keys)
-        self._config, self._keys = config, keys
+        self.are_metrics_open = config.are_metrics_open
+        """Whether metrics need no key."""
+        self._keys = tuple(
+            (
+                key.digest,
+                Principal(
+                    key.name,
+                    None if key.models is None else frozenset(key.models),
+                    None if key.operations is None else frozenset(key.operations),
+                    key.admin,
+                ),
+            )
+            for key in config.keys
+        )
 
     @property
     def is_closed(self) -> bool:
         """Whether there are keys, so that nobody may do anything without one."""
         return bool(self._keys)
-
-    @property
-    def are_metrics_open(self) -> bool:
-        """Whether metrics need no key."""
-        return self._config.are_metrics_open
 
     def authenticate(self, headers: Iterable[Header]) -> tuple[Principal | None, list[Header]]:
         """Return the principal of these headers, and the headers without our keys, for models and upstreams."""
@@ -55,30 +109,32 @@ class Authorizer:
     def sees(self, *names: str) -> bool:
         """Return whether the current principal may see a model with these names."""
         principal = current_principal()
-        return principal.may_use(*names) if principal is not None else self._is_for_everybody
+        if principal is None:
+            return self._is_for_everybody
+        return principal.models is None or not principal.models.isdisjoint(names)
 
     @property
     def sees_every_model(self) -> bool:
         """Whether the current principal may use every model, and read the config, errors and metrics of the server."""
         principal = current_principal()
-        return principal.models is None if principal is not None else self._is_for_everybody
+        return self._is_for_everybody if principal is None else principal.models is None
 
     @property
     def is_operator(self) -> bool:
         """Whether the current principal may read why the server fails: by its key, or without keys on this machine."""
         principal = current_principal()
-        if principal is not None:
-            return principal.is_admin or principal.models is None
-        return self._is_for_everybody and is_local()
+        if principal is None:
+            return self._is_for_everybody and _current.get().is_local
+        return principal.is_admin or principal.models is None
 
     def may_request(self, operation: Operation) -> bool:
         """Return whether the current principal may request this operation."""
         principal = current_principal()
-        return principal.may_request(operation) if principal is not None else self._is_for_everybody
+        return self._is_for_everybody if principal is None else principal.may_request(operation)
 
     @property
     def _is_for_everybody(self) -> bool:
-        return not self.is_closed and not is_foreign()
+        return not self.is_closed and not _current.get().is_foreign
 
     def require_key(self) -> None:
         """Return if there is a principal, or if there are no keys."""
@@ -89,14 +145,14 @@ class Authorizer:
         """Return if the current principal may request this operation."""
         self.require_key()
         if not self.may_request(operation):
-            self._refuse(f"request {operation}", "server.api_keys[].operations")
+            _refuse(f"request {operation}", "operations")
 
     def require_admin(self) -> None:
         """Return if the current principal may load and unload models."""
         self.require_key()
         principal = current_principal()
         if principal is not None and not principal.is_admin:
-            self._refuse("load and unload models", "server.api_keys[].admin")
+            _refuse("load and unload models", "admin")
 
     def require_metrics(self) -> None:
         """Return if the current principal may read the metrics of all models."""
@@ -107,38 +163,25 @@ class Authorizer:
         """Return if the current principal may use every model, which `action` requires."""
         self.require_key()
         if not self.sees_every_model:
-            self._refuse(action, "server.api_keys[].models")
+            _refuse(action, "models")
 
     def _principal_of(self, header: Header) -> Principal | None:
-        value = _key_in(header)
-        if value is None:
-            return None
-        digest = hashlib.sha256(value).digest()
-        found = None
+        name, value = header[0].lower(), header[1].strip()
+        if name not in _KEY_HEADERS:
+            scheme, _, value = value.partition(b" ")
+            if name != b"authorization" or scheme.lower() != b"bearer":
+                return None
+        digest, found = hashlib.sha256(value.strip()).digest(), None
         # All keys, each in constant time, so that the duration tells nothing about any key.
         for known, principal in self._keys:
             if hmac.compare_digest(known, digest):
                 found = principal
         return found
 
-    def _refuse(self, action: str, key: str) -> NoReturn:
-        self.require_key()
-        principal = current_principal()
-        raise ForbiddenError(
-            f"The key {principal.name if principal else ''!r} may not {action}; {key} in the config allows it"
-        )
 
-
-def _principal(key: KeyConfig) -> Principal:
-    models = None if key.models is None else frozenset(key.models)
-    operations = None if key.operations is None else frozenset(key.operations)
-    return Principal(key.name, models, operations, key.admin)
-
-
-def _key_in(header: Header) -> bytes | None:
-    """Return what may be a key: the value of a header for keys, or what follows ``Bearer`` (RFC 6750, section 2.1)."""
-    name, value = header[0].lower(), header[1].strip()
-    if name in _KEY_HEADERS:
-        return value
-    scheme, _, token = value.partition(b" ")
-    return token.strip() if name == b"authorization" and scheme.lower() == b"bearer" else None
+def _refuse(action: str, key: str) -> NoReturn:
+    principal = current_principal()
+    raise ForbiddenError(
+        f"The key {principal.name if principal else ''!r} may not {action}; server.api_keys[].{key} in the config "
+        "allows it"
+    )

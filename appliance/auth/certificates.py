@@ -48,7 +48,7 @@ class Certificates:
             CertificateError: a file is missing, or they do not fit together.
         """
         self._config = config
-        self._stamps = self._read_stamps()
+        self._stamps = _stamps(config)
         self.current = read(config)
         log.info("certificate.loaded", expires=self.current.expires.isoformat())
 
@@ -57,25 +57,17 @@ class Certificates:
 
         Files that cannot be served are ignored until they change again, because they may be half written.
         """
-        stamps = self._read_stamps()
-        if stamps == self._stamps:
+        stamps, before = _stamps(self._config), self.current
+        if stamps != self._stamps:
+            self._stamps = stamps
+            try:
+                self.current = read(self._config)
+            except CertificateError as error:
+                log.error("certificate.refused", reason=str(error))
+        if self.current == before:
             return False
-        self._stamps = stamps
-        try:
-            new = read(self._config)
-        except CertificateError as error:
-            log.error("certificate.refused", reason=str(error))
-            return False
-        if new == self.current:
-            return False
-        self.current = new
-        log.info("certificate.loaded", expires=new.expires.isoformat())
+        log.info("certificate.loaded", expires=self.current.expires.isoformat())
         return True
-
-    def _read_stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """Return what differs when a file was changed, or a link to it leads to another file."""
-        config = self._config
-        return tuple(_stamp(path) for path in (config.certificate, config.key, config.client_ca) if path is not None)
 
 
 def read(config: TlsConfig) -> Certificate:
@@ -89,8 +81,7 @@ def read(config: TlsConfig) -> Certificate:
         raise MissingExtraError("cryptography", "tls", "server.tls")
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    chain = _chain("server.tls.certificate", config.certificate)
-    key = _key(config)
+    chain, key = _chain("server.tls.certificate", config.certificate), _key(config)
     leaf = chain[0]
     if leaf.public_key() != key.public_key():
         raise CertificateError(
@@ -101,11 +92,11 @@ def read(config: TlsConfig) -> Certificate:
         raise CertificateError(
             f"server.tls.certificate: {config.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
         )
-    authorities = None if config.client_ca is None else _chain("server.tls.client_ca", config.client_ca)
+    authorities = [] if config.client_ca is None else _chain("server.tls.client_ca", config.client_ca)
     return Certificate(
         chain=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
         key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        client_ca=None if authorities is None else b"".join(each.public_bytes(Encoding.PEM) for each in authorities),
+        client_ca=b"".join(each.public_bytes(Encoding.PEM) for each in authorities) or None,
         expires=min(each.not_valid_after_utc for each in chain),
     )
 
@@ -127,6 +118,7 @@ def _chain(key: str, path: Path) -> list[x509.Certificate]:
 
 def _key(config: TlsConfig) -> PrivateKeyTypes:
     from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     path, password = config.key, config.key_password
@@ -134,27 +126,23 @@ def _key(config: TlsConfig) -> PrivateKeyTypes:
     try:
         key = load_pem_private_key(pem, None if password is None else password.get_secret_value().encode())
     except TypeError as error:
-        must = "is encrypted; give server.tls.key_password" if password is None else "is not encrypted; leave out"
-        raise CertificateError(f"server.tls.key: {path} {must}{'' if password is None else ' key_password'}") from error
+        is_encrypted = password is None
+        fault = "encrypted; give server.tls.key_password" if is_encrypted else "not encrypted; leave out key_password"
+        raise CertificateError(f"server.tls.key: {path} is {fault}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "" if password is None else ", or key_password is wrong"
         raise CertificateError(f"server.tls.key: {path} holds no private key in PEM{hint}") from error
-    if not _can_be_served(key):
+    is_served = isinstance(key, ed25519.Ed25519PrivateKey) or (
+        _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]
+        if isinstance(key, rsa.RSAPrivateKey)
+        else isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
+    )
+    if not is_served:
         raise CertificateError(
             f"server.tls.key: {path} is of a kind that cannot be served; must be RSA of 2048 to 4096 bits, ECDSA on "
             "P-256 or P-384, or Ed25519"
         )
     return key
-
-
-def _can_be_served(key: PrivateKeyTypes) -> bool:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-
-    if isinstance(key, rsa.RSAPrivateKey):
-        return _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.curve.name in _CURVES
-    return isinstance(key, ed25519.Ed25519PrivateKey)
 
 
 def _bytes(key: str, path: Path) -> bytes:
@@ -164,9 +152,14 @@ def _bytes(key: str, path: Path) -> bytes:
         raise CertificateError(f"{key}: {path} cannot be read: {error.strerror}") from error
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def _stamps(config: TlsConfig) -> list[tuple[int, int, int] | None]:
+    """Return what differs when a file was changed, or a link to it leads to another file."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for path in filter(None, (config.certificate, config.key, config.client_ca)):
+        try:
+            found = path.stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
+    return stamps

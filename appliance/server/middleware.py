@@ -26,7 +26,6 @@ from appliance.api.kserve_names import HEADER, prefix_of
 from appliance.api.route_tags import PROBE, PROTOCOL
 from appliance.auth import Authorizer, Principal, authenticated
 from appliance.auth.allowed_hosts import is_local
-from appliance.auth.principal import foreign
 from appliance.config.root import MetadataConfig
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext, use_context
@@ -132,7 +131,7 @@ class RequestMiddleware:
                 await self._app(scope, exchange.receive, exchange.send)
             elif normalize_path(scope["path"]) in self._public_paths:
                 # Platforms call probes by any name of the server; pages of other origins learn the status only.
-                with foreign():
+                with authenticated(None, is_foreign=True):
                     await self._app(scope, exchange.receive, exchange.send)
             else:
                 await self._reject(scope, exchange, context, rejected)
