@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 from appliance.adapters.service_client import Headers
 from appliance.core.errors import RequestError
 from appliance.core.openai_types import Json
-from appliance.limits import require_size
+from appliance.limits.queue import require_size
 
 
 @dataclass(frozen=True, slots=True)

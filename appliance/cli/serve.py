@@ -11,6 +11,7 @@ import click
 
 from appliance.cli.options import FILE, frozen, load_config, offline, overrides, to_overrides
 from appliance.config import LoadedConfig
+from appliance.config.models import ModelConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 
 
@@ -28,14 +29,16 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
     """
     loaded = load_config(file, to_overrides(overrides, offline=offline, frozen=frozen))
     from appliance.core.system import exit_now
+    from appliance.models.factory import ModelFactory
     from appliance.server import serve as serve_config
 
-    _check_local_layouts(loaded)
-    exit_now(serve_config(loaded))
+    exit_now(serve_config(loaded, ModelFactory(_check_local_layouts(loaded))))
 
 
-def _check_local_layouts(loaded: LoadedConfig) -> None:
-    """Check the layouts of models whose files are on this machine; the others are checked before their download.
+def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:
+    """Check the layouts of models whose files are on this machine, and return these models.
+
+    The others are checked before their download.
 
     Raises:
         ConfigError: a layout cannot work.
@@ -44,11 +47,14 @@ def _check_local_layouts(loaded: LoadedConfig) -> None:
 
     settings = loaded.config.storage.model_copy(update={"offline": True})
     problems: list[Problem] = []
+    checked: list[ModelConfig] = []
     for index, config in enumerate(loaded.config.models):
         with contextlib.suppress(ApplianceError):
             problems += [
                 loaded.problem(("models", index, *violation.path), violation.message)
                 for violation in precheck_layout(config, settings)
             ]
+            checked.append(config)
     if problems:
         raise ConfigError(problems)
+    return checked

@@ -69,6 +69,9 @@ MULTIPART_OPERATIONS = frozenset(
 )
 """The operations whose requests are multipart forms, because they hold a file; all other requests are JSON."""
 
+TEXT_GENERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE})
+"""The operations whose responses are generated token by token."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:

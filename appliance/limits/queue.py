@@ -1,23 +1,25 @@
 """The queue of one model: so many sequences at once, so many requests waiting, all others refused at once.
 
-A sequence is one text of a batch, or one choice of one prompt. A request waits for its first unit of capacity in the
-queue, and for further ones among the running requests (`Capacity`).
+A sequence is one text of a batch, or one choice of one prompt; each takes one unit of the model's capacity. A request
+waits in the queue for its first unit. From then on it has one, and further ones while more of its sequences are
+computed. A free unit goes to the request that has the fewest, which is max-min fairness (Bertsekas and Gallager, Data
+Networks, 6.5.2), so a request with thousands of sequences takes turns with the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import count
 
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestError, RequestTimeoutError
 from appliance.core.request_context import current_context
-from appliance.limits.capacity import Capacity, CapacityShare, CapacityUnit
 from appliance.limits.estimators import TokenEstimator, WaitEstimator
 from appliance.limits.rate_limiter import note_refusal, refusal
 from appliance.limits.timeouts import Timeouts
@@ -25,17 +27,28 @@ from appliance.limits.timeouts import Timeouts
 # Requests differ, so an estimate may use up no more than this part of the promised time.
 _SLO_SHARE = 0.75
 
+# One request may have one unit of so many, rounded up, so that there is room for others.
+_MAX_SHARE_DIVISOR = 2
 
-@dataclass(frozen=True, slots=True)
-class QueueSettings:
-    """The limits of a queue, and the promised time to first token."""
 
-    limits: LimitsConfig
-    slo: SloConfig
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A unit of capacity, taken at the moment `started`, and the sequence that is computed in it."""
 
-    def share(self, workers: int) -> QueueSettings:
-        """Return the settings of one of so many workers."""
-        return QueueSettings(self.limits.share(workers), self.slo)
+    slots: SequenceSlots
+    started: float
+    is_ended: bool = False
+
+    def first_token(self) -> None:
+        """Note that the first token of the sequence is there."""
+        if self.slots.sequences > 1:
+            self.slots.queue.learn_first_token(self.started)
+
+    def end(self, *, is_success: bool) -> None:
+        """Return the unit of capacity; only the first call counts."""
+        if not self.is_ended:
+            self.is_ended = True
+            self.slots.queue.end(self, is_success=is_success)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,23 +58,36 @@ class SequenceSlots:
     queue: RequestQueue
     size: int
     started: float
-    share: CapacityShare
+    units: set[Sequence] = field(default_factory=set)
+    idle: Sequence | None = None
+    """The unit in which nothing is computed now; a request keeps its last unit to its end."""
+    sequences: int = 0
+    """All sequences that have requested a unit."""
+    waiting: deque[asyncio.Future[Sequence]] = field(default_factory=deque)
+    ticket: int = 0
+    """Its position among the requests that have no unit."""
 
     @property
     def limits(self) -> LimitsConfig:
         """The limits of the model."""
-        return self.queue.settings.limits
+        return self.queue.limits
+
+    def first_waiting(self) -> asyncio.Future[Sequence] | None:
+        """Return the first of its sequences that still waits."""
+        while self.waiting and self.waiting[0].done():
+            self.waiting.popleft()
+        return self.waiting[0] if self.waiting else None
 
     def first_token(self) -> None:
         """Note that the first token is there."""
         # With several sequences, each reports its own: the time for all of them depends on their number.
-        if self.share.sequences < 2:
+        if self.sequences < 2:
             self.queue.learn_first_token(self.started)
 
     @asynccontextmanager
     async def sequence(self) -> AsyncGenerator[Sequence]:
         """Wait for a unit of capacity, and hold it while one sequence is computed in the block."""
-        sequence = Sequence(self, await self.queue.capacity.acquire(self.share))
+        sequence = await self.queue.acquire(self)
         try:
             yield sequence
         finally:
@@ -73,26 +99,6 @@ class SequenceSlots:
         The duration of a request without success is not used for estimates.
         """
         self.queue.leave(self, prompt_tokens, is_success=is_success)
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One sequence that is computed."""
-
-    slots: SequenceSlots
-    unit: CapacityUnit
-    is_ended: bool = False
-
-    def first_token(self) -> None:
-        """Note that the first token of the sequence is there."""
-        if self.slots.share.sequences > 1:
-            self.slots.queue.learn_first_token(self.unit.started)
-
-    def end(self, *, is_success: bool) -> None:
-        """Return the unit of capacity; only the first call counts."""
-        if not self.is_ended:
-            self.is_ended = True
-            self.slots.queue.end(self, is_success=is_success)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,24 +117,25 @@ class RequestQueue:
     """
 
     model: str
-    settings: QueueSettings
+    limits: LimitsConfig
+    slo: SloConfig
     clock: Callable[[], float] = time.monotonic
     engine_concurrent: int | None = None
     refused: Counter[str] = field(default_factory=Counter)
-    capacity: Capacity = field(init=False)
     _token_estimator: TokenEstimator = field(default_factory=TokenEstimator)
     _wait_estimator: WaitEstimator = field(default_factory=WaitEstimator)
     _running: set[SequenceSlots] = field(default_factory=set)
     # The oldest first: a dict keeps the order and removes any of them at once.
+    _units: dict[Sequence, None] = field(default_factory=dict)
     _waiters: dict[_Waiter, None] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.capacity = Capacity(self.clock, lambda: self.concurrent, self._serve_waiting)
+    # Running requests whose sequences wait. Of those with equally many units the first is served, and becomes the last.
+    _sharing: dict[SequenceSlots, None] = field(default_factory=dict)
+    _tickets: Iterator[int] = field(default_factory=count)
 
     @property
     def running(self) -> int:
         """Units of capacity that running requests hold."""
-        return self.capacity.used
+        return len(self._units)
 
     @property
     def queued(self) -> int:
@@ -143,11 +150,11 @@ class RequestQueue:
     @property
     def concurrent(self) -> int | None:
         """Most sequences that run at once; None is no limit."""
-        return self.settings.limits.concurrent or self.engine_concurrent
+        return self.limits.concurrent or self.engine_concurrent
 
-    def apply(self, settings: QueueSettings) -> None:
+    def apply(self, limits: LimitsConfig, slo: SloConfig) -> None:
         """Use other settings from now on; requests that wait may start now."""
-        self.settings = settings
+        self.limits, self.slo = limits, slo
         self._serve_waiting()
 
     def tokens(self, size: int) -> int:
@@ -162,91 +169,158 @@ class RequestQueue:
             RequestTimeoutError: its turn came too late.
         """
         self._require_slo()
-        if self._has_room():
+        if self._has_room:
             return self._start(size)
         self._require_queue_room(size)
-        waiter = _Waiter(
-            asyncio.get_running_loop().create_future(), size, self.tokens(size), self.capacity.next_ticket()
-        )
+        turn: asyncio.Future[SequenceSlots] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(turn, size, self.tokens(size), next(self._tickets))
         self._waiters[waiter] = None
         try:
-            return await timeouts.before_first(self._turn(waiter))
+            return await timeouts.before_first(self._wait_for_turn(turn))
         except BaseException as error:
             self._waiters.pop(waiter, None)
             # Its turn may have come while this task was being cancelled.
-            if waiter.slots.done() and not waiter.slots.cancelled():
-                self.leave(waiter.slots.result(), None, is_success=False)
+            if turn.done() and not turn.cancelled():
+                self.leave(turn.result(), None, is_success=False)
             if isinstance(error, RequestTimeoutError):
                 self.refused["deadline"] += 1
                 note_refusal("deadline")
             raise
-
-    def end(self, sequence: Sequence, *, is_success: bool) -> None:
-        """End a sequence; its unit goes to the next one."""
-        share = sequence.slots.share
-        if is_success and share.sequences > 1:
-            self._wait_estimator.learn_duration(self.clock() - sequence.unit.started)
-        self.capacity.release(share, sequence.unit)
-
-    def learn_first_token(self, started: float) -> None:
-        """Learn the time to first token of what started at this moment."""
-        now = self.clock()
-        self._wait_estimator.learn_first_token(self.running, now - started, now)
 
     def leave(self, slots: SequenceSlots, prompt_tokens: int | None, *, is_success: bool) -> None:
         """End a request; see `SequenceSlots.leave`."""
         if slots not in self._running:
             return
         self._running.remove(slots)
-        if is_success and slots.share.sequences < 2:
+        if is_success and slots.sequences < 2:
             self._wait_estimator.learn_duration(self.clock() - slots.started)
         if prompt_tokens is not None:
             self._token_estimator.learn(slots.size, prompt_tokens)
-        self.capacity.close_share(slots.share)
+        slots.idle = None
+        self._sharing.pop(slots, None)
+        for turn in slots.waiting:
+            turn.cancel()
+        for unit in tuple(slots.units):
+            self._drop(unit)
+        self._serve_waiting()
 
-    async def _turn(self, waiter: _Waiter) -> SequenceSlots:
-        """Wait for the request's turn; the promised time holds even if the estimate was wrong."""
-        promised = self.settings.slo.ttft_seconds
+    async def acquire(self, slots: SequenceSlots) -> Sequence:
+        """Wait for a unit for the next sequence of a request; see `SequenceSlots.sequence`."""
+        slots.sequences += 1
+        if (idle := slots.idle) is not None:
+            slots.idle = None
+            # A new unit, because the time of the sequence starts now.
+            self._drop(idle)
+            return self._take(slots)
+        turn: asyncio.Future[Sequence] = asyncio.get_running_loop().create_future()
+        slots.waiting.append(turn)
+        self._sharing[slots] = None
+        self._serve_waiting()
+        try:
+            return await turn
+        except BaseException:
+            # The unit may have been given while this task was being cancelled.
+            if turn.done() and not turn.cancelled():
+                turn.result().end(is_success=False)
+            raise
+
+    def end(self, sequence: Sequence, *, is_success: bool) -> None:
+        """End a sequence; its unit goes to the next one."""
+        slots = sequence.slots
+        if is_success and slots.sequences > 1:
+            self._wait_estimator.learn_duration(self.clock() - sequence.started)
+        # The units of a request that has left are already returned.
+        if sequence not in slots.units:
+            return
+        is_waiting = slots.first_waiting() is not None
+        if len(slots.units) == 1 and not is_waiting and slots in self._running:
+            slots.idle = sequence
+            return
+        self._drop(sequence)
+        if is_waiting and not slots.units:
+            slots.ticket = next(self._tickets)
+            self._move_to_end(slots)
+        self._serve_waiting()
+
+    def learn_first_token(self, started: float) -> None:
+        """Learn the time to first token of what started at this moment."""
+        now = self.clock()
+        self._wait_estimator.learn_first_token(self.running, now - started, now)
+
+    async def _wait_for_turn(self, turn: asyncio.Future[SequenceSlots]) -> SequenceSlots:
+        """Wait for a request's turn; the promised time holds even if the estimate was wrong."""
+        promised = self.slo.ttft_seconds
         if promised is None:
-            return await waiter.slots
+            return await turn
         left = promised - self._wait_estimator.first_token_seconds(self.running, self.clock())
         try:
             async with asyncio.timeout(max(0.0, left)) as bound:
-                return await waiter.slots
+                return await turn
         except TimeoutError:
             if not bound.expired():
                 raise
         raise self._refusal("late", f"did not get to it in time for its slo.ttft_seconds of {promised:g}")
 
+    @property
+    def _is_free(self) -> bool:
+        return self.concurrent is None or self.running < self.concurrent
+
+    @property
     def _has_room(self) -> bool:
         # A new request does not overtake those that wait.
-        return self.capacity.is_free and not self._waiters
+        return self._is_free and not self._waiters
 
     def _start(self, size: int) -> SequenceSlots:
-        slots = SequenceSlots(self, size, self.clock(), self.capacity.open_share())
+        slots = SequenceSlots(self, size, self.clock())
+        slots.idle = self._take(slots)
         self._running.add(slots)
         return slots
 
     def _serve_waiting(self) -> None:
         """Give free units to the requests that have none, in the order of their arrival, then to those with fewest."""
-        while self.capacity.is_free:
-            waiter, share = next(iter(self._waiters), None), self.capacity.poorest()
-            if waiter is not None and (share is None or share.units or waiter.ticket < share.ticket):
+        while self._is_free:
+            waiter, slots = next(iter(self._waiters), None), self._poorest()
+            if waiter is not None and (slots is None or slots.units or waiter.ticket < slots.ticket):
                 del self._waiters[waiter]
                 # It may have been cancelled in this iteration of the event loop.
                 if not waiter.slots.done():
                     waiter.slots.set_result(self._start(waiter.size))
-            elif share is not None:
-                self.capacity.serve(share)
+            elif slots is not None and (turn := slots.first_waiting()) is not None:
+                turn.set_result(self._take(slots))
+                self._move_to_end(slots)
             else:
                 return
 
+    def _poorest(self) -> SequenceSlots | None:
+        """Return the request with the fewest units among those that may have a further one."""
+        for slots in [slots for slots in self._sharing if slots.first_waiting() is None]:
+            del self._sharing[slots]
+        limit = self.concurrent
+        eligible = (
+            slots for slots in self._sharing if limit is None or len(slots.units) < -(-limit // _MAX_SHARE_DIVISOR)
+        )
+        return min(eligible, key=lambda slots: len(slots.units), default=None)
+
+    def _move_to_end(self, slots: SequenceSlots) -> None:
+        self._sharing.pop(slots, None)
+        self._sharing[slots] = None
+
+    def _take(self, slots: SequenceSlots) -> Sequence:
+        unit = Sequence(slots, self.clock())
+        self._units[unit] = None
+        slots.units.add(unit)
+        return unit
+
+    def _drop(self, unit: Sequence) -> None:
+        del self._units[unit]
+        unit.slots.units.remove(unit)
+
     def _require_slo(self) -> None:
-        promised = self.settings.slo.ttft_seconds
+        promised = self.slo.ttft_seconds
         # Without running requests, a refusal would help no other request.
         if promised is None or not self.running:
             return
-        wait = 0.0 if self._has_room() else self._wait_seconds()
+        wait = 0.0 if self._has_room else self._wait_seconds()
         # While nothing is known, no request that would have to wait is accepted.
         if wait is None or (
             wait + self._wait_estimator.first_token_seconds(self.running + 1, self.clock()) > promised * _SLO_SHARE
@@ -254,23 +328,19 @@ class RequestQueue:
             raise self._refusal("slo", f"could not begin to answer within its slo.ttft_seconds of {promised:g}")
 
     def _require_queue_room(self, size: int) -> None:
-        limits = self.settings.limits
-        if limits.queued == 0:
+        if self.limits.queued == 0:
             raise self._refusal("concurrent", f"has {len(self._running)} requests running, as many as it may")
-        if self.queued >= limits.queued:
+        if self.queued >= self.limits.queued:
             raise self._refusal("queue", f"has {self.queued} requests waiting, as many as it may")
-        max_tokens = limits.queued_tokens
-        if max_tokens is not None and self.queued_tokens + self.tokens(size) > max_tokens:
-            raise self._refusal(
-                "tokens", f"has about {self.queued_tokens} prompt tokens waiting, of at most {max_tokens}"
-            )
+        tokens, max_tokens = self.queued_tokens, self.limits.queued_tokens
+        if max_tokens is not None and tokens + self.tokens(size) > max_tokens:
+            raise self._refusal("tokens", f"has about {tokens} prompt tokens waiting, of at most {max_tokens}")
 
     def _wait_seconds(self) -> float | None:
         if self.concurrent is None:
             return 0.0
-        return self._wait_estimator.wait_seconds(
-            self.queued, self.concurrent, self.capacity.start_times(), self.clock()
-        )
+        started = (unit.started for unit in self._units)
+        return self._wait_estimator.wait_seconds(self.queued, self.concurrent, started, self.clock())
 
     def _refusal(self, reason: str, description: str) -> RateLimitedError:
         self.refused[reason] += 1
@@ -321,11 +391,7 @@ def require_size(inputs: int, choices: int, *, field: str) -> None:
 
 
 def require_within(limits: LimitsConfig, inputs: int, choices: int, *, field: str) -> None:
-    """Return if a request of this size is within the limits.
-
-    Raises:
-        RequestError: it is more than they allow in one request.
-    """
+    """Return if a request of this size is within the limits; raises as `require_size` does."""
     if inputs > (most := limits.inputs_per_request):
         raise RequestError(
             f"{field} has {inputs} elements; at most {most} are taken in one request (limits.inputs_per_request), "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
 from appliance.config.limits import KeyLimitsConfig
@@ -32,8 +32,10 @@ def note_refusal(reason: str) -> None:
 
 @dataclass(slots=True)
 class _Bucket:
-    """What was spent and is not refilled yet; the whole limit is refilled evenly within a minute."""
+    """What was spent of one limit and is not refilled yet; the whole limit is refilled evenly within a minute."""
 
+    name: str
+    limit: int | None = None
     spent: float = 0.0
     at: float = 0.0
 
@@ -47,23 +49,6 @@ class _Bucket:
         return max(0.0, (min(needed, limit) - self.left(limit, now)) * _MINUTE / limit)
 
 
-@dataclass(slots=True)
-class _KeyBuckets:
-    requests: _Bucket = field(default_factory=_Bucket)
-    tokens: _Bucket = field(default_factory=_Bucket)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One of the limits of a key, and what a request needs of it."""
-
-    name: str
-    reason: str
-    bucket: _Bucket
-    limit: int
-    needed: int
-
-
 class RateLimiter:
     """The limits of all keys by name, and what each has spent; `refused` counts refusals by their reason."""
 
@@ -71,7 +56,7 @@ class RateLimiter:
         self.refused: Counter[str] = Counter()
         self._limits = limits
         self._clock = clock
-        self._buckets: dict[str, _KeyBuckets] = {}
+        self._buckets: dict[str, tuple[_Bucket, _Bucket]] = {}
 
     def apply(self, limits: Mapping[str, KeyLimitsConfig]) -> None:
         """Use other limits from now on; what is spent stays spent."""
@@ -87,13 +72,19 @@ class RateLimiter:
         limits = None if name is None else self._limits.get(name)
         if name is None or limits is None or limits == KeyLimitsConfig():
             return None
-        charge = RateLimitCharge(limits, self._buckets.setdefault(name, _KeyBuckets()), tokens, self._clock)
-        for part in charge.parts():
-            seconds = part.bucket.wait_seconds(part.needed, part.limit, self._clock())
+        buckets = self._buckets.setdefault(name, (_Bucket("requests"), _Bucket("tokens")))
+        buckets[0].limit, buckets[1].limit = limits.requests_per_minute, limits.tokens_per_minute
+        charge = RateLimitCharge(*buckets, tokens, self._clock)
+        for bucket, needed in zip(buckets, (1, tokens), strict=True):
+            if bucket.limit is None:
+                continue
+            seconds = bucket.wait_seconds(needed, bucket.limit, self._clock())
             if seconds > 0:
-                self.refused[part.reason] += 1
-                message = f"The key {name!r} has used up its {part.limit} {part.name} a minute for now; try again later"
-                raise refusal(part.reason, message, seconds, code="rate_limit_exceeded", headers=charge.headers())
+                reason = f"key_{bucket.name}"
+                self.refused[reason] += 1
+                used_up = f"its {bucket.limit} {bucket.name} a minute"
+                message = f"The key {name!r} has used up {used_up} for now; try again later"
+                raise refusal(reason, message, seconds, code="rate_limit_exceeded", headers=charge.headers())
         charge.take()
         return charge
 
@@ -102,41 +93,32 @@ class RateLimiter:
 class RateLimitCharge:
     """The charge for one request: one request, and its tokens, which are estimated until they are counted."""
 
-    limits: KeyLimitsConfig
-    buckets: _KeyBuckets
+    request_bucket: _Bucket
+    token_bucket: _Bucket
     tokens: int
     clock: Callable[[], float]
 
     def take(self) -> None:
         """Take the charge from the key's buckets."""
-        self.buckets.requests.spent += 1
-        self.buckets.tokens.spent += self.tokens
+        self.request_bucket.spent += 1
+        self.token_bucket.spent += self.tokens
 
     def refund(self) -> None:
         """Return the charge, because the request was not handled."""
-        self.buckets.requests.spent -= 1
+        self.request_bucket.spent -= 1
         self.settle(0)
 
     def settle(self, tokens: int) -> None:
         """Replace the estimate by the tokens that were counted."""
-        self.buckets.tokens.spent += tokens - self.tokens
+        self.token_bucket.spent += tokens - self.tokens
         self.tokens = tokens
 
     def headers(self) -> Mapping[str, str]:
         """Return what is left as OpenAI's headers (https://platform.openai.com/docs/guides/rate-limits)."""
-        headers = {}
-        for part in self.parts():
-            reset_seconds = part.bucket.wait_seconds(part.limit, part.limit, self.clock())
-            headers[f"x-ratelimit-limit-{part.name}"] = str(part.limit)
-            headers[f"x-ratelimit-remaining-{part.name}"] = str(max(0, int(part.bucket.left(part.limit, self.clock()))))
-            headers[f"x-ratelimit-reset-{part.name}"] = f"{reset_seconds:.3f}s"
+        headers, now = {}, self.clock()
+        for bucket in (self.request_bucket, self.token_bucket):
+            if (limit := bucket.limit) is not None:
+                headers[f"x-ratelimit-limit-{bucket.name}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{bucket.name}"] = str(max(0, int(bucket.left(limit, now))))
+                headers[f"x-ratelimit-reset-{bucket.name}"] = f"{bucket.wait_seconds(limit, limit, now):.3f}s"
         return headers
-
-    def parts(self) -> list[_Part]:
-        """Return the limits that the key has."""
-        parts = []
-        if (limit := self.limits.requests_per_minute) is not None:
-            parts.append(_Part("requests", "key_requests", self.buckets.requests, limit, 1))
-        if (limit := self.limits.tokens_per_minute) is not None:
-            parts.append(_Part("tokens", "key_tokens", self.buckets.tokens, limit, self.tokens))
-        return parts

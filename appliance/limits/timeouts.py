@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 class Timeouts:
     """The moments, in seconds of the monotonic clock, by which a request must have its first and its last token.
 
-    None is no limit.
+    None is no limit. Each method raises a `RequestTimeoutError` if it took too long.
     """
 
     model: str
@@ -34,31 +34,19 @@ class Timeouts:
         return cls(model, limits, None if first is None else now + first, None if total is None else now + total)
 
     async def before_first(self, work: Awaitable[Result]) -> Result:
-        """Return the result of what must be done before the first token.
-
-        Raises:
-            RequestTimeoutError: it was not done in time.
-        """
+        """Return the result of what must be done before the first token."""
         if self.first is None or (self.total is not None and self.total < self.first):
             return await self.before_end(work)
         return await self._within(self.first, work, "first_token_seconds", self.limits.first_token_seconds)
 
     async def before_end(self, work: Awaitable[Result]) -> Result:
-        """Return the result of what must be done before the last token.
-
-        Raises:
-            RequestTimeoutError: it was not done in time.
-        """
+        """Return the result of what must be done before the last token."""
         if self.total is None:
             return await work
         return await self._within(self.total, work, "total_seconds", self.limits.total_seconds)
 
     def all_before_end(self, stream: AsyncGenerator[Result]) -> AsyncGenerator[Result]:
-        """Return a stream that must end in time, the same one if there is no limit; to be closed, like the one given.
-
-        Raises:
-            RequestTimeoutError: it did not end in time.
-        """
+        """Return a stream that must end in time, the same one if there is no limit; both are to be closed."""
         return stream if self.total is None else self._each_before_end(stream)
 
     async def _each_before_end(self, stream: AsyncGenerator[Result]) -> AsyncGenerator[Result]:

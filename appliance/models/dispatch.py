@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 from appliance.auth import current_principal
 from appliance.core import sse
-from appliance.core.errors import RequestError, UnavailableError, UnsupportedOperationError
-from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.core.errors import EngineDeadError, RequestError, UnavailableError, UnsupportedOperationError
+from appliance.core.model import (
+    SINGLE_FRONT_END,
+    TEXT_GENERATIONS,
+    FrontEnd,
+    ModelRequest,
+    ModelResponse,
+    Operation,
+)
 from appliance.core.request_context import RequestContext, current_context
 from appliance.core.token_usage import TokenUsage
-from appliance.limits import RateLimitCharge, RateLimiter, SequenceSlots, Timeouts, use_slots
+from appliance.limits.queue import SequenceSlots, use_slots
+from appliance.limits.rate_limiter import RateLimitCharge, RateLimiter
+from appliance.limits.timeouts import Timeouts
 from appliance.models.model_status import ModelStatus
-from appliance.models.state import RULES, State
+from appliance.models.state import State
 
 # Their first token can be observed in a stream only; of all others the whole response is the first token.
-_GENERATIONS = frozenset(
-    {Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE, Operation.SPEECH}
-)
+_STREAMABLE_OPERATIONS = TEXT_GENERATIONS | {Operation.SPEECH}
 
 # A shorter wait is not reported as time in the queue.
 _MIN_QUEUE_SECONDS = 0.001
@@ -46,24 +53,42 @@ async def handle(status: ModelStatus, request: ModelRequest, rate_limiter: RateL
     if context is not None:
         context.model, context.operation = status.name, request.operation
     _require_supported(status, request)
-    if not RULES[status.state].can_answer and not (status.state is State.DRAINING and status.accepts_while_draining):
+    if not (status.rule.can_answer or (status.state is State.DRAINING and status.accepts_while_draining)):
         raise _unavailable(status)
     charge = None
     if context is not None:
         charge = rate_limiter.charge(context.key, status.queue.tokens(len(request.body)))
-    response = await _start(_Accounting(status, request, context, charge))
+    response = await _Exchange(status, request, context, charge).start()
     return response if charge is None else replace(response, headers={**response.headers, **charge.headers()})
 
 
-async def handle_from_model(status: ModelStatus, request: ModelRequest) -> ModelResponse:
-    """Have the model handle a request that another model makes; raises as `handle` does.
+class PeerClient:
+    """The models of a server as one of them sees the others; its requests are queued and counted like any client's.
 
-    It belongs to a client's request, which is charged and recorded, and is handled until draining ends.
+    They belong to a client's request, which is charged and recorded, and came before the server drained.
     """
-    _require_supported(status, request)
-    if not RULES[status.state].can_answer and status.state is not State.DRAINING:
-        raise _unavailable(status)
-    return await _start(_Accounting(status, request))
+
+    def __init__(self, find: Callable[[str], ModelStatus], front_end: FrontEnd = SINGLE_FRONT_END) -> None:
+        self._find = find
+        self.front_end = front_end
+
+    def operations(self, name: str) -> frozenset[Operation]:
+        return self._find(name).model.operations
+
+    def check(self, name: str) -> None:
+        status = self._find(name)
+        text = f"its target {name!r} is {status.public_state}"
+        if status.state in {State.FAILED, State.STOPPED}:
+            raise EngineDeadError(text)
+        if not status.rule.can_answer and status.state is not State.DRAINING:
+            raise UnavailableError(text, retry_after=status.rule.retry_after)
+
+    async def handle(self, name: str, request: ModelRequest) -> ModelResponse:
+        status = self._find(name)
+        _require_supported(status, request)
+        if not status.rule.can_answer and status.state is not State.DRAINING:
+            raise _unavailable(status)
+        return await _Exchange(status, request).start()
 
 
 async def wait_idle(statuses: Sequence[ModelStatus], seconds: float) -> None:
@@ -94,59 +119,12 @@ def _require_supported(status: ModelStatus, request: ModelRequest) -> None:
 
 
 def _unavailable(status: ModelStatus) -> UnavailableError:
-    return UnavailableError(status.client_message, retry_after=RULES[status.state].retry_after)
-
-
-async def _start(accounting: _Accounting) -> ModelResponse:
-    chunks = _respond(accounting)
-    response = cast("ModelResponse", await anext(chunks))
-    if isinstance(response.body, bytes):
-        await chunks.aclose()
-        return response
-    return replace(response, body=cast("AsyncGenerator[bytes]", chunks))
-
-
-async def _respond(accounting: _Accounting) -> AsyncGenerator[ModelResponse | bytes]:
-    """Yield the response, then the bytes of its stream if it is one.
-
-    A generator that has started always ends, at the latest when it is garbage collected, so no count can leak.
-    """
-    status, request = accounting.status, accounting.request
-    timeouts = Timeouts.of(status.name, status.queue.settings.limits)
-    async with accounting.admitted(timeouts) as slots:
-        # The state may have changed while the request was queued.
-        if not RULES[status.state].can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
-            raise _unavailable(status)
-        if accounting.usage is not None:
-            request = replace(request, on_usage=accounting.usage.conclude)
-        with use_slots(slots):
-            work = status.model.handle(request)
-            response = await (timeouts.before_first(work) if request.is_streamed else timeouts.before_end(work))
-        accounting.start_response(response)
-        if isinstance(response.body, bytes):
-            accounting.complete(response)
-            yield response
-            return
-        async with aclosing(response.body) as stream:
-            with use_slots(slots):
-                first = await timeouts.before_first(anext(stream, b""))
-            accounting.start_stream()
-            yield response
-            usage = accounting.usage
-            if usage is not None:
-                usage.feed(first)
-            yield first
-            async with aclosing(timeouts.all_before_end(stream)) as rest:
-                async for chunk in rest:
-                    if usage is not None:
-                        usage.feed(chunk)
-                    yield chunk
-        accounting.complete(response)
+    return UnavailableError(status.client_message, retry_after=status.rule.retry_after)
 
 
 @dataclass(slots=True)
-class _Accounting:
-    """All that is counted for one request: the slots it holds, the charge of its key, its metrics, its tokens.
+class _Exchange:
+    """A request and its response, and all that is counted for them: slots, the charge of the key, metrics, tokens.
 
     Requests of models have no context and no charge.
     """
@@ -155,79 +133,98 @@ class _Accounting:
     request: ModelRequest
     context: RequestContext | None = None
     charge: RateLimitCharge | None = None
-    usage: TokenUsage | None = field(init=False)
-    """Reads the token counts in the response; None if they are known otherwise, or not needed."""
-    _slots: SequenceSlots | None = None
     _is_success: bool = False
     _has_first_token: bool = False
 
-    def __post_init__(self) -> None:
-        self.usage = None if self.context is None else TokenUsage(self.context)
+    async def start(self) -> ModelResponse:
+        """Return the response, with the rest of its stream if it is one."""
+        chunks = self._respond()
+        response = cast("ModelResponse", await anext(chunks))
+        if isinstance(response.body, bytes):
+            await chunks.aclose()
+            return response
+        return replace(response, body=cast("AsyncGenerator[bytes]", chunks))
+
+    async def _respond(self) -> AsyncGenerator[ModelResponse | bytes]:
+        """Yield the response, then the bytes of its stream if it is one.
+
+        A generator that has started always ends, at the latest when it is garbage collected, so no count can leak.
+        """
+        status, request, context = self.status, self.request, self.context
+        timeouts = Timeouts.of(status.name, status.queue.limits)
+        async with self._admitted(timeouts) as slots:
+            # The state may have changed while the request was queued.
+            if not status.rule.can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
+                raise _unavailable(status)
+            usage = None if context is None else TokenUsage(context)
+            if usage is not None:
+                request = replace(request, on_usage=usage.conclude)
+            with use_slots(slots):
+                work = status.model.handle(request)
+                response = await (timeouts.before_first(work) if request.is_streamed else timeouts.before_end(work))
+            if isinstance(response.body, bytes):
+                self._is_success = response.status < 400
+                if (reader := _reader(usage, response)) is not None:
+                    reader.read(response.body)
+                if self._is_success and request.operation not in _STREAMABLE_OPERATIONS:
+                    self._first_token(slots)
+                yield response
+                return
+            async with aclosing(response.body) as stream:
+                with use_slots(slots):
+                    first = await timeouts.before_first(anext(stream, b""))
+                if context is not None:
+                    context.is_streamed = True
+                # An engine of ours has counted its first token by now.
+                reader = _reader(usage, response)
+                self._first_token(slots)
+                yield response
+                if reader is not None:
+                    reader.feed(first)
+                yield first
+                async with aclosing(timeouts.all_before_end(stream)) as rest:
+                    async for chunk in rest:
+                        if reader is not None:
+                            reader.feed(chunk)
+                        yield chunk
+            self._is_success = response.status < 400
 
     @asynccontextmanager
-    async def admitted(self, timeouts: Timeouts) -> AsyncGenerator[SequenceSlots]:
+    async def _admitted(self, timeouts: Timeouts) -> AsyncGenerator[SequenceSlots]:
         """Wait for the request's turn, and hold its slots in the block; everything is settled at the end of it."""
-        arrived = time.monotonic()
-        is_for_tokenizer = self.request.operation in _TOKENIZER_OPERATIONS
-        queue = self.status.tokenizer_queue if is_for_tokenizer else self.status.queue
+        status, context, charge, arrived = self.status, self.context, self.charge, time.monotonic()
+        queue = status.tokenizer_queue if self.request.operation in _TOKENIZER_OPERATIONS else status.queue
         try:
-            self._slots = await queue.enter(len(self.request.body), timeouts)
+            slots = await queue.enter(len(self.request.body), timeouts)
         except BaseException:
-            if self.charge is not None:
-                self.charge.refund()
+            if charge is not None:
+                charge.refund()
             raise
-        if self.context is not None:
-            self.context.admitted = time.monotonic()
-            has_waited = self.context.admitted - arrived > _MIN_QUEUE_SECONDS
-            self.context.queued = arrived if has_waited else None
+        if context is not None:
+            context.admitted = time.monotonic()
+            context.queued = arrived if context.admitted - arrived > _MIN_QUEUE_SECONDS else None
         started_ns = time.monotonic_ns()
-        self.status.requests.begin()
+        status.requests.running += 1
         try:
-            yield self._slots
+            yield slots
         finally:
-            self.status.requests.end(started_ns, is_success=self._is_success)
-            self._settle(self._slots)
+            status.requests.running -= 1
+            status.requests.totals.add(time.monotonic_ns() - started_ns, is_success=self._is_success)
+            prompt_tokens, output_tokens = (None, 0) if context is None else context.settle()
+            slots.leave(prompt_tokens, is_success=self._is_success or self._has_first_token)
+            if charge is not None:
+                # The estimate stays if nothing counted the prompt.
+                charge.settle((charge.tokens if prompt_tokens is None else prompt_tokens) + output_tokens)
 
-    def start_response(self, response: ModelResponse) -> None:
-        """Note the kind of response, which decides whether tokens are counted in it."""
-        if self.usage is not None and not (self.usage.is_needed and _has_usage(response)):
-            self.usage = None
-
-    def start_stream(self) -> None:
-        """Note that the first bytes of a stream are there."""
-        if self.context is not None:
-            self.context.is_streamed = True
-        # An engine of ours has counted its first token by now.
-        if self.usage is not None and not self.usage.is_needed:
-            self.usage = None
-        self.first_token()
-
-    def first_token(self) -> None:
-        """Note that the first token is there."""
+    def _first_token(self, slots: SequenceSlots) -> None:
         self._has_first_token = True
         if self.context is not None and self.context.first is None:
             self.context.first = time.monotonic()
-        if self._slots is not None:
-            self._slots.first_token()
-
-    def complete(self, response: ModelResponse) -> None:
-        """Note that the response is complete."""
-        self._is_success = response.status < 400
-        if isinstance(response.body, bytes):
-            if self.usage is not None:
-                self.usage.read(response.body)
-            if self._is_success and self.request.operation not in _GENERATIONS:
-                self.first_token()
-
-    def _settle(self, slots: SequenceSlots) -> None:
-        prompt_tokens, output_tokens = (None, 0) if self.context is None else self.context.settle()
-        slots.leave(prompt_tokens, is_success=self._is_success or self._has_first_token)
-        if self.charge is not None:
-            # The estimate stays if nothing counted the prompt.
-            self.charge.settle((self.charge.tokens if prompt_tokens is None else prompt_tokens) + output_tokens)
+        slots.first_token()
 
 
-def _has_usage(response: ModelResponse) -> bool:
-    """Return whether a response can say how many tokens it took; one from the cache took none."""
+def _reader(usage: TokenUsage | None, response: ModelResponse) -> TokenUsage | None:
+    """Return what reads the tokens in a response; None if they are known otherwise, or it came from the cache."""
     is_readable = response.media_type.startswith(("application/json", sse.MEDIA_TYPE))
-    return is_readable and response.headers.get("x-cache") != "hit"
+    is_cached = response.headers.get("x-cache") == "hit"
+    return usage if usage is not None and usage.is_needed and is_readable and not is_cached else None

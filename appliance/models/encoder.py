@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,6 @@ class Task(StrEnum):
     CLASSIFY = "classify"
     TOKEN_CLASSIFY = "token_classify"  # noqa: S105 - tokens of text
 
-
-_WARMUP_REQUESTS: Mapping[Task, tuple[Operation, Mapping[str, Any]]] = {  # Any: JSON values
-    Task.EMBED: (Operation.EMBEDDING, {"input": "Hello"}),
-    Task.RERANK: (Operation.RERANK, {"query": "Hello", "documents": ["Hello"]}),
-    Task.CLASSIFY: (Operation.CLASSIFICATION, {"input": "Hello"}),
-    Task.TOKEN_CLASSIFY: (Operation.CLASSIFICATION, {"input": "Hello"}),
-}
 
 _TOKENIZER_AND_POOLING = {Operation.POOLING, Operation.TOKENIZE, Operation.DETOKENIZE}
 
@@ -71,26 +64,22 @@ class EncoderModel(VllmModel[EncoderConfig]):
 
     @property
     def warmup_request(self) -> ModelRequest:
-        operation, body = _WARMUP_REQUESTS[self._choice.task if self._choice else Task.EMBED]
+        operation = Operation.CLASSIFICATION
+        body: dict[str, Any] = {"input": "Hello"}
+        match self._choice.task if self._choice else Task.EMBED:
+            case Task.EMBED:
+                operation = Operation.EMBEDDING
+            case Task.RERANK:
+                operation, body = Operation.RERANK, {"query": "Hello", "documents": ["Hello"]}
         return ModelRequest(operation, json.dumps({"model": self._config.name, **body}).encode())
 
     def engine_spec(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         config = self._config
         self._choice = choice = choose_task(config.task, artifacts["model"])
         log.info("task.chosen", model=config.name, task=choice.task, source=choice.source)
-        return EngineSpec(
-            names=(config.name, *config.aliases),
-            artifact=artifacts["model"],
-            layout=self.resolve_layout(artifacts["model"]),
-            engine=self._engine_config,
-            allow_pickle=config.allow_pickle,
-            pooler=Pooler(
-                task="classify" if choice.task is Task.RERANK else choice.task.value,
-                pooling=config.pooling,
-                normalize=config.normalize,
-                dimensions=config.dimensions,
-            ),
-        )
+        task = "classify" if choice.task is Task.RERANK else choice.task.value
+        pooler = Pooler(task, config.pooling, config.normalize, config.dimensions)
+        return replace(super().engine_spec(artifacts), pooler=pooler)
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         if self._choice is None:
@@ -112,7 +101,15 @@ def choose_task(task: str | None, artifact: Path) -> TaskChoice:
     """
     if task is not None:
         return TaskChoice(Task(task), "the config")
-    model_config = _read_model_config(artifact / "config.json")
+    file = artifact / "config.json"
+    try:
+        model_config = bounded_json.read(file)
+    except (OSError, ValueError) as error:
+        raise LoadError(
+            f"{file}: cannot be read ({error}); a model's directory has a config.json, which says what it is"
+        ) from error
+    if not isinstance(model_config, dict):
+        raise LoadError(f"{file}: is not a JSON object; fetch the model again")
     architecture = next(iter(model_config.get("architectures") or ()), "none")
     source = f"config.json: architecture {architecture}"
     if architecture.endswith("ForTokenClassification"):
@@ -123,15 +120,3 @@ def choose_task(task: str | None, artifact: Path) -> TaskChoice:
     labels = len(model_config.get("id2label") or ()) or int(model_config.get("num_labels", 2))
     source = f"{source}, {labels} label{'s'[: labels != 1]}"
     return TaskChoice(Task.RERANK if labels == 1 else Task.CLASSIFY, source)
-
-
-def _read_model_config(file: Path) -> dict[str, Any]:  # Any: JSON values
-    try:
-        config = bounded_json.read(file)
-    except (OSError, ValueError) as error:
-        raise LoadError(
-            f"{file}: cannot be read ({error}); a model's directory has a config.json, which says what it is"
-        ) from error
-    if not isinstance(config, dict):
-        raise LoadError(f"{file}: is not a JSON object; fetch the model again")
-    return config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,37 +21,54 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import Model, Operation, Peers
 from appliance.engines.vllm import gguf_convert
 from appliance.models.encoder import EncoderModel
-from appliance.models.generative import GenerativeModel
-from appliance.models.vllm_model import VllmModel
-from appliance.models.worker_node import WorkerNodeModel
-from appliance.planner import EngineRequirements, Plan
+from appliance.models.vllm_model import GenerativeModel, VllmModel, WorkerNodeModel
+from appliance.planner import ConstraintViolation, EngineRequirements, Plan, precheck_layout
 from appliance.storage import Cache, materialize
 
 OnPartProgress = Callable[[str, int, int | None], None]
 """Called with a part's name, its bytes so far and in all, None while that is unknown; may raise to stop the work."""
 
-_CHAT = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
-_ENCODE = frozenset({Operation.EMBEDDING, Operation.RERANK})
+# The operations that a Python class of each model class may offer.
+_OFFERED_OPERATIONS = {
+    "generative": frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION}),
+    "encoder": frozenset({Operation.EMBEDDING, Operation.RERANK}),
+}
 
 
 class ModelFactory:
-    """Turns the config of a model into a model; a subclass serves models of another kind."""
+    """Turns the config of a model into a model; a subclass serves models of another kind.
+
+    `checked` are configs whose layouts were just checked, because their files are on this machine.
+    """
+
+    def __init__(self, checked: Iterable[ModelConfig] = ()) -> None:
+        self._checked = list(checked)
 
     def create(self, config: ModelConfig, peers: Peers) -> Model:
         """Return the model, not loaded yet; it may call `peers` once it is."""
-        match config:
-            # aiohttp takes 0.2 s to import, and most servers do not need it.
-            case ProxyConfig():
-                from appliance.models.proxy import ProxyModel
+        # Imported where they are needed: aiohttp and the classes of Python models take long to import.
+        if isinstance(config, ProxyConfig):
+            from appliance.models.proxy import ProxyModel
 
-                return ProxyModel(config)
-            case AdapterConfig():
-                from appliance.models.adapter import AdapterModel
+            return ProxyModel(config)
+        if isinstance(config, AdapterConfig):
+            from appliance.models.adapter import AdapterModel
 
-                return AdapterModel(config, peers)
-            case GenerativeConfig() | EncoderConfig():
-                return _local_model(config, peers)
-        raise AssertionError(f"{type(config).__name__} is no model class; this is a bug")
+            return AdapterModel(config, peers)
+        if not isinstance(config, GenerativeConfig | EncoderConfig):
+            raise AssertionError(f"{type(config).__name__} is no model class; this is a bug")
+        if isinstance(config.engine, PythonConfig):
+            from appliance.python_api.class_loader import LazyPythonModel
+
+            return LazyPythonModel(config.name, config.engine, _OFFERED_OPERATIONS[config.class_])
+        model: VllmModel[Any]
+        if isinstance(config, GenerativeConfig):
+            model = GenerativeModel(config, config.engine, peers.front_end)
+        else:
+            model = EncoderModel(config, config.engine, peers.front_end)
+        if config.layout != "auto" and config.layout.is_worker_node:
+            return WorkerNodeModel(model, config.layout.nodes.address or "")
+        return model
 
     def materialize(
         self, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnPartProgress
@@ -70,6 +87,18 @@ class ModelFactory:
             artifacts["model"] = gguf_convert.convert(artifacts["model"], cache, partial(on_progress, "conversion"))
         return artifacts
 
+    def precheck(self, config: ModelConfig, storage: GlobalStorageConfig) -> Sequence[ConstraintViolation]:
+        """Return why the layout of a model that is not downloaded yet cannot work; blocks.
+
+        Raises:
+            StorageError: the model's config.json cannot be read now.
+        """
+        if config not in self._checked:
+            return precheck_layout(config, storage)
+        # The files may have changed by the next time.
+        self._checked.remove(config)
+        return []
+
     def plan(self, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
         """Return what the fetched files take on this machine; None where there is nothing to plan; blocks.
 
@@ -77,35 +106,15 @@ class ModelFactory:
             StorageError: the files are not a model's.
         """
         requirements = EngineRequirements.of(config)
-        if not isinstance(config, LocalModelConfig) or requirements is None:
-            return None
         # The sizes of a model whose config is overridden later are unknown.
-        if "hf_overrides" in requirements.engine.args:
+        if (
+            not isinstance(config, LocalModelConfig)
+            or requirements is None
+            or "hf_overrides" in requirements.engine.args
+        ):
             return None
         source = StorageConfig(uri=str(artifacts["model"]), allow_pickle=config.allow_pickle)
-        plan = planner.plan(
-            config.name,
-            planner.inspect_model(source, GlobalStorageConfig()),
-            config.layout,
-            requirements,
-            planner.detect_hardware(),
-        )
+        info = planner.inspect_model(source, GlobalStorageConfig())
+        plan = planner.plan(config.name, info, config.layout, requirements, planner.detect_hardware())
         # With a layout that cannot work, the plan is for another one.
         return plan if all(refusal.is_memory for refusal in plan.refusals) else None
-
-
-def _local_model(config: GenerativeConfig | EncoderConfig, peers: Peers) -> Model:
-    if isinstance(config.engine, PythonConfig):
-        # The request and response classes take long to import, and most servers need none of them.
-        from appliance.python_api.class_loader import LazyPythonModel
-
-        offered = _CHAT if isinstance(config, GenerativeConfig) else _ENCODE
-        return LazyPythonModel(config.name, config.engine, offered)
-    model: VllmModel[Any]
-    if isinstance(config, GenerativeConfig):
-        model = GenerativeModel(config, config.engine, peers.front_end)
-    else:
-        model = EncoderModel(config, config.engine, peers.front_end)
-    if config.layout != "auto" and config.layout.is_worker_node:
-        return WorkerNodeModel(model, config.layout.nodes.address or "")
-    return model

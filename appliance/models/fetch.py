@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.file_lock import FileLock
 from appliance.models.factory import ModelFactory, OnPartProgress
-from appliance.planner import Plan, precheck_layout
+from appliance.planner import Plan
 from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
 
@@ -100,9 +100,9 @@ class FetchProgress:
         logged = time.monotonic()
 
         def on_progress(part: str, fetched: int, total: int | None) -> None:
+            nonlocal logged
             if is_abandoned():
                 raise _AbandonedError
-            nonlocal logged
             self.update(part, fetched, total)
             if time.monotonic() - logged > _LOG_INTERVAL_SECONDS:
                 logged = time.monotonic()
@@ -115,20 +115,17 @@ class FetchProgress:
 class FetchedArtifacts:
     """The local files of a model's storages; they are not pruned until `close`."""
 
-    paths: Mapping[str, Path]
-    digests: Mapping[str, str]
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     """Only of storages whose files came from a store."""
-    locks: Sequence[FileLock]
-    plan: Plan | None
+    locks: Sequence[FileLock] = ()
+    plan: Plan | None = None
     """What the files take on this machine, if it is known."""
 
     def close(self) -> None:
         """Allow the files to be pruned."""
         for lock in self.locks:
             lock.close()
-
-
-NO_ARTIFACTS = FetchedArtifacts({}, {}, (), None)
 
 
 def fetch_artifacts(
@@ -140,32 +137,22 @@ def fetch_artifacts(
         LoadError: the config's layout is impossible for the model; then nothing is downloaded.
         StorageError: the download failed.
     """
-    _require_possible(config, storage)
+    try:
+        violations = factory.precheck(config, storage)
+    except ApplianceError as error:
+        # A store that cannot be read now does not keep the download from trying.
+        log.info("layout.precheck_failed", model=config.name, reason=str(error))
+    else:
+        if violations:
+            raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in violations))
     paths = factory.materialize(config, storage, on_progress)
     artifacts = {part: artifact_of(path) for part, path in paths.items()}
-    return FetchedArtifacts(
-        paths=paths,
-        digests={part: artifact[1].digest for part, artifact in artifacts.items() if artifact is not None},
-        locks=list(filter(None, map(hold, paths.values()))),
-        plan=_plan(factory, config, paths),
-    )
-
-
-def _plan(factory: ModelFactory, config: ModelConfig, paths: Mapping[str, Path]) -> Plan | None:
-    # The plan is information only: a failure to make one does not keep the model from loading.
+    locks = list(filter(None, map(hold, paths.values())))
+    digests = {part: artifact[1].digest for part, artifact in artifacts.items() if artifact is not None}
+    plan = None
     try:
-        return factory.plan(config, paths)
+        plan = factory.plan(config, paths)
     except Exception as error:
+        # The plan is information only: a failure to make one does not keep the model from loading.
         log.info("model.plan_failed", model=config.name, reason=f"{type(error).__name__}: {error}")
-        return None
-
-
-def _require_possible(config: ModelConfig, storage: GlobalStorageConfig) -> None:
-    # A store that cannot be read now does not keep the download from trying.
-    try:
-        violations = precheck_layout(config, storage)
-    except ApplianceError as error:
-        log.info("layout.precheck_failed", model=config.name, reason=str(error))
-        return
-    if violations:
-        raise LoadError("; ".join(f"{'.'.join(violation.path)} {violation.message}" for violation in violations))
+    return FetchedArtifacts(paths, digests, locks, plan)

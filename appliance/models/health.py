@@ -15,13 +15,10 @@ class ConfigStatus:
 
     digest: str
     """SHA-256 of the file that is served."""
-
     loaded_at: str
     """When it was applied, in ISO 8601."""
-
     error: str | None = None
     """What is wrong with the file as it is now; None if nothing is."""
-
     restart_required: Sequence[str] = ()
     """The changed keys that need a restart; because of them the file as it is now is not applied."""
 
@@ -32,25 +29,18 @@ class HealthReport:
 
     is_live: bool
     """No model has failed for good."""
-
     is_ready: bool
     """Every model answers."""
-
     has_started: bool
     """Every model has been ready once."""
-
     retry_after: int
     """Seconds after which a client should try again."""
-
     models: Sequence[Mapping[str, Any]]  # Any: JSON values
     """Each model as probes show it."""
-
     workers: Sequence[Mapping[str, Any]] = ()  # Any: JSON values
     """Each worker as probes show it; empty if there is only one process."""
-
     config: Mapping[str, Any] | None = None  # Any: JSON values
     """The config file as probes show it, with the models that it adds; None without a file."""
-
     reason: str | None = None
     """Why the server is not healthy, if no model is the cause."""
 
@@ -79,15 +69,15 @@ def public(report: HealthReport) -> HealthReport:
 def _public_model(model: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
     shown = {**model, "reason": public_reason(model["state"], model["reason"])}
     if "upstreams" in model:
-        shown["upstreams"] = [_public_upstream(each) for each in model["upstreams"]]
+        # Without addresses; the other keys depend on the model class.
+        shown["upstreams"] = [
+            {
+                key: (None if each.get("available") else "see the log") if key == "reason" else value
+                for key, value in each.items()
+                if key != "name"
+            }
+            for each in model["upstreams"]
+        ]
     if "nodes" in model:
         shown["nodes"] = dict.fromkeys(model["nodes"], "see the log")
-    return shown
-
-
-def _public_upstream(upstream: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
-    """Return an upstream without its address; the other keys depend on the model class."""
-    shown = {key: value for key, value in upstream.items() if key != "name"}
-    if "reason" in shown:
-        shown["reason"] = None if shown.get("available") else "see the log"
     return shown

@@ -10,37 +10,17 @@ from typing import Any
 from appliance.auth import Authorizer
 from appliance.config import Config
 from appliance.config.models import ModelConfig
-from appliance.core.errors import UnavailableError
+from appliance.core.errors import RequestError, UnavailableError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse
-from appliance.limits import RateLimiter
+from appliance.limits.rate_limiter import RateLimiter
 from appliance.models import dispatch
 from appliance.models.factory import ModelFactory
 from appliance.models.health import ConfigStatus, HealthReport
-from appliance.models.model_runner import EngineTurn, ModelRunner, RunnerContext
+from appliance.models.model_runner import ModelRunner, RunnerContext
 from appliance.models.model_status import ModelStatus
-from appliance.models.peer_client import PeerClient
 from appliance.models.registry import ModelRegistry
 from appliance.models.restart_policy import RestartPolicy
-from appliance.models.state import RULES, State
-
-
-class ExitSignal:
-    """Ends the process with the exit code of the first failure that asks for it; later ones may follow from that."""
-
-    def __init__(self) -> None:
-        self._code = 0
-        self._is_set = asyncio.Event()
-
-    def set(self, code: int) -> None:
-        """End the process with this exit code, unless it ends with another already."""
-        if not self._is_set.is_set():
-            self._code = code
-            self._is_set.set()
-
-    async def wait(self) -> int:
-        """Wait until the process is to end, and return its exit code."""
-        await self._is_set.wait()
-        return self._code
+from appliance.models.state import State
 
 
 class ModelManager:
@@ -58,19 +38,20 @@ class ModelManager:
         self.config_status: ConfigStatus | None = None
         """The status of the config file; None if a program made the config."""
         self.authorizer = Authorizer(config.server.auth)
-        self.exit_signal = ExitSignal()
+        self.exit_code: int | None = None
+        """That of the first failure that ends the process; later ones may follow from it."""
+        self.exit_requested = asyncio.Event()
         self.is_stopping = False
         """The server is draining: readiness is 503, and clients are asked to go elsewhere."""
         self._front_end = front_end
         self.rate_limiter = RateLimiter(config.server.key_limits(front_end.count))
         self._context = RunnerContext(
-            peers=PeerClient(lambda name: self.registry.resolve(name).status, front_end),
+            peers=dispatch.PeerClient(lambda name: self.registry.resolve(name).status, front_end),
             factory=factory or ModelFactory(),
             storage=lambda: self.config.storage,
-            turn=EngineTurn(),
             restart_policy=restart_policy,
             is_serving=lambda status: any(each is status for each in self.statuses),
-            end_process=self.exit_signal.set,
+            end_process=self._end_process,
         )
         self.registry = ModelRegistry(map(self.new_runner, config.models), self.authorizer)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,6 +67,11 @@ class ModelManager:
         self.authorizer.apply(config.server.auth)
         self.rate_limiter.apply(config.server.key_limits(self._front_end.count))
 
+    def _end_process(self, code: int) -> None:
+        if self.exit_code is None:
+            self.exit_code = code
+        self.exit_requested.set()
+
     def start(self) -> None:
         """Start to load and watch every model; returns at once."""
         for runner in self.registry.runners:
@@ -97,46 +83,29 @@ class ModelManager:
         return self.registry.statuses
 
     @property
-    def is_live(self) -> bool:
-        """No model has failed for good."""
-        return all(RULES[status.state].is_live for status in self.statuses)
-
-    @property
     def is_ready(self) -> bool:
         """Every model of the config answers, except those that an operator unloaded; there is at least one."""
         expected = [status for status in self.statuses if status.state is not State.UNLOADED]
-        return not self.is_stopping and bool(expected) and all(RULES[status.state].is_ready for status in expected)
-
-    @property
-    def has_started(self) -> bool:
-        """Every model has been ready once, or waits for nothing but other servers."""
-        return all(status.has_started for status in self.statuses)
-
-    @property
-    def retry_after(self) -> int:
-        """Seconds after which a client should try again."""
-        return max(RULES[status.state].retry_after for status in self.statuses)
+        return not self.is_stopping and bool(expected) and all(status.rule.is_ready for status in expected)
 
     def health(self) -> HealthReport:
         """Return the health of the server and its models now."""
+        statuses, config = self.statuses, None
+        if self.config_status is not None:
+            new_models = [runner.status.describe() for runner in self.registry.incoming]
+            config = {**asdict(self.config_status), "new_models": new_models}
         return HealthReport(
-            self.is_live,
-            self.is_ready,
-            self.has_started,
-            self.retry_after,
-            models=[status.describe() for status in self.statuses],
-            config=self._describe_config(),
+            is_live=all(status.rule.is_live for status in statuses),
+            is_ready=self.is_ready,
+            has_started=all(status.has_started for status in statuses),
+            retry_after=max(status.rule.retry_after for status in statuses),
+            models=[status.describe() for status in statuses],
+            config=config,
         )
-
-    def _describe_config(self) -> dict[str, Any] | None:  # Any: JSON values
-        if self.config_status is None:
-            return None
-        new_models = [runner.status.describe() for runner in self.registry.incoming]
-        return {**asdict(self.config_status), "new_models": new_models}
 
     def find(self, name: str | None) -> ModelStatus:
         """Return the model with this name for the current caller; see `ModelRegistry.find`."""
-        return self.registry.find(name).status
+        return self.registry.find(name)
 
     def visible(self) -> Sequence[tuple[ModelStatus, str]]:
         """Return each model under each of the names that the current caller may use."""
@@ -183,12 +152,12 @@ class ModelManager:
         """
         runner = self.registry.resolve(name)
         status = runner.status
-        if RULES[status.state].is_ready:
+        if status.rule.is_ready:
             return
-        status.require_state("loaded", State.UNLOADED)
+        _require_state(status, "loaded", State.UNLOADED)
         runner.change_state(State.PENDING, "an operator loads it")
         await asyncio.shield(self._in_background(runner.load()))
-        if not RULES[status.state].is_ready:
+        if not status.rule.is_ready:
             # With the reason, which other clients do not get: the caller is an operator.
             raise UnavailableError(f"The model {name!r} is {status.state}: {status.reason}")
 
@@ -199,13 +168,9 @@ class ModelManager:
             RequestError: unknown model, or one that is not loaded.
         """
         runner = self.registry.resolve(name)
-        runner.status.require_state("unloaded", State.READY, State.UNAVAILABLE)
-        await asyncio.shield(self._in_background(self.drain_and_unload(runner, "an operator unloaded it")))
-
-    async def drain_and_unload(self, runner: ModelRunner, reason: str) -> None:
-        """Unload a model that serves; its clients get the reason."""
-        runner.change_state(State.DRAINING, reason)
-        await runner.unload(self.config.server.drain_seconds, reason)
+        _require_state(runner.status, "unloaded", State.READY, State.UNAVAILABLE)
+        unloading = runner.unload(self.config.server.drain_seconds, "an operator unloaded it")
+        await asyncio.shield(self._in_background(unloading))
 
     async def drain_and_stop(self, runner: ModelRunner, reason: str) -> None:
         """Stop a model that no new request reaches, once its requests have ended, and forget it."""
@@ -232,3 +197,11 @@ class ModelManager:
         # The web server and the process both call this at their end, perhaps at the same time.
         async with self._closing:
             await asyncio.gather(*(runner.stop("the server stopped") for runner in self.registry.all_runners))
+
+
+def _require_state(status: ModelStatus, action: str, *states: State) -> None:
+    if status.state not in states:
+        allowed = " or ".join(states)
+        raise RequestError(
+            f"The model {status.name!r} is {status.state}; it can be {action} when it is {allowed}", status=409
+        )

@@ -4,48 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from appliance.config.limits import SloConfig, share
 from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
-from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
-from appliance.core.model import FollowsAnotherNode, LimitsConcurrency, Model, Peers, Preparable
-from appliance.limits import QueueSettings, RequestQueue
+from appliance.core.errors import ApplianceError, EngineDeadError, LoadError, RequestError, UnavailableError
+from appliance.core.model import (
+    FollowsAnotherNode,
+    LimitsConcurrency,
+    Model,
+    ModelRequest,
+    Peers,
+    Preparable,
+    ReportsMemory,
+)
+from appliance.limits.queue import RequestQueue
 from appliance.models import dispatch
 from appliance.models.factory import ModelFactory
-from appliance.models.fetch import NO_ARTIFACTS, FetchProgress, fetch_artifacts
+from appliance.models.fetch import FetchedArtifacts, FetchProgress, fetch_artifacts
 from appliance.models.model_status import ModelStatus, PlanVsActual
 from appliance.models.restart_policy import RestartPolicy, RestartTracker
-from appliance.models.state import RULES, State
+from appliance.models.state import State
 from appliance.models.vllm_model import VllmModel
-from appliance.models.warmup import run_warmup
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A dead engine must show within two seconds.
 _CHECK_SECONDS = 0.5
 
+# The response to the warm-up request may include compilation.
+_WARMUP_SECONDS = 300.0
+
 _WATCHED = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRAINING})
 
 
 @dataclass(slots=True)
-class EngineTurn:
-    """Lets one engine start at a time, because each measures the memory that the earlier ones left."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    closed_models: int = 0
-
-    def of(self, config: ModelConfig) -> AbstractAsyncContextManager[object]:
-        """Return what a model holds while it starts; models without an engine start at any time."""
-        return self.lock if config.has_engine else contextlib.nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
 class RunnerContext:
     """What the models of one server share."""
 
@@ -53,12 +52,14 @@ class RunnerContext:
     factory: ModelFactory
     storage: Callable[[], GlobalStorageConfig]
     """Returns the config for a download that begins now."""
-    turn: EngineTurn
     restart_policy: RestartPolicy
     is_serving: Callable[[ModelStatus], bool]
     """Whether requests reach a model. Those that a reload adds or removes never end the process."""
     end_process: Callable[[int], None]
     """Ends the process with an exit code."""
+    engine_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Lets one engine start at a time, because each measures the memory that the earlier ones left."""
+    closed_models: int = 0
 
 
 class ModelRunner:
@@ -66,22 +67,22 @@ class ModelRunner:
 
     def __init__(self, config: ModelConfig, context: RunnerContext) -> None:
         self._context = context
-        settings, tokenizer_settings = self._queue_settings(config)
+        limits = config.limits.share(context.peers.front_end.count)
         self.status = ModelStatus(
             config,
             context.factory.create(config, context.peers),
-            RequestQueue(config.name, settings),
-            RequestQueue(config.name, tokenizer_settings),
+            RequestQueue(config.name, limits, config.slo),
+            RequestQueue(config.name, limits, SloConfig()),
         )
-        self._artifacts = NO_ARTIFACTS
+        self._artifacts = FetchedArtifacts()
         self._deaths = RestartTracker(context.restart_policy)
         self._task: asyncio.Task[None] | None = None
         self._has_loaded = asyncio.Event()
         self._is_stopped = False
         self._unloading = asyncio.Lock()
         """Held while the loaded model is closed, so that nothing is loaded in its place before."""
-        self._pending_drain: tuple[str, bool] | None = None
-        """The arguments of `start_draining`, for a model that only becomes ready afterwards."""
+        self._drain_reason: str | None = None
+        """The argument of `start_draining`, for a model that only becomes ready afterwards."""
 
     def start(self) -> None:
         """Start to load the model, and then to watch it; returns at once."""
@@ -96,7 +97,7 @@ class ModelRunner:
         try:
             await self._fetch()
         except Exception as error:
-            await self._fail(error, self._reason_of(error))
+            await self._fail(error)
 
     async def load(self) -> None:
         """Download the files, unless that is done, and load the model. A first load that fails is not retried."""
@@ -105,13 +106,14 @@ class ModelRunner:
                 if self.status.state is State.PENDING:
                     await self._fetch()
                 # Not during the download, or restarts would wait for the download of another model.
-                async with self._context.turn.of(self.status.config):
+                async with self._engine_turn():
                     await self._load_undisturbed()
         except Exception as error:
-            await self._fail(error, self._reason_of(error))
+            await self._fail(error)
 
     async def unload(self, timeout_seconds: float, reason: str) -> None:
-        """Unload a model that is draining, once its requests have ended or the timeout is over."""
+        """Drain a model that serves, and unload it once its requests have ended or the timeout is over."""
+        self.change_state(State.DRAINING, reason)
         await dispatch.wait_idle([self.status], timeout_seconds)
         # It may have died meanwhile.
         if self.status.state is State.DRAINING:
@@ -121,20 +123,20 @@ class ModelRunner:
                 await self._close()
                 self.status.model = self._new_model()
                 self._artifacts.close()
-                self._artifacts = NO_ARTIFACTS
+                self._artifacts = FetchedArtifacts()
                 self.status.progress = self.status.plan = None
 
     def start_draining(self, reason: str, *, accepts_requests: bool) -> None:
         """Drain the model because the server stops; `accepts_requests` says whether new requests are still answered."""
-        self.status.accepts_while_draining, self._pending_drain = accepts_requests, (reason, accepts_requests)
-        if State.DRAINING in RULES[self.status.state].next_states:
+        self.status.accepts_while_draining, self._drain_reason = accepts_requests, reason
+        if self._may_become(State.DRAINING):
             self.change_state(State.DRAINING, reason)
         elif self.status.state is State.DRAINING:
             self.status.reason = reason
 
     async def drain_and_stop(self, timeout_seconds: float, reason: str) -> None:
         """End a model that no new request reaches, once its requests have ended or the timeout is over."""
-        if State.DRAINING in RULES[self.status.state].next_states:
+        if self._may_become(State.DRAINING):
             self.change_state(State.DRAINING, reason)
             await dispatch.wait_idle([self.status], timeout_seconds)
         await self.stop(reason)
@@ -147,15 +149,15 @@ class ModelRunner:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._close()
         self._artifacts.close()
-        if State.STOPPED in RULES[self.status.state].next_states:
+        if self._may_become(State.STOPPED):
             self.change_state(State.STOPPED, reason)
 
     def apply(self, config: ModelConfig) -> None:
         """Continue with a config that differs in hot keys only."""
         self.status.config = config
-        settings, tokenizer_settings = self._queue_settings(config)
-        self.status.queue.apply(settings)
-        self.status.tokenizer_queue.apply(tokenizer_settings)
+        limits = config.limits.share(self._context.peers.front_end.count)
+        self.status.queue.apply(limits, config.slo)
+        self.status.tokenizer_queue.apply(limits, SloConfig())
 
     def continue_from(self, replaced: ModelRunner) -> None:
         """Take over the counts of the model that this one replaces."""
@@ -165,20 +167,20 @@ class ModelRunner:
     def change_state(self, state: State, reason: str) -> None:
         """Move the model to another state, and log it."""
         status = self.status
-        if state not in RULES[status.state].next_states:
+        if not self._may_become(state):
             raise AssertionError(f"{status.name}: {status.state} cannot become {state}; this is a bug")
         write = log.error if state in {State.FAILED, State.RESTARTING} else log.info
         write("model.state_changed", model=status.name, **{"from": status.state}, to=state, reason=reason)
         status.enter(state, reason)
-        if state in {State.READY, State.FOLLOWING} and self._pending_drain is not None:
-            drain_reason, accepts_requests = self._pending_drain
-            self.start_draining(drain_reason, accepts_requests=accepts_requests)
+        if state in {State.READY, State.FOLLOWING} and self._drain_reason is not None:
+            self.start_draining(self._drain_reason, accepts_requests=status.accepts_while_draining)
 
-    def _queue_settings(self, config: ModelConfig) -> tuple[QueueSettings, QueueSettings]:
-        """Return those of the model's queue and of its tokenizer's, which has no service level objective."""
-        workers = self._context.peers.front_end.count
-        settings = QueueSettings(config.limits, config.slo).share(workers)
-        return settings, QueueSettings(settings.limits, SloConfig())
+    def _may_become(self, state: State) -> bool:
+        return state in self.status.rule.next_states
+
+    def _engine_turn(self) -> AbstractAsyncContextManager[object]:
+        """Return what the model holds while it starts; without an engine it starts at any time."""
+        return self._context.engine_turn if self.status.config.has_engine else contextlib.nullcontext()
 
     def _new_model(self) -> Model:
         return self._context.factory.create(self.status.config, self._context.peers)
@@ -218,11 +220,11 @@ class ModelRunner:
         """Load the model; retry if another model was closed meanwhile, because vLLM fails when memory becomes free
         while it measures.
         """
-        has_engine, closed_models = self.status.config.has_engine, self._context.turn.closed_models
+        has_engine, closed_models = self.status.config.has_engine, self._context.closed_models
         try:
             await self._load("starting the engine" if has_engine else "loading")
         except Exception as error:
-            if not has_engine or self._context.turn.closed_models == closed_models:
+            if not has_engine or self._context.closed_models == closed_models:
                 raise
             await self._replace_model(f"{self._reason_of(error)}; another model was closed at the same time")
             await self._load("starting the engine again")
@@ -233,11 +235,16 @@ class ModelRunner:
         if isinstance(model, VllmModel):
             model.plan = self._artifacts.plan
         await model.load(self._artifacts.paths)
-        self._limit_concurrency()
+        # No more requests at once than the loaded engine computes, divided by the workers that share it.
+        maximum = model.max_concurrent if isinstance(model, LimitsConcurrency) else None
+        concurrent = share(maximum, self._context.peers.front_end.count)
+        status.queue.engine_concurrent = status.tokenizer_queue.engine_concurrent = concurrent
         request = model.warmup_request
         self.change_state(State.PROVING, "checking its health" if request is None else "sending the warm-up request")
         if status.plan is not None:
-            status.plan = status.plan.measure(model, status.timings.seconds()[State.LOADING])
+            measured = model.measured() if isinstance(model, ReportsMemory) else {}
+            load_seconds = round(status.timings.seconds()[State.LOADING], 1)
+            status.plan = replace(status.plan, measured={**measured, "load_seconds": load_seconds})
             log.info("model.measured", model=status.name, **status.plan.describe(), ratio=status.plan.ratios)
         if request is None:
             await self._check()
@@ -246,13 +253,6 @@ class ModelRunner:
             self.change_state(State.READY, "the warm-up request succeeded")
         log.info("model.loaded", model=status.name, **status.describe_load())
         self._deaths.mark_alive()
-
-    def _limit_concurrency(self) -> None:
-        """Let in no more requests at once than the loaded engine computes, divided by the workers that share it."""
-        model = self.status.model
-        maximum = model.max_concurrent if isinstance(model, LimitsConcurrency) else None
-        concurrent = share(maximum, self._context.peers.front_end.count)
-        self.status.queue.engine_concurrent = self.status.tokenizer_queue.engine_concurrent = concurrent
 
     async def _check(self) -> None:
         """Check the model's health, and change its state if that is another one now.
@@ -264,7 +264,7 @@ class ModelRunner:
         try:
             await status.model.check()
         except UnavailableError as error:
-            if State.UNAVAILABLE in RULES[status.state].next_states:
+            if self._may_become(State.UNAVAILABLE):
                 self.change_state(State.UNAVAILABLE, str(error))
             elif status.state is State.UNAVAILABLE and status.reason != str(error):
                 status.reason = str(error)
@@ -279,9 +279,7 @@ class ModelRunner:
 
     async def _handle_death(self, error: Exception) -> None:
         """Restart a model that died, if the config asks for it, until it is ready or died too often."""
-        while self.status.config.failure_action == "restart" and (
-            State.RESTARTING in RULES[self.status.state].next_states
-        ):
+        while self.status.config.failure_action == "restart" and self._may_become(State.RESTARTING):
             self._deaths.count()
             reason = self._reason_of(error)
             if self._deaths.is_loop:
@@ -294,14 +292,14 @@ class ModelRunner:
                 error = next_error
             else:
                 return
-        await self._fail(error, self._reason_of(error))
+        await self._fail(error)
 
     async def _restart(self, reason: str) -> None:
         status, pause = self.status, self._deaths.pause_seconds
         status.restarts += 1
         await self._replace_model(f"{reason}; restart {status.restarts} begins in {pause:.1f} seconds")
         await asyncio.sleep(pause)
-        async with self._context.turn.of(status.config):
+        async with self._engine_turn():
             await self._load(f"restart {status.restarts}, because {reason}")
 
     async def _replace_model(self, reason: str) -> None:
@@ -309,8 +307,8 @@ class ModelRunner:
         await self._close()
         self.status.model = self._new_model()
 
-    async def _fail(self, error: Exception, reason: str) -> None:
-        self.change_state(State.FAILED, reason)
+    async def _fail(self, error: Exception, reason: str | None = None) -> None:
+        self.change_state(State.FAILED, reason or self._reason_of(error))
         # Before the model is closed, so that the process ends even if that hangs.
         if self.status.config.failure_action == "exit" and self._context.is_serving(self.status):
             self._context.end_process(error.exit_code if isinstance(error, ApplianceError) else 1)
@@ -318,7 +316,7 @@ class ModelRunner:
 
     async def _close(self) -> None:
         await self.status.model.close()
-        self._context.turn.closed_models += 1
+        self._context.closed_models += 1
 
     def _reason_of(self, error: Exception) -> str:
         """Return the reason for probes; an unexpected error is logged with its traceback."""
@@ -326,3 +324,26 @@ class ModelRunner:
             return str(error)
         log.error("model.unexpected_error", model=self.status.name, exc_info=error)
         return f"unexpected {type(error).__name__}: {error}"
+
+
+async def run_warmup(model: Model, request: ModelRequest) -> None:
+    """Send the warm-up request: a real response proves that a loaded model works.
+
+    Raises:
+        LoadError: there is no response, or it is an error or empty.
+    """
+    try:
+        response = await asyncio.wait_for(model.handle(request), _WARMUP_SECONDS)
+    except TimeoutError as error:
+        raise LoadError(f"the warm-up request had no response within {_WARMUP_SECONDS:.0f} seconds") from error
+    except RequestError as error:
+        raise LoadError(f"the warm-up request was refused: {error}") from error
+    except EngineDeadError as error:
+        # Not a death: a restart would repeat it.
+        raise LoadError(
+            "the engine died during the warm-up request, so it cannot compute this model; see the log"
+        ) from error
+    if isinstance(response.body, bytes) and response.status >= 400:
+        raise LoadError(f"the warm-up request was refused: {response.body.decode(errors='replace')}")
+    if not isinstance(response.body, bytes) or not json.loads(response.body):
+        raise LoadError("the response to the warm-up request was empty")

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import structlog
 
 from appliance.config.models import ModelConfig
-from appliance.core.errors import RequestError
-from appliance.core.model import (
-    DependsOnModels,
-    FollowsAnotherNode,
-    Model,
-    ReportsLoadTimings,
-    ReportsMemory,
-    RunsOnSeveralNodes,
-)
-from appliance.limits import RequestQueue
+from appliance.core.model import DependsOnModels, FollowsAnotherNode, Model, ReportsLoadTimings, RunsOnSeveralNodes
+from appliance.limits.queue import RequestQueue
 from appliance.models.fetch import FetchProgress
 from appliance.models.health import public_reason
-from appliance.models.state import State
+from appliance.models.state import RULES, State, StateRule
 from appliance.planner import Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _LOAD_STATES = frozenset({State.PENDING, State.FETCHING, State.LOADING, State.PROVING})
-
-# A load begins in these, the first one and each later one.
-_FIRST_LOAD_STATES = frozenset({State.PENDING, State.RESTARTING})
 
 
 class LoadTimings:
@@ -45,7 +34,8 @@ class LoadTimings:
 
     def enter(self, state: State) -> None:
         """Begin to count for a state."""
-        self._seconds = {} if state in _FIRST_LOAD_STATES else {**self._seconds, **self._current()}
+        is_new_load = state in {State.PENDING, State.RESTARTING}
+        self._seconds = {} if is_new_load else {**self._seconds, **self._current()}
         self._state, self._entered = state, self._clock()
 
     def seconds(self) -> Mapping[State, float]:
@@ -68,27 +58,21 @@ class RequestTotals:
     last_started_ms: int = 0
     """When the latest request began, in milliseconds since 1970; 0 if there was none."""
 
-
-class RequestCounter:
-    """Counts the requests of one model; `dispatch` calls it. The totals may be shared with the model it replaces."""
-
-    def __init__(self) -> None:
-        self.running = 0
-        self.totals = RequestTotals()
-
-    def begin(self) -> None:
-        """Count a request that begins now."""
-        self.running += 1
-
-    def end(self, began_ns: int, *, is_success: bool) -> None:
-        """Count a request that ends now; `began_ns` is on the monotonic clock."""
-        self.running -= 1
-        totals, taken = self.totals, time.monotonic_ns() - began_ns
-        totals.last_started_ms = (time.time_ns() - taken) // 1_000_000
+    def add(self, taken_ns: int, *, is_success: bool) -> None:
+        """Count a request that ends now."""
+        self.last_started_ms = (time.time_ns() - taken_ns) // 1_000_000
         if is_success:
-            totals.succeeded, totals.succeeded_ns = totals.succeeded + 1, totals.succeeded_ns + taken
+            self.succeeded, self.succeeded_ns = self.succeeded + 1, self.succeeded_ns + taken_ns
         else:
-            totals.failed, totals.failed_ns = totals.failed + 1, totals.failed_ns + taken
+            self.failed, self.failed_ns = self.failed + 1, self.failed_ns + taken_ns
+
+
+@dataclass(slots=True)
+class RequestCounter:
+    """Counts the requests of one model; `dispatch` writes it. The totals may be shared with the model it replaces."""
+
+    running: int = 0
+    totals: RequestTotals = field(default_factory=RequestTotals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +93,6 @@ class PlanVsActual:
             cache_bytes = min(rank.kv_cache_bytes for rank in plan.ranks)
             figures |= {"kv_cache_bytes": cache_bytes, "kv_tokens": plan.kv_tokens}
         return cls(figures)
-
-    def measure(self, model: Model, load_seconds: float) -> Self:
-        """Return the same plan with what the loaded model measured."""
-        known = model.measured() if isinstance(model, ReportsMemory) else {}
-        return replace(self, measured={**known, "load_seconds": round(load_seconds, 1)})
 
     @property
     def ratios(self) -> Mapping[str, float]:
@@ -164,6 +143,11 @@ class ModelStatus:
         return self.config.name
 
     @property
+    def rule(self) -> StateRule:
+        """What its state means."""
+        return RULES[self.state]
+
+    @property
     def running(self) -> int:
         """Requests that the model works on."""
         return self.requests.running
@@ -176,33 +160,24 @@ class ModelStatus:
     @property
     def is_busy(self) -> bool:
         """Requests are running or queued, or the machine that it computes for still needs it."""
-        return self.running > 0 or self.queued > 0 or (self._is_draining_follower and not self.is_released)
+        is_following = self.state is State.DRAINING and isinstance(self.model, FollowsAnotherNode)
+        return self.running > 0 or self.queued > 0 or (is_following and not self.is_released)
 
     @property
     def is_released(self) -> bool:
         """It was draining until the machine that it computes for had gone, and that has happened."""
-        return self._is_draining_follower and isinstance(self.model, FollowsAnotherNode) and not self.model.is_needed
+        model = self.model
+        return self.state is State.DRAINING and isinstance(model, FollowsAnotherNode) and not model.is_needed
 
     @property
-    def _is_draining_follower(self) -> bool:
-        return self.state is State.DRAINING and isinstance(self.model, FollowsAnotherNode)
+    def public_state(self) -> str:
+        """Its state and the reason, without the text of errors, which is for the log."""
+        return f"{self.state}: {public_reason(self.state, self.reason)}"
 
     @property
     def client_message(self) -> str:
-        """Its state in a sentence for clients, without the text of errors, which is for the log."""
-        return f"The model {self.name!r} is {self.state}: {public_reason(self.state, self.reason)}"
-
-    def require_state(self, action: str, *states: State) -> None:
-        """Return if it is in one of these states, the only ones in which the action (a past participle) is possible.
-
-        Raises:
-            RequestError: it is in another state.
-        """
-        if self.state not in states:
-            allowed = " or ".join(states)
-            raise RequestError(
-                f"The model {self.name!r} is {self.state}; it can be {action} when it is {allowed}", status=409
-            )
+        """Its state in a sentence for clients."""
+        return f"The model {self.name!r} is {self.public_state}"
 
     def load_timings(self) -> Mapping[str, float]:
         """Return the seconds of each part of its latest load; empty if the model does not measure them."""

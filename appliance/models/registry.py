@@ -42,7 +42,7 @@ class ModelRegistry:
         """Return the model whose own name this is."""
         return next((runner for runner in self.runners if runner.status.name == name), None)
 
-    def find(self, name: str | None) -> ModelRunner:
+    def find(self, name: str | None) -> ModelStatus:
         """Return the model with this name or alias, for a caller that may use it; None means the only model.
 
         Raises:
@@ -50,11 +50,10 @@ class ModelRegistry:
             RequestError: as for `resolve`; a model that the caller may not use is reported as missing.
         """
         self._authorizer.require_key()
-        runner = self._lookup(name)
-        own_name = "" if runner is None else runner.status.name
-        if runner is None or not self._authorizer.sees(name or own_name, own_name):
+        status = self.resolve(name).status
+        if not self._authorizer.sees(name or status.name, status.name):
             raise self._unknown(name)
-        return runner
+        return status
 
     def resolve(self, name: str | None) -> ModelRunner:
         """Return the model with this name or alias, whoever the caller is; None means the only model.
@@ -63,7 +62,8 @@ class ModelRegistry:
             UnknownModelError: there is none.
             RequestError: the name is None, and there are several models.
         """
-        runner = self._lookup(name)
+        only = self.runners[0] if len(self.runners) == 1 else None
+        runner = only if name is None else self._by_name.get(name)
         if runner is None:
             raise self._unknown(name)
         return runner
@@ -106,11 +106,6 @@ class ModelRegistry:
     def sort_by(self, names: Sequence[str]) -> None:
         """List the models in the order of their config."""
         self.runners = tuple(sorted(self.runners, key=lambda runner: names.index(runner.status.name)))
-
-    def _lookup(self, name: str | None) -> ModelRunner | None:
-        if name is None:
-            return self.runners[0] if len(self.runners) == 1 else None
-        return self._by_name.get(name)
 
     def _unknown(self, name: str | None) -> RequestError:
         """Return one error for models that are missing and those that the caller may not use."""

@@ -15,13 +15,10 @@ class RestartPolicy:
 
     max_deaths: int = 5
     """Deaths in a row after which it is not restarted any more."""
-
     healthy_seconds: float = 600.0
     """A model that was ready for so long ends the row: its death has another cause."""
-
     first_pause_seconds: float = 1.0
     """Pause before the first restart; each further one is twice as long."""
-
     max_pause_seconds: float = 60.0
 
 
@@ -49,14 +46,14 @@ class RestartTracker:
         self.in_a_row += 1
 
     @property
-    def is_loop(self) -> bool:
-        """Whether it died too often to be restarted."""
-        return self.in_a_row >= self._policy.max_deaths
-
-    @property
     def row_seconds(self) -> float:
         """Seconds since the first death of the row."""
         return self._clock() - self._first_death
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether it died too often to be restarted."""
+        return self.in_a_row >= self._policy.max_deaths
 
     @property
     def pause_seconds(self) -> float:

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 from appliance.config.models import ModelConfig
 from appliance.models.manager import ModelManager
 from appliance.models.model_runner import ModelRunner
-from appliance.models.state import RULES, State
+from appliance.models.state import State
 
 _RELOADED = "the config changed; it is loaded again"
 _REPLACED = "the config changed; a new version replaced it"
@@ -88,7 +88,7 @@ class Rollout:
         await runner.wait_loaded()
         while runner.status.state is State.UNAVAILABLE and not is_outdated():  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-        if not RULES[runner.status.state].is_ready:
+        if not runner.status.rule.is_ready:
             self._note_failure(runner)
             await self._drop(runner)
         elif (old := self._registry.replace(runner)) is not None:
@@ -112,20 +112,20 @@ class Rollout:
         self._removed = [runner for runner in self._removed if runner not in removed]
         for runner in removed:
             self._registry.remove(runner)
-        replaced = {
-            name: self._registry.get(name) for name, runner in self._incoming.items() if _has_vllm_engine(runner)
-        }
+        names = [name for name, runner in self._incoming.items() if _has_vllm_engine(runner)]
+        replaced = {name: old for name in names if (old := self._registry.get(name)) is not None}
         # An operator may be unloading one.
-        while any(old is not None and old.status.state is State.DRAINING for old in replaced.values()):  # noqa: ASYNC110
+        while any(old.status.state is State.DRAINING for old in replaced.values()):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         self._unloaded = {
             name: old
             for name, old in replaced.items()
-            if old is not None and _has_vllm_engine(old) and State.DRAINING in RULES[old.status.state].next_states
+            if _has_vllm_engine(old) and State.DRAINING in old.status.rule.next_states
         }
+        seconds = self._manager.config.server.drain_seconds
         await asyncio.gather(
             *(self._manager.drain_and_stop(runner, _REMOVED) for runner in removed),
-            *(self._manager.drain_and_unload(runner, _RELOADED) for runner in self._unloaded.values()),
+            *(runner.unload(seconds, _RELOADED) for runner in self._unloaded.values()),
         )
 
     async def _restore_unloaded(self) -> None:

@@ -40,21 +40,13 @@ def _rule(live: bool, ready: bool, *next_states: State, retry_after: int, answer
     return StateRule(live, ready, ready if answers is None else answers, frozenset(next_states), retry_after)
 
 
+_AFTER_PROVING = (State.READY, State.FOLLOWING, State.UNAVAILABLE, State.RESTARTING, State.FAILED, State.STOPPED)
+
 RULES: Mapping[State, StateRule] = {
     State.PENDING: _rule(True, False, State.FETCHING, State.LOADING, State.FAILED, State.STOPPED, retry_after=5),
     State.FETCHING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=10),
     State.LOADING: _rule(True, False, State.PROVING, State.RESTARTING, State.FAILED, State.STOPPED, retry_after=5),
-    State.PROVING: _rule(
-        True,
-        False,
-        State.READY,
-        State.FOLLOWING,
-        State.UNAVAILABLE,
-        State.RESTARTING,
-        State.FAILED,
-        State.STOPPED,
-        retry_after=1,
-    ),
+    State.PROVING: _rule(True, False, *_AFTER_PROVING, retry_after=1),
     State.READY: _rule(True, True, State.UNAVAILABLE, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=1),
     # Ready, although another machine answers for it.
     State.FOLLOWING: _rule(True, True, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=30, answers=False),

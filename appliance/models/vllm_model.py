@@ -1,9 +1,11 @@
-"""What the model classes that vLLM computes have in common."""
+"""Models in a vLLM engine: what their classes have in common, the class `generative`, and ranks on a worker node."""
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,11 +14,13 @@ import structlog
 from appliance import planner
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
-from appliance.config.models import LocalModelConfig
+from appliance.config.models import ADAPTER_PREFIX, GenerativeConfig, LocalModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
-from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operation
+from appliance.core.errors import EngineDeadError, UnavailableError
+from appliance.core.model import TEXT_GENERATIONS, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.engine import Engine
 from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.headless import HeadlessEngine
 from appliance.engines.vllm.startup import preload
 from appliance.planner import EngineRequirements, Plan
 
@@ -46,30 +50,20 @@ class VllmModel(ABC, Generic[ConfigT]):
     def warmup_request(self) -> ModelRequest:
         """See `Model.warmup_request`."""
 
-    @abstractmethod
     def engine_spec(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         """Return what the engine needs to know, given the model's files.
 
         Raises:
-            LoadError: the files are not a model of this class.
+            LoadError, StorageError: the files are not a model of this class.
         """
-
-    def resolve_layout(self, artifact: Path) -> LayoutConfig:
-        """Return the layout, which the config may leave open; `artifact` is the model's directory.
-
-        Raises:
-            StorageError: the directory is not a model's.
-        """
-        if self._config.layout != "auto":
-            return self._config.layout
-        if self.plan is not None:
-            layout, reason = self.plan.layout, self.plan.reason
-        else:
-            info = planner.inspect_model(StorageConfig(uri=str(artifact)), GlobalStorageConfig())
-            requirements = EngineRequirements.of(self._config) or EngineRequirements(self._engine_config)
-            layout, reason = planner.search_layout(info, requirements, planner.detect_hardware())
-        log.info("layout.chosen", model=self._config.name, reason=reason, **layout.model_dump(exclude_defaults=True))
-        return layout
+        return EngineSpec(
+            names=(self._config.name, *self._config.aliases),
+            artifact=artifacts["model"],
+            layout=self.resolve_layout(artifacts["model"]),
+            engine=self._engine_config,
+            allow_pickle=self._config.allow_pickle,
+            is_quantized=None if self.plan is None else self.plan.info.architecture.quantization is not None,
+        )
 
     def prepare(self, cache_dir: Path | None) -> None:
         preload(self._config.name, self._config.layout, cache_dir, starts_engine=self._front_end.number == 0)
@@ -98,7 +92,6 @@ class VllmModel(ABC, Generic[ConfigT]):
         return self._engine.load_timings() if self._engine else {}
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """See `Model.describe`."""
         max_model_len = self._engine.max_model_len if self._engine else None
         return {} if max_model_len is None else {"max_model_len": max_model_len}
 
@@ -112,3 +105,87 @@ class VllmModel(ABC, Generic[ConfigT]):
         if self._engine is None:
             raise AssertionError("the model is not loaded; this is a bug")
         return self._engine
+
+    def resolve_layout(self, artifact: Path) -> LayoutConfig:
+        """Return the layout, which the config may leave open; `artifact` is the model's directory."""
+        if self._config.layout != "auto":
+            return self._config.layout
+        if self.plan is not None:
+            layout, reason = self.plan.layout, self.plan.reason
+        else:
+            info = planner.inspect_model(StorageConfig(uri=str(artifact)), GlobalStorageConfig())
+            requirements = EngineRequirements.of(self._config) or EngineRequirements(self._engine_config)
+            layout, reason = planner.search_layout(info, requirements, planner.detect_hardware())
+        log.info("layout.chosen", model=self._config.name, reason=reason, **layout.model_dump(exclude_defaults=True))
+        return layout
+
+
+class GenerativeModel(VllmModel[GenerativeConfig]):
+    """A language model: chat, completions, responses, messages, and its tokenizer."""
+
+    operations = TEXT_GENERATIONS | {Operation.COUNT_TOKENS, Operation.TOKENIZE, Operation.DETOKENIZE}
+
+    @property
+    def warmup_request(self) -> ModelRequest:
+        prompt = {"model": self._config.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        return ModelRequest(Operation.COMPLETION, json.dumps(prompt).encode())
+
+    def engine_spec(self, artifacts: Mapping[str, Path]) -> EngineSpec:
+        config = self._config
+        return replace(
+            super().engine_spec(artifacts),
+            chat_template=config.chat_template,
+            tool_call_parser=config.tool_call_parser,
+            reasoning_parser=config.reasoning_parser,
+            adapters={adapter.name: artifacts[ADAPTER_PREFIX + adapter.name] for adapter in config.adapters},
+        )
+
+
+class WorkerNodeModel:
+    """A model on a machine that only computes for rank 0 on another one, which answers (`layout.nodes.rank` above 0).
+
+    `model` is the model that the ranks of this machine compute, and is never loaded itself.
+    """
+
+    warmup_request = None
+
+    def __init__(self, model: VllmModel[Any], leader_address: str) -> None:  # Any: either class
+        self._model = model
+        self._engine: HeadlessEngine | None = None
+        self.leader = f"rank 0 at {leader_address}"
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """Those of rank 0."""
+        return self._model.operations
+
+    @property
+    def is_needed(self) -> bool:
+        return self._engine is not None and self._engine.is_connected
+
+    def nodes(self) -> Mapping[int, str]:
+        """See `RunsOnSeveralNodes.nodes`; the only one is rank 0."""
+        return self._engine.nodes if self._engine else {}
+
+    def prepare(self, cache_dir: Path | None) -> None:
+        self._model.prepare(cache_dir)
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        self._engine = HeadlessEngine(self._model.engine_spec(artifacts))
+        await self._engine.start()
+
+    async def check(self) -> None:
+        """See `Model.check`; rank 0 is checked too."""
+        if self._engine is None:
+            raise EngineDeadError("the engine is not running")
+        self._engine.check()
+
+    async def handle(self, _request: ModelRequest) -> ModelResponse:
+        raise UnavailableError(f"This machine computes for {self.leader}, which answers")
+
+    def describe(self) -> Mapping[str, Any]:  # Any: JSON values
+        return {}
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()

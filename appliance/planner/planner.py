@@ -76,6 +76,8 @@ class Plan:
     disk_bytes: int
     timing: LoadTime
     refusals: tuple[ConstraintViolation, ...]
+    info: ModelInfo
+    """The files that were inspected, for those who would inspect them again."""
 
     @property
     def weight_bytes(self) -> int:
@@ -84,7 +86,9 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
         """Return the plan as JSON."""
-        shown = {key: value for key, value in asdict(self).items() if key not in ("layout", "refusals")}
+        shown = asdict(replace(self, info=None))  # type: ignore[arg-type]  # left out, and not copied
+        for key in ("layout", "refusals", "info"):
+            del shown[key]
         layout = self.layout.model_dump(mode="json", exclude_defaults=True)
         refusals = [{"key": ".".join(each.path), "message": each.message} for each in self.refusals]
         return shown | {"layout": layout, "refusals": refusals}
@@ -102,9 +106,7 @@ def plan(
 
     If a layout's sizes do not divide, the nearest that do are planned instead. `gbit` is the network speed in Gbit/s.
     """
-    reason = ""
-    if layout == "auto":
-        layout, reason = layout_search.search_layout(info, requirements, hardware)
+    layout, reason = layout_search.search_layout(info, requirements, hardware) if layout == "auto" else (layout, "")
     violations = constraint_violations(info.architecture, layout, requirements.engine.max_model_len)
     planned = layout
     if any(each.path[0] == "layout" for each in violations):
@@ -113,7 +115,7 @@ def plan(
     estimated = estimate(info, planned, requirements, hardware)
     # One violation per key: its remedy covers the others of that key.
     first = {each.path: each for each in reversed(violations or estimated.violations)}
-    violations = [_with_nearest(each, info, layout, requirements, hardware) for each in reversed(first.values())]
+    refusals = (_with_nearest(each, info, layout, requirements, hardware) for each in reversed(first.values()))
     download_bytes = 0 if info.is_local else info.size_bytes
     load_bytes = sum(rank.weight_bytes for rank in estimated.ranks) // planned.nodes.count
     return Plan(
@@ -138,7 +140,8 @@ def plan(
         concurrency=estimated.concurrency_by_length,
         disk_bytes=download_bytes,
         timing=_load_time(download_bytes, load_bytes, gbit, on_cpu=hardware.is_cpu),
-        refusals=tuple(violations),
+        refusals=tuple(refusals),
+        info=info,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from appliance.config.upstreams import RetryConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
-from appliance.core.model import Operation
+from appliance.core.model import TEXT_GENERATIONS, Operation
 
 # A model with little traffic can retry too; a model with much cannot save up retries for an outage.
 _INITIAL, _MAX = 3.0, 100.0
@@ -12,26 +12,20 @@ _INITIAL, _MAX = 3.0, 100.0
 # With these the upstream has not started to work on the request.
 _REJECTIONS = frozenset({429, 503})
 
-GENERATIONS = frozenset(
-    {
-        Operation.CHAT_COMPLETION,
-        Operation.COMPLETION,
-        Operation.RESPONSE,
-        Operation.MESSAGE,
-        Operation.SPEECH,
-        Operation.IMAGE,
-        Operation.IMAGE_EDIT,
-        Operation.IMAGE_VARIATION,
-        Operation.TRANSCRIPTION,
-        Operation.TRANSLATION,
-    }
-)
-"""Operations that are slow and expensive, and whose result may differ the second time."""
+# Slow and expensive, and the result may differ the second time.
+_EXPENSIVE_OPERATIONS = TEXT_GENERATIONS | {
+    Operation.SPEECH,
+    Operation.IMAGE,
+    Operation.IMAGE_EDIT,
+    Operation.IMAGE_VARIATION,
+    Operation.TRANSCRIPTION,
+    Operation.TRANSLATION,
+}
 
 
 def is_retryable(config: RetryConfig, outcome: int | GatewayError, operation: Operation) -> bool:
     """Return whether a request may be sent again after this status, or after this failure to get a response."""
-    must_not_repeat = operation in GENERATIONS and not config.generations
+    must_not_repeat = operation in _EXPENSIVE_OPERATIONS and not config.generations
     if isinstance(outcome, int):
         return outcome in config.statuses and (not must_not_repeat or outcome in _REJECTIONS)
     if must_not_repeat:

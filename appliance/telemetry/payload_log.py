@@ -11,22 +11,19 @@ import asyncio
 import base64
 import random
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 import structlog
 from prometheus_client import Counter
 
+from appliance.config.root import MetadataConfig
 from appliance.config.telemetry import PayloadLogConfig
 from appliance.core.request_context import RequestContext
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -48,57 +45,59 @@ _FLUSH_SECONDS = 3.0
 # How long one event may take to be posted.
 _POST_SECONDS = 10.0
 
-Side = Literal["request", "response"]
+_MEDIA_TYPE = "application/cloudevents+json"
 
-MEDIA_TYPE = "application/cloudevents+json"
+_Side = Literal["request", "response"]
 
 
 class CapturedBody:
     """The first bytes of a body, up to `max_bytes`."""
 
-    __slots__ = ("_chunks", "_left", "is_truncated", "media_type")
-
     def __init__(self, max_bytes: int) -> None:
-        self._chunks: list[bytes] = []
-        self._left = max_bytes
-        self.is_truncated = False
         self.media_type = "application/json"
+        self.size = 0
+        self.is_truncated = False
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
 
     def add(self, chunk: bytes) -> None:
         """Append the next chunk."""
-        if len(chunk) > self._left:
-            chunk, self.is_truncated = chunk[: self._left], True
+        left = self._max_bytes - self.size
+        if len(chunk) > left:
+            chunk, self.is_truncated = chunk[:left], True
         if chunk:
-            self._left -= len(chunk)
+            self.size += len(chunk)
             self._chunks.append(chunk)
 
+    @property
     def content(self) -> bytes:
-        """Return the captured bytes."""
+        """The captured bytes."""
         return b"".join(self._chunks)
 
 
 class BodyCapture:
     """The captured bodies of a request and its response."""
 
-    __slots__ = ("request", "response")
-
     def __init__(self, max_bytes: int) -> None:
         self.request, self.response = CapturedBody(max_bytes), CapturedBody(max_bytes)
 
 
+_Event: TypeAlias = tuple[_Side, RequestContext, CapturedBody]
+
+
 class PayloadLog:
-    """Sends the bodies of requests to a sink; `config` may be replaced at any time, None is off.
+    """Sends the bodies of requests to a sink; `config` may be replaced at any time, None is off."""
 
-    `attributes` and `source` are those of every event.
-    """
-
-    def __init__(self, config: PayloadLogConfig | None, source: str, attributes: Mapping[str, str]) -> None:
-        self.config = config
-        self._source = source
-        self._attributes = attributes
-        self._waiting: deque[PayloadEvent] = deque()
+    def __init__(self, metadata: MetadataConfig) -> None:
+        self.config: PayloadLogConfig | None = None
+        self._source, self._attributes = "appliance", dict[str, str]()
+        if metadata.name is not None:
+            self._source = f"/{metadata.namespace}/{metadata.name}"
+            # The attributes of KServe's logger.
+            service = {"inferenceservicename": metadata.name, "namespace": metadata.namespace}
+            self._attributes = {**service, "component": "predictor"}
+        self._queue: asyncio.Queue[_Event] = asyncio.Queue()
         self._bytes = 0
-        self._has_more = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._warned = -_WARNING_SECONDS
 
@@ -115,72 +114,81 @@ class PayloadLog:
         if config is None or context.operation is None:
             return
         if config.mode != "response":
-            self._put(config, context, "request", capture.request, context.began)
+            self._put("request", context, capture.request, config.max_queued_bytes)
         if config.mode != "request":
-            self._put(config, context, "response", capture.response, context.ended or context.began)
+            self._put("response", context, capture.response, config.max_queued_bytes)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(config))
 
     async def stop(self) -> None:
         """Send the events that wait, as far as there is time; the rest is dropped."""
         if self._writer is not None:
-            deadline = time.monotonic() + _FLUSH_SECONDS
-            # Polled, because it happens once in the life of a process.
-            while self._bytes and time.monotonic() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._queue.join(), _FLUSH_SECONDS)
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
             self._writer = None
-        COUNT.labels("dropped").inc(len(self._waiting))
-        self._waiting.clear()
+        COUNT.labels("dropped").inc(self._queue.qsize())
+        self._queue, self._bytes = asyncio.Queue(), 0
 
-    def _put(
-        self, config: PayloadLogConfig, context: RequestContext, side: Side, body: CapturedBody, at: float
-    ) -> None:
-        content = body.content()
-        if self._bytes + len(content) > config.max_queued_bytes:
+    def _put(self, side: _Side, context: RequestContext, body: CapturedBody, max_bytes: int) -> None:
+        if self._bytes + body.size > max_bytes:
             COUNT.labels("dropped").inc()
             self._warn("too many wait")
             return
-        attributes = {
-            "model": context.model,
-            "operation": context.operation,
-            "status": context.status,
-            **self._attributes,
-        }
-        known = {name: value for name, value in attributes.items() if value is not None}
-        self._waiting.append(PayloadEvent(side, context.id, at, body.media_type, content, body.is_truncated, known))
-        self._bytes += len(content) + 1
-        self._has_more.set()
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+        # One more, because an event without a body takes memory too.
+        self._bytes += body.size + 1
+        self._queue.put_nowait((side, context, body))
 
-    async def _write(self) -> None:
-        config, sink = self.config, None
+    async def _write(self, config: PayloadLogConfig) -> None:
+        sink = _open_sink(config)
         try:
             while True:
-                await self._has_more.wait()
-                self._has_more.clear()
-                if self.config is not None and (sink is None or self.config is not config):
-                    if sink is not None:
-                        await sink.close()
-                    config, sink = self.config, open_sink(self.config)
-                while self._waiting and sink is not None:
-                    await self._send(sink)
+                batch = [await self._queue.get()]
+                while len(batch) < _BATCH_SIZE and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                # What still waits when it is turned off goes to the last sink.
+                if self.config is not None and self.config is not config:
+                    await sink.close()
+                    config, sink = self.config, _open_sink(self.config)
+                await self._send(sink, batch)
         finally:
-            if sink is not None:
-                await sink.close()
+            await sink.close()
 
-    async def _send(self, sink: Sink) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(_BATCH_SIZE, len(self._waiting)))]
+    async def _send(self, sink: _Sink, batch: Sequence[_Event]) -> None:
         try:
-            failures = await sink.send([encode_event(each, self._source) for each in batch])
+            failures = await sink.send([self._encode(*each) for each in batch])
         except asyncio.CancelledError:
             COUNT.labels("dropped").inc(len(batch))
             raise
-        self._bytes -= sum(len(each.body) + 1 for each in batch)
+        for _, _, body in batch:
+            self._bytes -= body.size + 1
+            self._queue.task_done()
         COUNT.labels("sent").inc(len(batch) - len(failures))
         if failures:
             COUNT.labels("failed").inc(len(failures))
             self._warn(failures[0])
+
+    def _encode(self, side: _Side, context: RequestContext, body: CapturedBody) -> bytes:
+        """Return the CloudEvent in one line of JSON."""
+        moment = context.began if side == "request" else context.ended or context.began
+        at = datetime.fromtimestamp(time.time() - time.monotonic() + moment, UTC)
+        attributes = {
+            "specversion": "1.0",
+            "type": f"org.kubeflow.serving.inference.{side}",
+            "source": self._source,
+            "id": context.id,
+            "time": at.isoformat().replace("+00:00", "Z"),
+            "datacontenttype": body.media_type,
+            # Names of further attributes have lower-case letters and digits only.
+            "model": context.model,
+            "operation": context.operation,
+            "status": context.status,
+            **self._attributes,
+            "truncated": body.is_truncated or None,
+        }
+        known = {name: value for name, value in attributes.items() if value is not None}
+        return msgspec.json.encode({**known, **_data(body)})
 
     def _warn(self, reason: str) -> None:
         if time.monotonic() - self._warned >= _WARNING_SECONDS:
@@ -188,70 +196,33 @@ class PayloadLog:
             log.warning("payloads.lost", reason=reason)
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadEvent:
-    """One body and its request; `at` is a time of the monotonic clock."""
-
-    side: Side
-    id: str
-    at: float
-    media_type: str
-    body: bytes
-    is_truncated: bool
-    attributes: Mapping[str, Any]  # Any: JSON values
-    """Further attributes; their names have lower-case letters and digits only."""
-
-
-def encode_event(payload: PayloadEvent, source: str) -> bytes:
-    """Return the CloudEvent in one line of JSON."""
-    at = datetime.fromtimestamp(time.time() - time.monotonic() + payload.at, UTC)
-    attributes = {
-        "specversion": "1.0",
-        "type": f"org.kubeflow.serving.inference.{payload.side}",
-        "source": source,
-        "id": payload.id,
-        "time": at.isoformat().replace("+00:00", "Z"),
-        "datacontenttype": payload.media_type,
-        **payload.attributes,
-        **({"truncated": True} if payload.is_truncated else {}),
-    }
-    return msgspec.json.encode({**attributes, **_data(payload)})
-
-
-def _data(payload: PayloadEvent) -> Mapping[str, object]:
+def _data(body: CapturedBody) -> Mapping[str, object]:
     """Return JSON as JSON, text as text, anything else in base64."""
-    kind = payload.media_type.partition(";")[0].strip().lower()
-    if not payload.is_truncated and (kind == "application/json" or kind.endswith("+json")):
-        try:
-            # Decoded, because it may have line feeds, and an event is one line.
-            return {"data": msgspec.json.decode(payload.body)}
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            pass
+    content, kind = body.content, body.media_type.partition(";")[0].strip().lower()
+    if not body.is_truncated and (kind == "application/json" or kind.endswith("+json")):
+        # Decoded, because it may have line feeds, and an event is one line.
+        with suppress(msgspec.DecodeError, ValueError, RecursionError):
+            return {"data": msgspec.json.decode(content)}
     if kind.startswith("text/") or kind.endswith("json"):
-        try:
-            # The last character may be incomplete.
-            return {"data": payload.body.decode(errors="ignore" if payload.is_truncated else "strict")}
-        except UnicodeDecodeError:
-            pass
-    return {"data_base64": base64.b64encode(payload.body).decode()}
+        # The last character may be incomplete.
+        with suppress(UnicodeDecodeError):
+            return {"data": content.decode(errors="ignore" if body.is_truncated else "strict")}
+    return {"data_base64": base64.b64encode(content).decode()}
 
 
-class Sink(Protocol):
-    """A receiver of events."""
-
+class _Sink(Protocol):
     async def send(self, events: Sequence[bytes]) -> list[str]:
         """Send the events; return one reason for each that was not delivered."""
 
     async def close(self) -> None:
-        """Close connections; safe to call twice."""
+        """Close connections."""
 
 
-def open_sink(config: PayloadLogConfig) -> Sink:
-    """Return the sink of the config."""
-    return FileSink(Path(config.sink)) if config.sink.startswith("/") else HttpSink(config)
+def _open_sink(config: PayloadLogConfig) -> _Sink:
+    return _FileSink(Path(config.sink)) if config.sink.startswith("/") else _HttpSink(config)
 
 
-class FileSink:
+class _FileSink:
     """Appends lines to a file, which is opened each time, because it may be rotated."""
 
     def __init__(self, path: Path) -> None:
@@ -273,41 +244,33 @@ class FileSink:
             file.write(lines)
 
 
-class HttpSink:
+class _HttpSink:
     """Posts each event to a URL."""
 
     def __init__(self, config: PayloadLogConfig) -> None:
+        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar
+
         self._url = config.sink
-        self._headers = {name: value.get_secret_value() for name, value in config.headers.items()}
-        self._session: ClientSession | None = None
+        headers = {name: value.get_secret_value() for name, value in config.headers.items()}
+        self._session = ClientSession(
+            headers={**headers, "content-type": _MEDIA_TYPE},
+            timeout=ClientTimeout(total=_POST_SECONDS),
+            cookie_jar=DummyCookieJar(),
+        )
 
     async def send(self, events: Sequence[bytes]) -> list[str]:
-        if self._session is None:
-            self._session = self._open()
-        session = self._session
-        results = await asyncio.gather(*(self._post(session, each) for each in events))
+        results = await asyncio.gather(*map(self._post, events))
         return [reason for reason in results if reason is not None]
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._session.close()
 
-    async def _post(self, session: ClientSession, event: bytes) -> str | None:
+    async def _post(self, event: bytes) -> str | None:
         from aiohttp import ClientError
 
         try:
             # A redirect would send the content elsewhere than configured.
-            async with session.post(self._url, data=event, allow_redirects=False) as response:
+            async with self._session.post(self._url, data=event, allow_redirects=False) as response:
                 return None if response.status < 300 else f"status {response.status}"
         except (ClientError, TimeoutError, OSError) as error:
             return type(error).__name__
-
-    def _open(self) -> ClientSession:
-        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar
-
-        return ClientSession(
-            headers={**self._headers, "content-type": MEDIA_TYPE},
-            timeout=ClientTimeout(total=_POST_SECONDS),
-            cookie_jar=DummyCookieJar(),
-        )

@@ -1,73 +1,117 @@
-"""All telemetry of a request, in one place for every listener."""
+"""All telemetry of a request, in one place for every listener: metrics, access log, payload log and trace."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from appliance.config.telemetry import AccessLogConfig, PayloadLogConfig, TracingConfig
+import structlog
+
+from appliance.config import Config
+from appliance.config.loader import digest
 from appliance.core.request_context import RequestContext
 from appliance.telemetry import metrics
-from appliance.telemetry.access_log import AccessLog
 from appliance.telemetry.payload_log import BodyCapture, PayloadLog
-from appliance.telemetry.tracing import Headers, RequestSpan, Tracer
 
+if TYPE_CHECKING:
+    from appliance.telemetry.otel import RequestSpan, SpanExporter
 
-@dataclass(frozen=True, slots=True)
-class TelemetrySettings:
-    """The telemetry of a config; `payloads` and `tracing` are None if they are off, `digest` is that of the config."""
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-    access: AccessLogConfig = field(default_factory=AccessLogConfig)
-    payloads: PayloadLogConfig | None = None
-    tracing: TracingConfig | None = None
-    digest: str = "none"
+# How long sending the remaining spans may take when the server stops.
+_FLUSH_SECONDS = 3.0
+
+# A tenth of a millisecond: finer than any wait that matters, and short.
+_DIGITS = 4
 
 
 class RequestRecorder:
-    """Counts, logs and traces the requests of this process.
+    """Counts, logs and traces the requests of this process as the config says; any thread may call it for probes."""
 
-    `source` and `attributes` name this service in the payload log.
-    """
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._payload_log = PayloadLog(config.metadata)
+        self._exporter: SpanExporter | None = None
+        self._earlier_exporters: list[SpanExporter] = []
+        self.apply(config)
 
-    def __init__(
-        self, settings: TelemetrySettings, source: str = "appliance", attributes: Mapping[str, str] = {}
-    ) -> None:
-        self._access_log = AccessLog(settings.access)
-        self._payload_log = PayloadLog(settings.payloads, source, attributes)
-        self._tracer = Tracer(settings.tracing)
-        metrics.show_build(settings.digest)
-
-    def apply(self, settings: TelemetrySettings) -> None:
-        """Use these settings from now on.
+    def apply(self, config: Config) -> None:
+        """Use this config from now on; spans of running requests are exported where they started.
 
         Raises:
             MissingExtraError: tracing is on, and OpenTelemetry is not installed.
         """
-        self._tracer.apply(settings.tracing)
-        self._access_log.config = settings.access
-        self._payload_log.config = settings.payloads
-        metrics.show_build(settings.digest)
+        if self._exporter is None or config.tracing != self._config.tracing:
+            if self._exporter is not None:
+                self._earlier_exporters.append(self._exporter)
+            self._exporter = None
+            if config.tracing is not None:
+                from appliance.telemetry.otel import SpanExporter
+
+                self._exporter = SpanExporter(config.tracing)
+        self._config = config
+        self._payload_log.config = config.logging.payloads
+        metrics.show_build(digest(config))
 
     def capture(self) -> BodyCapture | None:
         """Return where to copy the bodies of a new request; None if they are not logged."""
         return self._payload_log.capture()
 
-    def start_span(self, context: RequestContext, headers: Headers) -> RequestSpan | None:
-        """Start the span of a new request; None if tracing is off."""
-        return self._tracer.start_span(context, headers)
+    def start_span(self, context: RequestContext, headers: Callable[[], Mapping[str, str]]) -> RequestSpan | None:
+        """Start the span of a new request; None if tracing is off.
+
+        `headers` returns the request's headers by lower-case name; it is called only if tracing is on.
+        """
+        return None if self._exporter is None else self._exporter.start_span(context, headers())
 
     def record(
         self, context: RequestContext, capture: BodyCapture | None = None, span: RequestSpan | None = None
     ) -> None:
-        """Count, log and trace a request that has ended."""
+        """Count, log and trace a request that has ended; probes are neither logged nor traced."""
         metrics.count(context)
-        self._access_log.log(context)
-        if span is not None:
-            self._tracer.end_span(context, span)
+        if not context.is_probe:
+            has_failed = context.outcome >= 400 or context.outcome == 0
+            if has_failed or random.random() < self._config.logging.access.sample:  # noqa: S311 - not a secret
+                log.info("request.ended", **_log_fields(context))
+            if span is not None:
+                span.end(context)
         if capture is not None:
             self._payload_log.add(context, capture)
 
     async def stop(self) -> None:
         """Send what waits, within seconds."""
-        await asyncio.gather(self._payload_log.stop(), self._tracer.stop())
+        exporters = [*self._earlier_exporters, *([self._exporter] if self._exporter else [])]
+        closing = [asyncio.to_thread(each.close, _FLUSH_SECONDS) for each in exporters]
+        await asyncio.gather(self._payload_log.stop(), *closing)
+
+
+def _log_fields(context: RequestContext) -> dict[str, object]:
+    """Return the fields of the event; unknown values are omitted."""
+
+    def since_start(moment: float | None) -> float | None:
+        return None if moment is None else round(moment - context.began, _DIGITS)
+
+    fields: dict[str, object] = {
+        "method": context.method or None,
+        "path": context.path,
+        "status": context.status or 0,
+        "grpc_status": context.grpc_status,
+        "late_status": context.late_status,
+        "error": context.error,
+        "refused": context.refused,
+        "protocol": context.protocol,
+        "model": context.model,
+        "operation": context.operation,
+        "key": context.key,
+        "streamed": context.is_streamed or None,
+        "seconds": since_start(context.ended),
+        "admitted_seconds": since_start(context.admitted),
+        "first_seconds": since_start(context.first),
+        "sequences": context.sequences if context.sequences > 1 else None,
+        "prompt_tokens": context.prompt_tokens,
+        "cached_tokens": context.cached_tokens,
+        "output_tokens": context.output_tokens,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -95,7 +95,7 @@ async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
         await _until(lambda: chat.state is State.UNAVAILABLE and "its target 'base' is loading" in chat.reason)
         with pytest.raises(UnavailableError, match="its target 'base' is loading"):
             await manager.handle("chat", CHAT)
-        assert manager.is_live
+        assert manager.health().is_live
 
         target.may_load.set()
         await _until(lambda: chat.state is State.READY)
@@ -144,7 +144,7 @@ async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
         target.is_away = False
         await _until(lambda: manager.is_ready)
 
-        assert manager.is_live
+        assert manager.health().is_live
 
 
 async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:

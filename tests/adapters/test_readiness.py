@@ -58,7 +58,7 @@ async def test_an_adapter_waits_for_a_target_that_is_not_there_yet(
         await _until(lambda: "cannot be reached" in manager.statuses[0].reason)
 
         assert manager.statuses[0].state is State.UNAVAILABLE
-        assert manager.is_live
+        assert manager.health().is_live
         assert manager.statuses[0].describe()["upstreams"] == [{"name": f"127.0.0.1:{proxy.port}"}]
 
         proxy.set(None)

@@ -125,7 +125,7 @@ async def test_a_failed_model_is_refused_without_its_reason() -> None:
         model.load_fault = LoadError("/models/secret/config.json: is no JSON")
         client.manager.start()
         async with asyncio.timeout(20):
-            while client.manager.is_live:
+            while client.manager.health().is_live:
                 await asyncio.sleep(0.01)
         answers = [
             await client.post("/v1/completions", json={"model": "writer"}),

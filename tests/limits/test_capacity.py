@@ -10,7 +10,8 @@ import pytest
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.request_context import use_context
-from appliance.limits import QueueSettings, RequestQueue, SequenceSlots, Timeouts, require_size, run_sequence, use_slots
+from appliance.limits.queue import RequestQueue, SequenceSlots, require_size, run_sequence, use_slots
+from appliance.limits.timeouts import Timeouts
 
 
 async def settle() -> None:
@@ -47,7 +48,7 @@ class Batch:
             self.running.pop(0).set_result(None)
 
     async def _answer(self) -> None:
-        slots = await self._harness.queue.enter(400, Timeouts.of("m", self._harness.queue.settings.limits))
+        slots = await self._harness.queue.enter(400, Timeouts.of("m", self._harness.queue.limits))
         try:
             with use_slots(slots):
                 async with asyncio.TaskGroup() as group:
@@ -73,8 +74,8 @@ class Harness:
 
     def __init__(self, concurrent: int | None, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        settings = QueueSettings(LimitsConfig(concurrent=concurrent, **limits), SloConfig(ttft_seconds=ttft_seconds))
-        self.queue = RequestQueue("m", settings, self.clock)
+        slo = SloConfig(ttft_seconds=ttft_seconds)
+        self.queue = RequestQueue("m", LimitsConfig(concurrent=concurrent, **limits), slo, self.clock)
         self.order: list[str] = []
 
     async def arrive(self, name: str, size: int = 1) -> Batch:
@@ -152,7 +153,7 @@ async def test_with_one_place_all_take_turns() -> None:
 async def test_a_place_is_kept_between_the_sequences_of_a_request() -> None:
     """From its turn to its end a request is under way, even while nothing of it is computed."""
     harness = Harness(1)
-    slots = await harness.queue.enter(400, Timeouts.of("m", harness.queue.settings.limits))
+    slots = await harness.queue.enter(400, Timeouts.of("m", harness.queue.limits))
     for _ in range(3):
         async with slots.sequence():
             assert harness.queue.running == 1
@@ -193,7 +194,7 @@ async def test_a_turn_that_comes_as_its_client_leaves_is_passed_on() -> None:
 async def test_a_sequence_that_begins_after_its_request_holds_nothing_for_long() -> None:
     """A generator that is closed late gives back what it took."""
     harness = Harness(2)
-    slots = await harness.queue.enter(400, Timeouts.of("m", harness.queue.settings.limits))
+    slots = await harness.queue.enter(400, Timeouts.of("m", harness.queue.limits))
     async with slots.sequence():
         slots.leave(None, is_success=True)
         assert harness.queue.running == 0
@@ -255,7 +256,7 @@ async def test_the_record_has_the_number_of_sequences() -> None:
 async def test_a_request_that_is_too_large_is_refused(inputs: int, choices: int, param: str) -> None:
     """Before anything of it is computed, by the limits that hold now."""
     harness = Harness(4, inputs_per_request=3, choices_per_request=2)
-    slots: SequenceSlots = await harness.queue.enter(400, Timeouts.of("m", harness.queue.settings.limits))
+    slots: SequenceSlots = await harness.queue.enter(400, Timeouts.of("m", harness.queue.limits))
 
     with use_slots(slots):
         require_size(3, 2, field="input")

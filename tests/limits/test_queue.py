@@ -10,7 +10,8 @@ import pytest
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestTimeoutError
 from appliance.core.request_context import use_context
-from appliance.limits import QueueSettings, RequestQueue, SequenceSlots, Timeouts
+from appliance.limits.queue import RequestQueue, SequenceSlots
+from appliance.limits.timeouts import Timeouts
 
 
 class Clock:
@@ -27,13 +28,12 @@ class Harness:
 
     def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        self.settings = QueueSettings(LimitsConfig(**limits), SloConfig(ttft_seconds=ttft_seconds))
-        self.queue = RequestQueue("m", self.settings, self.clock)
+        self.queue = RequestQueue("m", LimitsConfig(**limits), SloConfig(ttft_seconds=ttft_seconds), self.clock)
         self.order: list[str] = []
 
     def arrive(self, name: str = "", size: int = 400) -> asyncio.Task[SequenceSlots]:
         """A request with a body of so many bytes."""
-        timeouts = Timeouts.of("m", self.queue.settings.limits)
+        timeouts = Timeouts.of("m", self.queue.limits)
 
         async def enter() -> SequenceSlots:
             slots = await self.queue.enter(size, timeouts)
@@ -179,7 +179,7 @@ async def test_new_settings_hold_from_now_on() -> None:
     await harness.full(1)
     waiting = [harness.arrive(), harness.arrive()]
     await settle()
-    harness.queue.apply(QueueSettings(LimitsConfig(concurrent=2, queued=0), SloConfig()))
+    harness.queue.apply(LimitsConfig(concurrent=2, queued=0), SloConfig())
     await settle()
 
     assert [task.done() for task in waiting] == [True, False]

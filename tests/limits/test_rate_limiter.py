@@ -7,7 +7,7 @@ import pytest
 from appliance.config.limits import KeyLimitsConfig
 from appliance.core.errors import RateLimitedError
 from appliance.core.request_context import use_context
-from appliance.limits import RateLimitCharge, RateLimiter
+from appliance.limits.rate_limiter import RateLimitCharge, RateLimiter
 
 
 class Account:

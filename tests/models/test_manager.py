@@ -79,7 +79,7 @@ async def test_a_death_during_the_warm_up_request_is_a_failed_load() -> None:
 
         assert "died during the warm-up request" in manager.statuses[0].reason
         assert "try again" not in manager.statuses[0].reason
-        assert not manager.has_started
+        assert not manager.health().has_started
 
 
 async def test_a_download_reports_its_progress_and_its_files_reach_the_load() -> None:
@@ -110,7 +110,7 @@ async def test_a_model_that_fails_to_load_does_not_affect_others(fault: Exceptio
         assert str(fault) in manager.statuses[0].reason
         assert _double(manager, 0).closed == 1
         assert not manager.is_ready
-        assert not manager.is_live
+        assert not manager.health().is_live
 
 
 async def test_an_error_of_storage_is_the_reason_of_the_failure() -> None:
@@ -209,8 +209,8 @@ async def test_a_dead_model_is_noticed_within_a_second() -> None:
         await _until(lambda: manager.statuses[0].state is State.FAILED, 1)
 
         assert manager.statuses[0].reason == "the engine died: it was told to"
-        assert not manager.is_live
-        assert manager.has_started
+        assert not manager.health().is_live
+        assert manager.health().has_started
 
 
 async def test_a_drain_waits_for_running_requests_and_refuses_new_ones() -> None:
@@ -257,7 +257,7 @@ async def test_a_model_whose_upstreams_are_away_is_live_and_not_ready() -> None:
         double.may_load.set()
 
         await _until(lambda: entry.state is State.UNAVAILABLE)
-        assert (manager.is_live, manager.is_ready, manager.has_started) == (True, False, True)
+        assert (manager.health().is_live, manager.is_ready, manager.health().has_started) == (True, False, True)
         assert entry.reason == "nobody answers"
         with pytest.raises(UnavailableError):
             await manager.handle("away", PLAIN)
@@ -265,7 +265,7 @@ async def test_a_model_whose_upstreams_are_away_is_live_and_not_ready() -> None:
         await _until(lambda: manager.is_ready)
         double.is_away = True
         await _until(lambda: not manager.is_ready)
-        assert manager.is_live
+        assert manager.health().is_live
 
 
 async def test_an_unavailable_model_can_be_drained() -> None:
@@ -306,7 +306,7 @@ async def test_a_model_is_unloaded_after_its_requests_and_can_be_loaded_again() 
         await leaving
 
         assert (was_closed, first.closed, chunks[-1]) == (0, 1, b"data: [DONE]\n\n")
-        assert (manager.statuses[0].state, manager.is_ready, manager.is_live) == (State.UNLOADED, True, True)
+        assert (manager.statuses[0].state, manager.is_ready, manager.health().is_live) == (State.UNLOADED, True, True)
         with pytest.raises(UnavailableError):
             await manager.handle("one", PLAIN)
 
@@ -323,7 +323,7 @@ async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
         await manager.unload("one")
 
         assert not manager.is_ready
-        assert manager.is_live
+        assert manager.health().is_live
 
 
 async def test_a_load_that_an_operator_asks_for_reports_its_failure() -> None:

@@ -95,7 +95,7 @@ async def test_a_model_that_restarts_is_live_and_refuses_requests() -> None:
             await manager.handle("one", PLAIN)
 
         assert refused.value.retry_after == 5
-        assert (manager.is_live, manager.is_ready, manager.has_started) == (True, False, True)
+        assert (manager.health().is_live, manager.is_ready, manager.health().has_started) == (True, False, True)
         assert (await manager.handle("two", PLAIN)).body == PLAIN.body
 
 
@@ -107,7 +107,7 @@ async def test_a_model_that_fails_to_load_again_is_not_restarted_for_ever() -> N
         await _until(lambda: entry.state is State.FAILED)
 
         assert "no memory; not restarted after 3 deaths within" in entry.reason
-        assert not manager.is_live
+        assert not manager.health().is_live
         assert entry.restarts == 2
         assert [double.closed for double in Willing.built] == [1, 1, 1]
 
@@ -133,7 +133,7 @@ async def test_a_model_that_was_healthy_for_long_starts_a_new_row_of_deaths() ->
             Willing.built[-1].is_dead = True
             await _until(_is_again_ready(entry, restarts))
 
-        assert manager.is_live
+        assert manager.health().is_live
 
 
 async def test_a_first_load_that_fails_is_not_retried() -> None:
@@ -154,7 +154,8 @@ async def test_a_model_may_end_the_process_with_the_exit_code_of_its_error() -> 
     async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as manager:
         Willing.built[0].is_dead = True
 
-        assert await asyncio.wait_for(manager.exit_signal.wait(), 5) == EngineDeadError.exit_code
+        await asyncio.wait_for(manager.exit_requested.wait(), 5)
+        assert manager.exit_code == EngineDeadError.exit_code
         assert manager.statuses[0].state is State.FAILED
 
     model_config = Willing(
@@ -162,10 +163,10 @@ async def test_a_model_may_end_the_process_with_the_exit_code_of_its_error() -> 
     )
     manager = ModelManager(config(model_config), factory=DoubleFactory())
     manager.start()
-    code = await asyncio.wait_for(manager.exit_signal.wait(), 5)
+    await asyncio.wait_for(manager.exit_requested.wait(), 5)
     await manager.stop()
 
-    assert code == ArtifactNotFoundError.exit_code
+    assert manager.exit_code == ArtifactNotFoundError.exit_code
 
 
 async def test_a_new_model_that_fails_does_not_end_the_process() -> None:
@@ -180,7 +181,7 @@ async def test_a_new_model_that_fails_does_not_end_the_process() -> None:
         assert rollout.failed == {"one": "nothing"}
         assert manager.is_ready
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(manager.exit_signal.wait(), 0.05)
+            await asyncio.wait_for(manager.exit_requested.wait(), 0.05)
 
 
 async def test_a_model_with_on_failure_stay_does_not_end_the_process() -> None:
@@ -190,7 +191,7 @@ async def test_a_model_with_on_failure_stay_does_not_end_the_process() -> None:
         await _until(lambda: manager.statuses[0].state is State.FAILED)
 
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(manager.exit_signal.wait(), 0.05)
+            await asyncio.wait_for(manager.exit_requested.wait(), 0.05)
 
 
 async def test_a_stop_ends_a_restart() -> None:

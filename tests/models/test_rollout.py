@@ -109,7 +109,7 @@ async def test_the_old_model_stays_if_the_new_one_fails() -> None:
         new.may_load.set()
 
         assert await rollout.end() == {"one": "no such class"}
-        assert manager.is_live
+        assert manager.health().is_live
         assert manager.is_ready
         assert _double(manager.registry.get("one")) is old
         assert old.closed == 0
@@ -205,7 +205,7 @@ async def test_the_old_engine_is_loaded_again_if_the_new_one_fails() -> None:
         new.load_fault = LoadError("out of memory")
         new.may_load.set()
         await _until(lambda: manager.find("one").state is State.LOADING)
-        assert manager.is_live
+        assert manager.health().is_live
         _double(manager.registry.get("one")).may_load.set()
 
         assert await rollout.end() == {"one": "out of memory"}
@@ -251,9 +251,9 @@ async def test_a_dead_model_is_replaced_at_once() -> None:
         old = _double(manager.registry.get("one"))
         old.is_dead = True
         await _until(lambda: manager.find("one").state is State.FAILED)
-        assert not manager.is_live
+        assert not manager.health().is_live
         rollout = _Rollout(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
-        await _until(lambda: manager.is_live)
+        await _until(lambda: manager.health().is_live)
         _double(manager.registry.get("one")).may_load.set()
 
         assert await rollout.end() == {}
@@ -332,5 +332,5 @@ async def test_a_model_that_dies_while_it_is_replaced_is_closed() -> None:
         new.may_load.set()
 
         assert await rollout.end() == {}
-        assert manager.is_live
+        assert manager.health().is_live
         assert manager.is_ready

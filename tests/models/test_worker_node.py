@@ -65,7 +65,7 @@ async def test_a_worker_node_is_ready_in_a_state_of_its_own() -> None:
         (shown,) = manager.health().models
 
         assert (shown["state"], shown["reason"]) == ("following", "computes for rank 0 at lead, which answers")
-        assert manager.has_started
+        assert manager.health().has_started
 
 
 async def test_a_worker_node_refuses_requests_and_names_the_leader() -> None:
@@ -81,7 +81,7 @@ async def test_a_worker_node_fails_when_the_leader_goes() -> None:
         model.is_dead = True
         await _until(lambda: manager.statuses[0].state is State.FAILED)
 
-        assert not manager.is_live
+        assert not manager.health().is_live
 
 
 async def test_a_worker_node_drains_until_the_leader_has_gone() -> None:

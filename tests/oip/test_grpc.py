@@ -26,14 +26,14 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerConfig
-from appliance.config.telemetry import PayloadLogConfig
+from appliance.config.telemetry import LoggingConfig, PayloadLogConfig
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
-from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
+from appliance.telemetry.recorder import RequestRecorder
 from appliance.tensors import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
 SERVER = ServerConfig(host="127.0.0.1", max_body_bytes=4096)
-QUIET = TelemetrySettings()
+QUIET = LoggingConfig()
 
 
 class Remote:
@@ -47,11 +47,11 @@ class Remote:
 
 
 @asynccontextmanager
-async def _remote(server_section: ServerConfig = SERVER, settings: TelemetrySettings = QUIET) -> AsyncGenerator[Remote]:
-    config = speakers(server=server_section)
+async def _remote(server_section: ServerConfig = SERVER, logging: LoggingConfig = QUIET) -> AsyncGenerator[Remote]:
+    config = speakers(server=server_section, logging=logging)
     async with InferenceClient(config) as inner:
         await inner.wait_until_ready()
-        telemetry = RequestRecorder(settings)
+        telemetry = RequestRecorder(config)
         server, port = create_server(config, inner.manager, inner.manager.health, telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -141,7 +141,7 @@ async def test_both_messages_go_to_the_payload_log(tmp_path: Path) -> None:
     """As they are on the wire, joined by the request's id; what asks no model is left out."""
     sink = tmp_path / "payloads"
     request = _request("mood", _text("HEY"))
-    async with _remote(settings=TelemetrySettings(payloads=PayloadLogConfig(sink=str(sink)))) as remote:
+    async with _remote(logging=LoggingConfig(payloads=PayloadLogConfig(sink=str(sink)))) as remote:
         answer = await remote.call.ModelInfer(request, metadata=[("x-request-id", "mine")])
         await remote.call.ServerReady(pb.ServerReadyRequest())
         await _code(remote.call.ModelInfer(_request("mood", Tensor.of_values("text_input", "FP32", (1,), [1]))))

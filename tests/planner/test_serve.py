@@ -22,7 +22,7 @@ from appliance.core.errors import StorageUnavailableError
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory
 from appliance.models.fetch import fetch_artifacts
-from appliance.models.generative import GenerativeModel
+from appliance.models.vllm_model import GenerativeModel
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]

@@ -16,8 +16,8 @@ from appliance.config import load
 from appliance.config.models import ModelConfig
 from appliance.core.errors import LoadError
 from appliance.core.model import Model, ModelRequest, Operation
+from appliance.models.dispatch import PeerClient
 from appliance.models.factory import ModelFactory
-from appliance.models.peer_client import PeerClient
 
 NOBODY = PeerClient(lambda name: pytest.fail(name))
 

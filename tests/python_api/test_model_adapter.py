@@ -17,7 +17,7 @@ from appliance.core import model
 from appliance.core.errors import EngineDeadError, LoadError, RequestError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, Operation
 from appliance.core.openai_types import Json
-from appliance.models.warmup import run_warmup
+from appliance.models.model_runner import run_warmup
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import ChatCompletion, ErrorResponse
 from appliance.python_api.model_adapter import adapt

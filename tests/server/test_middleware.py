@@ -11,7 +11,7 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
 from appliance.models.manager import ModelManager
 from appliance.server.middleware import RequestMiddleware
-from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
+from appliance.telemetry.recorder import RequestRecorder
 
 # Far more than may go out before others have had their turns.
 _MOST = 10_000
@@ -49,7 +49,7 @@ async def test_a_stream_that_is_always_ready_is_ended_within_a_few_messages() ->
             await send(_PIECE)
 
     manager = ModelManager(config(), factory=DoubleFactory())
-    middleware = RequestMiddleware(endless, manager, manager.authorizer, RequestRecorder(TelemetrySettings()))
+    middleware = RequestMiddleware(endless, manager, manager.authorizer, RequestRecorder(manager.config))
     streams = [asyncio.create_task(middleware(_scope(), _receive, cast("Send", send))) for _ in range(10)]
     await asyncio.sleep(0)
     for each in streams:

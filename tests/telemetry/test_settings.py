@@ -8,15 +8,18 @@ from pathlib import Path
 
 import collector
 import pytest
+from doubles import config
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from upstreams import Upstream
 
-from appliance.config.telemetry import AccessLogConfig, PayloadLogConfig, TracingConfig
+from appliance.config.loader import digest
+from appliance.config.telemetry import AccessLogConfig, LoggingConfig, PayloadLogConfig, TracingConfig
 from appliance.core.request_context import RequestContext
-from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
+from appliance.telemetry.recorder import RequestRecorder
 
-QUIET = AccessLogConfig(sample=0)
+PLAIN = config()
+QUIET = config(logging=LoggingConfig(access=AccessLogConfig(sample=0)))
 
 
 def _record(request_id: str = "a", status: int = 200) -> RequestContext:
@@ -30,7 +33,7 @@ def _record(request_id: str = "a", status: int = 200) -> RequestContext:
 @pytest.mark.parametrize(("status", "lines"), [(200, 0), (400, 1), (499, 1), (503, 1)])
 def test_an_error_is_logged_whatever_the_sample(status: int, lines: int) -> None:
     """A thinner log loses only what went well."""
-    telemetry = RequestRecorder(TelemetrySettings(access=QUIET))
+    telemetry = RequestRecorder(QUIET)
 
     with capture_logs() as logged:
         telemetry.record(_record(status=status))
@@ -44,15 +47,15 @@ def test_a_stream_that_broke_is_an_error() -> None:
     record.late_status = 502
 
     with capture_logs() as logged:
-        RequestRecorder(TelemetrySettings(access=QUIET)).record(record)
+        RequestRecorder(QUIET).record(record)
 
     assert [(each["status"], each["late_status"]) for each in logged] == [(200, 502)]
 
 
 def test_new_settings_hold_for_the_next_request() -> None:
     """The digest of the config is that of the new one, and of it alone."""
-    telemetry = RequestRecorder(TelemetrySettings(access=QUIET, digest="old"))
-    telemetry.apply(TelemetrySettings(digest="new"))
+    telemetry = RequestRecorder(QUIET)
+    telemetry.apply(PLAIN)
 
     with capture_logs() as logged:
         telemetry.record(_record())
@@ -61,22 +64,23 @@ def test_new_settings_hold_for_the_next_request() -> None:
         each for family in REGISTRY.collect() if family.name == "appliance_build_info" for each in family.samples
     ]
     assert len(logged) == 1
-    assert build.labels["config"] == "new"
+    assert build.labels["config"] == digest(PLAIN) != digest(QUIET)
 
 
 async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None:
     """On, elsewhere, and off again."""
-    telemetry = RequestRecorder(TelemetrySettings())
+    telemetry = RequestRecorder(PLAIN)
     assert telemetry.capture() is None
 
     for name in ("one", "two"):
-        telemetry.apply(TelemetrySettings(payloads=PayloadLogConfig(sink=str(tmp_path / name), mode="request")))
+        payloads = PayloadLogConfig(sink=str(tmp_path / name), mode="request")
+        telemetry.apply(config(logging=LoggingConfig(payloads=payloads)))
         copy = telemetry.capture()
         assert copy is not None
         copy.request.add(name.encode())
         telemetry.record(_record(name), copy)
         await telemetry.stop()
-    telemetry.apply(TelemetrySettings())
+    telemetry.apply(PLAIN)
 
     assert telemetry.capture() is None
     for name in ("one", "two"):
@@ -87,11 +91,11 @@ async def test_a_request_is_told_to_the_collector_it_began_with(plain: Upstream)
     """Traces may be switched off while requests are under way."""
     collector.listen(plain)
     telemetry, record = (
-        RequestRecorder(TelemetrySettings(tracing=TracingConfig(endpoint=plain.origin))),
+        RequestRecorder(config(tracing=TracingConfig(endpoint=plain.origin))),
         _record("under-way"),
     )
     traced = telemetry.start_span(record, dict)
-    telemetry.apply(TelemetrySettings())
+    telemetry.apply(PLAIN)
 
     telemetry.record(record, span=traced)
     await telemetry.stop()

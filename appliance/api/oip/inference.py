@@ -13,7 +13,7 @@ from appliance.api.oip.signatures import SIGNATURES, OperationSignature, choose_
 from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.limits import require_within
+from appliance.limits.queue import require_within
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor

@@ -11,8 +11,7 @@ from appliance.core.errors import RequestError
 from appliance.core.request_context import RequestContext, current_context
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
-from appliance.limits import run_sequence
-from appliance.limits.queue import Sequence
+from appliance.limits.queue import Sequence, run_sequence
 
 if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput, RequestOutput

@@ -72,6 +72,8 @@ class EngineSpec:
     pooler: Pooler | None = None
     """None for a model that generates text."""
     allow_pickle: bool = False
+    is_quantized: bool | None = None
+    """Whether the checkpoint is quantized; None where nothing has inspected it yet."""
     addresses: NodeAddresses | None = None
     """Known once the nodes are connected; None for a model of one node."""
 
@@ -202,8 +204,8 @@ def _cpu_arguments(spec: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument 
 
 
 def _is_quantized(spec: EngineSpec) -> bool:
-    if spec.engine.quantization is not None:
-        return True
+    if spec.engine.quantization is not None or spec.is_quantized is not None:
+        return spec.engine.quantization is not None or bool(spec.is_quantized)
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         config = bounded_json.read(spec.artifact / "config.json")
         parts = (config, config.get("text_config") or {})

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.engines.vllm.sse import ChatStreamWriter, CompletionStreamWriter, after_first, encode_events, is_plain
 from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
-from appliance.limits import current_slots
+from appliance.limits.queue import current_slots
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs

@@ -13,7 +13,7 @@ from appliance.core.errors import RequestError
 from appliance.core.json_limits import has_more_containers
 from appliance.core.model import ModelRequest
 from appliance.engines.vllm.errors import from_validation_error, leading_field, parse_json, translate
-from appliance.limits import current_slots, require_size
+from appliance.limits.queue import current_slots, require_size
 
 # Numbers in these fields never reach the engine as numbers, or are checked against the vocabulary.
 _FREE_FIELDS = frozenset(
