@@ -18,7 +18,7 @@ from pathlib import Path
 
 from appliance.core.pdeathsig_exec import PR_SET_PDEATHSIG
 
-POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _KEPT_LINES = 200
 
 
@@ -53,9 +53,15 @@ def run(command: Sequence[str], environment: Mapping[str, str], on_line: Callabl
             on_line(line)
             if line:
                 last_lines.append(line)
-        return ChildResult(_wait(process, on_line), tuple(last_lines))
+        return ChildResult(process.wait(), tuple(last_lines))
     finally:
-        _kill_group(process)
+        # Until it is waited for, its id cannot belong to another process.
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def end_with_parent(parent_pid: int | None = None) -> None:
@@ -77,15 +83,14 @@ def limit_resources(*, memory_bytes: int, cpu_seconds: float | None = None) -> N
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Yield the lines until the end of the process, and "" every half second without one."""
     assert process.stdout is not None  # noqa: S101 - `run` opened it as a pipe
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            if not selector.select(POLL_SECONDS):
-                # A grandchild may hold the pipe open for ever.
-                if process.poll() is not None:
-                    break
+        # A grandchild may hold the pipe open for ever.
+        while (is_readable := bool(selector.select(_POLL_SECONDS))) or process.poll() is None:
+            if not is_readable:
                 yield ""
             elif block := os.read(process.stdout.fileno(), 1 << 16):
                 *complete, rest = re.split(rb"[\r\n]+", rest + block)
@@ -93,21 +98,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
             else:
                 break
     yield rest.decode(errors="replace")
-
-
-def _wait(process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> int:
-    while True:
-        try:
-            return process.wait(POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            on_line("")
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    # Until it is waited for, its id cannot belong to another process.
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    while process.poll() is None:
+        yield ""
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)

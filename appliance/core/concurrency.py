@@ -1,11 +1,14 @@
-"""Work off the event loop, and several tasks at once with a limit."""
+"""Work off the event loop, several tasks at once with a limit, and delays between attempts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
-from typing import Any, ParamSpec, TypeVar
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, asynccontextmanager
+from threading import Thread
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -17,6 +20,18 @@ _INLINE_BYTES = 64 * 1024
 # Requests to a target at once on behalf of one client's request; the others wait.
 _MAX_CONCURRENT = 16
 
+# 2**30 times any first delay is longer than any limit; it keeps the power from overflowing.
+_MAX_EXPONENT = 30
+
+
+class Closable(Protocol):
+    """An object that must be closed."""
+
+    def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=Closable)
+
 
 async def off_loop(
     size: int, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -25,6 +40,49 @@ async def off_loop(
     if size <= _INLINE_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def start(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Future[Result]:
+    """Start `work` in a daemon thread of its own, for which neither the process's end nor a cancelled caller waits.
+
+    The threads of `asyncio.to_thread` are few, and the process does not end before the last of them returns, however
+    long that one waits for a server.
+    """
+    outcome: Future[Result] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result = work(*args, **kwargs)
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)
+
+    Thread(target=run, daemon=True, name=getattr(work, "__name__", None)).start()
+    return outcome
+
+
+async def in_thread(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Return the result of `work`, run by `start`; cancelling this does not stop the thread."""
+    return await asyncio.wrap_future(start(work, *args, **kwargs))
+
+
+@asynccontextmanager
+async def opened_in_thread(
+    work: Callable[Arguments, Opened], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> AsyncIterator[Opened]:
+    """Open with `work` in a thread, and close at the end; also what it opens after this was cancelled."""
+    opening = start(work, *args, **kwargs)
+    try:
+        opened = await asyncio.wrap_future(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda late: None if late.exception() else late.result().close())
+        raise
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 async def gather_limited(works: Sequence[Callable[[], Awaitable[Item]]]) -> list[Item]:
@@ -77,3 +135,12 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def backoff_seconds(failures: int, *, first_seconds: float, max_seconds: float) -> float:
+    """Return the delay before the next attempt after so many consecutive failures, at least one.
+
+    It doubles with each failure up to `max_seconds`. Jitter of 50 to 100 % keeps parallel attempts from coinciding.
+    """
+    delay = min(first_seconds * 2 ** min(failures - 1, _MAX_EXPONENT), max_seconds)
+    return random.uniform(delay / 2, delay)  # noqa: S311 - not a secret

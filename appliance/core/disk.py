@@ -1,16 +1,27 @@
-"""Disks: errors of the operating system with a remedy, free space, and directories that others may write to."""
+"""Files on disk: progress of work on them, digests, errors with a remedy, directories that others cannot change."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.core.errors import NoSpaceError, StorageError
+
+OnProgress = Callable[[int, int | None], None]
+"""Called with the bytes done and the bytes in total, None when the total is unknown.
+
+It is called at least once a second, also while nothing moves: `(0, None)` stands for work without a byte count, such as
+waiting for a lock. It may raise to cancel the work; what cannot be resumed is removed, and the exception passes through
+unchanged.
+"""
+
+_BLOCK_BYTES = 1 << 20
 
 _FREE_SPACE = "free some space, or point storage.cache_dir at a larger disk"
 _CHANGE_MODE = "change its owner or mode, or point storage.cache_dir at a directory this user can write"
@@ -19,10 +30,27 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REMEDIES = {
     **dict.fromkeys(_NO_SPACE, _FREE_SPACE),
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), or point storage.cache_dir at another disk",
-    errno.EACCES: _CHANGE_MODE,
-    errno.EPERM: _CHANGE_MODE,
-    errno.EROFS: _CHANGE_MODE,
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CHANGE_MODE),
 }
+
+
+def ignore_progress(_done: int, _total: int | None) -> None:
+    """Do nothing."""
+
+
+def sha256_of(path: Path, on_progress: OnProgress = ignore_progress) -> str:
+    """Return the SHA-256 of a file in hex; `on_progress` is called for each megabyte."""
+    state = hashlib.sha256()
+    for block in _read_blocks(path):
+        state.update(block)
+        on_progress(0, None)
+    return state.hexdigest()
+
+
+def _read_blocks(path: Path) -> Iterator[bytes]:
+    with translate_disk_errors(path), path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
 @contextmanager
@@ -59,19 +87,14 @@ def make_private(directory: Path) -> None:
         OSError: it cannot be created.
     """
     for parent in (directory.parent, *directory.parent.parents):
-        if _is_shared(parent) and not os.path.ismount(parent):
+        mode = parent.stat().st_mode
+        # In a sticky directory only their owners can rename its contents.
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not os.path.ismount(parent):
             raise StorageError(f"{parent}: every user can exchange its contents; run: chmod o-w {parent}")
     directory.mkdir(mode=0o700, exist_ok=True)
-    try:
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        if directory.is_symlink():
-            raise StorageError(f"{directory}: is a link; must be a directory, so remove it") from error
-        raise
-    try:
-        facts = os.fstat(handle)
-    finally:
-        os.close(handle)
+    facts = directory.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        raise StorageError(f"{directory}: is a link; must be a directory, so remove it")
     if facts.st_uid != os.getuid():
         raise StorageError(f"{directory}: belongs to user {facts.st_uid}; must belong to {os.getuid()}, so remove it")
     # Kubernetes allows the group of a pod to write to a volume.
@@ -88,9 +111,3 @@ def write_text(path: Path, text: str) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _is_shared(directory: Path) -> bool:
-    """Return whether every user can rename its contents; in a sticky directory only their owners can."""
-    mode = directory.stat().st_mode
-    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX

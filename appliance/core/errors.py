@@ -1,4 +1,4 @@
-"""All errors, as one tree.
+"""All errors, as one tree with the meaning of each.
 
 ::
 
@@ -139,10 +139,7 @@ class NoSpaceError(StorageError):
 
 
 class StorageUnavailableError(StorageError):
-    """The store does not answer; a retry may succeed.
-
-    `retry_after` is the delay in seconds that the store requests, or None.
-    """
+    """`retry_after` is the delay in seconds that the store requests, or None."""
 
     exit_code = 14
 
@@ -179,16 +176,23 @@ class RequestError(ApplianceError):
 
     status = 400
     code: str | None = None
-    retry_after: int | None = None
-    headers: Mapping[str, str] = {}
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, status: int | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code or self.code
         self.status = status or self.status
+        self.retry_after = retry_after
+        self.headers = headers or {}
 
 
 class UnauthenticatedError(RequestError):
@@ -223,29 +227,19 @@ class RateLimitedError(RequestError):
 
     status = 429
 
-    def __init__(self, message: str, *, retry_after: int, code: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, code=code)
-        self.retry_after = retry_after
-        self.headers = headers or {}
-
 
 class SlowRequestBodyError(RequestError):
-    """The client sent its body too slowly.
-
-    Source of the status: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9.
-    """
+    """Source of the status: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9."""
 
     status = 408
     code = "request_timeout"
 
 
 class RequestTimeoutError(RequestError):
-    """The response exceeded its time limit.
+    """The response exceeded its time limit."""
 
-    504 is the status of a gateway whose upstream is late (https://www.rfc-editor.org/rfc/rfc9110#section-15.6.5), and
-    what gRPC's DEADLINE_EXCEEDED maps to; 408 would blame the client's sending.
-    """
-
+    # A gateway whose upstream is late (https://www.rfc-editor.org/rfc/rfc9110#section-15.6.5), and what gRPC's
+    # DEADLINE_EXCEEDED maps to; 408 would blame the client's sending.
     status = 504
     code = "deadline_exceeded"
 
@@ -256,16 +250,9 @@ class UnavailableError(RequestError):
     status = 503
     code = "model_not_ready"
 
-    def __init__(self, message: str, *, retry_after: int | None = None, code: str | None = None) -> None:
-        super().__init__(message, code=code)
-        self.retry_after = retry_after
-
 
 class GatewayError(RequestError):
-    """The upstream gave no response, or an incomplete one.
-
-    `detail` is the message for logs and probes, with addresses and the error of the system.
-    """
+    """`detail` is the message for logs and probes, with addresses and the error of the system."""
 
     status = 502
     code = "upstream_failed"

@@ -11,19 +11,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import structlog
 
-from appliance.core.disk import translate_disk_errors, write_text
-from appliance.core.progress import OnProgress
+from appliance.core.disk import OnProgress, translate_disk_errors, write_text
 
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.1
-_PROGRESS_INTERVAL_SECONDS = 0.5
-_LOG_INTERVAL_SECONDS = 30.0
+
+# In polls: a wait is reported every half second, and logged every 30 seconds.
+_PROGRESS_INTERVAL = 5
+_LOG_INTERVAL = 300
 
 
 class FileLock:
@@ -44,15 +44,15 @@ class FileLock:
         flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
         # Every lock opens the file anew: locks belong to open files, so threads exclude one another too.
         handle = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        lock = cls(handle)
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        except OSError:
-            os.close(handle)
+        except OSError as error:
+            lock.close()
+            if isinstance(error, BlockingIOError):
+                return None
             raise
-        return cls(handle)
+        return lock
 
     def close(self) -> None:
         """Release the lock; safe to call twice."""
@@ -67,9 +67,7 @@ class FileLock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -83,7 +81,11 @@ def exclusive_lock(path: Path, on_progress: OnProgress) -> Iterator[None]:
     with _wait_for(path, owner_file, on_progress):
         if dead := _read_owner(owner_file):
             log.warning("lock.recovered", lock=path.stem, **dead)
-        _write_owner(owner_file)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        owner = {"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}
+        # A full disk does not matter.
+        with suppress(OSError):
+            write_text(owner_file, json.dumps(owner))
         try:
             yield
         finally:
@@ -92,31 +94,18 @@ def exclusive_lock(path: Path, on_progress: OnProgress) -> Iterator[None]:
 
 
 def _wait_for(path: Path, owner_file: Path, on_progress: OnProgress) -> FileLock:
-    last_logged: float | None = None
-    while (lock := _poll(path)) is None:
-        now = time.monotonic()
-        if last_logged is None or now - last_logged > _LOG_INTERVAL_SECONDS:
-            last_logged = now
+    polls = 0
+    while True:
+        with translate_disk_errors(path):
+            if (lock := FileLock.try_acquire(path)) is not None:
+                return lock
+        # A wait of less than half a second is not worth an event.
+        if polls % _LOG_INTERVAL == _PROGRESS_INTERVAL:
             log.info("lock.contended", lock=path.stem, **_read_owner(owner_file))
-        on_progress(0, None)
-    return lock
-
-
-def _poll(path: Path) -> FileLock | None:
-    """Try to acquire a lock for half a second."""
-    deadline = time.monotonic() + _PROGRESS_INTERVAL_SECONDS
-    with translate_disk_errors(path):
-        while (lock := FileLock.try_acquire(path)) is None and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-    return lock
-
-
-def _write_owner(owner_file: Path) -> None:
-    """Record who holds the lock. It only serves log messages, so a full disk does not matter."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    with suppress(OSError):
-        owner = {"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}
-        write_text(owner_file, json.dumps(owner))
+        if polls and polls % _PROGRESS_INTERVAL == 0:
+            on_progress(0, None)
+        time.sleep(_POLL_SECONDS)
+        polls += 1
 
 
 def _read_owner(owner_file: Path) -> Mapping[str, object]:

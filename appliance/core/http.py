@@ -13,17 +13,8 @@ from yarl import URL
 
 # RFC 9110, section 7.6.1, and older names for the same; each belongs to one connection.
 HOP_BY_HOP_HEADERS = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
+    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"}
+    | {"te", "trailer", "transfer-encoding", "upgrade"}
 )
 
 # The HTTP client sets these itself.
@@ -49,8 +40,7 @@ def address_of(url: str) -> str:
 
 
 def join_url(base: str, path: str, query: str = "") -> URL:
-    """
-    Return the URL of a route such as ``/v1/embeddings`` or ``/tokenize`` under a base URL with or without a version.
+    """Return the URL of a route such as ``/v1/embeddings`` or ``/tokenize`` under a base URL with or without a version.
 
     A path of version 1 is appended to the base's own version, any other path replaces it.
     The base's query, in which some services expect their API version, comes before the client's.

@@ -15,10 +15,7 @@ _KEY = re.compile(rb'[\s,]*+("(?:[^"\\]++|\\.)*+")\s*+:\s*+', re.DOTALL)
 _END = re.compile(rb"\s*\}\s*")
 
 MAX_MEMBERS = 10_000
-"""
-Limit of the members of an object that is edited, and of the elements of a list that is searched. Each is a step in
-Python.
-"""
+"""Limit of an object that is edited, and of a list that is searched: each member is a step in Python."""
 
 Change = Callable[[bytes | None], bytes | None]
 """Returns the new value of a member for its old one; None is a member that does not exist."""
@@ -32,11 +29,13 @@ class _RepeatedNameError(ValueError):
     """An object has two members of one name, so the position of its value is ambiguous."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Member:
-    start: int
-    value: int
-    end: int
+    comma: bytes
+    """What separates it from the member before it."""
+    key: bytes
+    value: bytes | memoryview | None
+    """None if it was removed."""
 
 
 class JsonObject:
@@ -50,19 +49,24 @@ class JsonObject:
 
     def __init__(self, body: bytes) -> None:
         try:
-            self._members = _members(body)
+            positions = _positions(body)
         except _RepeatedNameError:
-            body = _without_repeats(body)
-            self._members = _members(body)
-        self._body = body
-        self._changed: dict[str, bytes | None] = {}
+            members = (msgspec.json.encode(name) + b":" + bytes(value) for name, value in _values(body).items())
+            body = b"{" + b",".join(members) + b"}"
+            positions = _positions(body)
+        view = memoryview(body)
+        end = next((start for start, _, _ in positions.values()), body.index(b"{") + 1)
+        self._head = body[:end]
+        self._members: dict[str, _Member] = {}
+        for name, (start, value, value_end) in positions.items():
+            self._members[name] = _Member(body[end:start], body[start:value], view[value:value_end])
+            end = value_end
+        self._tail = body[end:]
 
     def get(self, name: str) -> bytes | None:
         """Return the value of a member as JSON; None where there is no such member."""
-        if name in self._changed:
-            return self._changed[name]
         member = self._members.get(name)
-        return None if member is None else self._body[member.value : member.end]
+        return None if member is None or member.value is None else bytes(member.value)
 
     def change(self, changes: Mapping[str, Change]) -> None:
         """Change some members; new ones go to the end.
@@ -71,7 +75,8 @@ class JsonObject:
             NotAnObjectError: a nested object has too many members.
         """
         for name, change in changes.items():
-            self._changed[name] = change(self.get(name))
+            value = change(self.get(name))
+            self._members.setdefault(name, _Member(b", ", msgspec.json.encode(name) + b": ", None)).value = value
 
     def write(self) -> bytes:
         """Return the object as bytes."""
@@ -79,30 +84,20 @@ class JsonObject:
 
     def split(self, name: str) -> tuple[bytes, bytes, bytes]:
         """Return the object as bytes: what is before the value of a member, the value, and what is after it."""
-        pieces = list(self._pieces())
-        at = next(index for index, (owner, _) in enumerate(pieces) if owner == name)
-        before, after = (b"".join(piece for _, piece in part) for part in (pieces[:at], pieces[at + 1 :]))
-        return before, pieces[at][1], after
+        owners, pieces = zip(*self._pieces(), strict=True)
+        at = owners.index(name)
+        return b"".join(pieces[:at]), bytes(pieces[at]), b"".join(pieces[at + 1 :])
 
-    def _pieces(self) -> Iterator[tuple[str | None, bytes]]:
+    def _pieces(self) -> Iterator[tuple[str | None, bytes | memoryview]]:
         """Yield the bytes in order; each value comes with the name of its member."""
-        first = next(iter(self._members.values()), None)
-        end = first.start if first else self._body.index(b"{") + 1
-        yield None, self._body[:end]
-        is_empty = True
+        yield None, self._head
+        is_first = True
         for name, member in self._members.items():
-            value = self.get(name)
-            if value is not None:
-                yield None, self._body[member.start if is_empty else end : member.value]
-                yield name, value
-                is_empty = False
-            end = member.end
-        for name, value in self._changed.items():
-            if value is not None and name not in self._members:
-                yield None, (b"" if is_empty else b", ") + msgspec.json.encode(name) + b": "
-                yield name, value
-                is_empty = False
-        yield None, self._body[end:]
+            if member.value is not None:
+                yield None, member.key if is_first else member.comma + member.key
+                yield name, member.value
+                is_first = False
+        yield None, self._tail
 
 
 def edit(body: bytes, changes: Mapping[str, Change]) -> bytes:
@@ -116,17 +111,11 @@ def edit(body: bytes, changes: Mapping[str, Change]) -> bytes:
     return document.write()
 
 
-def replace(value: object) -> Change:
-    """The member gets this value."""
-    encoded = msgspec.json.encode(value)
-    return lambda _: encoded
-
-
 def default(value: object) -> Change:
     """The member gets this value if it does not exist; of an object, its members do."""
     encoded = msgspec.json.encode(value)
     parts = {name: default(part) for name, part in value.items()} if isinstance(value, dict) else {}
-    return lambda old: encoded if old is None else edit(old, parts) if parts and _is_object(old) else old
+    return lambda old: encoded if old is None else edit(old, parts) if parts and old.startswith(b"{") else old
 
 
 def merge(value: object) -> Change:
@@ -135,7 +124,7 @@ def merge(value: object) -> Change:
     if not isinstance(value, dict):
         return lambda _: encoded
     parts = {name: merge(part) for name, part in value.items()}
-    return lambda old: edit(old, parts) if old is not None and _is_object(old) else encoded
+    return lambda old: edit(old, parts) if old is not None and old.startswith(b"{") else encoded
 
 
 def remove(_: bytes | None) -> None:
@@ -145,37 +134,30 @@ def remove(_: bytes | None) -> None:
 def spans(body: bytes) -> Mapping[str, slice]:
     """Return where the value of each member is; empty where the body is not a JSON object, or repeats a name."""
     try:
-        return {name: slice(member.value, member.end) for name, member in _members(body).items()}
+        return {name: slice(value, end) for name, (_, value, end) in _positions(body).items()}
     except (NotAnObjectError, _RepeatedNameError):
         return {}
 
 
-def _is_object(value: bytes) -> bool:
-    return value.startswith(b"{")
-
-
-def _members(body: bytes) -> dict[str, _Member]:
-    """Return the members in the order of the bytes.
+def _positions(body: bytes) -> dict[str, tuple[int, int, int]]:
+    """Return where each member begins, where its value begins, and where that ends, in the order of the bytes.
 
     msgspec finds the values and their lengths; the keys between them are found here.
-
-    Raises:
-        _RepeatedNameError: a name occurs twice.
     """
     values = _values(body)
     position = body.index(b"{") + 1
-    members: dict[str, _Member] = {}
+    found: dict[str, tuple[int, int, int]] = {}
     while (key := _KEY.match(body, position)) is not None:
         name = msgspec.json.decode(key[1], type=str)
         value = memoryview(values[name])
         position = key.end() + len(value)
         # A different value at this position means that the name occurs again later.
-        if name in members or body[key.end() : position] != value:
+        if name in found or body[key.end() : position] != value:
             raise _RepeatedNameError
-        members[name] = _Member(key.start(1), key.end(), position)
-    if len(members) != len(values) or _END.fullmatch(body, position) is None:
+        found[name] = key.start(1), key.end(), position
+    if len(found) != len(values) or _END.fullmatch(body, position) is None:
         raise _RepeatedNameError
-    return members
+    return found
 
 
 def _values(body: bytes) -> dict[str, msgspec.Raw]:
@@ -185,8 +167,3 @@ def _values(body: bytes) -> dict[str, msgspec.Raw]:
         return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError) as error:
         raise NotAnObjectError(str(error)) from error
-
-
-def _without_repeats(body: bytes) -> bytes:
-    members = (msgspec.json.encode(name) + b":" + bytes(value) for name, value in _values(body).items())
-    return b"{" + b",".join(members) + b"}"

@@ -10,30 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import accumulate
-from operator import add, countOf
+from operator import countOf
 
 # Takes a few milliseconds at most, whatever the content.
 _CHUNK_BYTES = 64 * 1024
 
-_BRACKETS = b"[{]}"
-_NOT_BRACKETS = bytes(each for each in range(256) if each not in _BRACKETS)
-_AS_BITS = bytes.maketrans(_BRACKETS, b"1100")
-
 _OBJECT = re.compile(rb"\s*+\{")
 
 # A level counts 2, and a mark (colon or comma) is a step up and a step down, so that only marks have odd heights.
+_BRACKETS = b"[{]}"
 _AS_STEPS = bytes.maketrans(_BRACKETS, b"\x02\x02\xfe\xfe")
-_MARK_STEPS, _AT_TOP = b"\x01\xff", 3
-
-
-def _steps_of(packed: int) -> list[int]:
-    """Return the steps that the bits of a byte stand for, each up or down one level."""
-    return [1 if packed >> bit & 1 else -1 for bit in reversed(range(8))]
-
-
-# For eight brackets packed into a byte: the difference of levels, and the highest level in between.
-_RISES = bytes(sum(_steps_of(each)) & 255 for each in range(256))
-_PEAKS = bytes(max(accumulate(_steps_of(each), initial=0)) for each in range(256))
+_LEVEL, _MARK_STEPS, _AT_TOP = 2, b"\x01\xff", 3
 
 
 def is_deeper(body: bytes, limit: int) -> bool:
@@ -41,14 +28,10 @@ def is_deeper(body: bytes, limit: int) -> bool:
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
     height = 0
-    for text in _outside_strings(body):
-        bits = text.translate(_AS_BITS, _NOT_BRACKETS)
-        width = (len(bits) + 7) // 8
-        packed = int(bits.ljust(width * 8, b"0") or b"0", 2).to_bytes(width, "big")
-        heights = accumulate(memoryview(packed.translate(_RISES)).cast("b"), initial=height)
-        if max(map(add, heights, packed.translate(_PEAKS)), default=0) > limit:
+    for steps in _steps(body):
+        if max(accumulate(steps, initial=height)) > limit * _LEVEL:
             return True
-        height += 2 * bits.count(b"1") - len(bits)
+        height += sum(steps)
     return False
 
 
@@ -58,10 +41,8 @@ def has_more_members(body: bytes, limit: int) -> bool:
     mark, max_marks = (b":", limit) if _OBJECT.match(body) else (b",", limit - 1)
     if body.count(mark) <= max_marks:
         return False
-    others = bytes(each for each in _NOT_BRACKETS if each not in mark)
     height = found = 0
-    for text in _outside_strings(body):
-        steps = memoryview(text.translate(_AS_STEPS, others).replace(mark, _MARK_STEPS)).cast("b")
+    for steps in _steps(body, mark):
         found += countOf(accumulate(steps, initial=height), _AT_TOP)
         if found > max_marks:
             return True
@@ -79,6 +60,14 @@ def has_more_containers(body: bytes, limit: int) -> bool:
         if found > limit:
             return True
     return False
+
+
+def _steps(body: bytes, mark: bytes = b"") -> Iterator[memoryview]:
+    """Yield the steps of brackets and marks, chunk by chunk."""
+    others = bytes(each for each in range(256) if each not in _BRACKETS + mark)
+    for text in _outside_strings(body):
+        steps = text.translate(_AS_STEPS, others)
+        yield memoryview(steps.replace(mark, _MARK_STEPS) if mark else steps).cast("b")
 
 
 def _outside_strings(body: bytes) -> Iterator[bytes]:

@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -54,7 +55,6 @@ def configure(
     stderr = _capture.terminal or sys.stderr
     console = format == "console" or (format == "auto" and stderr.isatty())
     os.environ[_CHILD] = json.dumps({"format": "console" if console else "json", "level": level})
-    renderer = _console(has_colors=stderr.isatty()) if console else _json()
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
     # Nothing here may depend on the config: a logger caches what it was first used with.
     structlog.configure(
@@ -66,7 +66,7 @@ def configure(
     handler = logging.StreamHandler(stderr)
     if console and level != "debug":
         handler.addFilter(_is_foreground)
-    handler.setFormatter(_Redacted(secrets, [stamper, *renderer]))
+    handler.setFormatter(_Redacted(secrets, [stamper, *_renderer(is_console=console, has_colors=stderr.isatty())]))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
     # Debuggers and progress bars need the terminal as it is.
@@ -79,22 +79,16 @@ def join() -> None:
         configure(**json.loads(os.environ[_CHILD]))
 
 
-def _json() -> list[Processor]:
+def _renderer(*, is_console: bool, has_colors: bool) -> list[Processor]:
+    if is_console:
+        plain = structlog.dev.plain_traceback
+        console = structlog.dev.ConsoleRenderer(
+            colors=has_colors, sort_keys=False, pad_event_to=16, exception_formatter=plain
+        )
+        return [_printable, console]
     # Without the locals of each frame: prompts and secrets are among them.
-    tracebacks = structlog.processors.ExceptionRenderer(
-        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    )
-    return [tracebacks, structlog.processors.JSONRenderer()]
-
-
-def _console(*, has_colors: bool) -> list[Processor]:
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=has_colors,
-        sort_keys=False,
-        pad_event_to=16,
-        exception_formatter=structlog.dev.plain_traceback,
-    )
-    return [_printable, renderer]
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
 
 
 def _printable(_logger: object, _name: str, event: EventDict) -> EventDict:
@@ -142,7 +136,7 @@ class OutputCapture:
     terminal: TextIO | None = None
     """The real standard error."""
 
-    streams: list[OutputStream] = field(default_factory=list)
+    outputs: Sequence[_Output] = ()
 
 
 # Standard output and standard error exist once in a process, and so does this.
@@ -154,60 +148,60 @@ def captured_output() -> Iterator[None]:
     """Turn what code writes to `sys.stdout` and `sys.stderr` into events, where the log is JSON; `configure` first."""
     stdout, stderr = sys.stdout, sys.stderr
     _capture.terminal = stderr
-    _capture.streams = [OutputStream(stdout, "stdout", logging.INFO), OutputStream(stderr, "stderr", logging.WARNING)]
-    sys.stdout, sys.stderr = _capture.streams
+    _capture.outputs = _Output(stdout, "stdout", logging.INFO), _Output(stderr, "stderr", logging.WARNING)
+    sys.stdout, sys.stderr = map(_Text, _capture.outputs)
     try:
         yield
     finally:
-        for stream in _capture.streams:
-            stream.end_lines()
+        for output in _capture.outputs:
+            output.end_lines()
         sys.stdout, sys.stderr = stdout, stderr
-        _capture.streams, _capture.terminal = [], None
+        _capture.outputs, _capture.terminal = (), None
 
 
 def end_line() -> None:
     """Write the line that this thread has begun, because the code that wrote it is done."""
-    for stream in _capture.streams:
-        stream.end_line()
+    for output in _capture.outputs:
+        output.end_line()
 
 
-class OutputStream(io.TextIOBase):
-    """A text stream whose lines become events `output.written`.
+class _Text(io.TextIOWrapper):
+    def __init__(self, output: _Output) -> None:
+        super().__init__(output, "utf-8", "backslashreplace", write_through=True)
+
+    def reconfigure(self, **_: object) -> None:
+        """Do nothing: events are UTF-8, and a line is written when it ends."""
+
+
+class _Output(io.BufferedIOBase):
+    """Bytes whose lines become events `output.written`.
 
     Each thread has a line of its own, so that lines stay whole and have the id of their request.
     `flush` does not end a line: progress bars flush many times a second.
     """
 
-    encoding = "utf-8"
-    errors = "backslashreplace"
-
     def __init__(self, original: TextIO, name: str, level: int) -> None:
-        self.buffer = _Bytes(self)
         self._original = original
-        self._stream_name = name
+        self.name = name
         self._level = level
-        self._begun: dict[int, bytearray] = {}
+        self._begun: defaultdict[int, bytearray] = defaultdict(bytearray)
         self._is_writing = threading.local()
 
-    def write(self, text: str, /) -> int:
-        self.write_bytes(text.encode("utf-8", "backslashreplace"))
-        return len(text)
-
-    def write_bytes(self, data: bytes) -> None:
-        """Write a part of a line, or many lines."""
+    def write(self, data: Any, /) -> int:  # Any: whatever has bytes in it
+        raw = bytes(data)
         # An event that cannot be written makes `logging` write a traceback here, which must not be an event again.
         if _capture.handler is None or getattr(self._is_writing, "now", False):
-            self._original.write(data.decode("utf-8", "backslashreplace"))
-            return
-        begun = self._begun.setdefault(threading.get_ident(), bytearray())
-        *lines, rest = data.split(b"\n")
+            self._original.write(raw.decode("utf-8", "backslashreplace"))
+            return len(raw)
+        thread = threading.get_ident()
+        *lines, rest = raw.split(b"\n")
         for line in lines:
-            begun += line
+            self._begun[thread] += line
             self.end_line()
-            begun = self._begun.setdefault(threading.get_ident(), bytearray())
-        begun += rest
-        if len(begun) > _LONGEST_LINE_BYTES:
+        self._begun[thread] += rest
+        if len(self._begun[thread]) > _LONGEST_LINE_BYTES:
             self.end_line()
+        return len(raw)
 
     def end_line(self) -> None:
         """Write the line that this thread has begun."""
@@ -235,7 +229,7 @@ class OutputStream(io.TextIOBase):
         logger, handler = logging.getLogger("appliance.output"), _capture.handler
         if not text or handler is None or not logger.isEnabledFor(self._level):
             return
-        extra = {"stream": self._stream_name, "text": text}
+        extra = {"stream": self.name, "text": text}
         record = logger.makeRecord(logger.name, self._level, "", 0, "output.written", (), None, extra=extra)
         self._is_writing.now = True
         try:
@@ -256,29 +250,5 @@ class OutputStream(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
-    def reconfigure(self, **_: object) -> None:
-        """Do nothing: events are UTF-8, and a line is written when it ends."""
-
     def close(self) -> None:
         """Do nothing: standard output outlives the code that closes it."""
-
-
-class _Bytes(io.BufferedIOBase):
-    """The `buffer` of a captured stream."""
-
-    def __init__(self, text: OutputStream) -> None:
-        self._text = text
-
-    def write(self, data: Any, /) -> int:  # Any: whatever has bytes in it
-        raw = bytes(data)
-        self._text.write_bytes(raw)
-        return len(raw)
-
-    def flush(self) -> None:
-        self._text.flush()
-
-    def writable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """Do nothing, as the stream itself."""

@@ -154,7 +154,7 @@ class LimitsConcurrency(Protocol):
 
     @property
     def max_concurrent(self) -> int | None:
-        """That number; None before it is loaded, and where it is unknown."""
+        """Requests that its engine computes at once, the others are queued; None before the load, and if unknown."""
 
 
 @runtime_checkable
@@ -162,9 +162,9 @@ class Preparable(Protocol):
     """A model whose load includes work that needs none of its files."""
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """Begin that work in the background, before or during the download; returns at once, in the main thread.
+        """Begin in the background what needs no file; returns at once, in the main thread; a second call does nothing.
 
-        `cache_dir` is the storage's cache, None its default. A second call does nothing, and `load` works without one.
+        `cache_dir` is the storage's cache, None its default. `load` works without this call, too.
 
         Raises:
             MissingExtraError: a package that the model needs is not installed.
@@ -176,7 +176,7 @@ class ReportsLoadTimings(Protocol):
     """A model that measures the parts of its load."""
 
     def load_timings(self) -> Mapping[str, float]:
-        """Seconds of each part by name, until now if the load is running; empty before it."""
+        """Seconds of each part of the load by name, until now if it is running; empty before it."""
 
 
 @runtime_checkable
@@ -184,7 +184,7 @@ class ReportsMemory(Protocol):
     """A model whose engine measures its memory."""
 
     def measured(self) -> Mapping[str, float]:
-        """Measured sizes by the names of a plan, such as `kv_tokens`, without unknown ones; empty before the load."""
+        """Sizes that its engine measured, by the names of a plan, such as `kv_tokens`; empty before the load."""
 
 
 @runtime_checkable
@@ -192,7 +192,7 @@ class DependsOnModels(Protocol):
     """A model that needs other servers or models to answer."""
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-        """The state of each, for probes; with no address beyond host and port."""
+        """The state of each server or model that it needs, for probes; with no address beyond host and port."""
 
 
 @runtime_checkable
@@ -241,17 +241,7 @@ class Peers(Protocol):
         """Return the operations that the named model supports."""
 
     def check(self, name: str) -> None:
-        """Return at once if the named model is healthy.
-
-        Raises:
-            EngineDeadError: it cannot answer any more.
-            UnavailableError: it cannot answer now.
-        """
+        """See `Model.check`; raises also if the model is not ready."""
 
     async def handle(self, name: str, request: ModelRequest) -> ModelResponse:
-        """Have the named model answer, as `Model.handle` does.
-
-        Raises:
-            RequestError: the model cannot do this, cannot do it now, or the request is at fault.
-            EngineDeadError: the model died during the request.
-        """
+        """See `Model.handle`; raises RequestError also if the model does not support this, or not now."""

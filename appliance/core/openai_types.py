@@ -30,7 +30,7 @@ SMALLEST_REQUESTS: Mapping[Operation, Json] = {
     Operation.EMBEDDING: {"input": "Hello"},
     Operation.RERANK: {"query": "Hello", "documents": ["Hello"]},
 }
-"""The smallest request of an operation. A warm-up request is the first one that a model supports."""
+"""A warm-up request is the first one that a model supports."""
 
 
 def new_id(prefix: str) -> str:
@@ -153,10 +153,7 @@ class Rerank(Struct, kw_only=True):
 
 
 class TokenClass(Struct, kw_only=True):
-    """The class of one token: the text from `start` to before `end`, in characters.
-
-    Both are None if the client sent token ids.
-    """
+    """The class of the text from `start` to before `end`, in characters; both are None if the client sent token ids."""
 
     token: int | None = None
     start: int | None = None
@@ -166,10 +163,9 @@ class TokenClass(Struct, kw_only=True):
 
 
 class Classification(Struct, kw_only=True):
-    """The class of one text: the likeliest label, and the probability of each; or the classes of its `tokens`.
+    """The likeliest label of one text, and the probabilities of all in the model's order; or the classes of its tokens.
 
-    `probs` has the probabilities in the order of the model's labels. Special tokens, which stand for no text, are left
-    out.
+    Special tokens, which stand for no text, are left out.
     """
 
     index: int = 0

@@ -74,25 +74,39 @@ class LineBuffer:
         return rest
 
 
-class LineReader:
-    """Reads lines out of chunks.
+class EventReader:
+    """Reads the data of events out of chunks; comments, names, ids and retry times are skipped.
+
+    Without `has_events` the stream has a value on each line, and no events.
 
     Raises:
-        GatewayError: a line has more than `max_bytes`.
+        GatewayError: an event or a line has more than `max_bytes`.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, has_events: bool = True) -> None:
         self._max_bytes = max_bytes
+        self._has_events = has_events
         self._buffer = LineBuffer()
+        self._data: list[bytes] = []
+        self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the lines that are complete now, without their ends."""
-        yield from self._buffer.feed(chunk).splitlines()
+        """Yield the data of the events that are complete now."""
+        for line in self._buffer.feed(chunk).splitlines():
+            if not self._has_events:
+                yield line
+            elif line.startswith(FIELD):
+                self._data.append(line[len(FIELD) :].removeprefix(b" "))
+                self._data_bytes += len(line)
+                self._require_room(self._data_bytes)
+            elif not line and self._data:
+                yield b"\n".join(self._data)
+                self._data, self._data_bytes = [], 0
         self._require_room(self._buffer.held_bytes)
 
     def finish(self) -> Iterator[bytes]:
-        """Yield what has no end."""
-        yield from self._buffer.finish().splitlines()
+        """Yield the data of a last event without its blank line: the standard drops it, but real servers send it so."""
+        return self.feed(SUFFIX)
 
     def _require_room(self, size: int) -> None:
         if size > self._max_bytes:
@@ -103,41 +117,17 @@ class LineReader:
             )
 
 
-class EventReader(LineReader):
-    """Reads the data of events out of chunks; comments, names, ids and retry times are skipped.
-
-    Raises:
-        GatewayError: an event has more than `max_bytes`.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(max_bytes)
-        self._data: list[bytes] = []
-        self._data_bytes = 0
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the data of the events that are complete now."""
-        for line in super().feed(chunk):
-            if line.startswith(FIELD):
-                self._data.append(line[len(FIELD) :].removeprefix(b" "))
-                self._data_bytes += len(line)
-                self._require_room(self._data_bytes)
-            elif not line and self._data:
-                yield b"\n".join(self._data)
-                self._data, self._data_bytes = [], 0
-
-    def finish(self) -> Iterator[bytes]:
-        """Yield the data of a last event without its blank line: the standard drops it, but real servers send it so."""
-        return self.feed(SUFFIX)
-
-
-def read_events(stream: AsyncGenerator[bytes], max_bytes: int) -> AsyncGenerator[bytes]:
-    """Yield the data of each event; closing it closes the stream.
-
-    Raises:
-        GatewayError: an event has more than `max_bytes`.
-    """
-    return _read(stream, EventReader(max_bytes))
+async def read_events(
+    stream: AsyncGenerator[bytes], max_bytes: int, *, has_events: bool = True
+) -> AsyncGenerator[bytes]:
+    """Yield what `EventReader` reads; closing it closes the stream."""
+    reader = EventReader(max_bytes, has_events=has_events)
+    async with aclosing(stream):
+        async for chunk in stream:
+            for data in reader.feed(chunk):
+                yield data
+        for data in reader.finish():
+            yield data
 
 
 async def read_json(
@@ -150,27 +140,15 @@ async def read_json(
     Raises:
         GatewayError: an event is not JSON, or has more than `max_bytes`.
     """
-    reader = EventReader(max_bytes) if has_events else LineReader(max_bytes)
-    async with aclosing(_read(stream, reader)) as pieces:
-        async for piece in pieces:
-            data = piece.strip()
+    async with aclosing(read_events(stream, max_bytes, has_events=has_events)) as events:
+        async for event_data in events:
+            data = event_data.strip()
             if data == DONE:
                 return
-            if data:
-                yield _decode(data)
-
-
-async def _read(stream: AsyncGenerator[bytes], reader: LineReader) -> AsyncGenerator[bytes]:
-    async with aclosing(stream):
-        async for chunk in stream:
-            for piece in reader.feed(chunk):
-                yield piece
-        for piece in reader.finish():
-            yield piece
-
-
-def _decode(data: bytes) -> Any:  # Any: JSON values
-    try:
-        return json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError) as error:
-        raise GatewayError(f"The target's stream has an event that is not JSON: {error}") from error
+            if not data:
+                continue
+            try:
+                value = json.loads(data.decode("utf-8", "replace"))
+            except (ValueError, RecursionError) as error:
+                raise GatewayError(f"The target's stream has an event that is not JSON: {error}") from error
+            yield value

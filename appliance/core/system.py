@@ -29,10 +29,19 @@ def exit_now(code: int) -> NoReturn:
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """Return the cores this process may use: its affinity, and the container's limit, rounded up."""
-    affinity = len(os.sched_getaffinity(0))
-    limit = _core_limit(cgroup)
-    return affinity if limit is None else max(1, min(affinity, math.ceil(limit)))
+    """Return the cores this process may use: its affinity, and the container's limit, rounded up.
+
+    Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and for version 1
+    https://docs.kernel.org/scheduler/sched-bwc.html.
+    """
+    cores = len(os.sched_getaffinity(0))
+    v2, *v1 = (cgroup / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+    # No such files, or the word "max".
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = map(int, v2.read_text().split() if v2.exists() else [file.read_text() for file in v1])
+        if quota > 0:
+            cores = max(1, min(cores, math.ceil(quota / period)))
+    return cores
 
 
 def processor_flags(file: Path = _CPU_INFO) -> frozenset[str]:
@@ -59,19 +68,3 @@ def usable_memory(cgroup: Path = _CGROUP) -> tuple[int, int]:
         with contextlib.suppress(OSError, ValueError):
             total = min(total, int(file.read_text()))
     return total, min(total, memory.available)
-
-
-def _core_limit(cgroup: Path) -> float | None:
-    """Return the container's limit in cores, None if it has none.
-
-    Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and for version 1
-    https://docs.kernel.org/scheduler/sched-bwc.html.
-    """
-    v2, *v1 = (cgroup / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
-    try:
-        words = v2.read_text().split() if v2.exists() else [file.read_text() for file in v1]
-        quota, period = int(words[0]), int(words[1])
-    except (OSError, ValueError):
-        # No such files, or the word "max".
-        return None
-    return quota / period if quota > 0 else None

@@ -6,6 +6,8 @@ and responses; https://docs.anthropic.com/en/api/messages-streaming for where ev
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -36,23 +38,16 @@ class _Usage(msgspec.Struct):
     cache_read_input_tokens: _Count | None = None
     cache_creation_input_tokens: _Count | None = None
 
-    @property
-    def prompt(self) -> int | None:
-        """Prompt tokens; Anthropic's count leaves out those of its cache."""
-        if self.input_tokens is None:
-            return self.prompt_tokens
-        return self.input_tokens + (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
-
-    @property
-    def output(self) -> int | None:
-        """Output tokens."""
-        return self.completion_tokens if self.output_tokens is None else self.output_tokens
-
-    @property
-    def cached(self) -> int | None:
-        """Prompt tokens that came from a cache."""
-        details = self.prompt_tokens_details or self.input_tokens_details
-        return details.cached_tokens if details else self.cache_read_input_tokens
+    def counts(self) -> Mapping[str, int | None]:
+        """Return the counts by the names of the context; None is unknown."""
+        prompt, cached = self.prompt_tokens, self.cache_read_input_tokens
+        if self.input_tokens is not None:
+            # Anthropic's count leaves out those of its cache.
+            prompt = self.input_tokens + (cached or 0) + (self.cache_creation_input_tokens or 0)
+        if details := self.prompt_tokens_details or self.input_tokens_details:
+            cached = details.cached_tokens
+        output = self.completion_tokens if self.output_tokens is None else self.output_tokens
+        return {"prompt_tokens": prompt, "output_tokens": output, "cached_tokens": cached}
 
 
 class _Inner(msgspec.Struct):
@@ -70,7 +65,8 @@ class TokenUsage:
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
-        self._prompt = self._cached = self._output = 0
+        # Of this response, by the names of the context.
+        self._counts = Counter[str]()
         self._is_concluded = False
 
     @property
@@ -81,7 +77,7 @@ class TokenUsage:
     def feed(self, chunk: bytes) -> None:
         """Read whole server-sent events; until one has the counts, each event with text counts as one token."""
         if not self._is_concluded and (pieces := chunk.count(_DELTA) or chunk.count(_TEXT)):
-            self._write(self._output + pieces)
+            self._set("output_tokens", self._counts["output_tokens"] + pieces)
         if _MENTION in chunk:
             for data in data_lines(chunk):
                 if _MENTION in data:
@@ -96,22 +92,15 @@ class TokenUsage:
         """Read a JSON object; one without a readable usage changes nothing."""
         try:
             response = msgspec.json.decode(body, type=_Response)
-        except (msgspec.DecodeError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             return
         for each in (response, response.response, response.message):
             if each is not None and each.usage is not None:
-                self._add(each.usage)
+                for name, count in each.usage.counts().items():
+                    self._set(name, count)
 
-    def _add(self, usage: _Usage) -> None:
-        """Add the counts; the last ones replace earlier ones, which are those so far."""
-        context = self._context
-        if (prompt := usage.prompt) is not None:
-            context.prompt_tokens, self._prompt = (context.prompt_tokens or 0) + prompt - self._prompt, prompt
-        if (output := usage.output) is not None:
-            self._write(output)
-        if (cached := usage.cached) is not None:
-            context.cached_tokens, self._cached = (context.cached_tokens or 0) + cached - self._cached, cached
-
-    def _write(self, output: int) -> None:
-        self._context.output_tokens = (self._context.output_tokens or 0) + output - self._output
-        self._output = output
+    def _set(self, name: str, count: int | None) -> None:
+        """Replace an earlier count of this response, which is a part of this one, in the context."""
+        if count is not None:
+            setattr(self._context, name, (getattr(self._context, name) or 0) + count - self._counts[name])
+            self._counts[name] = count

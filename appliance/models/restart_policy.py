@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from appliance.core.backoff import backoff_seconds
+from appliance.core.concurrency import backoff_seconds
 
 
 @dataclass(frozen=True, slots=True)

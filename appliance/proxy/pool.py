@@ -10,7 +10,7 @@ from typing import Any
 
 from appliance.config.models import ProxyConfig
 from appliance.config.upstreams import PoolMemberConfig
-from appliance.core.backoff import backoff_seconds
+from appliance.core.concurrency import backoff_seconds
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.core.http import address_of
 from appliance.proxy import metrics

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 import structlog
 
 import appliance
+from appliance.core.concurrency import in_thread
 from appliance.core.errors import ApplianceError
 from appliance.core.logging_setup import end_line
-from appliance.core.threads import in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

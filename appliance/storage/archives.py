@@ -16,9 +16,8 @@ from typing import IO, Protocol, cast
 
 import zstandard
 
-from appliance.core.disk import require_free_space, translate_disk_errors
+from appliance.core.disk import OnProgress, ignore_progress, require_free_space, translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.core.suggestions import did_you_mean
 from appliance.storage.path_safety import name_conflict, name_error
 

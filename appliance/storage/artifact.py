@@ -14,9 +14,8 @@ from pathlib import Path
 import structlog
 
 from appliance.config.storage import StorageConfig, TransferConfig
-from appliance.core.disk import translate_disk_errors
+from appliance.core.disk import OnProgress, translate_disk_errors
 from appliance.core.errors import NoSpaceError, StorageTimeoutError
-from appliance.core.progress import OnProgress
 from appliance.storage import manifest
 from appliance.storage.archives import extract, is_archive, root_of
 from appliance.storage.cache import Cache

@@ -11,9 +11,8 @@ from uuid import uuid4
 
 import structlog
 
+from appliance.core.disk import OnProgress, sha256_of
 from appliance.core.errors import StorageError
-from appliance.core.hashing import sha256_of
-from appliance.core.progress import OnProgress
 
 log = structlog.get_logger()
 

@@ -16,10 +16,9 @@ from uuid import uuid4
 
 import structlog
 
-from appliance.core.disk import translate_disk_errors, write_text
+from appliance.core.disk import OnProgress, translate_disk_errors, write_text
 from appliance.core.errors import StorageError
 from appliance.core.file_lock import FileLock, exclusive_lock
-from appliance.core.progress import OnProgress
 from appliance.core.uri import redact
 from appliance.storage import manifest
 from appliance.storage.blobs import Blobs

@@ -10,9 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.core.disk import translate_disk_errors
+from appliance.core.disk import OnProgress, ignore_progress, translate_disk_errors
 from appliance.core.file_lock import FileLock
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import manifest
 from appliance.storage.cache import UNFINISHED, Cache, is_held, name_of
 from appliance.storage.manifest import FILES, MARKER

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.concurrency import in_thread
 from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactNotFoundError, StorageError
-from appliance.core.threads import in_thread
 from appliance.storage.archives import is_archive
 from appliance.storage.download import with_retries
 from appliance.storage.filesystems.base import Body, RemoteFile, Store, event_loop_for

@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from appliance.core.disk import translate_disk_errors
+from appliance.core.disk import OnProgress, ignore_progress, sha256_of, translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError
-from appliance.core.hashing import sha256_of
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import bounded_json
 
 FILES = "files"

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.disk import OnProgress, ignore_progress
 from appliance.core.errors import (
     ArtifactChangedError,
     ArtifactCorruptError,
@@ -18,7 +19,6 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage.artifact import ArtifactDownload, ArtifactSpec
 from appliance.storage.cache import invalidate
 from appliance.storage.download import with_progress, with_retries

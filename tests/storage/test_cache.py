@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from appliance.core.disk import ignore_progress
 from appliance.core.errors import ArtifactCorruptError, StorageError
-from appliance.core.progress import ignore_progress
 from appliance.storage import Cache, sha256_in_cache, verify
 from appliance.storage.cache import name_of
 

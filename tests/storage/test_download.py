@@ -16,6 +16,7 @@ from storage.fake_store import BLOCK, FakeStore, Fault
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
+from appliance.core.disk import OnProgress, ignore_progress
 from appliance.core.errors import (
     AccessDeniedError,
     ApplianceError,
@@ -25,7 +26,6 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache
 from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.materialize import fetch

@@ -9,8 +9,8 @@ import pytest
 from storage.memory_store import DIRECTORIES
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.disk import OnProgress
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
-from appliance.core.progress import OnProgress
 from appliance.storage import Cache, materialize
 
 FILES = {"model/config.json": b"{}", "model/.hidden": b"h", "model/sub/empty": b"", "model-v2/config.json": b"{2}"}

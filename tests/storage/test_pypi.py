@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
+from appliance.core.disk import OnProgress, ignore_progress
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -22,7 +23,6 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache, materialize, verify
 from appliance.storage.filesystems.pypi import PypiUri, parse
 

@@ -14,8 +14,8 @@ from storage.fake_store import FakeStore, Fault
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
+from appliance.core.disk import OnProgress, ignore_progress
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache, verify
 from appliance.storage.cache import invalidate
 from appliance.storage.filesystems.base import Body, RemoteFile

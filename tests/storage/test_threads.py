@@ -10,11 +10,11 @@ from contextlib import suppress
 
 import pytest
 
-from appliance.core.threads import in_thread, opened_in_thread
+from appliance.core.concurrency import in_thread, opened_in_thread
 
 LEFT_BEHIND = """
 import asyncio, threading
-from appliance.core.threads import in_thread
+from appliance.core.concurrency import in_thread
 
 async def main():
     try:

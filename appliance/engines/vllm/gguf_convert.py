@@ -18,9 +18,8 @@ from typing import Any
 import structlog
 
 from appliance.core import child_process
-from appliance.core.disk import translate_disk_errors
+from appliance.core.disk import OnProgress, translate_disk_errors
 from appliance.core.errors import LoadError, MissingExtraError, NoSpaceError
-from appliance.core.progress import OnProgress
 from appliance.storage import Cache, sha256_in_cache
 
 log = structlog.get_logger()

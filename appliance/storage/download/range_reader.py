@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 
 from appliance.config.storage import TransferConfig
+from appliance.core.concurrency import start
 from appliance.core.errors import ArtifactCorruptError, StorageUnavailableError
-from appliance.core.threads import start
 from appliance.storage.download.journal import ByteRange
 from appliance.storage.download.retry import Backoff, StallError
 from appliance.storage.filesystems.base import Body, RemoteFile, Store

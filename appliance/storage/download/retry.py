@@ -9,9 +9,9 @@ from typing import TypeVar
 import structlog
 
 from appliance.config.storage import TransferConfig
-from appliance.core.backoff import backoff_seconds
+from appliance.core.concurrency import backoff_seconds
+from appliance.core.disk import OnProgress
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
-from appliance.core.progress import OnProgress
 
 log = structlog.get_logger()
 

@@ -18,8 +18,8 @@ from urllib3.response import BaseHTTPResponse
 from yarl import URL
 
 from appliance.config.storage import TransferConfig
+from appliance.core.concurrency import in_thread, opened_in_thread
 from appliance.core.errors import StorageError, StorageUnavailableError
-from appliance.core.threads import in_thread, opened_in_thread
 from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.base import Body
 from appliance.storage.filesystems.errors import AccessHint

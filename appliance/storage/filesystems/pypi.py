@@ -17,7 +17,7 @@ import structlog
 
 from appliance.config.storage import GlobalStorageConfig, TransferConfig
 from appliance.core import child_process
-from appliance.core.disk import translate_disk_errors
+from appliance.core.disk import OnProgress, translate_disk_errors
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -27,7 +27,6 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress
 from appliance.core.uri import redact
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.disk import OnProgress
 from appliance.core.errors import StorageError
-from appliance.core.progress import OnProgress
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact, scheme_of
 from appliance.storage.filesystems.base import Store

@@ -18,6 +18,7 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, get_loop
 
 from appliance.config.storage import GlobalStorageConfig
+from appliance.core.concurrency import in_thread
 from appliance.core.errors import (
     AccessDeniedError,
     ApplianceError,
@@ -27,7 +28,6 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.core.threads import in_thread
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile

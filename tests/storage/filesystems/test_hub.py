@@ -9,6 +9,7 @@ from storage.fake_hub import Hub
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.disk import OnProgress, ignore_progress
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -17,7 +18,6 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import Cache, materialize, verify
 from appliance.storage.filesystems.huggingface import HubUri, parse
 
