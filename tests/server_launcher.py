@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from appliance.config.layout import LayoutConfig
-from appliance.engines.vllm.cpu import CpuProfile
+from appliance.engines.vllm.env import CpuProfile
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -221,8 +221,8 @@ def _import(*, with_engine: bool) -> None:
 
     if not with_engine:
         return
+    from appliance.engines.vllm.engine import import_vllm
     from appliance.engines.vllm.env import set_environment
-    from appliance.engines.vllm.startup import import_vllm
 
     before = dict(os.environ)
     set_environment(LayoutConfig())

@@ -18,10 +18,9 @@ from appliance.config.models import ADAPTER_PREFIX, GenerativeConfig, LocalModel
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import TEXT_GENERATIONS, FrontEnd, ModelRequest, ModelResponse, Operation
-from appliance.engines.vllm.engine import Engine
+from appliance.engines.vllm.engine import Engine, preload
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.headless import HeadlessEngine
-from appliance.engines.vllm.startup import preload
 from appliance.planner import EngineRequirements, Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

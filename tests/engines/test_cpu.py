@@ -9,7 +9,7 @@ import pytest
 
 from appliance.config.layout import LayoutConfig
 from appliance.core.system import usable_cores
-from appliance.engines.vllm.cpu import CpuProfile, is_cpu_build
+from appliance.engines.vllm.env import CpuProfile, is_cpu_build
 
 ALONE = LayoutConfig()
 

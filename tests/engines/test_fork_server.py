@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.startup_timings import StartupTimings
+from appliance.engines.vllm.fork_server import ForkServer, StartupTimings
 
 pytestmark = pytest.mark.slow
 

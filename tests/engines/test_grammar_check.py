@@ -19,8 +19,7 @@ from appliance.config import load
 from appliance.config.engine import StructuredOutputsConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError, UnavailableError
-from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.startup_timings import StartupTimings
+from appliance.engines.vllm.fork_server import ForkServer, StartupTimings
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
 from appliance.models.factory import ModelFactory
 
@@ -33,7 +32,7 @@ import asyncio, pickle, sys
 from appliance.config.engine import StructuredOutputsConfig
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
-from appliance.engines.vllm.startup_timings import StartupTimings
+from appliance.engines.vllm.fork_server import StartupTimings
 from vllm.sampling_params import StructuredOutputsParams
 
 if __name__ == "__main__":

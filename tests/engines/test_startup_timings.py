@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.engines.vllm.startup_timings import StartupTimings
+from appliance.engines.vllm.fork_server import StartupTimings
 
 
 class Clock:

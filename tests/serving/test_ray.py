@@ -21,10 +21,10 @@ from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.core.errors import MissingExtraError
 from appliance.core.model import SINGLE_FRONT_END
+from appliance.engines.vllm.engine import prepare
 from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.fork_server import StartupTimings
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
-from appliance.engines.vllm.startup import prepare
-from appliance.engines.vllm.startup_timings import StartupTimings
 
 PROGRAM = Path(__file__).parent / "ray_cluster.py"
 

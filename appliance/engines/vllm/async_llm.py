@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,8 @@ def async_llm_class(structured_outputs: StructuredOutputsCheck) -> type[AsyncLLM
         async def encode(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PoolingRequestOutput]:
             async with aclosing(_in_turn(super().encode(*args, **kwargs))) as outputs:
                 async for output in outputs:
-                    _count_prompt(output)
+                    if (context := current_context()) is not None:
+                        _count_prompt(context, output)
                     yield output
 
         def shutdown(self, timeout: float | None = None) -> None:
@@ -66,8 +67,12 @@ async def _generate(
     params: SamplingParams,
     request_id: str,
 ) -> Outputs:
+    from vllm.exceptions import GenerationError
+
     await structured_outputs.require_allowed(params.structured_outputs)
     _require_computable(config, params)
+    context = current_context()
+    meter = None if context is None else UsageMeter(context, params)
     async with AsyncExitStack() as stack:
         turn, is_first = None, True
         if params.n == 1:
@@ -77,12 +82,16 @@ async def _generate(
         else:
             outputs = generate_choices(generate_one, params, request_id)
         await stack.enter_async_context(aclosing(outputs))
-        meter = stack.enter_context(UsageMeter.of_current_request(params))
+        if meter is not None:
+            stack.callback(meter.record_times)
         async for output in outputs:
             if turn is not None:
                 _report(turn, output, is_first=is_first)
                 is_first = False
-            _require_no_error(output)
+            for choice in output.outputs:
+                if choice.finish_reason == "error":
+                    # As vLLM's writers do, but before they have written anything.
+                    raise GenerationError
             if meter is not None:
                 meter.count(output)
             yield output
@@ -159,48 +168,25 @@ def _require_computable(config: Any, params: SamplingParams) -> None:  # Any: vL
         )
 
 
-def _require_no_error(output: RequestOutput) -> None:
-    """Raise what vLLM's writers raise for an output, before they have written anything."""
-    for choice in output.outputs:
-        if choice.finish_reason == "error":
-            from vllm.exceptions import GenerationError
-
-            raise GenerationError
-
-
 class UsageMeter:
     """Adds the tokens of one engine request to those of the context, which may need several engine requests."""
 
-    def __init__(self, context: RequestContext, *, has_deltas: bool) -> None:
+    def __init__(self, context: RequestContext, params: SamplingParams) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
         self._context = context
-        self._has_deltas = has_deltas
+        self._has_deltas = params.output_kind is RequestOutputKind.DELTA
         self._stats: RequestStateStats | None = None
         self._has_begun = False
         # Tokens by choice, for outputs that repeat the earlier ones.
         self._counted: dict[int, int] = {}
-
-    @classmethod
-    @contextmanager
-    def of_current_request(cls, params: SamplingParams) -> Iterator[UsageMeter | None]:
-        """Count in this block; None outside of requests."""
-        from vllm.sampling_params import RequestOutputKind
-
-        context = current_context()
-        if context is None:
-            yield None
-            return
-        meter = cls(context, has_deltas=params.output_kind is RequestOutputKind.DELTA)
-        try:
-            yield meter
-        finally:
-            meter._record_times()
 
     def count(self, output: RequestOutput) -> None:
         """Add the tokens of the next output."""
         context = self._context
         if not self._has_begun:
             self._has_begun, self._stats = True, output.metrics
-            _add_prompt(context, len(output.prompt_token_ids or ()))
+            _count_prompt(context, output)
             context.cached_tokens = (context.cached_tokens or 0) + (output.num_cached_tokens or 0)
         for choice in output.outputs:
             tokens = len(choice.token_ids)
@@ -208,7 +194,7 @@ class UsageMeter:
                 tokens, self._counted[choice.index] = tokens - self._counted.get(choice.index, 0), tokens
             context.output_tokens = (context.output_tokens or 0) + tokens
 
-    def _record_times(self) -> None:
+    def record_times(self) -> None:
         """Copy the engine's times, which are on the clock that all processes of a machine share."""
         context, stats = self._context, self._stats
         # 0 is a step that was not reached; the clock of another machine is of no use.
@@ -221,12 +207,6 @@ class UsageMeter:
             context.last = max(context.last or 0, stats.last_token_ts)
 
 
-def _count_prompt(output: PoolingRequestOutput) -> None:
-    """Add the tokens of a pooled text to those of the current request."""
-    if (context := current_context()) is not None:
-        _add_prompt(context, len(output.prompt_token_ids))
-
-
-def _add_prompt(context: RequestContext, tokens: int) -> None:
+def _count_prompt(context: RequestContext, output: RequestOutput | PoolingRequestOutput) -> None:
     context.is_metered = True
-    context.prompt_tokens = (context.prompt_tokens or 0) + tokens
+    context.prompt_tokens = (context.prompt_tokens or 0) + len(output.prompt_token_ids or ())

@@ -109,12 +109,15 @@ def engine_arguments(spec: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # An
         "kv_cache_memory_bytes": engine.kv_cache_memory_bytes or _layout_kv_cache_bytes(spec.layout, on_cpu=on_cpu),
         "enforce_eager": engine.enforce_eager,
     }
-    arguments |= {name: value for name, value in configured.items() if value is not None}
-    return arguments | {name: _merge(arguments.get(name), value) for name, value in engine.args.items()}
+    arguments |= _without_none(configured)
+    for name, value in engine.args.items():
+        default = arguments.get(name)
+        arguments[name] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
+    return arguments
 
 
-def _merge(default: Any, value: Any) -> Any:  # Any: vLLM's argument values
-    return {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
+def _without_none(arguments: Mapping[str, Any]) -> dict[str, Any]:  # Any: vLLM's argument values
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def layout_arguments(layout: LayoutConfig, addresses: NodeAddresses | None = None) -> dict[str, Any]:
@@ -122,7 +125,24 @@ def layout_arguments(layout: LayoutConfig, addresses: NodeAddresses | None = Non
 
     The nodes' `addresses` replace the layout's own, which may be a name, on which vLLM cannot listen.
     """
-    optional = {
+    nodes = layout.nodes
+    leader, port = addresses.leader if addresses else nodes.address, nodes.port + 1
+    arguments: dict[str, Any] = {}
+    if nodes.count > 1 and layout.keeps_copies_on_one_node:
+        local = layout.data_parallel // nodes.count
+        arguments = {
+            "data_parallel_size_local": local,
+            "data_parallel_address": leader,
+            "data_parallel_rpc_port": port,
+            # vLLM takes a node with a start rank for one without a front end.
+            "data_parallel_start_rank": local * nodes.rank if layout.is_worker_node else None,
+        }
+    elif nodes.count > 1:
+        # One copy of the model is spread over the nodes.
+        arguments = {"nnodes": nodes.count, "node_rank": nodes.rank, "master_addr": leader, "master_port": port}
+    configured = {
+        "tensor_parallel_size": layout.tensor_parallel,
+        "pipeline_parallel_size": layout.pipeline_parallel,
         "gpu_memory_utilization": layout.memory_fraction,
         "device_ids": list(layout.devices) if layout.devices else None,
         "cpu_offload_gb": layout.cpu_offload_gib or None,
@@ -133,28 +153,7 @@ def layout_arguments(layout: LayoutConfig, addresses: NodeAddresses | None = Non
         "data_parallel_size": layout.data_parallel if layout.data_parallel > 1 else None,
         "decode_context_parallel_size": layout.decode_context_parallel if layout.decode_context_parallel > 1 else None,
     }
-    arguments: dict[str, Any] = {  # Any: vLLM's argument values
-        "tensor_parallel_size": layout.tensor_parallel,
-        "pipeline_parallel_size": layout.pipeline_parallel,
-    }
-    if layout.nodes.count > 1:
-        arguments |= _node_arguments(layout, addresses.leader if addresses else layout.nodes.address)
-    return arguments | {name: value for name, value in optional.items() if value is not None}
-
-
-def _node_arguments(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # Any: vLLM's argument values
-    nodes = layout.nodes
-    if not layout.keeps_copies_on_one_node:
-        # One copy of the model is spread over the nodes.
-        return {"nnodes": nodes.count, "node_rank": nodes.rank, "master_addr": leader, "master_port": nodes.port + 1}
-    local = layout.data_parallel // nodes.count
-    arguments = {
-        "data_parallel_size_local": local,
-        "data_parallel_address": leader,
-        "data_parallel_rpc_port": nodes.port + 1,
-    }
-    # vLLM takes a node with a start rank for one without a front end.
-    return arguments | ({"data_parallel_start_rank": local * nodes.rank} if layout.is_worker_node else {})
+    return _without_none(arguments) | _without_none(configured)
 
 
 def frontend_arguments(spec: EngineSpec, engine_args: AsyncEngineArgs) -> Namespace:
@@ -184,19 +183,25 @@ def _template_text(template: str | None) -> str | None:
 
 
 def _cpu_arguments(spec: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument values
-    dtype = spec.engine.dtype
-    is_quantized = _is_quantized(spec)
-    if dtype == "auto" and computes_in_float32(
-        weight_bytes(spec.artifact), is_pooling=spec.pooler is not None, is_quantized=is_quantized
-    ):
+    dtype, stored_bytes, is_quantized = spec.engine.dtype, weight_bytes(spec.artifact), _is_quantized(spec)
+    is_pooling = spec.pooler is not None
+    if dtype == "auto" and computes_in_float32(stored_bytes, is_pooling=is_pooling, is_quantized=is_quantized):
         dtype = "float32"
-    loaded_bytes = weight_bytes(spec.artifact, 4 if dtype == "float32" and not is_quantized else None)
+    loaded_bytes = weight_bytes(spec.artifact, 4) if dtype == "float32" and not is_quantized else stored_bytes
+    kv_cache_bytes = cpu_kv_cache_bytes(spec.layout, loaded_bytes)
+    if kv_cache_bytes < 1 and spec.layout.memory_fraction is not None:
+        total, _ = usable_memory()
+        raise LoadError(
+            f"layout.memory_fraction is {spec.layout.memory_fraction}: "
+            f"{total * spec.layout.memory_fraction / 1024**3:.1f} GiB of this machine's {total / 1024**3:.1f}, and "
+            f"the weights of {spec.names[0]!r} alone take {loaded_bytes / 1024**3:.1f} GiB; raise the fraction"
+        )
     arguments: dict[str, Any] = {
         # Compilation takes longer than it saves on the models a CPU serves.
         "enforce_eager": True,
         "dtype": dtype,
         # vLLM would take most of the machine's memory for the KV cache.
-        "kv_cache_memory_bytes": _cpu_kv_cache_bytes(spec, loaded_bytes),
+        "kv_cache_memory_bytes": kv_cache_bytes,
     }
     if spec.layout.is_single_rank:
         arguments["distributed_executor_backend"] = _UNIPROC_EXECUTOR
@@ -212,18 +217,6 @@ def _is_quantized(spec: EngineSpec) -> bool:
         return any(key in part for part in parts for key in ("quantization_config", "compression_config"))
     # vLLM says what is wrong with the file.
     return True
-
-
-def _cpu_kv_cache_bytes(spec: EngineSpec, loaded_bytes: int) -> int:
-    size = cpu_kv_cache_bytes(spec.layout, loaded_bytes)
-    if size < 1 and spec.layout.memory_fraction is not None:
-        total, _ = usable_memory()
-        raise LoadError(
-            f"layout.memory_fraction is {spec.layout.memory_fraction}: "
-            f"{total * spec.layout.memory_fraction / 1024**3:.1f} GiB of this machine's {total / 1024**3:.1f}, and "
-            f"the weights of {spec.names[0]!r} alone take {loaded_bytes / 1024**3:.1f} GiB; raise the fraction"
-        )
-    return size
 
 
 def _layout_kv_cache_bytes(layout: LayoutConfig, *, on_cpu: bool) -> int | None:
@@ -244,27 +237,22 @@ def _pooler_arguments(pooler: Pooler) -> dict[str, Any]:  # Any: vLLM's argument
         "use_activation": pooler.normalize,
         "dimensions": pooler.dimensions,
     }
-    return {
-        "runner": "pooling",
-        "pooler_config": {name: value for name, value in config.items() if value is not None},
-        "hf_overrides": {"is_matryoshka": True} if pooler.dimensions else {},
-    }
+    overrides = {"is_matryoshka": True} if pooler.dimensions else {}
+    return {"runner": "pooling", "pooler_config": _without_none(config), "hf_overrides": overrides}
 
 
 def _adapter_arguments(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's argument values
-    rank = max(_adapter_rank(name, path) for name, path in adapters.items())
+    rank = 0
+    for name, path in adapters.items():
+        try:
+            # PEFT's key of the rank.
+            rank = max(rank, int(bounded_json.read(path / "adapter_config.json")["r"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LoadError(
+                f"adapter {name!r}: {path} is not a LoRA adapter in PEFT's format: "
+                "it needs an adapter_config.json with the rank 'r'"
+            ) from error
     max_rank = next((size for size in _LORA_RANKS if size >= rank), None)
     if max_rank is None:
         raise LoadError(f"a LoRA adapter has rank {rank}; vLLM serves ranks up to {_LORA_RANKS[-1]}")
     return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": max_rank}
-
-
-def _adapter_rank(name: str, path: Path) -> int:
-    """Return the adapter's rank, the key ``r`` of PEFT's ``adapter_config.json``."""
-    try:
-        return int(bounded_json.read(path / "adapter_config.json")["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(
-            f"adapter {name!r}: {path} is not a LoRA adapter in PEFT's format: "
-            "it needs an adapter_config.json with the rank 'r'"
-        ) from error

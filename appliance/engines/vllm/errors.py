@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
+from appliance.core.errors import ApplianceError, EngineDeadError, RequestError, UnavailableError
 
 if TYPE_CHECKING:
     from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -43,7 +43,7 @@ _REPLACEMENTS = (
 _VLLM_TEXT_FIELDS = frozenset({"input_text", "input_tokens"})
 
 # In a request that has an input, the prompt is the name of a template.
-_TEXT_FIELDS = ("messages", "input", "prompt")
+_TEXT_FIELDS = ("messages", "input", "prompt", "documents")
 
 _LEADING_WORD = re.compile(r"[`'\"]?(\w+)[`'\"]?(?:\.\w+)* ")
 
@@ -62,6 +62,8 @@ _EXPECTED_TYPES = {
     for kind in kinds
 }
 
+_MESSAGES = {"missing": "is missing", "extra_forbidden": "is no field of this request"}
+
 # With these fields a client says which of several types an object has.
 _TYPE_TAGS = frozenset({"type", "role"})
 
@@ -77,47 +79,43 @@ _MAX_MESSAGE_CHARACTERS = 1000
 
 
 @contextmanager
-def translate_errors(text_field: str | None = None, request: object = None) -> Iterator[None]:
-    """Translate what vLLM raises for a request; `text_field` is the field whose text may be too long.
+def translate_errors(request: object = None) -> Iterator[None]:
+    """Translate what vLLM raises for a request, one of its types; the `param` of an error is a field of that type.
 
     Raises:
         RequestError: the request is at fault.
         UnavailableError: vLLM is overloaded.
         EngineDeadError: the engine core died meanwhile.
     """
-    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
-
     try:
         yield
-    except RequestError as error:
-        raise with_request_field(error, request) from error.__cause__
-    except EngineDeadError:
-        raise
-    except VllmEngineDeadError as error:
-        raise EngineDeadError("the engine died while it answered") from error
-    except ValidationError as error:
-        raise from_validation_error(error) from error
     except Exception as error:
-        translated = translate(error, text_field)
-        if isinstance(translated, RequestError):
-            translated = with_request_field(translated, request)
+        translated = error if isinstance(error, ApplianceError) else translate(error)
+        if isinstance(translated, RequestError) and isinstance(request, BaseModel):
+            fields = type(request).model_fields
+            translated.param = _request_field(translated.param, request) or leading_field(str(translated), fields)
+        if translated is error:
+            raise
         raise translated from error
 
 
-def translate(error: Exception, text_field: str | None = None) -> Exception:
+def translate(error: Exception) -> Exception:
     """Return the error to raise for one of vLLM's, by vLLM's own table of statuses; `error` itself if it is a 500."""
     from vllm.entrypoints.serve import create_error_response
     from vllm.exceptions import VLLMError
+    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
     from vllm.v1.engine.exceptions import EngineGenerateError
 
     # The engine wraps what it raised for one request.
     cause = error.__cause__ if isinstance(error, EngineGenerateError) else None
     raised = cause if isinstance(cause, Exception) else error
+    if isinstance(raised, VllmEngineDeadError):
+        return EngineDeadError("the engine died while it answered")
     if isinstance(raised, ValidationError):
         return from_validation_error(raised)
-    response = create_error_response(raised)
     if isinstance(raised, NotImplementedError):
         return RequestError("The model does not support what the request asks for.")
+    response = create_error_response(raised)
     if response.error.code == UnavailableError.status:
         return UnavailableError(response.error.message, retry_after=1, code="engine_busy")
     if response.error.code >= 500:
@@ -127,25 +125,16 @@ def translate(error: Exception, text_field: str | None = None) -> Exception:
     elif isinstance(raised, VLLMError) and raised.args:
         # str() of it repeats the names of vLLM's own arguments.
         response.error.message = str(raised.args[0])
-    return from_error_response(response, text_field)
+    return from_error_response(response)
 
 
-def from_error_response(response: ErrorResponse, text_field: str | None = None) -> RequestError:
+def from_error_response(response: ErrorResponse) -> RequestError:
     """Return the error for one that vLLM returned."""
     error = response.error
     for pattern, field, text in _REPLACEMENTS:
         if found := pattern.search(error.message):
             return RequestError(found.expand(text), param=field, status=error.code)
-    param = text_field if text_field and error.param in _VLLM_TEXT_FIELDS else error.param
-    return RequestError(_clean(error.message, param), param=param, status=error.code)
-
-
-def with_request_field(error: RequestError, request: Any) -> RequestError:  # Any: one of vLLM's request types
-    """Return the error with a `param` that is a field of this request."""
-    if isinstance(request, BaseModel):
-        fields = type(request).model_fields
-        error.param = _request_field(error.param, request, fields) or leading_field(str(error), fields)
-    return error
+    return RequestError(_clean(error.message, error.param), param=error.param, status=error.code)
 
 
 def leading_field(message: str, fields: Mapping[str, object]) -> str | None:
@@ -156,9 +145,9 @@ def leading_field(message: str, fields: Mapping[str, object]) -> str | None:
     return "structured_outputs" if "for structured outputs" in message and "structured_outputs" in fields else None
 
 
-def _request_field(param: str | None, request: BaseModel, fields: Mapping[str, object]) -> str | None:
+def _request_field(param: str | None, request: BaseModel) -> str | None:
     if param in _VLLM_TEXT_FIELDS:
-        return next((name for name in _TEXT_FIELDS if name in fields), None)
+        return next((name for name in _TEXT_FIELDS if name in type(request).model_fields), None)
     if param == "logprobs" and getattr(request, "top_logprobs", None):
         return "top_logprobs"
     if param == "response_format" and getattr(request, "response_format", None) is None:
@@ -210,8 +199,7 @@ class _FieldError:
     path: tuple[str | int, ...]
     branch: tuple[str | int, ...]
     kind: str
-    message: str
-    expected: str
+    details: Any
 
     @property
     def is_other_type(self) -> bool:
@@ -235,25 +223,7 @@ def _field_error(details: Any, value: Any, *, has_body: bool) -> _FieldError:  #
             path.append(part)
             end = index
             value = value[part] if is_field and has_body else None
-    expected = str(details.get("ctx", {}).get("expected", ""))
-    return _FieldError(tuple(path), tuple(location[:end]), kind, _message(details), expected)
-
-
-def _message(details: Any) -> str:  # Any: pydantic's details
-    kind = details["type"]
-    if kind == "missing":
-        return "is missing"
-    if kind == "json_invalid":
-        return f"is not valid JSON: {details['ctx']['error']}"
-    if kind in _EXPECTED_TYPES:
-        return f"must be {_EXPECTED_TYPES[kind]}"
-    if kind == "extra_forbidden":
-        return "is no field of this request"
-    if kind == "value_error":
-        return f"is refused: {_clean(str(details['ctx']['error']), None)}"
-    if kind.startswith("is_instance") or "callable" in kind:
-        return "has a value of the wrong type"
-    return _clean(details["msg"].replace("Input should", "must"), None)
+    return _FieldError(tuple(path), tuple(location[:end]), kind, details)
 
 
 def _best_match(errors: Sequence[_FieldError]) -> Sequence[_FieldError]:
@@ -279,14 +249,23 @@ def _best_match(errors: Sequence[_FieldError]) -> Sequence[_FieldError]:
 
 
 def _describe(errors: Sequence[_FieldError]) -> str:
-    first = errors[0]
-    if first.kind == "literal_error":
-        expected = [word for error in errors for word in re.findall(r"'[^']*'|\b\d+\b", error.expected)]
+    kind, details = errors[0].kind, errors[0].details
+    if kind == "literal_error":
+        texts = (error.details.get("ctx", {}).get("expected", "") for error in errors)
+        expected = [word for text in texts for word in re.findall(r"'[^']*'|\b\d+\b", str(text))]
         return f"must be one of: {', '.join(dict.fromkeys(expected))}"
-    if first.kind in _EXPECTED_TYPES:
+    if kind in _EXPECTED_TYPES:
         expected = [_EXPECTED_TYPES[error.kind] for error in errors if error.kind in _EXPECTED_TYPES]
         return f"must be {' or '.join(dict.fromkeys(expected))}"
-    return first.message
+    if kind in _MESSAGES:
+        return _MESSAGES[kind]
+    if kind == "json_invalid":
+        return f"is not valid JSON: {details['ctx']['error']}"
+    if kind == "value_error":
+        return f"is refused: {_clean(str(details['ctx']['error']), None)}"
+    if kind.startswith("is_instance") or "callable" in kind:
+        return "has a value of the wrong type"
+    return _clean(details["msg"].replace("Input should", "must"), None)
 
 
 def _format_path(path: Sequence[str | int]) -> str:

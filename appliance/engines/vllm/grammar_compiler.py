@@ -38,8 +38,8 @@ def serve(*, vllm_config: VllmConfig, control: socket.socket, seconds: float) ->
     """
     compiler = _Compiler(vllm_config)
     parent = os.getpid()
-    while connection := _accept(control):
-        with connection:
+    while descriptors := socket.recv_fds(control, 1, 1)[1]:
+        with socket.socket(fileno=descriptors[0]) as connection:
             child = os.fork()
             if not child:
                 end_with_parent(parent)
@@ -52,39 +52,22 @@ def serve(*, vllm_config: VllmConfig, control: socket.socket, seconds: float) ->
                     connection.sendall(json.dumps({"fault": "slow" if is_slow else "crash"}).encode())
 
 
-def _accept(control: socket.socket) -> socket.socket | None:
-    _, descriptors, *_ = socket.recv_fds(control, 1, 1)
-    return socket.socket(fileno=descriptors[0]) if descriptors else None
-
-
 def _answer(compiler: _Compiler, connection: socket.socket, seconds: float) -> NoReturn:
     """Compile the constraint of one request, and end the process."""
     try:
-        length = int.from_bytes(_read(connection, LENGTH_BYTES), "big")
-        request = json.loads(_read(connection, length))
-        _end_with(connection)
-        memory_bytes = psutil.Process().memory_info().vms + _MEMORY_BYTES
-        limit_resources(memory_bytes=memory_bytes, cpu_seconds=seconds)
-        connection.sendall(json.dumps(compiler.check(**request)).encode())
-    except BaseException:
+        stream = connection.makefile("rb")
+        request = json.loads(stream.read(int.from_bytes(stream.read(LENGTH_BYTES), "big")))
+        # The kernel ends this process with SIGIO when the client closes its socket.
+        fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+        # It may have been closed before.
+        if not select.select([connection], [], [], 0)[0]:
+            memory_bytes = psutil.Process().memory_info().vms + _MEMORY_BYTES
+            limit_resources(memory_bytes=memory_bytes, cpu_seconds=seconds)
+            connection.sendall(json.dumps(compiler.check(**request)).encode())
+            os._exit(0)
+    finally:
         os._exit(1)
-    os._exit(0)
-
-
-def _read(connection: socket.socket, length: int) -> bytes:
-    data = connection.recv(length, socket.MSG_WAITALL)
-    if len(data) < length:
-        raise EOFError
-    return data
-
-
-def _end_with(connection: socket.socket) -> None:
-    """Have the kernel end this process with SIGIO when the client closes its socket."""
-    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
-    # It may have been closed before.
-    if select.select([connection], [], [], 0)[0]:
-        raise EOFError
 
 
 class _Compiler:

@@ -11,12 +11,11 @@ import structlog
 
 from appliance.core.errors import EngineDeadError
 from appliance.core.model import SINGLE_FRONT_END
+from appliance.engines.vllm.engine import as_load_error, create_engine_args, import_vllm, prepare
 from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.fork_server import EngineProcesses, StartupTimings
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 from appliance.engines.vllm.multi_node import WorkerNode
-from appliance.engines.vllm.process_group import EngineProcesses
-from appliance.engines.vllm.startup import as_load_error, create_engine_args, import_vllm, prepare
-from appliance.engines.vllm.startup_timings import StartupTimings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -30,10 +30,8 @@ class EngineMetrics(Collector):
             for family in registry.collect():
                 if updated_at is not None and family.type == "gauge":
                     family.samples = [_with_time(sample, updated_at) for sample in family.samples]
-                if family.name in families:
+                if families.setdefault(family.name, family) is not family:
                     families[family.name].samples.extend(family.samples)
-                else:
-                    families[family.name] = family
         return families.values()
 
     def describe(self) -> Iterable[Metric]:

@@ -83,10 +83,8 @@ class FrontendRendezvous:
     def client_arguments(self, raise_if_killed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
         """Return the arguments of vLLM's client; one that is not the host waits here for the engine, and joins it.
 
-        `raise_if_killed` raises when the wait is to end.
-
         Raises:
-            LoadError: the host has no engine.
+            LoadError: the host has no engine; `raise_if_killed` raises when the wait is to end.
         """
         if self.is_host:
             return {"client_count": self.count}

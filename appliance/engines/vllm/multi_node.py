@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
@@ -43,23 +43,18 @@ _KEEP_ALIVE = {
 }
 
 
-class Hello(msgspec.Struct, frozen=True):
-    """A worker's first line: its rank, and a digest of what must be the same on all nodes."""
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line.
 
-    rank: int
-    digest: str
-
-
-class NodeMessage(msgspec.Struct, frozen=True):
-    """Any other line.
-
-    Rank 0 sends `begin` once all workers are connected, and `started` once the engine computes. It answers a hello with
-    `taken` if the rank is connected already, and with `refused` if the worker can never join. A worker sends `over`
-    before it ends.
+    A worker's first one is a hello with its rank, and a digest of what must be the same on all nodes. Rank 0 answers it
+    with `taken` if the rank is connected already, and with `refused` if the worker can never join. It sends `begin`
+    once all workers are connected, and `started` once the engine computes. A worker sends `over` before it ends.
     """
 
-    type: Literal["begin", "started", "taken", "refused", "over"]
+    type: Literal["hello", "begin", "started", "taken", "refused", "over"] = "hello"
     reason: str = ""
+    rank: int = 0
+    digest: str = ""
 
 
 class _Node:
@@ -115,7 +110,7 @@ class LeaderNode(_Node):
             ) from error
         log.info("node.waiting", model=self._spec.names[0], missing=self.missing, port=port)
         await self._is_complete.wait()
-        self._send_all(NodeMessage("begin"))
+        self._send_all(Message("begin"))
         own = next(iter(self._connected.values())).get_extra_info("sockname")[0]
         return replace(self._spec, addresses=NodeAddresses(own=own, leader=own))
 
@@ -134,7 +129,7 @@ class LeaderNode(_Node):
 
     def announce_started(self) -> None:
         """Tell the workers that the engine computes."""
-        self._send_all(NodeMessage("started"))
+        self._send_all(Message("started"))
 
     def close(self) -> None:
         """Disconnect all workers; safe to call twice."""
@@ -143,37 +138,36 @@ class LeaderNode(_Node):
         for writer in self._connected.values():
             writer.close()
 
-    def _send_all(self, message: NodeMessage) -> None:
+    def _send_all(self, message: Message) -> None:
         for writer in self._connected.values():
             _send(writer, message)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer):
             _set_keep_alive(writer)
-            try:
-                hello = await asyncio.wait_for(_receive(reader, Hello), _HELLO_SECONDS)
-            except TimeoutError:
-                return
+            hello = None
+            with suppress(TimeoutError):
+                hello = await asyncio.wait_for(_receive(reader), _HELLO_SECONDS)
             if hello is None:
                 return
-            if refusal := self._refusal(hello):
+            refusal = None
+            if hello.digest != _digest(self._spec):
+                reason = "its config of this model, or its version, is another; serve the same file on each"
+                refusal = Message("refused", reason)
+            elif hello.rank not in self.missing:
+                refusal = Message("taken", "this rank is here already")
+            if refusal is None:
+                await self._watch(hello.rank, reader, writer)
+            else:
                 log.warning("node.rejected", model=self._spec.names[0], rank=hello.rank, reason=refusal.reason)
                 _send(writer, refusal)
-                return
-            await self._watch(hello.rank, reader, writer)
-
-    def _refusal(self, hello: Hello) -> NodeMessage | None:
-        if hello.digest != _digest(self._spec):
-            reason = "its config of this model, or its version, is another; serve the same file on each"
-            return NodeMessage("refused", reason)
-        return None if hello.rank in self.missing else NodeMessage("taken", "this rank is here already")
 
     async def _watch(self, rank: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connected[rank] = writer
         log.info("node.connected", model=self._spec.names[0], rank=rank, missing=self.missing)
         if not self.missing:
             self._is_complete.set()
-        last = await _receive(reader, NodeMessage)
+        last = await _receive(reader)
         if not self._is_complete.is_set():
             # Nothing has begun: it, or another node of its rank, may connect again.
             del self._connected[rank]
@@ -190,7 +184,7 @@ class WorkerNode(_Node):
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
         nodes = spec.layout.nodes
-        self._hello = Hello(nodes.rank, _digest(spec))
+        self._hello = Message(rank=nodes.rank, digest=_digest(spec))
         self._address = (nodes.address, nodes.port)
         self.has_started = False
         """Whether the engine of rank 0 computes, with this node."""
@@ -227,7 +221,7 @@ class WorkerNode(_Node):
         if self._reading is not None:
             self._reading.cancel()
         if self._writer is not None and not self._writer.is_closing():
-            _send(self._writer, NodeMessage("over", reason))
+            _send(self._writer, Message("over", reason))
             self._writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
@@ -238,20 +232,18 @@ class WorkerNode(_Node):
             return None
         _set_keep_alive(writer)
         _send(writer, self._hello)
+        message = None
         try:
-            message = await _receive(reader, NodeMessage)
-        except asyncio.CancelledError:
-            writer.close()
-            raise
-        if message is not None and message.type == "begin":
-            return reader, writer
-        writer.close()
+            message = await _receive(reader)
+        finally:
+            if message is None or message.type != "begin":
+                writer.close()
         if message is not None and message.type == "refused":
             raise LoadError(f"rank 0 at {self._address[0]} refuses this node: {message.reason}")
-        return None
+        return (reader, writer) if message is not None and message.type == "begin" else None
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while (message := await _receive(reader, NodeMessage)) is not None:
+        while (message := await _receive(reader)) is not None:
             if message.type == "started":
                 self.has_started = True
         self._loss.set_result(f"rank 0 at {self._address[0]} is gone")
@@ -270,14 +262,14 @@ def _digest(spec: EngineSpec) -> str:
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
 
 
-def _send(writer: asyncio.StreamWriter, line: Hello | NodeMessage) -> None:
-    writer.write(msgspec.json.encode(line) + b"\n")
+def _send(writer: asyncio.StreamWriter, message: Message) -> None:
+    writer.write(msgspec.json.encode(message) + b"\n")
 
 
-async def _receive(reader: asyncio.StreamReader, kind: type[T]) -> T | None:
+async def _receive(reader: asyncio.StreamReader) -> Message | None:
     """Return the next line; None at the end of the connection, or if it is no such line."""
     try:
-        return msgspec.json.decode(await reader.readline(), type=kind)
+        return msgspec.json.decode(await reader.readline(), type=Message)
     except (OSError, ValueError):
         return None
 

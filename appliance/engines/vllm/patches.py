@@ -1,8 +1,9 @@
 """Every attribute of vLLM that we replace, each in one function with its reason.
 
-`tests/engines/test_vllm_seam.py` fails when a new vLLM changes one of them. The same file guards the private attributes
-that are only read, where they are needed: `BaseRenderer._executor`, `SamplingParams._validate_structured_outputs`,
-`OpenAIServing._raise_if_error`.
+`tests/engines/test_vllm_seam.py` fails when a new vLLM changes one of them, and so do tests/serving/test_streams.py for
+streams, tests/engines/test_grammar_check.py for grammars, and tests/config/test_json_schema.py for help texts. The
+first also guards the private attributes that are only read, where they are needed: `BaseRenderer._executor`,
+`SamplingParams._validate_structured_outputs`, `OpenAIServing._raise_if_error`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from appliance.engines.vllm.sse import ChatStreamWriter, CompletionStreamWriter, after_first, encode_events, is_plain
+from appliance.engines.vllm.sse import after_first, encode_events, is_plain, write_chat, write_completion
 from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
 from appliance.limits.queue import current_slots
 
@@ -36,7 +37,6 @@ def fork_from(server: ForkServer) -> Iterator[None]:
     """Fork the engine core, and the process that inspects the model's class, from `server`.
 
     vLLM forks, which is unsafe in a process with threads, or starts new interpreters, which import everything again.
-    Test: `test_processes_are_made_where_we_step_in`, `test_a_start_is_timed_and_forked_where_we_step_in`.
     """
     from vllm.model_executor.models import registry
     from vllm.v1.engine import utils
@@ -51,7 +51,6 @@ def spawn_coordinator_as_child() -> Iterator[None]:
     """Set up the process that spreads requests over copies of a model as our child, so that it ends with us.
 
     vLLM loads no plugins in that process, so nothing of ours would run there.
-    Test: `test_processes_are_made_where_we_step_in`.
     """
     from vllm.v1.engine import coordinator
 
@@ -67,7 +66,6 @@ def announce_front_ends(rendezvous: FrontendRendezvous) -> Iterator[None]:
     """Give the engine core that starts here the addresses of the other front ends.
 
     vLLM does that only for a parent that starts an engine and serves nobody, which would be one more process.
-    Test: `test_front_ends_join_where_we_step_in`.
     """
     from vllm.v1.engine import core_client
 
@@ -85,29 +83,19 @@ def announce_front_ends(rendezvous: FrontendRendezvous) -> Iterator[None]:
 
 
 def set_front_end_number(arguments: AsyncEngineArgs, count: int, number: int) -> None:
-    """Tell vLLM which of several front ends this is; it has no public argument for that.
-
-    Test: `test_front_ends_join_where_we_step_in`.
-    """
+    """Tell vLLM which of several front ends this is; it has no public argument for that."""
     arguments._api_process_count, arguments._api_process_rank = count, number
 
 
 def enable_help_texts() -> None:
-    """Have vLLM read the help texts of its options, which it does only if they will be printed.
-
-    Test: tests/config/test_json_schema.py.
-    """
+    """Have vLLM read the help texts of its options, which it does only if they will be printed."""
     from vllm.engine import arg_utils
 
     arg_utils.NEEDS_HELP = True
 
 
 def record_weight_bytes() -> None:
-    """Record the size of a model's weights when they are loaded; called in the workers.
-
-    For a CPU they are packed right after, and the tensors that remain are empty.
-    Test: `test_weights_are_weighed_before_they_are_packed`.
-    """
+    """Record the size of a model's weights in the workers, before those of a CPU are packed and leave empty tensors."""
     from vllm.model_executor.model_loader import base_loader
 
     original = base_loader.process_weights_after_loading
@@ -121,10 +109,7 @@ def record_weight_bytes() -> None:
 
 
 def tokenize_fairly(renderer: BaseRenderer[Any]) -> None:
-    """Let requests take turns on the renderer's thread, and cut texts that are far too long.
-
-    Test: `test_texts_are_tokenized_by_what_we_put_in_its_place`.
-    """
+    """Let requests take turns on the renderer's thread, and cut texts that are far too long."""
     from vllm.utils.async_utils import make_async
 
     pool, original = renderer._executor, renderer._tokenize_prompt
@@ -165,53 +150,34 @@ class SingleWaiterEvent:
 
 
 def use_single_waiter_event(collector: RequestOutputCollector) -> None:
-    """Replace the event of a collector that nothing waits for yet; it is awaited for each token.
-
-    Test: `test_an_answer_is_waited_for_as_we_have_it`.
-    """
+    """Replace the event of a collector that nothing waits for yet; it is awaited for each token."""
     collector.ready = SingleWaiterEvent(asyncio.get_running_loop())
 
 
 def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
-    """Write plain streams with our writers, and all others with vLLM's; all of them as bytes, and with raised errors.
-
-    Tests: `test_functions_take_what_we_give_them`, tests/serving/test_streams.py.
-    """
-    write_chat, write_completion = chat.chat_completion_stream_generator, completion.completion_stream_generator
+    """Write plain streams with our writers, all others with vLLM's; all of them as bytes, and with raised errors."""
+    vllm_chat, vllm_completion = chat.chat_completion_stream_generator, completion.completion_stream_generator
 
     # Any: what vLLM passes on, here and below.
     def chat_events(request: Any, outputs: Any, request_id: str, model: str, *args: Any, **kw: Any) -> Any:
         if chat.parser_cls is None and is_plain(chat, request) and not request.return_prompt_text:
-            return ChatStreamWriter(chat, request, request_id, int(time.time()), model).write(outputs)
-        return encode_events(outputs, lambda rest: write_chat(request, rest, request_id, model, *args, **kw))
+            return write_chat(chat, request, outputs, request_id, int(time.time()), model)
+        return encode_events(outputs, lambda rest: vllm_chat(request, rest, request_id, model, *args, **kw))
 
-    def completion_events(
-        request: Any,
-        inputs: Any,
-        outputs: Any,
-        name: str,
-        created: int,
-        model: str,
-        num_prompts: int,
-        *args: Any,
-        **kw: Any,
-    ) -> Any:
+    def completion_events(request: Any, inputs: Any, outputs: Any, *args: Any, num_prompts: int, **kw: Any) -> Any:
         if num_prompts == 1 and is_plain(completion, request):
-            return CompletionStreamWriter(completion, request, name, created, model).write(outputs)
-        others = name, created, model, num_prompts, *args
-        return encode_events(outputs, lambda rest: write_completion(request, inputs, rest, *others, **kw))
+            return write_completion(completion, request, outputs, *args)
+        others = {"num_prompts": num_prompts, **kw}
+        return encode_events(outputs, lambda rest: vllm_completion(request, inputs, rest, *args, **others))
 
     chat.chat_completion_stream_generator = chat_events
     completion.completion_stream_generator = completion_events
-    _raise_stream_errors(chat)
-    _raise_stream_errors(completion)
+    for each in (chat, completion):
+        _raise_stream_errors(each)
 
 
 def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class
-    """Raise the errors of Anthropic's streams, and begin with the engine; vLLM makes them events without a status.
-
-    Test: tests/serving/test_streams.py.
-    """
+    """Raise the errors of Anthropic's streams, and begin with the engine; vLLM makes them events without a status."""
     write, convert = messages.chat_completion_stream_generator, messages.message_stream_converter
 
     def chat_events(request: Any, outputs: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[str]:
@@ -240,10 +206,7 @@ def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class
 
 
 def raise_response_errors(responses: Any) -> None:  # Any: vLLM's serving class
-    """Raise the errors of streams of the Responses API, and begin them with the engine.
-
-    Test: tests/serving/test_streams.py.
-    """
+    """Raise the errors of streams of the Responses API, and begin them with the engine."""
     write = responses.responses_stream_generator
 
     def events(request: Any, params: Any, outputs: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
@@ -264,10 +227,7 @@ def _raise_stream_errors(serving: Any) -> None:  # Any: one of vLLM's serving cl
 
 
 def load_grammar_backend(manager: StructuredOutputManager, name: str) -> Any:  # Any: vLLM's backends
-    """Return the backend `name`, as vLLM makes it for the first request that needs it.
-
-    Test: tests/engines/test_grammar_check.py.
-    """
+    """Return the backend `name`, as vLLM makes it for the first request that needs it."""
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.structured_output.request import StructuredOutputRequest
 

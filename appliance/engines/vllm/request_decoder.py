@@ -71,8 +71,13 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     if isinstance(decoded, BaseModel):
         _read_messages(decoded, body)
         _require_texts(decoded)
-        _require_small_integers(decoded)
-    _require_size(decoded)
+        for name in decoded.model_fields_set - _FREE_FIELDS:
+            if _has_large_integer(getattr(decoded, name)):
+                raise RequestError(f"{name} is out of range: integers must be from -2^63 to 2^63 - 1", param=name)
+    # Too many inputs, or choices.
+    counts = {field: _input_count(getattr(decoded, field, None)) for field in _INPUT_FIELDS}
+    field = max(counts, key=counts.__getitem__)
+    require_size(counts[field], getattr(decoded, "n", None) or 1, field=field)
     return decoded
 
 
@@ -140,41 +145,25 @@ def _require_texts(request: BaseModel) -> None:
     items = getattr(request, "input", None)
     if not isinstance(items, list) or type(request).__name__ != "ResponsesRequest":
         return
-    turns = [item for item in items if not _is_empty_turn(item)]
+    turns = []
     for index, item in enumerate(items):
         contents = getattr(item, "content", None) if getattr(item, "type", None) == "message" else None
         if contents and not hasattr(contents[0], "text"):
             path = f"input[{index}].content[0]"
             raise RequestError(f"{path} must be a text; the model reads no other turns of an assistant", param=path)
+        if contents != []:
+            turns.append(item)
     if items and not turns:
         raise RequestError("input has no text in it", param="input")
     items[:] = turns
-
-
-def _is_empty_turn(item: object) -> bool:
-    is_message = isinstance(item, BaseModel) and getattr(item, "type", "") == "message"
-    return is_message and getattr(item, "content", None) == []
-
-
-def _require_small_integers(request: BaseModel) -> None:
-    for name in request.model_fields_set - _FREE_FIELDS:
-        if _has_large_integer(getattr(request, name)):
-            raise RequestError(f"{name} is out of range: integers must be from -2^63 to 2^63 - 1", param=name)
 
 
 def _has_large_integer(value: Any) -> bool:  # Any: JSON values
     if isinstance(value, int):
         return value not in _INTEGERS
     if isinstance(value, dict):
-        return any(map(_has_large_integer, value.values()))
+        value = list(value.values())
     return isinstance(value, list) and any(map(_has_large_integer, value))
-
-
-def _require_size(request: Any) -> None:  # Any: one of vLLM's request types
-    """Raise RequestError if the request has too many inputs, or asks for too many choices."""
-    counts = {field: _input_count(getattr(request, field, None)) for field in _INPUT_FIELDS}
-    field = max(counts, key=counts.__getitem__)
-    require_size(counts[field], getattr(request, "n", None) or 1, field=field)
 
 
 def _input_count(value: Any) -> int:  # Any: what a field of a request holds

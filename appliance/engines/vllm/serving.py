@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from appliance.core import sse
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import patches
-from appliance.engines.vllm.errors import from_error_response, translate_errors, with_request_field
+from appliance.engines.vllm.errors import from_error_response, translate_errors
 from appliance.engines.vllm.request_decoder import decode_request
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ class Endpoint:
     serve: Callable[..., Awaitable[Any]]
     dump_options: Mapping[str, bool] = field(default_factory=dict)
     """Options of pydantic for the response."""
-    text_field: str | None = None
-    """The field at fault when a text is too long."""
     streams_bytes: bool = False
     """Whether its streams are bytes already, which saves a generator for each token."""
 
@@ -41,10 +39,10 @@ class Endpoint:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
         decoded = await decode_request(self.request_type, request)
-        with translate_errors(self.text_field, decoded):
+        with translate_errors(decoded):
             result = await self.serve(decoded, HttpRequest(request.headers))
-        if isinstance(result, ErrorResponse):
-            raise with_request_field(from_error_response(result, self.text_field), decoded)
+            if isinstance(result, ErrorResponse):
+                raise from_error_response(result)
         if isinstance(result, AsyncGenerator):
             events = result if self.streams_bytes else self._encode(result, decoded)
             return ModelResponse(events, media_type=sse.MEDIA_TYPE)
@@ -55,7 +53,7 @@ class Endpoint:
     async def _encode(self, stream: AsyncGenerator[Any], request: object) -> AsyncGenerator[bytes]:
         """Yield vLLM's stream as bytes; closing this aborts the request in the engine."""
         async with aclosing(stream):
-            with translate_errors(request=request):
+            with translate_errors(request):
                 async for event in stream:
                     # Only the Responses API yields objects, the other classes yield text.
                     if isinstance(event, str):

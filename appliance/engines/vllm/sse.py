@@ -7,9 +7,8 @@ reasoning, log probabilities, several choices, echo, token ids, running usage) i
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +27,7 @@ _PLACEHOLDER = "the text goes here"
 _encode_json = msgspec.json.Encoder().encode
 
 
-def is_plain(serving: Any, request: Any) -> bool:  # Any: vLLM's serving classes and requests
+def is_plain(serving: Any, request: Any) -> bool:  # Any: vLLM's serving classes and requests, here and below
     """Whether all chunks between the first and the last differ in their text alone."""
     options = request.stream_options
     has_logprobs = request.logprobs is not None and request.logprobs is not False
@@ -46,146 +45,119 @@ def is_plain(serving: Any, request: Any) -> bool:  # Any: vLLM's serving classes
     )
 
 
-class StreamWriter(ABC):
-    """Writes the stream of one choice for one prompt."""
+def write_chat(
+    serving: Any, request: Any, outputs: AsyncGenerator[Any], request_id: str, created: int, model: str
+) -> AsyncGenerator[bytes]:
+    """Write a plain chat completion: the role, the texts, the finish reason."""
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
+    from vllm.entrypoints.openai.chat_completion import protocol
 
-    has_indexes = False
-    """Whether the outputs come in pairs with the index of their prompt."""
+    common = {"id": request_id, "object": "chat.completion.chunk", "created": created, "model": model}
 
-    def __init__(self, serving: Any, request: Any, request_id: str, created: int, model: str) -> None:
-        self._serving = serving  # Any: vLLM's serving classes and requests
-        self._request = request
-        self._common = {"id": request_id, "created": created, "model": model}
-        options = request.stream_options
-        self._has_usage = options is not None and bool(options.include_usage)
-
-    @abstractmethod
-    def _first_event(self) -> bytes:
-        """Return what comes before the first text; may be empty."""
-
-    @abstractmethod
-    def _chunk(self, text: str, last: CompletionOutput | None) -> BaseModel:
-        """Return a text as vLLM's object; `last` is the last output, None before it."""
-
-    @abstractmethod
-    def _usage_event(self, fields: dict[str, Any]) -> bytes:
-        """Return what comes after the last text if the client asked for usage."""
-
-    async def write(self, outputs: AsyncGenerator[Any]) -> AsyncGenerator[bytes]:  # Any: RequestOutput, or a pair
-        """Yield the events; closing this closes `outputs`, which aborts the request in the engine."""
-        with translate_errors():
-            head, tail = to_event(self._chunk(_PLACEHOLDER, None)).split(f'"{_PLACEHOLDER}"'.encode())
-            prompt_tokens = output_tokens = 0
-            first_event, last = self._first_event(), None
-            async with aclosing(outputs):
-                async for item in outputs:
-                    output = item[1] if self.has_indexes else item
-                    if output.prompt_token_ids is not None:
-                        prompt_tokens = len(output.prompt_token_ids) + len(output.encoder_prompt_token_ids or ())
-                    if first_event:
-                        yield first_event
-                        first_event = b""
-                    (last,) = output.outputs
-                    is_last = last.finish_reason is not None
-                    if is_last:
-                        self._serving._raise_if_error(last.finish_reason, self._common["id"])
-                    # While a long prompt is computed in steps, there is no text yet.
-                    if not (last.text or last.token_ids or output_tokens):
-                        continue
-                    output_tokens += len(last.token_ids)
-                    yield self._last_event(last) if is_last else head + _encode_json(last.text) + tail
-            if self._has_usage:
-                yield self._usage_event(self._usage_fields(prompt_tokens, output_tokens, last))
-        yield sse.DONE_EVENT
-
-    def _last_event(self, output: CompletionOutput) -> bytes:
-        chunk = self._chunk(output.text, output)
-        if not self._has_usage and self._serving.system_fingerprint is not None:
-            chunk.system_fingerprint = self._serving.system_fingerprint  # type: ignore[attr-defined]  # vLLM's types
-        return to_event(chunk)
-
-    def _usage_fields(self, prompt_tokens: int, output_tokens: int, last: CompletionOutput | None) -> dict[str, Any]:
-        from vllm.entrypoints.generate.base.protocol import PerRequestMetrics, SpeculativeDecodingMetrics
-        from vllm.entrypoints.serve.engine.protocol import UsageInfo
-
-        drafts = last.spec_decode_metrics if last is not None else None
-        speculative = SpeculativeDecodingMetrics(**drafts.to_dict()) if drafts else None
-        total = prompt_tokens + output_tokens
-        return {
-            **self._common,
-            "choices": [],
-            "usage": UsageInfo(prompt_tokens=prompt_tokens, completion_tokens=output_tokens, total_tokens=total),
-            "system_fingerprint": self._serving.system_fingerprint,
-            "metrics": PerRequestMetrics(speculative_decoding=speculative) if speculative else None,
-        }
-
-
-class ChatStreamWriter(StreamWriter):
-    """Writes a chat completion: the role, the texts, the finish reason."""
-
-    def _first_event(self) -> bytes:
-        role = self._serving.get_chat_request_role(self._request)
-        chunk = self._delta({"role": role, "content": ""}, {"finish_reason": None})
-        # vLLM sets these in the first chunk, although they are None.
-        return to_event(chunk.model_copy(update={"prompt_token_ids": None, "prompt_text": None}))
-
-    def _chunk(self, text: str, last: CompletionOutput | None) -> BaseModel:
-        fields: dict[str, Any] = {"finish_reason": None, "token_ids": None}
-        if last is not None:
-            fields |= {"finish_reason": last.finish_reason, "stop_reason": last.stop_reason}
-        return self._delta({"content": text}, fields)
-
-    def _usage_event(self, fields: dict[str, Any]) -> bytes:
-        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionStreamResponse
-
-        return to_event(ChatCompletionStreamResponse(object="chat.completion.chunk", **fields), exclude_none=True)
-
-    def _delta(self, delta: dict[str, Any], fields: dict[str, Any]) -> BaseModel:
-        from vllm.entrypoints.generate.base.protocol import DeltaMessage
-        from vllm.entrypoints.openai.chat_completion.protocol import (
-            ChatCompletionResponseStreamChoice,
-            ChatCompletionStreamResponse,
+    def to_object(fields: dict[str, Any], **delta: str) -> BaseModel:
+        choice = protocol.ChatCompletionResponseStreamChoice(
+            index=0, delta=DeltaMessage(**delta), logprobs=None, **{"finish_reason": None, **fields}
         )
-
-        choice = ChatCompletionResponseStreamChoice(index=0, delta=DeltaMessage(**delta), logprobs=None, **fields)
-        chunk: BaseModel = ChatCompletionStreamResponse(
-            object="chat.completion.chunk", choices=[choice], **self._common
-        )
+        chunk: BaseModel = protocol.ChatCompletionStreamResponse(choices=[choice], **common)
         return chunk
 
+    def to_chunk(text: str, last: CompletionOutput | None) -> BaseModel:
+        end = {"finish_reason": last.finish_reason, "stop_reason": last.stop_reason} if last else {}
+        return to_object({"token_ids": None, **end}, content=text)
 
-class CompletionStreamWriter(StreamWriter):
-    """Writes a completion: the texts, the last one with the finish reason."""
+    def to_usage_event(fields: dict[str, Any]) -> bytes:
+        return _to_event(protocol.ChatCompletionStreamResponse(**common, **fields), exclude_none=True)
 
-    has_indexes = True
+    first = to_object({}, role=serving.get_chat_request_role(request), content="")
+    # vLLM sets these in the first chunk, although they are None.
+    first = first.model_copy(update={"prompt_token_ids": None, "prompt_text": None})
+    return _write(serving, request, outputs, to_chunk, to_usage_event, _to_event(first))
 
-    def _first_event(self) -> bytes:
-        return b""
 
-    def _chunk(self, text: str, last: CompletionOutput | None) -> BaseModel:
-        from vllm.entrypoints.openai.completion.protocol import CompletionResponseStreamChoice, CompletionStreamResponse
+def write_completion(
+    serving: Any, request: Any, outputs: AsyncGenerator[Any], request_id: str, created: int, model: str
+) -> AsyncGenerator[bytes]:
+    """Write the plain completion of one prompt; its `outputs` come in pairs with the index of the prompt."""
+    from vllm.entrypoints.openai.completion.protocol import CompletionResponseStreamChoice, CompletionStreamResponse
 
-        choice = CompletionResponseStreamChoice(
-            index=0,
-            text=text,
-            logprobs=None,
-            finish_reason=last and last.finish_reason,
-            stop_reason=last and last.stop_reason,
-            prompt_token_ids=None,
-            token_ids=None,
-        )
-        chunk: BaseModel = CompletionStreamResponse(object="text_completion", choices=[choice], **self._common)
+    common = {"id": request_id, "object": "text_completion", "created": created, "model": model}
+
+    def to_chunk(text: str, last: CompletionOutput | None) -> BaseModel:
+        fields: dict[str, Any] = dict.fromkeys(("logprobs", "prompt_token_ids", "token_ids"))
+        fields |= {"finish_reason": last and last.finish_reason, "stop_reason": last and last.stop_reason}
+        choice = CompletionResponseStreamChoice(index=0, text=text, **fields)
+        chunk: BaseModel = CompletionStreamResponse(choices=[choice], **common)
         return chunk
 
-    def _usage_event(self, fields: dict[str, Any]) -> bytes:
-        from vllm.entrypoints.openai.completion.protocol import CompletionStreamResponse
-
+    def to_usage_event(fields: dict[str, Any]) -> bytes:
         # Only here vLLM sends fields that are unset.
-        return to_event(CompletionStreamResponse(**fields), exclude_unset=False, exclude_none=True)
+        return _to_event(CompletionStreamResponse(**common, **fields), exclude_unset=False, exclude_none=True)
+
+    return _write(serving, request, outputs, to_chunk, to_usage_event, has_indexes=True)
 
 
-def to_event(chunk: BaseModel, *, exclude_unset: bool = True, exclude_none: bool = False) -> bytes:
-    """Return an object of vLLM's as one server-sent event."""
+async def _write(
+    serving: Any,
+    request: Any,
+    outputs: AsyncGenerator[Any],
+    to_chunk: Callable[[str, CompletionOutput | None], BaseModel],
+    to_usage_event: Callable[[dict[str, Any]], bytes],
+    first_event: bytes = b"",
+    *,
+    has_indexes: bool = False,
+) -> AsyncGenerator[bytes]:
+    """Yield the events; closing this closes `outputs`, which aborts the request in the engine."""
+    has_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+    with translate_errors():
+        head, tail = _to_event(to_chunk(_PLACEHOLDER, None)).split(f'"{_PLACEHOLDER}"'.encode())
+        prompt_tokens = output_tokens = 0
+        last: CompletionOutput | None = None
+        async with aclosing(outputs):
+            async for item in outputs:
+                output = item[1] if has_indexes else item
+                if output.prompt_token_ids is not None:
+                    prompt_tokens = len(output.prompt_token_ids) + len(output.encoder_prompt_token_ids or ())
+                if first_event:
+                    yield first_event
+                    first_event = b""
+                (last,) = output.outputs
+                is_last = last.finish_reason is not None
+                if is_last:
+                    serving._raise_if_error(last.finish_reason, output.request_id)
+                # While a long prompt is computed in steps, there is no text yet.
+                if not (last.text or last.token_ids or output_tokens):
+                    continue
+                output_tokens += len(last.token_ids)
+                if is_last:
+                    chunk = to_chunk(last.text, last)
+                    if not has_usage and serving.system_fingerprint is not None:
+                        chunk.system_fingerprint = serving.system_fingerprint  # type: ignore[attr-defined]  # vLLM's
+                    yield _to_event(chunk)
+                else:
+                    yield head + _encode_json(last.text) + tail
+        if has_usage:
+            yield to_usage_event(_usage_fields(serving, prompt_tokens, output_tokens, last))
+    yield sse.DONE_EVENT
+
+
+def _usage_fields(
+    serving: Any, prompt_tokens: int, output_tokens: int, last: CompletionOutput | None
+) -> dict[str, Any]:
+    from vllm.entrypoints.generate.base.protocol import PerRequestMetrics, SpeculativeDecodingMetrics
+    from vllm.entrypoints.serve.engine.protocol import UsageInfo
+
+    drafts = last.spec_decode_metrics if last is not None else None
+    speculative = SpeculativeDecodingMetrics(**drafts.to_dict()) if drafts else None
+    total = prompt_tokens + output_tokens
+    return {
+        "choices": [],
+        "usage": UsageInfo(prompt_tokens=prompt_tokens, completion_tokens=output_tokens, total_tokens=total),
+        "system_fingerprint": serving.system_fingerprint,
+        "metrics": PerRequestMetrics(speculative_decoding=speculative) if speculative else None,
+    }
+
+
+def _to_event(chunk: BaseModel, *, exclude_unset: bool = True, exclude_none: bool = False) -> bytes:
     return sse.event(chunk.model_dump_json(exclude_unset=exclude_unset, exclude_none=exclude_none).encode())
 
 
@@ -207,16 +179,14 @@ async def after_first(
     vLLM begins a stream before the engine has seen the request: an error would come too late for its status.
     """
     async with aclosing(outputs):
-        first = []
-        with suppress(StopAsyncIteration):
-            first = [await anext(outputs)]
-        async with aclosing(write(_chain(first, outputs))) as events:
+        first = await anext(outputs, None)
+
+        async def all_outputs() -> AsyncGenerator[Any]:
+            if first is not None:
+                yield first
+                async for output in outputs:
+                    yield output
+
+        async with aclosing(write(all_outputs())) as events:
             async for event in events:
                 yield event
-
-
-async def _chain(first: Sequence[Any], rest: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-    for output in first:
-        yield output
-    async for output in rest:
-        yield output

@@ -12,9 +12,9 @@ import json
 import re
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 from weakref import WeakValueDictionary
 
@@ -58,10 +58,7 @@ Verdict = Mapping[str, str]
 
 
 def require_small(constraint: Any, limits: StructuredOutputsConfig) -> None:  # Any: vLLM's parameters
-    """Raise RequestError if the constraint is larger than the config allows, or a reference in it leads nowhere.
-
-    For such a reference vLLM would give an empty text.
-    """
+    """Raise RequestError if the constraint is too large, or a reference leads nowhere: vLLM would write no text."""
     if constraint is None:
         return
     schema = constraint.json if constraint.json is not None else constraint.structural_tag
@@ -69,28 +66,27 @@ def require_small(constraint: Any, limits: StructuredOutputsConfig) -> None:  # 
     texts = [text, constraint.regex or "", constraint.grammar or "", *(constraint.choice or ())]
     _require_at_most(limits.max_bytes, sum(len(each.encode(errors="surrogatepass")) for each in texts), "bytes")
     _require_at_most(limits.max_enum_values, len(constraint.choice or ()), "choices")
-    value = _parse(schema)
-    properties, enum_values = _count(value)
-    _require_at_most(limits.max_properties, properties, "properties")
-    _require_at_most(limits.max_enum_values, enum_values, "values of enumerations")
+    try:
+        value = json.loads(schema) if isinstance(schema, str) else schema
+    except (ValueError, RecursionError):
+        # vLLM refuses it, and says why.
+        value = None
+    sizes = Counter[str]()
+    for each in _objects(value):
+        sizes["properties"] += len(each["properties"]) if isinstance(each.get("properties"), dict) else 0
+        sizes["enum"] += len(each["enum"]) if isinstance(each.get("enum"), list) else 0
+    _require_at_most(limits.max_properties, sizes["properties"], "properties")
+    _require_at_most(limits.max_enum_values, sizes["enum"], "values of enumerations")
     if constraint.json is not None:
         _require_references(value)
     else:
         # Each schema of a structural tag is one of its own.
-        for member in _members(value, stop_at=_TAG_SCHEMAS):
+        for tag in _objects(value, _without_schemas):
             for name in _TAG_SCHEMAS:
-                _require_references(member.get(name))
+                _require_references(tag.get(name))
     for name, count in Counter(_GRAMMAR_RULE.findall(constraint.grammar or "")).items():
         if count > 1:
             raise _invalid(f"The grammar defines the rule {name[:_MAX_QUOTED]!r} {count} times; define it once")
-
-
-def _parse(schema: Any) -> Any:  # Any: JSON text, or the value
-    try:
-        return json.loads(schema) if isinstance(schema, str) else schema
-    except (ValueError, RecursionError):
-        # vLLM refuses it, and says why.
-        return None
 
 
 def _require_at_most(limit: int, size: int, unit: str) -> None:
@@ -106,19 +102,10 @@ def _invalid(message: str) -> RequestError:
     return RequestError(message, param=_PARAM, code="schema_invalid")
 
 
-def _count(schema: Any) -> tuple[int, int]:  # Any: JSON values
-    """Return how many properties and enumerated values there are, at any depth."""
-    properties = enum_values = 0
-    for value in _members(schema):
-        if isinstance(value.get("properties"), dict):
-            properties += len(value["properties"])
-        if isinstance(value.get("enum"), list):
-            enum_values += len(value["enum"])
-    return properties, enum_values
-
-
-def _members(value: Any, stop_at: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:  # Any: JSON values
-    """Yield the objects at any depth, apart from those under the keys of `stop_at`."""
+def _objects(
+    value: Any, children: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
+) -> Iterator[dict[str, Any]]:  # Any: JSON values, here and below
+    """Yield the objects at any depth, going from each to its `children`."""
     rest = [value]
     while rest:
         value = rest.pop()
@@ -126,46 +113,38 @@ def _members(value: Any, stop_at: tuple[str, ...] = ()) -> Iterator[dict[str, An
             rest.extend(value)
         elif isinstance(value, dict):
             yield value
-            rest.extend(member for name, member in value.items() if name not in stop_at)
+            rest.extend(children(value))
 
 
-def _schemas(schema: Any) -> Iterator[dict[str, Any]]:  # Any: JSON values
-    """Yield the schema and all schemas in it."""
-    rest = [schema]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, list):
-            rest.extend(value)
-        elif isinstance(value, dict):
-            yield value
-            for name, member in value.items():
-                if name in _NAMED_SCHEMAS and isinstance(member, dict):
-                    rest.extend(member.values())
-                elif name not in _DATA_KEYWORDS:
-                    rest.append(member)
+def _without_schemas(tag: dict[str, Any]) -> Iterator[Any]:
+    return (member for name, member in tag.items() if name not in _TAG_SCHEMAS)
 
 
-def _require_references(schema: Any) -> None:  # Any: JSON values
+def _subschemas(schema: dict[str, Any]) -> Iterator[Any]:
+    for name, member in schema.items():
+        if name in _NAMED_SCHEMAS and isinstance(member, dict):
+            yield from member.values()
+        elif name not in _DATA_KEYWORDS:
+            yield member
+
+
+def _require_references(schema: Any) -> None:
     """Raise RequestError if a `$ref` leads out of the schema, to nothing, or only to other references."""
     followed: set[int] = set()
-    for holder in _schemas(schema):
-        if not _is_reference(holder):
-            continue
+    for holder in _objects(schema, _subschemas):
         value, path = holder, set[int]()
-        while _is_reference(value) and id(value) not in followed:
+        while isinstance(reference := value.get("$ref") if isinstance(value, dict) else None, str):
+            if id(value) in followed:
+                break
             path.add(id(value))
-            value = _resolve(schema, value["$ref"])
+            value = _resolve(schema, reference)
             if id(value) in path:
-                reference = holder["$ref"][:_MAX_QUOTED]
-                raise _invalid(f"The schema's $ref {reference!r} leads back to itself, and to no schema")
+                name = holder["$ref"][:_MAX_QUOTED]
+                raise _invalid(f"The schema's $ref {name!r} leads back to itself, and to no schema")
         followed |= path
 
 
-def _is_reference(value: Any) -> TypeGuard[dict[str, Any]]:  # Any: JSON values
-    return isinstance(value, dict) and isinstance(value.get("$ref"), str)
-
-
-def _resolve(schema: Any, reference: str) -> Any:  # Any: JSON values
+def _resolve(schema: Any, reference: str) -> Any:
     if reference != "#" and not reference.startswith("#/"):
         raise _invalid(
             f"The schema's $ref {reference[:_MAX_QUOTED]!r} leads outside of it; write what it stands for under $defs, "
@@ -185,11 +164,9 @@ class StructuredOutputsCheck:
 
     def __init__(self, context: ForkServer | SpawnContext, config: VllmConfig, limits: StructuredOutputsConfig) -> None:
         self._limits = limits
-        seconds = limits.compile_seconds
         self._has_tokenizer = not config.model_config.skip_tokenizer_init
-        self._processes = [
-            _CompilerProcess(context, config, limit) for limit in sorted({min(seconds, _QUICK_SECONDS), seconds})
-        ]
+        seconds = sorted({min(limits.compile_seconds, _QUICK_SECONDS), limits.compile_seconds})
+        self._processes = [_CompilerProcess(context, config, each) for each in seconds]
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._backend: str | None = None
@@ -221,7 +198,17 @@ class StructuredOutputsCheck:
             self._verdicts.move_to_end(key)
             if len(self._verdicts) > _MAX_VERDICTS:
                 self._verdicts.popitem(last=False)
-        self._require_good(verdict)
+        fault = verdict.get("fault")
+        if fault == "invalid":
+            raise _invalid(f"The schema or grammar cannot be compiled: {verdict['reason']}")
+        if fault is not None:
+            limit = f"{self._limits.compile_seconds:g} seconds" if fault == "slow" else "the memory or depth there is"
+            raise RequestError(
+                f"The schema or grammar is too complex: to compile, it takes more than {limit}. Give it fewer "
+                "properties, values and alternatives, less depth, or smaller bounds, such as maxLength and maxItems.",
+                param=_PARAM,
+                code="schema_too_complex",
+            )
 
     def close(self) -> None:
         """End the processes."""
@@ -237,20 +224,6 @@ class StructuredOutputsCheck:
         # The engine keeps the backend of its first constraint.
         self._backend = self._backend or verdict.get("backend")
         return verdict
-
-    def _require_good(self, verdict: Verdict) -> None:
-        fault = verdict.get("fault")
-        if fault is None:
-            return
-        if fault == "invalid":
-            raise _invalid(f"The schema or grammar cannot be compiled: {verdict['reason']}")
-        limit = f"{self._limits.compile_seconds:g} seconds" if fault == "slow" else "the memory or depth there is"
-        raise RequestError(
-            f"The schema or grammar is too complex: to compile, it takes more than {limit}. Give it fewer properties, "
-            "values and alternatives, less depth, or smaller bounds, such as maxLength and maxItems.",
-            param=_PARAM,
-            code="schema_too_complex",
-        )
 
 
 class _CompilerProcess:
@@ -279,12 +252,10 @@ class _CompilerProcess:
         return verdict
 
     def close(self) -> None:
-        """Kill the process."""
-        process, self._process = self._process, None
-        control, self._control = self._control, None
-        if process is not None and control is not None:
-            process.kill()
-            control.close()
+        if self._process is not None and self._control is not None:
+            self._process.kill()
+            self._control.close()
+        self._process = self._control = None
 
     async def _exchange(self, request: bytes) -> bytes:
         """Return the response, empty if the process died before it."""

@@ -24,8 +24,7 @@ _MARGIN_TOKENS = 64
 class FairExecutor:
     """Round robin over requests, in front of the `submit` of a thread pool.
 
-    vLLM tokenizes and decodes every text on one thread, first in, first out: one request with thousands of texts would
-    delay all others.
+    vLLM tokenizes on one thread, first in, first out: one request with thousands of texts would delay all others.
     """
 
     def __init__(self, submit: Callable[[Callable[[], None]], object], current_request: Callable[[], Hashable]) -> None:

@@ -38,15 +38,14 @@ class StallWatchdog:
         self._heartbeat = heartbeat
         self._clock = clock
         self._checked_at = clock()
-        self._stall_seconds = 0.0
-        self._idle_seconds = 0.0
+        self._stall_seconds = self._idle_seconds = 0.0
 
     def record_step(self) -> None:
         """Reset the time: the engine made a step."""
         self._checked_at = self._clock()
         self._stall_seconds = 0.0
         if self._heartbeat is not None:
-            self._heartbeat.beat()
+            self._heartbeat.has_own_beat = True
 
     def check(self, unfinished: int) -> None:
         """Raise EngineDeadError if the engine has stalled; to be called every second or more often."""
@@ -58,14 +57,14 @@ class StallWatchdog:
         if unfinished:
             self._idle_seconds = 0.0
             self._stall_seconds += passed
+            if self._stall_seconds >= self._max_stall_seconds:
+                raise EngineDeadError(
+                    f"the engine stalled: {unfinished} requests and no step for {self._stall_seconds:.0f} seconds"
+                )
         else:
             self._idle_seconds += passed
             if self._idle_seconds > _IDLE_SECONDS:
                 self._stall_seconds = 0.0
-        if unfinished and self._stall_seconds >= self._max_stall_seconds:
-            raise EngineDeadError(
-                f"the engine stalled: {unfinished} requests and no step for {self._stall_seconds:.0f} seconds"
-            )
 
 
 class SharedHeartbeat:
@@ -77,16 +76,13 @@ class SharedHeartbeat:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._seen: int | None = None
-        self._has_own_beat = False
-
-    def beat(self) -> None:
-        """Record a step that this front end has seen."""
-        self._has_own_beat = True
+        self.has_own_beat = False
+        """Whether this front end has seen a step since the last check."""
 
     def has_beaten(self) -> bool:
         """Whether any front end has seen a step since the last call."""
-        if self._has_own_beat:
-            self._has_own_beat = False
+        if self.has_own_beat:
+            self.has_own_beat = False
             # Not the kernel's clock, which advances in steps of milliseconds.
             os.utime(self._file, ns=(now := time.monotonic_ns(), now))
         before, self._seen = self._seen, self._file.stat().st_mtime_ns

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from appliance.core.errors import LoadError
 from appliance.storage import bounded_json
@@ -26,17 +26,13 @@ def weight_bytes(artifact: Path, element_bytes: int | None = None) -> int:
     if has_only_pickles(artifact):
         return sum(file.stat().st_size for pattern in ("*.bin", "*.pt") for file in artifact.glob(pattern))
     headers = [_read_header(file) for file in artifact.glob("*.safetensors")]
-    if element_bytes is None:
-        return sum(header.tensor_bytes for header in headers)
-    return sum(header.elements for header in headers) * element_bytes
+    return sum(each.tensor_bytes if element_bytes is None else each.elements * element_bytes for each in headers)
 
 
 def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
     """Raise LoadError unless `artifact` is a directory with whole safetensors, or with pickles that are allowed."""
     files = sorted(artifact.glob("*.safetensors")) if artifact.is_dir() else []
-    if not files and allow_pickle and has_only_pickles(artifact):
-        return
-    if not files:
+    if not files and not (allow_pickle and has_only_pickles(artifact)):
         reason = "has no .safetensors file" if artifact.is_dir() else "is a single file, not a model's directory"
         raise LoadError(
             f"{artifact} {reason}; give a directory of safetensors, or a .gguf file "
@@ -50,8 +46,7 @@ def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(NamedTuple):
     """The sizes that the header of a safetensors file states."""
 
     file_bytes: int

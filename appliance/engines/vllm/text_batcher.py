@@ -49,12 +49,6 @@ def usage_of(outputs: Iterable[Encoded]) -> Usage:
     return Usage(prompt_tokens=tokens, total_tokens=tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    tokens: list[int]
-    spans: list[tuple[int, int]]
-
-
 class TextBatcher:
     """Encodes batches of texts in one engine."""
 
@@ -68,22 +62,20 @@ class TextBatcher:
             RequestError: the request is at fault.
             EngineDeadError: the engine core died meanwhile.
         """
-        with translate_errors("input"):
-            self._require_valid(pooling)
-            tokenize = request.build_tok_params(self._llm.model_config)
-            return await self._encode_all(_as_list(request.input), tokenize, pooling)
+        with translate_errors(request):
+            try:
+                with translate_errors():
+                    pooling.verify(self._llm.model_config)
+            except RequestError as error:
+                # Of all that is verified, only this comes from the client.
+                error.param = "dimensions"
+                raise
+            return await self._encode_all(request, pooling)
 
-    def _require_valid(self, pooling: PoolingParams) -> None:
-        try:
-            with translate_errors():
-                pooling.verify(self._llm.model_config)
-        except RequestError as error:
-            # Of all that is verified, only this comes from the client.
-            raise RequestError(str(error), param="dimensions") from error
-
-    async def _encode_all(self, inputs: Inputs, tokenize: TokenizeParams, pooling: PoolingParams) -> list[Encoded]:
+    async def _encode_all(self, request: Any, pooling: PoolingParams) -> list[Encoded]:  # Any: vLLM's request types
+        tokenize, inputs = request.build_tok_params(self._llm.model_config), _as_list(request.input)
         loop, executor = asyncio.get_running_loop(), self._llm.renderer._executor
-        prompts: list[_Prompt] = []
+        prompts: list[Any] = []
         for batch in _batches(inputs):
             # In the renderer's own thread: a tokenizer may not be used by two at once.
             prompts += await loop.run_in_executor(executor, self._tokenize, batch, tokenize)
@@ -91,7 +83,7 @@ class TextBatcher:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._encode(prompt, pooling, arrived, f"{name}-{index}"))
+                    group.create_task(self._encode_one(prompt, pooling, arrived, f"{name}-{index}"))
                     for index, prompt in enumerate(prompts)
                 ]
         except BaseExceptionGroup as errors:
@@ -99,34 +91,31 @@ class TextBatcher:
             raise errors.exceptions[0] from errors
         return [task.result() for task in tasks]
 
-    def _tokenize(self, inputs: Inputs, params: TokenizeParams) -> list[_Prompt]:
-        tokenizer = self._llm.renderer.get_tokenizer()
+    def _tokenize(self, inputs: Inputs, params: TokenizeParams) -> list[Any]:  # Any: vLLM's prompts
+        renderer = self._llm.renderer
+        tokenizer = renderer.get_tokenizer()
         texts = [item for item in inputs if isinstance(item, str)]
-        if not texts:
-            prompts = [_Prompt(tokens, []) for tokens in inputs if not isinstance(tokens, str)]
-        else:
+        tokens: Any = inputs  # Any: what a tokenizer returns
+        spans: Any = [[] for _ in inputs]
+        if texts:
             checked = [params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"] for text in texts]
             checked = [cut_long_text(tokenizer, text, params) for text in checked]
             with_spans = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
             tokenized = tokenizer(checked, **params.get_encode_kwargs(), **with_spans)
-            no_spans: list[list[tuple[int, int]]] = [[] for _ in checked]
-            spans = tokenized.get("offset_mapping", no_spans)
-            prompts = [_Prompt(*pair) for pair in zip(tokenized["input_ids"], spans, strict=True)]
-        for prompt in prompts:
-            self._llm.renderer.validate_token_ids(prompt.tokens, parameter="input")
-        return [self._truncate(prompt, params) for prompt in prompts]
+            tokens, spans = tokenized["input_ids"], tokenized.get("offset_mapping", spans)
+        for ids in tokens:
+            renderer.validate_token_ids(ids, parameter="input")
+        return [
+            params.apply_post_tokenization(tokenizer, {"prompt_token_ids": ids, "prompt_token_offsets": offsets})
+            for ids, offsets in zip(tokens, spans, strict=True)
+        ]
 
-    def _truncate(self, prompt: _Prompt, params: TokenizeParams) -> _Prompt:
-        tokenizer = self._llm.renderer.get_tokenizer()
-        parts = {"prompt_token_ids": prompt.tokens, "prompt_token_offsets": prompt.spans}
-        truncated: Any = params.apply_post_tokenization(tokenizer, parts)  # Any: a TypedDict
-        return _Prompt(truncated["prompt_token_ids"], truncated["prompt_token_offsets"])
-
-    async def _encode(self, prompt: _Prompt, pooling: PoolingParams, arrived: float, name: str) -> Encoded:
-        engine_input = self._llm.renderer.process_for_engine({"prompt_token_ids": prompt.tokens}, arrived)
+    async def _encode_one(self, prompt: Any, pooling: PoolingParams, arrived: float, name: str) -> Encoded:
+        tokens = prompt["prompt_token_ids"]
+        engine_input = self._llm.renderer.process_for_engine({"prompt_token_ids": tokens}, arrived)
         async for output in self._llm.encode(engine_input, pooling, name):
             # As float32, because numpy has no bfloat16.
-            return Encoded(output.outputs.data.float().numpy(), prompt.tokens, prompt.spans)
+            return Encoded(output.outputs.data.float().numpy(), tokens, prompt["prompt_token_offsets"])
         raise AssertionError("the engine ended a request without an output; this is a bug")
 
 
