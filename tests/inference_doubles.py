@@ -22,8 +22,8 @@ from appliance.core.errors import RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.manager import ModelManager
 from appliance.server import create_app
-from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_request, read_response, write_request, write_response
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Tensor
 
 Kind = Literal["writer", "talker", "embedder", "ranker", "mood", "tagger", "echo", "plain", "everything"]
 

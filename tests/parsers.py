@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import anthropic
 import cohere
@@ -24,12 +24,12 @@ from faults.mutants import BODIES
 from google.protobuf.message import DecodeError
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from appliance.api import compression, request_body
+from appliance.api import body as bodies
 from appliance.api import openai as openai_protocol
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.converters import request_from_message
-from appliance.api.oip import cloudevents, generate, v1
-from appliance.api.oip.inputs import parse_inputs
+from appliance.api.oip import v1, v2
+from appliance.api.oip.signatures import parse_inputs
 from appliance.config.server import ServerLimitsConfig
 from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core import multipart
@@ -42,8 +42,8 @@ from appliance.proxy.load_balancing import prompt_prefix
 from appliance.proxy.rewrite import RequestBody, RequestRewriter, rename_response, request_usage
 from appliance.proxy.stream import EventRewriter
 from appliance.python_api import types as python_types
-from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.codec import decode, read_request, write_request
+from appliance.tensors.tensor import InferenceRequest, Tensor
 
 Shape = Callable[[int], bytes]
 """A body of about so many bytes."""
@@ -182,12 +182,11 @@ _REWRITER = RequestRewriter(
 
 
 def _gunzip(body: bytes) -> bytes:
-    return compression._decompressed(body, _MOST_BYTES)
+    return bodies._decompress(body, _MOST_BYTES)
 
 
 def _envelope(content_type: str) -> Callable[[bytes], object]:
-    inlet = cast("request_body.BodyReader", type("_", (), {"server": type("_", (), {"limits": _LIMITS})}))
-    return lambda body: openai_protocol._envelope(body, content_type, inlet)
+    return lambda body: openai_protocol._envelope(body, content_type, _LIMITS.form_parts)
 
 
 def _renamed_form(body: bytes) -> bytes:
@@ -240,7 +239,7 @@ def parsers() -> Sequence[Parser]:
         Parser("JSON's depth", lambda body: is_deeper(body, 100), (), seeds, JSON_SHAPES),
         Parser("JSON's width", lambda body: has_more_members(body, 1000), (), seeds, JSON_SHAPES),
         Parser("JSON's containers", lambda body: has_more_containers(body, 50_000), (), seeds, JSON_SHAPES),
-        Parser("body's shape", lambda body: request_body._require_shape(body, _LIMITS), wrong, seeds, JSON_SHAPES),
+        Parser("body's shape", lambda body: bodies._require_shape(body, _LIMITS), wrong, seeds, JSON_SHAPES),
         Parser("OpenAI's envelope", _envelope("application/json"), wrong, seeds, JSON_SHAPES),
         Parser("name in JSON", _renamed_json, (NotAnObjectError,), seeds, JSON_SHAPES),
         Parser("rewrite", _rewritten, (NotAnObjectError,), seeds, JSON_SHAPES),
@@ -269,9 +268,9 @@ def parsers() -> Sequence[Parser]:
         Parser("first version's request", _v1_instances, wrong, _V1, {
             **JSON_SHAPES, "instances": repeated(b'{"text_input":"a"},', b'{"instances":[', b'{"text_input":"a"}]}'),
         }),
-        Parser("generate's request", lambda body: generate._parse(body, "m"), wrong,
+        Parser("generate's request", lambda body: v2._parse(body, "m"), wrong,
                [b'{"text_input":"hi"}'], JSON_SHAPES),
-        Parser("event", lambda body: cloudevents.unwrap(body, {"content-type": "application/cloudevents+json"}), wrong,
+        Parser("event", lambda body: v1.unwrap(body, {"content-type": "application/cloudevents+json"}), wrong,
                [json.dumps(_EVENT).encode()], JSON_SHAPES),
         Parser("gRPC message", _grpc, (RequestError, DecodeError), [_MESSAGE.SerializeToString()], {
             "inputs": repeated(b"\x2a\x00"), "raw contents": repeated(b"\x3a\x00"),

@@ -1,16 +1,18 @@
-"""Requests whose client disconnects early."""
+"""Clients that disconnect early: their requests are cancelled, their streams closed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from litestar import Request
 from litestar.exceptions import ClientException
-from litestar.types import Receive
+from litestar.response import Stream
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 
 from appliance.core.errors import RequestError
 
@@ -19,6 +21,9 @@ Result = TypeVar("Result")
 AnyRequest = Request[Any, Any, Any]
 """A request; the parameters of Litestar's type are for a user, credentials and a state, which ours do not have."""
 
+# Proxies that buffer would deliver a stream as one late response.
+UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""Headers of event streams."""
 
 # How long a client may go on sending a body that is rejected already.
 _DISCARD_SECONDS = 2.0
@@ -96,3 +101,23 @@ async def discard(receive: Receive) -> None:
             message = await receive()
             while message["type"] == "http.request" and message["more_body"]:
                 message = await receive()
+
+
+class StreamingResponse(Stream):
+    """A stream that is closed when the client has read it or disconnects.
+
+    Litestar only stops reading it: the garbage collector would close it later, with all that it holds until then.
+    """
+
+    def __init__(self, content: AsyncGenerator[bytes], **options: Any) -> None:  # Any: as Litestar has them
+        super().__init__(content, **options)
+        self._content = content
+
+    def to_asgi_response(self, *arguments: Any, **options: Any) -> ASGIResponse:  # Any: as above
+        response = super().to_asgi_response(*arguments, **options)
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            async with aclosing(self._content):
+                await response(scope, receive, send)
+
+        return respond  # type: ignore[return-value]  # Litestar only calls it

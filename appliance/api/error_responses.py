@@ -19,8 +19,8 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
+from appliance.api import PROTOCOL
 from appliance.api.disconnect import AnyRequest
-from appliance.api.route_tags import PROTOCOL
 from appliance.core.errors import ApplianceError, RequestError, UnauthenticatedError
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
@@ -38,19 +38,19 @@ _TYPES: Mapping[int, str] = {
     503: "service_unavailable_error",
 }
 
-_ErrorFormat = Literal["openai", "openai_responses", "anthropic", "oip"]
+_Format = Literal["openai", "openai_responses", "anthropic", "oip"]
 
 # Operations of OpenAI's routes whose errors have a format of their own.
-_OPERATION_FORMATS: Mapping[str | None, _ErrorFormat] = {
+_OPERATION_FORMATS: Mapping[str | None, _Format] = {
     Operation.RESPONSE: "openai_responses",
     Operation.MESSAGE: "anthropic",
     Operation.COUNT_TOKENS: "anthropic",
 }
 
 
-def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:  # Any: JSON values
     """Return the response for any exception; an unexpected one is logged, and the response does not describe it."""
-    status, message = _as_response(request, error)
+    status, message = _status_and_message(request, error)
     if context := current_context():
         context.error = type(error).__name__
     body = _body(_format(request.scope, error), status, message, error)
@@ -77,7 +77,7 @@ async def with_error_event(
                 last = event
                 yield event
         except Exception as error:
-            status, message = _as_response(request, error)
+            status, message = _status_and_message(request, error)
             if context := current_context():
                 context.error, context.late_status = type(error).__name__, status
             error_format = _format(request.scope, error)
@@ -92,28 +92,31 @@ def status_and_message(place: str, error: Exception) -> tuple[int, str]:
     """Return the status and the message for an error; `place` is the path or the gRPC method, for the log."""
     if isinstance(error, RequestError):
         return error.status, str(error)
+    context = current_context()
+    why = "" if context is None else f", under the request id {context.id}"
     if isinstance(error, ApplianceError):
         # The message names files and classes, which only operators may see.
         log.error("request.failed", path=place, reason=str(error))
-        return error.status, f"The model failed on this request; the log says why{_with_request_id()}."
+        return error.status, f"The model failed on this request; the log says why{why}."
     # Neither the text of the exception nor its locals: both can hold what the client sent.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     log.error("request.crashed", path=place, error=type(error).__name__, frames=frames)
-    return 500, f"The server failed on this request; its log says why{_with_request_id()}."
+    return 500, f"The server failed on this request; its log says why{why}."
 
 
-def _with_request_id() -> str:
-    context = current_context()
-    return "" if context is None else f", under the request id {context.id}"
+def _status_and_message(request: AnyRequest, error: Exception) -> tuple[int, str]:
+    path = request.url.path
+    if not isinstance(error, HTTPException):
+        return status_and_message(path, error)
+    messages = {
+        404: f"There is no route {request.method} {path}; GET / lists the routes there are.",
+        405: f"The route does not take {request.method} {path}.",
+        413: "The body is larger than server.max_body_bytes allows.",
+    }
+    return error.status_code, messages.get(error.status_code, error.detail)
 
 
-def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:
-    if isinstance(error, HTTPException):
-        return error.status_code, _http_message(request, error)
-    return status_and_message(request.url.path, error)
-
-
-def _format(scope: Scope, error: Exception) -> _ErrorFormat:
+def _format(scope: Scope, error: Exception) -> _Format:
     # Litestar sets it once the route is known; its type says always.
     handler = cast("BaseRouteHandler | None", scope.get("route_handler"))
     # A handler raises 405 for a path below its own that no protocol has.
@@ -124,25 +127,23 @@ def _format(scope: Scope, error: Exception) -> _ErrorFormat:
     return _OPERATION_FORMATS.get(handler.name, "openai")
 
 
-def _format_of_path(path: str) -> _ErrorFormat:
+def _format_of_path(path: str) -> _Format:
     if _OIP_PATH.fullmatch(path):
         return "oip"
     return "anthropic" if "/v1/messages" in path else "openai"
 
 
-def _body(error_format: _ErrorFormat, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON
+def _body(error_format: _Format, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
     if error_format == "oip":
         return {"error": message}
-    request_error = error if isinstance(error, RequestError) else None
-    body: dict[str, Any] = {
-        "error": {
-            "message": message,
-            "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
-            "param": request_error.param if request_error else None,
-            "code": request_error.code if request_error else None,
-        }
+    request_error = error if isinstance(error, RequestError) else RequestError(message)
+    fields = {
+        "message": message,
+        "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+        "param": request_error.param,
+        "code": request_error.code,
     }
-    return {**body, "type": "error"} if error_format == "anthropic" else body
+    return {"error": fields, **({"type": "error"} if error_format == "anthropic" else {})}
 
 
 def _responses_event(error: Mapping[str, Any], last: bytes) -> dict[str, Any]:  # Any: JSON values
@@ -167,19 +168,5 @@ def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, RequestError):
         retry_after = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         return {**error.headers, **retry_after}
-    if isinstance(error, HTTPException) and error.headers:
-        return {name: value for name, value in error.headers.items() if name.lower() == "allow"}
-    return {}
-
-
-def _http_message(request: AnyRequest, error: HTTPException) -> str:
-    place = f"{request.method} {request.url.path}"
-    match error.status_code:
-        case 404:
-            return f"There is no route {place}; GET / lists the routes there are."
-        case 405:
-            return f"The route does not take {place}."
-        case 413:
-            return "The body is larger than server.max_body_bytes allows."
-        case _:
-            return error.detail
+    headers = (error.headers if isinstance(error, HTTPException) else None) or {}
+    return {name: value for name, value in headers.items() if name.lower() == "allow"}

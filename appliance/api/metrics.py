@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from appliance.api.route_tags import tag_probes
+from appliance.api import PROBE
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
 
@@ -21,13 +21,13 @@ Gather = Callable[[], Iterable[Metric]]
 def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[BaseRouteHandler]:
     """Return `/metrics`; `require` raises for callers that may not read it."""
 
-    @get("/metrics", name="metrics")
+    @get("/metrics", opt={PROBE: True})
     async def metrics() -> Response[bytes]:
         require()
         # As a header, because Litestar adds a charset to media types.
         return Response(generate_latest(_Gathered(gather)), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    return tag_probes([metrics])
+    return [metrics]
 
 
 def of_models(manager: ModelManager) -> Sequence[Metric]:

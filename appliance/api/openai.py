@@ -15,13 +15,10 @@ from litestar import Response, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.api import error_responses
-from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
+from appliance.api import PROTOCOL, error_responses
+from appliance.api.body import BodyReader, require_no_form
+from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.kserve_names import KServeNames
-from appliance.api.request_body import BodyReader, require_no_form
-from appliance.api.route_tags import tag_protocol
-from appliance.api.streaming_response import StreamingResponse
-from appliance.auth import Authorizer
 from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
@@ -31,10 +28,9 @@ from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES
 
 # OpenAI's clients use /v1, KServe's use /openai/v1.
-_PREFIXES = ("", "/openai")
+PREFIXES = ("", "/openai")
 
-# Proxies that buffer would deliver a stream as one late response.
-_UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_OPT = {PROTOCOL: "openai"}
 
 
 class ModelObject(TypedDict):
@@ -71,20 +67,27 @@ class Envelope(msgspec.Struct):
 
 def routes(manager: ModelManager, kserve_names: KServeNames, body_reader: BodyReader) -> list[BaseRouteHandler]:
     """Return one route for each operation, and the list of models."""
-    operations = [
-        _operation(operation, paths, manager, kserve_names, body_reader) for operation, paths in OPENAI_PATHS.items()
-    ]
-    return tag_protocol("openai", [*operations, *_listing(manager, kserve_names)])
+
+    @get([prefix + "/v1/models" for prefix in PREFIXES], opt=_OPT)
+    async def list_models() -> ModelList:
+        models = [_model_object(manager, status, name) for status, name in manager.visible()]
+        return {"object": "list", "data": models, "models": [each["id"] for each in models]}
+
+    @get([prefix + "/v1/models/{name:path}" for prefix in PREFIXES], opt=_OPT)
+    async def show_model(name: FromPath[str]) -> ModelObject:
+        name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
+        return _model_object(manager, manager.find(name), name)
+
+    operations = [_route(operation, manager, kserve_names, body_reader) for operation in OPENAI_PATHS]
+    return [*operations, list_models, show_model]
 
 
-def _operation(
-    operation: Operation,
-    paths: tuple[str, ...],
-    manager: ModelManager,
-    kserve_names: KServeNames,
-    body_reader: BodyReader,
+def _route(
+    operation: Operation, manager: ModelManager, kserve_names: KServeNames, body_reader: BodyReader
 ) -> BaseRouteHandler:
-    @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
+    paths = [prefix + path for prefix in PREFIXES for path in OPENAI_PATHS[operation]]
+
+    @post(paths, status_code=200, name=operation, opt=_OPT)
     async def answer(request: AnyRequest) -> Response[Any]:
         headers = dict(request.headers)
         async with before_body(request):
@@ -93,27 +96,18 @@ def _operation(
         body = await body_reader.body(request)
         # The body is decompressed.
         headers.pop("content-encoding", None)
-        envelope = await off_loop(len(body), _envelope, body, headers["content-type"], body_reader)
+        max_parts = body_reader.server().limits.form_parts
+        envelope = await off_loop(len(body), _envelope, body, headers["content-type"], max_parts)
         manager.find(kserve_names.requested_model(envelope.model, headers))
         if operation not in MULTIPART_OPERATIONS:
             await body_reader.require_shape(body)
-        model_request = _model_request(operation, request, body, headers, is_streamed=envelope.stream is True)
+        path = request.scope["path"].removeprefix("/openai").rstrip("/")
+        query = request.scope["query_string"].decode("latin-1")
+        model_request = ModelRequest(operation, body, headers, path, query, is_streamed=envelope.stream is True)
         name, model_request = await off_loop(len(body), kserve_names.with_config_name, model_request, envelope.model)
         return _response(request, await cancel_on_disconnect(request, manager.handle(name, model_request)))
 
     return answer
-
-
-def _response(request: AnyRequest, response: ModelResponse) -> Response[Any]:
-    # As a header, because Litestar adds a charset to media types.
-    headers = {"content-type": response.media_type, **response.headers}
-    if isinstance(response.body, bytes):
-        return Response(response.body, status_code=response.status, media_type=response.media_type, headers=headers)
-    is_event_stream = response.media_type.startswith(sse.MEDIA_TYPE)
-    stream = error_responses.with_error_event(request, response.body) if is_event_stream else response.body
-    return StreamingResponse(
-        stream, status_code=response.status, media_type=response.media_type, headers={**_UNBUFFERED, **headers}
-    )
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
@@ -133,19 +127,15 @@ def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
     return "application/json"
 
 
-def _model_request(
-    operation: Operation, request: AnyRequest, body: bytes, headers: Mapping[str, str], *, is_streamed: bool
-) -> ModelRequest:
-    path = request.scope["path"].removeprefix("/openai").rstrip("/")
-    query = request.scope["query_string"].decode("latin-1")
-    return ModelRequest(operation, body, headers, path, query, is_streamed=is_streamed)
-
-
-def _envelope(body: bytes, content_type: str, body_reader: BodyReader) -> Envelope:
-    if multipart.is_form(content_type):
-        return _envelope_of_form(body, content_type, body_reader.server().limits.form_parts)
+def _envelope(body: bytes, content_type: str, max_parts: int) -> Envelope:
     try:
-        return msgspec.json.decode(body, type=Envelope)
+        if not multipart.is_form(content_type):
+            return msgspec.json.decode(body, type=Envelope)
+        fields = multipart.read_form(body, content_type, max_parts)
+        stream = multipart.text_value(body, fields.get("stream")) or ""
+        return Envelope(multipart.text_value(body, fields.get("model")), stream.lower() == "true")
+    except multipart.FormError as error:
+        raise RequestError(str(error), code="invalid_form") from error
     except msgspec.ValidationError as error:
         param = "model" if "$.model" in str(error) else None
         raise RequestError(f"The body is not a request: {error}", param=param) from error
@@ -156,33 +146,20 @@ def _envelope(body: bytes, content_type: str, body_reader: BodyReader) -> Envelo
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
-def _envelope_of_form(body: bytes, content_type: str, max_parts: int) -> Envelope:
-    try:
-        fields = multipart.read_form(body, content_type, max_parts)
-        stream = multipart.text_value(body, fields.get("stream"))
-        return Envelope(
-            multipart.text_value(body, fields.get("model")), stream is not None and stream.lower() == "true"
-        )
-    except multipart.FormError as error:
-        raise RequestError(str(error), code="invalid_form") from error
+def _response(request: AnyRequest, response: ModelResponse) -> Response[Any]:
+    # As a header, because Litestar adds a charset to media types.
+    headers = {"content-type": response.media_type, **response.headers}
+    if isinstance(response.body, bytes):
+        return Response(response.body, status_code=response.status, media_type=response.media_type, headers=headers)
+    is_event_stream = response.media_type.startswith(sse.MEDIA_TYPE)
+    stream = error_responses.with_error_event(request, response.body) if is_event_stream else response.body
+    return StreamingResponse(
+        stream, status_code=response.status, media_type=response.media_type, headers={**UNBUFFERED, **headers}
+    )
 
 
-def _listing(manager: ModelManager, kserve_names: KServeNames) -> list[BaseRouteHandler]:
-    @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
-    async def list_models() -> ModelList:
-        models = [_model_object(status, name, manager.authorizer) for status, name in manager.visible()]
-        return {"object": "list", "data": models, "models": [card["id"] for card in models]}
-
-    @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
-    async def show_model(name: FromPath[str]) -> ModelObject:
-        name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
-        return _model_object(manager.find(name), name, manager.authorizer)
-
-    return [list_models, show_model]
-
-
-def _model_object(status: ModelStatus, name: str, access: Authorizer) -> ModelObject:
-    config = status.config
+def _model_object(manager: ModelManager, status: ModelStatus, name: str) -> ModelObject:
+    config, access = status.config, manager.authorizer
     # A key for an alias or a LoRA adapter must not reveal the name of the model.
     root = config.name if access.sees(config.name) else name
     return {

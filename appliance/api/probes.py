@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 from litestar import Response
 from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
-from appliance.api.route_tags import tag_probes
+from appliance.api import PROBE
 from appliance.auth import PUBLIC
 from appliance.models.health import HealthReport
+
+Health = Callable[[], HealthReport]
 
 
 class _Probe(TypedDict):
@@ -28,37 +31,46 @@ class ProbeResponse(_Probe, total=False):
     workers: Sequence[Mapping[str, Any]]  # Any: JSON values
 
 
-def routes(health: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:
+def routes(health: Health) -> list[BaseRouteHandler]:
     """Return `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` are readiness, as in vLLM and SageMaker."""
-    probes = [
-        _probe(["/livez"], "live", lambda report: report.is_live, health),
-        _probe(["/readyz", "/health", "/ping"], "ready", lambda report: report.is_ready, health),
-        _probe(["/startupz"], "started", lambda report: report.has_started, health),
+    return [
+        probe(["/livez"], health, lambda report: report.is_live, partial(_body, "live")),
+        probe(["/readyz", "/health", "/ping"], health, lambda report: report.is_ready, partial(_body, "ready")),
+        probe(["/startupz"], health, lambda report: report.has_started, partial(_body, "started")),
     ]
-    return tag_probes(probes)
 
 
-def _probe(
-    paths: list[str], word: str, is_good: Callable[[HealthReport], bool], health: Callable[[], HealthReport]
+def probe(
+    paths: Sequence[str],
+    health: Health,
+    is_good: Callable[[HealthReport], bool],
+    body: Callable[[HealthReport, bool], Mapping[str, Any]],  # Any: JSON values
+    **opt: str,
 ) -> BaseRouteHandler:
+    """Return a probe that responds with 200 if the report is good, else with 503; `body` takes both."""
+
     # Some load balancers probe with HEAD.
     @route(
-        paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON, opt={PUBLIC: True}
+        paths,
+        http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        media_type=MediaType.JSON,
+        opt={PUBLIC: True, PROBE: True, **opt},
     )
-    async def probe() -> Response[ProbeResponse]:
+    async def answer() -> Response[Mapping[str, Any]]:
         report = health()
         is_up = is_good(report)
-        body: ProbeResponse = {"status": word if is_up else f"not {word}", "models": report.models}
-        if not is_up and report.reason is not None:
-            body["reason"] = report.reason
-        if report.config is not None:
-            body["config"] = report.config
-        if report.workers:
-            body["workers"] = report.workers
-        return Response(
-            body,
-            status_code=200 if is_up else 503,
-            headers={} if is_up else {"Retry-After": str(report.retry_after)},
-        )
+        headers = {} if is_up else {"Retry-After": str(report.retry_after)}
+        return Response(body(report, is_up), status_code=200 if is_up else 503, headers=headers)
 
-    return probe
+    return answer
+
+
+def _body(word: str, report: HealthReport, is_up: bool) -> ProbeResponse:
+    body: ProbeResponse = {"status": word if is_up else f"not {word}", "models": report.models}
+    if not is_up and report.reason is not None:
+        body["reason"] = report.reason
+    if report.config is not None:
+        body["config"] = report.config
+    if report.workers:
+        body["workers"] = report.workers
+    return body

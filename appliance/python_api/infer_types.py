@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from appliance.core.errors import RequestError
-from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from appliance.python_api.base_model import BasePythonModel, overridable, overri
 from appliance.python_api.infer_types import InferRequest, InferResponse
 from appliance.python_api.serialization import InvalidResultError, describe_type, to_json
 from appliance.python_api.user_code import call_method, describe_exception, is_stream, stream_items, user_code
-from appliance.tensors import InferenceResponse
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_response
+from appliance.tensors.tensor import InferenceResponse
 
 Payload = InferRequest | Json
 """Tensors in version 2 of the protocol, a JSON object such as ``{"instances": [...]}`` in version 1."""

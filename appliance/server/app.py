@@ -10,11 +10,11 @@ from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
 from appliance import ui
-from appliance.api import error_responses, metrics, oip, openai, openapi, probes
+from appliance.api import error_responses, metrics, openai, openapi, probes
+from appliance.api.body import BodyReader
 from appliance.api.kserve_names import KServeNames
-from appliance.api.request_body import BodyReader
-from appliance.api.route_tags import public_paths
-from appliance.auth import Authorizer
+from appliance.api.oip import repository, v1, v2
+from appliance.auth import PUBLIC, Authorizer
 from appliance.config import Config, LoadedConfig
 from appliance.config.security import AuthConfig
 from appliance.core.model import SINGLE_FRONT_END
@@ -55,7 +55,9 @@ def create_app(
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
     handlers = [
         *openai.routes(manager, names, body_reader),
-        *oip.routes(manager, health.report, body_reader),
+        *v1.routes(manager, body_reader),
+        *v2.routes(manager, health.report, body_reader),
+        *repository.routes(manager, body_reader),
         *openapi.routes(manager),
         *_probe_routes(health, manager, manager.authorizer),
     ]
@@ -118,5 +120,6 @@ def _app(
         logging_config=None,
     )
     # Around the router: Litestar's own middleware does not see requests without a route.
-    app.asgi_handler = RequestMiddleware(app.asgi_handler, manager, authorizer, telemetry, public_paths(handlers))
+    public_paths = frozenset(path for handler in handlers if handler.opt.get(PUBLIC) for path in handler.paths)
+    app.asgi_handler = RequestMiddleware(app.asgi_handler, manager, authorizer, telemetry, public_paths)
     return app

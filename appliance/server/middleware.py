@@ -20,10 +20,10 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.utils import normalize_path
 
+from appliance.api import PROBE, PROTOCOL
 from appliance.api.disconnect import discard
 from appliance.api.error_responses import rejection
 from appliance.api.kserve_names import HEADER, prefix_of
-from appliance.api.route_tags import PROBE, PROTOCOL
 from appliance.auth import Authorizer, Principal, authenticated
 from appliance.auth.allowed_hosts import is_local
 from appliance.config.root import MetadataConfig

@@ -7,15 +7,15 @@ data extension (https://github.com/triton-inference-server/server, protocol/exte
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
 
 from appliance.core.errors import RequestError
-from appliance.tensors.inference import InferenceRequest, InferenceResponse, RequestedOutput
-from appliance.tensors.tensor import Tensor
+from appliance.tensors.datatype import JSON_TYPES
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 
 LENGTH_HEADER = "inference-header-content-length"
 """The header with the number of bytes of JSON at the start of a body; without it, all of the body is JSON."""
@@ -24,38 +24,27 @@ Decoded = TypeVar("Decoded")
 
 _BINARY_SIZE = "binary_data_size"
 
-# JSON words for the Python types in msgspec's messages.
-_JSON_TYPES = {
-    "array": "a list",
-    "bool": "true or false",
-    "float": "a number",
-    "int": "an integer",
-    "null": "null",
-    "object": "an object",
-    "str": "a text",
-}
-
 _Parameters = dict[str, Any] | None  # Any: JSON values
 
 
-class TensorBody(msgspec.Struct):
+class TensorBody(msgspec.Struct, omit_defaults=True):
     """A tensor; its data is nested or flat lists, or follows the JSON as binary data."""
 
     name: str
-    shape: list[int]
     datatype: str
+    shape: Sequence[int]
     parameters: _Parameters = None
     data: Any = None  # Any: lists within lists
 
 
-class OutputBody(msgspec.Struct):
+class OutputBody(msgspec.Struct, omit_defaults=True):
     """A requested output."""
 
     name: str
     parameters: _Parameters = None
 
 
-class InferenceRequestBody(msgspec.Struct):
+class InferenceRequestBody(msgspec.Struct, omit_defaults=True):
     """The JSON of a request."""
 
     inputs: list[TensorBody]
@@ -64,14 +53,14 @@ class InferenceRequestBody(msgspec.Struct):
     outputs: list[OutputBody] | None = None
 
 
-class InferenceResponseBody(msgspec.Struct):
+class InferenceResponseBody(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The JSON of a response."""
 
-    outputs: list[TensorBody]
     model_name: str = ""
     model_version: str | None = None
     id: str | None = None
     parameters: _Parameters = None
+    outputs: list[TensorBody]
 
 
 def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
@@ -80,21 +69,17 @@ def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
     Raises:
         RequestError: the body is not a request.
     """
-    header, rest = _split(body, length)
-    request = decode(header, InferenceRequestBody)
-    return InferenceRequest(
-        inputs=_tensors(request.inputs, rest),
-        id=request.id,
-        outputs=tuple(RequestedOutput(output.name, output.parameters or {}) for output in request.outputs or ()),
-        parameters=request.parameters or {},
-    )
+    request, binary = _split(body, length, InferenceRequestBody)
+    outputs = tuple(RequestedOutput(output.name, output.parameters or {}) for output in request.outputs or ())
+    return InferenceRequest(_tensors(request.inputs, binary), request.id, outputs, request.parameters or {})
 
 
 def write_request(request: InferenceRequest) -> tuple[bytes, dict[str, str]]:
     """Encode a request with all tensors as binary data; return the body and its headers."""
-    outputs = [{"name": output.name, "parameters": output.parameters} for output in request.outputs]
-    head = {"id": request.id, "parameters": request.parameters, "outputs": outputs}
-    return _join({**head, "inputs": [_describe(tensor, is_binary=True) for tensor in request.inputs]}, request.inputs)
+    inputs = [_body(tensor, is_binary=True) for tensor in request.inputs]
+    outputs = [OutputBody(output.name, dict(output.parameters)) for output in request.outputs]
+    body = InferenceRequestBody(inputs, request.id, dict(request.parameters), outputs)
+    return _join(body, request.inputs)
 
 
 def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
@@ -103,14 +88,10 @@ def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
     Raises:
         RequestError: the body is not a response.
     """
-    header, rest = _split(body, length)
-    response = decode(header, InferenceResponseBody)
+    response, binary = _split(body, length, InferenceResponseBody)
+    tensors = _tensors(response.outputs, binary)
     return InferenceResponse(
-        model_name=response.model_name,
-        model_version=response.model_version,
-        outputs=_tensors(response.outputs, rest),
-        id=response.id,
-        parameters=response.parameters or {},
+        response.model_name, response.model_version, tensors, response.id, response.parameters or {}
     )
 
 
@@ -123,20 +104,20 @@ def write_response(
         RequestError: a requested output does not exist, or cannot be written as JSON.
     """
     tensors = response.select(requested)
-    binary_data = {output.name: output.parameters.get("binary_data") for output in requested}
-    is_binary = [
-        prefers_binary if binary_data.get(each.name) is None else binary_data[each.name] is True for each in tensors
-    ]
-    head: dict[str, Any] = {"model_name": response.model_name}
-    if response.model_version is not None:
-        head["model_version"] = response.model_version
-    if response.id is not None:
-        head["id"] = response.id
-    if response.parameters:
-        head["parameters"] = response.parameters
-    described = [_describe(tensor, is_binary=binary) for tensor, binary in zip(tensors, is_binary, strict=True)]
-    binary_tensors = [tensor for tensor, binary in zip(tensors, is_binary, strict=True) if binary]
-    return _join({**head, "outputs": described}, binary_tensors)
+    wanted = {output.name: output.parameters.get("binary_data") for output in requested}
+    binary = {
+        tensor.name
+        for tensor in tensors
+        if (prefers_binary if wanted.get(tensor.name) is None else wanted[tensor.name] is True)
+    }
+    body = InferenceResponseBody(
+        model_name=response.model_name,
+        model_version=response.model_version,
+        id=response.id,
+        parameters=dict(response.parameters) or None,
+        outputs=[_body(tensor, is_binary=tensor.name in binary) for tensor in tensors],
+    )
+    return _join(body, [tensor for tensor in tensors if tensor.name in binary])
 
 
 def decode(body: bytes, type_: type[Decoded]) -> Decoded:
@@ -148,69 +129,60 @@ def decode(body: bytes, type_: type[Decoded]) -> Decoded:
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:
-        raise RequestError(f"The body is not a request: {_with_json_types(str(error))}") from error
+        # With JSON's words for types.
+        message = re.sub(r"`(\w+)`", lambda found: JSON_TYPES.get(found[1], found[0]), str(error))
+        raise RequestError(f"The body is not a request: {message}") from error
     except RecursionError as error:
         raise RequestError("The body is nested too deeply", code="invalid_json") from error
     except ValueError as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
-def _with_json_types(message: str) -> str:
-    return re.sub(r"`(\w+)`", lambda found: _JSON_TYPES.get(found[1], found[0]), message)
-
-
-def _split(body: bytes, length: str | None) -> tuple[bytes, bytes]:
+def _split(body: bytes, length: str | None, type_: type[Decoded]) -> tuple[Decoded, bytes]:
+    """Return the decoded JSON at the start of a body, and the bytes after it."""
     if length is None:
-        return body, b""
+        return decode(body, type_), b""
     if not (length.isascii() and length.isdecimal() and len(length) <= 20 and int(length) <= len(body)):
         raise RequestError(
             f"Inference-Header-Content-Length must be the number of bytes of JSON at the start of the body, which has "
             f"{len(body)} bytes, and is {length[:40]!r}"
         )
-    return body[: int(length)], body[int(length) :]
+    return decode(body[: int(length)], type_), body[int(length) :]
 
 
-def _tensors(entries: Sequence[TensorBody], rest: bytes) -> list[Tensor]:
+def _tensors(bodies: Sequence[TensorBody], binary: bytes) -> list[Tensor]:
     tensors, offset = [], 0
-    for each in entries:
-        size = (each.parameters or {}).get(_BINARY_SIZE)
+    for each in bodies:
+        parameters = dict(each.parameters or {})
+        size = parameters.pop(_BINARY_SIZE, None)
         if size is None:
-            tensors.append(
-                _with_parameters(Tensor.of_nested(each.name, each.datatype, each.shape, each.data), each.parameters)
-            )
-            continue
-        if type(size) is not int or size < 0 or offset + size > len(rest):
-            left = len(rest) - offset
-            raise RequestError(
-                f"The tensor {each.name!r} has {_BINARY_SIZE} {size!r:.40}, and {left} bytes are left in the body"
-            )
-        if each.data is not None:
-            raise RequestError(f"The tensor {each.name!r} has both data and {_BINARY_SIZE}; it must have one of them")
-        raw = rest[offset : offset + size]
-        tensors.append(_with_parameters(Tensor.of_raw(each.name, each.datatype, each.shape, raw), each.parameters))
-        offset += size
-    if offset < len(rest):
-        raise RequestError(f"The body has {len(rest) - offset} bytes more than its tensors say")
+            tensor = Tensor.of_nested(each.name, each.datatype, each.shape, each.data)
+        else:
+            if type(size) is not int or size < 0 or offset + size > len(binary):
+                raise RequestError(
+                    f"The tensor {each.name!r} has {_BINARY_SIZE} {size!r:.40}, and {len(binary) - offset} bytes are "
+                    "left in the body"
+                )
+            if each.data is not None:
+                raise RequestError(
+                    f"The tensor {each.name!r} has both data and {_BINARY_SIZE}; it must have one of them"
+                )
+            tensor = Tensor.of_raw(each.name, each.datatype, each.shape, binary[offset : offset + size])
+            offset += size
+        tensors.append(replace(tensor, parameters=parameters) if parameters else tensor)
+    if offset < len(binary):
+        raise RequestError(f"The body has {len(binary) - offset} bytes more than its tensors say")
     return tensors
 
 
-def _with_parameters(tensor: Tensor, parameters: _Parameters) -> Tensor:
-    own = {name: value for name, value in (parameters or {}).items() if name != _BINARY_SIZE}
-    return replace(tensor, parameters=own) if own else tensor
-
-
-def _describe(tensor: Tensor, *, is_binary: bool) -> Mapping[str, Any]:  # Any: JSON values
+def _body(tensor: Tensor, *, is_binary: bool) -> TensorBody:
     parameters = {**tensor.parameters, **({_BINARY_SIZE: len(tensor.raw)} if is_binary else {})}
-    described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-    if parameters:
-        described["parameters"] = parameters
-    if not is_binary:
-        described["data"] = tensor.texts() if tensor.datatype == "BYTES" else tensor.values()
-    return described
+    data = None if is_binary else tensor.as_json()
+    return TensorBody(tensor.name, tensor.datatype, tensor.shape, parameters or None, data)
 
 
-def _join(head: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, str]]:  # Any: JSON values
-    written = msgspec.json.encode(head)
+def _join(body: msgspec.Struct, tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, str]]:
+    written = msgspec.json.encode(body)
     if not tensors:
         return written, {}
     return b"".join((written, *(tensor.raw for tensor in tensors))), {LENGTH_HEADER: str(len(written))}

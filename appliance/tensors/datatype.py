@@ -19,19 +19,16 @@ Value = bool | int | float | bytes
 InputValue = Value | str
 """What an element can be made of; a string is encoded as UTF-8."""
 
-_JSON_TYPES: Mapping[type, str] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number with a fraction",
-    str: "a text",
-    bytes: "a text",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
+JSON_TYPES: Mapping[str, str] = {
+    **dict.fromkeys(("array", "list"), "a list"),
+    "bool": "true or false",
+    "float": "a number",
+    "int": "an integer",
+    **dict.fromkeys(("null", "NoneType"), "null"),
+    **dict.fromkeys(("object", "dict"), "an object"),
+    **dict.fromkeys(("str", "bytes"), "a text"),
 }
-
-_FLOATS = frozenset({int, float})
-_INTEGERS = frozenset({int})
+"""JSON words for types of Python and of msgspec's messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +49,34 @@ def datatype(name: str) -> Datatype:
     Raises:
         RequestError: there is no such datatype.
     """
-    found = DATATYPES.get(name)
-    if found is None:
+    if name not in DATATYPES:
         hint = did_you_mean(name.upper(), DATATYPES) or f"it must be one of: {', '.join(DATATYPES)}"
         raise RequestError(f"There is no datatype {name[:40]!r}; {hint}", param="datatype")
-    return found
+    return DATATYPES[name]
 
 
-def _number(name: str, code: str, kinds: frozenset[type]) -> Datatype:
+def _number(name: str, code: str, *types: type) -> Datatype:
     size = struct.calcsize("<" + code)
 
     def pack(values: Sequence[InputValue]) -> bytes:
-        _require(values, kinds, name)
+        if wrong := set(map(type, values)) - set(types):
+            raise ValueError(f"{name} has no place for {min(map(_json_type, wrong))}")
         try:
             return struct.pack(f"<{len(values)}{code}", *values)
         except (struct.error, OverflowError) as error:
             raise ValueError(f"a value is outside of what {name} holds") from error
 
-    def unpack(raw: bytes) -> list[Value]:
-        return list(struct.unpack(f"<{len(raw) // size}{code}", raw))
-
-    return Datatype(name, size, pack, unpack)
+    return Datatype(name, size, pack, lambda raw: list(struct.unpack(f"<{len(raw) // size}{code}", raw)))
 
 
-def _require(values: Sequence[InputValue], kinds: frozenset[type], name: str) -> None:
-    wrong = set(map(type, values)) - kinds
-    if wrong:
-        raise ValueError(f"{name} has no place for {min(map(_json_type, wrong))}")
-
-
-def _json_type(kind: type) -> str:
-    return _JSON_TYPES.get(kind, kind.__name__)
+def _json_type(type_: type) -> str:
+    return "a number with a fraction" if type_ is float else JSON_TYPES.get(type_.__name__, type_.__name__)
 
 
 def _pack_bfloat16(values: Sequence[InputValue]) -> bytes:
     """Encode the upper half of each float32, rounded to nearest, ties to even."""
     singles = struct.unpack(f"<{len(values)}I", DATATYPES["FP32"].pack(values))
-    return struct.pack(f"<{len(singles)}H", *(_upper_half(each) for each in singles))
+    return struct.pack(f"<{len(singles)}H", *map(_upper_half, singles))
 
 
 def _upper_half(single: int) -> int:
@@ -100,17 +88,16 @@ def _upper_half(single: int) -> int:
 
 def _unpack_bfloat16(raw: bytes) -> list[Value]:
     halves = struct.unpack(f"<{len(raw) // 2}H", raw)
-    return list(struct.unpack(f"<{len(halves)}f", struct.pack(f"<{len(halves)}I", *(each << 16 for each in halves))))
+    return DATATYPES["FP32"].unpack(struct.pack(f"<{len(halves)}I", *(half << 16 for half in halves)))
 
 
 def _pack_bytes(values: Sequence[InputValue]) -> bytes:
     parts: list[bytes] = []
     for value in values:
-        if isinstance(value, str):
-            value = value.encode()
-        if not isinstance(value, bytes):
+        encoded = value.encode() if isinstance(value, str) else value
+        if not isinstance(encoded, bytes):
             raise ValueError(f"BYTES has no place for {_json_type(type(value))}")
-        parts += (struct.pack("<I", len(value)), value)
+        parts += (struct.pack("<I", len(encoded)), encoded)
     return b"".join(parts)
 
 
@@ -132,10 +119,10 @@ def _unpack_bytes(raw: bytes) -> list[Value]:
 DATATYPES: Mapping[str, Datatype] = {
     each.name: each
     for each in (
-        _number("BOOL", "?", frozenset({bool})),
-        *(_number(f"UINT{bits}", code, _INTEGERS) for bits, code in ((8, "B"), (16, "H"), (32, "I"), (64, "Q"))),
-        *(_number(f"INT{bits}", code, _INTEGERS) for bits, code in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))),
-        *(_number(f"FP{bits}", code, _FLOATS) for bits, code in ((16, "e"), (32, "f"), (64, "d"))),
+        _number("BOOL", "?", bool),
+        *(_number(f"UINT{bits}", code, int) for bits, code in ((8, "B"), (16, "H"), (32, "I"), (64, "Q"))),
+        *(_number(f"INT{bits}", code, int) for bits, code in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))),
+        *(_number(f"FP{bits}", code, int, float) for bits, code in ((16, "e"), (32, "f"), (64, "d"))),
         Datatype("BF16", 2, _pack_bfloat16, _unpack_bfloat16),
         Datatype("BYTES", None, _pack_bytes, _unpack_bytes),
     )

@@ -1,4 +1,4 @@
-"""A tensor: name, datatype, shape, and the bytes of its elements."""
+"""Tensors, and inference requests and responses made of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from itertools import chain
 from typing import Any, Self, TypeVar
 
 from appliance.core.errors import RequestError
-from appliance.tensors.datatype import Datatype, InputValue, Value, datatype
+from appliance.tensors.datatype import InputValue, Value, datatype
+
+Parameters = Mapping[str, Any]  # Any: JSON values
+"""Parameters of a request, a response, an output or a tensor."""
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -22,22 +25,19 @@ _MAX_DIMENSIONS = 64
 class Tensor:
     """A tensor whose `raw` bytes have as many elements as `shape` says, row-major.
 
-    Create it with `of_raw`, `of_values` or `of_nested`, which check that.
+    Create it with `of_raw`, `of_values` or `of_nested`, which raise a `RequestError` if the data does not match the
+    datatype and the shape.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     raw: bytes
-    parameters: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON values
+    parameters: Parameters = field(default_factory=dict)
 
     @classmethod
     def of_raw(cls, name: str, type_name: str, shape: Sequence[int], raw: bytes) -> Self:
-        """Create a tensor from encoded bytes.
-
-        Raises:
-            RequestError: the bytes do not match datatype and shape.
-        """
+        """Create a tensor from encoded bytes."""
         kind, count = datatype(type_name), _count(name, shape)
         if kind.size is None:
             found = len(_convert(name, kind.unpack, raw))
@@ -49,11 +49,7 @@ class Tensor:
 
     @classmethod
     def of_values(cls, name: str, type_name: str, shape: Sequence[int], values: Sequence[InputValue]) -> Self:
-        """Create a tensor from a flat list of values.
-
-        Raises:
-            RequestError: the values do not match datatype and shape.
-        """
+        """Create a tensor from a flat list of values."""
         kind, count = datatype(type_name), _count(name, shape)
         if len(values) != count:
             raise _miscounted(name, shape, count, f"{len(values)}")
@@ -61,25 +57,16 @@ class Tensor:
 
     @classmethod
     def of_nested(cls, name: str, type_name: str, shape: Sequence[int], data: object) -> Self:
-        """Create a tensor from JSON: a flat list, or nested lists of the shape.
-
-        Raises:
-            RequestError: the data does not match datatype and shape.
-        """
+        """Create a tensor from JSON: a flat list, or nested lists of the shape."""
         _count(name, shape)
         dimensions, values = _flatten(name, data)
         if len(dimensions) > 1 and dimensions != tuple(shape):
             raise RequestError(f"The tensor {name!r} has data of shape {list(dimensions)}, and says {list(shape)}")
         return cls.of_values(name, type_name, shape, values)
 
-    @property
-    def kind(self) -> Datatype:
-        """The datatype."""
-        return datatype(self.datatype)
-
     def values(self) -> list[Value]:
         """Return the elements as a flat list."""
-        return self.kind.unpack(self.raw)
+        return datatype(self.datatype).unpack(self.raw)
 
     def texts(self) -> list[str]:
         """Return the elements as strings.
@@ -93,6 +80,10 @@ class Tensor:
             return [value.decode() for value in self.values() if isinstance(value, bytes)]
         except UnicodeDecodeError as error:
             raise RequestError(f"The tensor {self.name!r} has an element that is no text in UTF-8") from error
+
+    def as_json(self) -> Sequence[Value | str]:
+        """Return the elements as JSON has them; those of BYTES must be UTF-8 strings, or a `RequestError` is raised."""
+        return self.texts() if self.datatype == "BYTES" else self.values()
 
 
 def _count(name: str, shape: Sequence[int]) -> int:
@@ -126,3 +117,49 @@ def _flatten(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # A
         dimensions.append(len(data[0]))
         data = list(chain.from_iterable(data))
     return tuple(dimensions), data
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that the client requests."""
+
+    name: str
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """Input tensors for a model; empty `outputs` request all outputs."""
+
+    inputs: Sequence[Tensor]
+    id: str | None = None
+    outputs: Sequence[RequestedOutput] = ()
+    parameters: Parameters = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [tensor.name for tensor in self.inputs]
+        if len(set(names)) < len(names):
+            raise RequestError("Two inputs have the same name; each must have its own")
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """Output tensors of a model."""
+
+    model_name: str
+    model_version: str | None
+    outputs: Sequence[Tensor]
+    id: str | None = None
+    parameters: Parameters = field(default_factory=dict)
+
+    def select(self, requested: Sequence[RequestedOutput]) -> Sequence[Tensor]:
+        """Return the requested outputs in the order of the request; all outputs if none is requested.
+
+        Raises:
+            RequestError: a requested output does not exist.
+        """
+        by_name = {tensor.name: tensor for tensor in self.outputs}
+        missing = [output.name for output in requested if output.name not in by_name]
+        if missing:
+            raise RequestError(f"There is no output {missing[0]!r}; the outputs are: {', '.join(by_name)}")
+        return [by_name[output.name] for output in requested] if requested else self.outputs

@@ -19,6 +19,7 @@ from appliance.config.server import ServerConfig
 from appliance.core.errors import ArtifactCorruptError, EngineDeadError, LoadError
 from appliance.models.health import ConfigStatus
 from appliance.models.state import State
+from appliance.telemetry.recorder import RequestRecorder
 
 INSIDE = re.compile(
     r"Traceback|\.py\b|site-packages|/(?:root|home|tmp|usr|models|opt|var)/|\b\w*(?:Error|Exception)\b(?!\")|0x[0-9a-f]{6}|<class"
@@ -204,7 +205,7 @@ async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
 async def test_grpc_says_nothing_of_the_inside(client: InferenceClient, fault: str) -> None:
     """Its details are as bare as the bodies of HTTP."""
     of = speakers(server=ServerConfig(host="127.0.0.1"))
-    server, port = create_server(of, client.manager, client.manager.health)
+    server, port = create_server(of, client.manager, client.manager.health, RequestRecorder(of))
     await server.start()
     _break(client, FAULTS[fault]())
     tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])

@@ -9,8 +9,8 @@ import openai
 import pytest
 from server_process import ServerProcess
 
-from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
+from appliance.tensors.tensor import InferenceRequest, Tensor
 
 TEXTS = ["The cat sits outside.", "It rains in Paris."]
 

@@ -29,7 +29,7 @@ from appliance.config.server import ServerConfig
 from appliance.config.telemetry import LoggingConfig, PayloadLogConfig
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
 from appliance.telemetry.recorder import RequestRecorder
-from appliance.tensors import Tensor
+from appliance.tensors.tensor import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
 SERVER = ServerConfig(host="127.0.0.1", max_body_bytes=4096)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from inference_doubles import InferenceClient
 
-from appliance.tensors import InferenceRequest, RequestedOutput, Tensor
+from appliance.tensors.tensor import InferenceRequest, RequestedOutput, Tensor
 
 
 def _texts(name: str, *texts: str) -> dict[str, Any]:

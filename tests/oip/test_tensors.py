@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core.errors import RequestError
-from appliance.tensors import DATATYPES, InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_request, read_response, write_request, write_response
+from appliance.tensors.datatype import DATATYPES
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Tensor
 
 _INTEGERS = {
     f"{sign}INT{bits}": st.integers(*((0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)))

@@ -14,7 +14,7 @@ from inference_doubles import InferenceClient, speakers
 
 from appliance.config.server import ServerConfig
 from appliance.core.errors import EngineDeadError, RequestError
-from appliance.tensors import DATATYPES
+from appliance.tensors.datatype import DATATYPES
 
 ASK = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["a" * 2000]}]}
 

@@ -7,19 +7,15 @@ from typing import Any
 
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.core.errors import RequestError
-from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 from appliance.tensors.datatype import datatype
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 
 # The message field of each datatype; 16-bit floats have none.
 _FIELDS: Mapping[str, str] = {
     "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
     "UINT64": "uint64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
@@ -80,19 +76,17 @@ def _raw(message: pb.ModelInferRequest) -> list[Tensor]:
 
 def _typed(message: pb.ModelInferRequest.InferInputTensor) -> Tensor:
     kind = datatype(message.datatype).name
-    if kind not in _FIELDS:
+    field = _FIELDS.get(kind)
+    if field is None:
         raise RequestError(f"The tensor {message.name!r} is {kind}, for which there is raw_input_contents alone")
-    others = {field.name for field, _ in message.contents.ListFields()} - {_FIELDS[kind]}
+    others = {descriptor.name for descriptor, _ in message.contents.ListFields()} - {field}
     if others:
-        raise RequestError(
-            f"The tensor {message.name!r} is {kind}, and has {min(others)}; it must have {_FIELDS[kind]}"
-        )
-    values = list(getattr(message.contents, _FIELDS[kind]))
-    return Tensor.of_values(message.name, kind, message.shape, values)
+        raise RequestError(f"The tensor {message.name!r} is {kind}, and has {min(others)}; it must have {field}")
+    return Tensor.of_values(message.name, kind, message.shape, list(getattr(message.contents, field)))
 
 
 def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:  # Any: JSON values
-    choices = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
+    choices = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
     return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice}
 
 

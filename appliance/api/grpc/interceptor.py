@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
 from appliance.api.error_responses import status_and_message
-from appliance.auth import Authorizer, Principal, authenticated, current_principal
+from appliance.auth import Authorizer, Principal, authenticated
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, use_context
 from appliance.telemetry.payload_log import CapturedBody
@@ -52,41 +52,88 @@ _MAX_ID_LENGTH = 128
 # Media type of encoded messages (https://www.iana.org/assignments/media-types).
 _MEDIA_TYPE = "application/protobuf"
 
-Method: TypeAlias = Callable[[bytes, Any], Awaitable[Message]]  # Any: each method has its own context
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each method has its own messages
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # Any: each method has its own messages
 
 
 class GrpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary methods; the streams of health and reflection only need a key."""
 
-    def __init__(self, access: Authorizer, telemetry: RequestRecorder | None = None) -> None:
+    def __init__(self, access: Authorizer, telemetry: RequestRecorder) -> None:
         self._access = access
         self._telemetry = telemetry
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> Handler | None:
         """Return the wrapped handler of a method."""
-        handler = await continuation(handler_call_details)
-        # None: there is no such method, and gRPC answers.
+        handler: Any = await continuation(handler_call_details)  # Any: each method has its own messages
         if handler is None:
-            return handler
+            # There is no such method, and gRPC answers.
+            return None
         method = handler_call_details.method
         principal, _ = recognize(self._access, handler_call_details.invocation_metadata)
         is_refused = principal is None and self._access.is_closed and not method.startswith(_PUBLIC_METHODS)
         if handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(_refuse_stream) if is_refused else handler
-        answer = _refuse if is_refused else _decoding(handler)
 
-        async def handle_message(message: bytes, context: Any) -> Any:  # Any: each method has its own messages
+        async def respond(message: bytes, context: Any) -> Message:  # Any: each method has its own messages
+            if is_refused:
+                raise UnauthenticatedError
+            try:
+                request = handler.request_deserializer(message)
+            except DecodeError as error:
+                raise RequestError("The message is not one of this method; check the client's .proto") from error
+            response: Message = await handler.unary_unary(request, context)
+            return response
+
+        async def handle(message: bytes, context: Any) -> Message:  # Any: as above
             with authenticated(principal):
-                return await _handle(answer, method, message, context, self._telemetry)
+                return await self._handle(respond, principal, method, message, context)
 
         # Messages are decoded after authentication, and a message that is not valid is the client's error.
-        return grpc.unary_unary_rpc_method_handler(handle_message, None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(handle, None, handler.response_serializer)
+
+    async def _handle(
+        self,
+        respond: Callable[[bytes, Any], Awaitable[Message]],
+        principal: Principal | None,
+        method: str,
+        message: bytes,
+        context: Any,  # Any: each method has its own messages
+    ) -> Message:
+        headers = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id = _request_id(headers)
+        with structlog.contextvars.bound_contextvars(request_id=request_id), use_context(request_id) as record:
+            record.path = record.route = method
+            record.protocol, record.is_probe = PROTOCOL, method.startswith(_PROBE_METHODS)
+            record.grpc_status, record.status = StatusCode.OK.name, 200
+            record.key = None if principal is None else principal.name
+            span = self._telemetry.start_span(record, lambda: headers)
+            capture = self._telemetry.capture()
+            if capture is not None:
+                _keep(capture.request, message)
+            try:
+                await context.send_initial_metadata((("x-request-id", request_id),))
+                response = await respond(message, context)
+                if capture is not None:
+                    _keep(capture.response, response.SerializeToString())
+                return response
+            except asyncio.CancelledError:
+                record.grpc_status, record.status = StatusCode.CANCELLED.name, CLIENT_CLOSED_REQUEST
+                raise
+            except Exception as error:
+                status, text = status_and_message(method, error)
+                code = _CODES.get(status, StatusCode.INTERNAL if status >= 500 else StatusCode.INVALID_ARGUMENT)
+                record.grpc_status, record.status, record.error = code.name, status, type(error).__name__
+                retry_after = error.retry_after if isinstance(error, RequestError) else None
+                trailing = () if retry_after is None else (("retry-after", str(retry_after)),)
+                await context.abort(code, text, trailing_metadata=trailing)
+                raise  # abort raises; this tells the type checker.
+            finally:
+                record.ended = time.monotonic()
+                self._telemetry.record(record, capture, span)
 
 
 def recognize(
@@ -98,77 +145,17 @@ def recognize(
     return principal, {name.decode(): value.decode() for name, value in other}
 
 
-def _decoding(handler: Any) -> Method:  # Any: each method has its own messages
-    async def answer(message: bytes, context: Any) -> Message:  # Any: likewise
-        try:
-            request = handler.request_deserializer(message)
-        except DecodeError as error:
-            raise RequestError("The message is not one of this method; check the client's .proto") from error
-        response: Message = await handler.unary_unary(request, context)
-        return response
-
-    return answer
-
-
-async def _refuse(_message: bytes, _context: Any) -> Message:  # Any: each method has its own messages
-    raise UnauthenticatedError
+def _request_id(headers: Mapping[str, str]) -> str:
+    """Return the client's id if it can be copied to the log and to metadata, which is ASCII, else a new one."""
+    client_id = headers.get("x-request-id", "")
+    is_safe = 0 < len(client_id) <= _MAX_ID_LENGTH and client_id.isascii() and client_id.isprintable()
+    return client_id if is_safe else uuid4().hex
 
 
 async def _refuse_stream(_requests: Any, context: Any) -> None:  # Any: each method has its own messages
     await context.abort(StatusCode.UNAUTHENTICATED, str(UnauthenticatedError()))
 
 
-async def _handle(
-    answer: Method,
-    method: str,
-    message: bytes,
-    context: Any,  # Any: each method has its own messages
-    telemetry: RequestRecorder | None,
-) -> Message:
-    headers = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-    client_id = headers.get("x-request-id", "")
-    # The client's id is copied to the log and to metadata, which is ASCII.
-    request_id = (
-        client_id
-        if 0 < len(client_id) <= _MAX_ID_LENGTH and client_id.isascii() and client_id.isprintable()
-        else uuid4().hex
-    )
-    with structlog.contextvars.bound_contextvars(request_id=request_id), use_context(request_id) as record:
-        record.path = record.route = method
-        record.protocol, record.is_probe = PROTOCOL, method.startswith(_PROBE_METHODS)
-        record.grpc_status, record.status = StatusCode.OK.name, 200
-        if (principal := current_principal()) is not None:
-            record.key = principal.name
-        traced = None if telemetry is None else telemetry.start_span(record, lambda: headers)
-        if (copy := None if telemetry is None else telemetry.capture()) is not None:
-            _keep(copy.request, message)
-        try:
-            await context.send_initial_metadata((("x-request-id", request_id),))
-            response = await answer(message, context)
-            if copy is not None:
-                _keep(copy.response, response.SerializeToString())
-            return response
-        except asyncio.CancelledError:
-            record.grpc_status, record.status = StatusCode.CANCELLED.name, CLIENT_CLOSED_REQUEST
-            raise
-        except Exception as error:
-            status, text = status_and_message(method, error)
-            code = _CODES.get(status, StatusCode.INTERNAL if status >= 500 else StatusCode.INVALID_ARGUMENT)
-            record.grpc_status, record.status, record.error = code.name, status, type(error).__name__
-            await context.abort(code, text, trailing_metadata=_trailing(error))
-            raise  # abort raises; this tells the type checker.
-        finally:
-            record.ended = time.monotonic()
-            if telemetry is not None:
-                telemetry.record(record, copy, traced)
-
-
 def _keep(body: CapturedBody, message: bytes) -> None:
     body.media_type = _MEDIA_TYPE
     body.add(message)
-
-
-def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:
-    if isinstance(error, RequestError) and error.retry_after is not None:
-        return (("retry-after", str(error.retry_after)),)
-    return ()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from appliance.api.grpc import inference_pb2_grpc
-from appliance.api.grpc.health import SERVICE, Health
 from appliance.api.grpc.interceptor import GrpcInterceptor
-from appliance.api.grpc.service import InferenceService
+from appliance.api.grpc.service import SERVICE, HealthService, InferenceService
+from appliance.api.probes import Health
 from appliance.auth.certificates import Certificate, Certificates
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
-from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.telemetry.recorder import RequestRecorder
 
@@ -23,8 +20,8 @@ from appliance.telemetry.recorder import RequestRecorder
 def create_server(
     config: Config,
     manager: ModelManager,
-    health: Callable[[], HealthReport],
-    telemetry: RequestRecorder | None = None,
+    health: Health,
+    telemetry: RequestRecorder,
     *,
     shares_port: bool = False,
     certificates: Certificates | None = None,
@@ -46,40 +43,34 @@ def create_server(
     )
     add = inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
     add(InferenceService(manager, health), server)  # type: ignore[no-untyped-call]  # generated
-    health_pb2_grpc.add_HealthServicer_to_server(Health(manager, health), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(manager, health), server)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((SERVICE, health_name, reflection.SERVICE_NAME), server)
-    return server, _listen(server, config.server.host, config.server.grpc_port or 0, certificates)
-
-
-def _listen(server: grpc.aio.Server, host: str, port: int, certificates: Certificates | None) -> int:
+    host, port = config.server.host, config.server.grpc_port or 0
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if certificates is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, _credentials(certificates))
+            return server, server.add_insecure_port(address)
+        return server, server.add_secure_port(address, _credentials(certificates))
     except RuntimeError as error:
         raise ApplianceError(f"cannot listen on {host} port {port}; choose another server.grpc_port") from error
 
 
 def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
     """Return credentials whose certificate gRPC fetches again for each connection."""
-    shown = certificates.current
+    shown: Certificate | None = None
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         nonlocal shown
+        # None means that nothing changed.
         if certificates.current is shown:
             return None
         shown = certificates.current
-        return _configuration(shown)
+        pairs = [(shown.key, shown.chain)]
+        return grpc.ssl_server_certificate_configuration(pairs, root_certificates=shown.client_ca)
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(shown),
-        fetch,  # type: ignore[arg-type]  # None means that nothing changed
-        require_client_authentication=shown.client_ca is not None,
+        fetch(),  # type: ignore[arg-type]  # the first time it is a certificate
+        fetch,  # type: ignore[arg-type]  # None, as above
+        require_client_authentication=certificates.current.client_ca is not None,
     )
-
-
-def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
-    pairs = [(certificate.key, certificate.chain)]
-    return grpc.ssl_server_certificate_configuration(pairs, root_certificates=certificate.client_ca)

@@ -1,26 +1,42 @@
-"""The methods of the inference service."""
+"""The gRPC services: inference, and health.
+
+Source of health: https://github.com/grpc/grpc/blob/master/doc/health-checking.md; Kubernetes probes may name a service.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 import grpc
+import msgspec
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.converters import message_from_response, request_from_message
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
 from appliance.api.grpc.interceptor import recognize
 from appliance.api.oip import metadata, repository
-from appliance.api.oip.inference import VERSION, authorize, find_model, infer
-from appliance.api.oip.inputs import TensorSpec
+from appliance.api.oip.inference import authorize, find_model, infer
+from appliance.api.probes import Health
+from appliance.auth import authenticated
 from appliance.core.concurrency import off_loop
+from appliance.core.errors import ApplianceError, UnknownModelError
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
-from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.models.state import RULES
+
+SERVICE = "inference.GRPCInferenceService"
+
+# Interval at which a watched state is checked.
+_WATCH_SECONDS = 0.5
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
 
@@ -28,43 +44,28 @@ Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own mes
 class InferenceService(GRPCInferenceServiceServicer):
     """Every method raises the errors of the REST routes."""
 
-    def __init__(self, manager: ModelManager, health: Callable[[], HealthReport]) -> None:
+    def __init__(self, manager: ModelManager, health: Health) -> None:
         self._manager = manager
         self._health = health
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        """Liveness of the server."""
         return pb.ServerLiveResponse(live=self._health().is_live)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        """Readiness of the server."""
         return pb.ServerReadyResponse(ready=self._health().is_ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        """Readiness of one model."""
         status = find_model(self._manager, request.name, request.version)
         return pb.ModelReadyResponse(ready=RULES[status.state].can_answer)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        """Name, version and extensions of the server."""
-        return pb.ServerMetadataResponse(
-            name=metadata.SERVER, version=metadata.server_version(), extensions=metadata.EXTENSIONS
-        )
+        return _fill(pb.ServerMetadataResponse(), metadata.describe_server())
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        """Inputs and outputs of a model."""
         status = find_model(self._manager, request.name, request.version)
-        inputs, outputs = metadata.tensors(status)
-        return pb.ModelMetadataResponse(
-            name=request.name,
-            versions=[VERSION],
-            platform=metadata.platform(status),
-            inputs=[_tensor(spec) for spec in inputs],
-            outputs=[_tensor(spec) for spec in outputs],
-        )
+        return _fill(pb.ModelMetadataResponse(), metadata.describe(status, request.name))
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        """Inference."""
         find_model(self._manager, request.model_name, request.model_version)
         authorize(self._manager, request.model_name, Operation.INFERENCE)
         inference_request = await off_loop(request.ByteSize(), request_from_message, request)
@@ -76,39 +77,83 @@ class InferenceService(GRPCInferenceServiceServicer):
         return await off_loop(size, message_from_response, response, inference_request.outputs, is_raw=is_raw)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        """Configuration of a model, as Triton has it."""
         status = find_model(self._manager, request.name, request.version)
-        config = ParseDict(dict(metadata.configuration(status, request.name)), pb.ModelConfig())
-        return pb.ModelConfigResponse(config=config)
+        return _fill(pb.ModelConfigResponse(), {"config": metadata.configuration(status, request.name)})
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
-        """Request counts and durations of models."""
-        manager = self._manager
         if request.name:
-            statistics = metadata.statistics(find_model(manager, request.name, request.version), request.name)
+            statistics = metadata.statistics(find_model(self._manager, request.name, request.version), request.name)
         else:
-            statistics = metadata.all_statistics(manager)
-        return ParseDict(dict(statistics), pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
+            statistics = metadata.all_statistics(self._manager)
+        return _fill(pb.ModelStatisticsResponse(), statistics)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
-        """Every model with its state."""
-        models = metadata.repository_index(self._manager, only_ready=request.ready)
-        return ParseDict({"models": models}, pb.RepositoryIndexResponse())
+        models = repository.index(self._manager, only_ready=request.ready)
+        return _fill(pb.RepositoryIndexResponse(), {"models": models})
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a model that was unloaded, if the config allows it."""
-        await repository.load(self._manager, request.model_name)
+        await repository.change(self._manager, request.model_name, "load")
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Unload a model, if the config allows it."""
-        await repository.unload(self._manager, request.model_name)
+        await repository.change(self._manager, request.model_name, "unload")
         return pb.RepositoryModelUnloadResponse()
 
 
-def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+class HealthService(HealthServicer):
+    """`""`, the inference service and `readiness` report readiness, `liveness` liveness, other names that model.
+
+    A model needs a key for it, if there are keys.
+    """
+
+    def __init__(self, manager: ModelManager, health: Health) -> None:
+        self._manager = manager
+        self._health = health
+
+    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+        """Return the status of a service; raises `UnknownModelError` if there is none of that name."""
+        return self._response(request.service)
+
+    async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
+        """Yield the status of a service now and at every change; `SERVICE_UNKNOWN` if there is none of that name."""
+        # The interceptor does not authenticate streams.
+        caller, _ = recognize(self._manager.authorizer, context.invocation_metadata())
+        last: HealthCheckResponse | None = None
+        while True:
+            try:
+                with authenticated(caller):
+                    now = self._response(request.service)
+            except ApplianceError:
+                now = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+            if now != last:
+                yield now
+            last = now
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    def _response(self, service: str) -> HealthCheckResponse:
+        is_serving = self._is_serving(service)
+        return HealthCheckResponse(
+            status=HealthCheckResponse.SERVING if is_serving else HealthCheckResponse.NOT_SERVING
+        )
+
+    def _is_serving(self, service: str) -> bool:
+        if service in {"", SERVICE, "readiness"}:
+            return self._health().is_ready
+        if service == "liveness":
+            return self._health().is_live
+        try:
+            return RULES[self._manager.find(service).state].can_answer
+        except UnknownModelError as error:
+            raise UnknownModelError(
+                f"There is no service {service[:80]!r}; it may be empty, {SERVICE}, liveness, readiness, or a model's "
+                "name"
+            ) from error
+
+
+def _fill(message: MessageT, fields: object) -> MessageT:
+    """Return a message with the fields of a REST response that it has."""
+    return ParseDict(msgspec.to_builtins(fields), message, ignore_unknown_fields=True)

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from appliance.api.oip.inputs import TextInputs, parse_inputs
-from appliance.api.oip.signatures import SIGNATURES, OperationSignature, choose_signature
+from appliance.api.oip.signatures import SIGNATURES, OperationSignature, TextInputs, choose_signature, parse_inputs
 from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.core.openai_types import Json
 from appliance.limits.queue import require_within
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
-from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Tensor
 
 VERSION = "1"
 """The version of every model; a config has no versions."""
+
+Headers = Mapping[str, str]
 
 # Headers that describe the original body, not the translated one.
 _BODY_HEADERS = frozenset(
     {"accept", "accept-encoding", "content-encoding", "content-length", "content-type", LENGTH_HEADER}
 )
-
-Decoded = TypeVar("Decoded")
 
 
 def find_model(manager: ModelManager, name: str, version: str | None = None) -> ModelStatus:
@@ -58,9 +58,7 @@ def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
         manager.authorizer.require_operation(candidates[0])
 
 
-async def infer(
-    manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
-) -> InferenceResponse:
+async def infer(manager: ModelManager, name: str, request: InferenceRequest, headers: Headers) -> InferenceResponse:
     """Return the named model's response to an inference request.
 
     Raises:
@@ -70,58 +68,51 @@ async def infer(
     operations = manager.find(name).model.operations
     if Operation.INFERENCE in operations:
         return await _forward_tensors(manager, name, request, headers)
-    text_inputs = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), parse_inputs, request)
-    signature = choose_signature(
-        operations, text_inputs.texts, [output.name for output in request.outputs], manager.authorizer
-    )
-    outputs = await run_operation(manager, name, signature, text_inputs, headers)
+    texts, fields = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), parse_inputs, request)
+    requested = [output.name for output in request.outputs]
+    signature = choose_signature(operations, texts, requested, manager.authorizer)
+    outputs = await run_operation(manager, name, signature, texts, fields, headers)
     return InferenceResponse(name, VERSION, outputs, request.id)
 
 
 async def run_operation(
-    manager: ModelManager, name: str, signature: OperationSignature, text_inputs: TextInputs, headers: Mapping[str, str]
+    manager: ModelManager, name: str, signature: OperationSignature, texts: TextInputs, fields: Json, headers: Headers
 ) -> Sequence[Tensor]:
-    """Return the output tensors of an operation.
+    """Return the output tensors of an operation; `fields` are added to the bodies of its OpenAI requests.
 
     Raises:
         RequestError: the model is not ready, or the request is invalid.
         EngineDeadError: the engine died during the request.
     """
-    if not all(column.texts for column in text_inputs.texts.values()):
+    if not all(column.texts for column in texts.values()):
         raise RequestError(f"There is nothing to do: {', '.join(signature.inputs)} must have an element or more")
     if signature.operation is Operation.CHAT_COMPLETION:
         # Each text becomes a request of its own.
-        texts = sum(len(column.texts) for column in text_inputs.texts.values())
-        require_within(manager.find(name).config.limits, texts, 1, field="inputs")
+        count = sum(len(column.texts) for column in texts.values())
+        require_within(manager.find(name).config.limits, count, 1, field="inputs")
     # An empty text counts as one.
-    size = sum(len(column.texts) + sum(map(len, column.texts)) for column in text_inputs.texts.values())
-    bodies = await off_loop(size, signature.bodies, text_inputs)
+    size = sum(len(column.texts) + sum(map(len, column.texts)) for column in texts.values())
+    bodies = await off_loop(size, signature.bodies, texts)
 
-    async def send(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
-        request = await off_loop(size // len(bodies), openai_request, name, signature.operation, body, headers)
+    async def send(body: Json) -> bytes:
+        request = await off_loop(
+            size // len(bodies), openai_request, name, signature.operation, {**fields, **body}, headers
+        )
         return await response_body(await manager.handle(name, request))
 
+    def read() -> Sequence[Tensor]:
+        return signature.tensors(texts, [_decode(response, signature.response) for response in responses])
+
     responses = await gather_limited([partial(send, body) for body in bodies])
-    return await off_loop(sum(map(len, responses)), _read_responses, signature, text_inputs, responses)
+    return await off_loop(sum(map(len, responses)), read)
 
 
-def _read_responses(
-    signature: OperationSignature, text_inputs: TextInputs, responses: Sequence[bytes]
-) -> Sequence[Tensor]:
-    return signature.tensors(text_inputs, [_decode(response, signature.response) for response in responses])
-
-
-def openai_request(
-    name: str,
-    operation: Operation,
-    body: Mapping[str, Any],  # Any: JSON values
-    headers: Mapping[str, str],
-) -> ModelRequest:
+def openai_request(name: str, operation: Operation, body: Json, headers: Headers) -> ModelRequest:
     """Return a request of the OpenAI protocol on behalf of a client of another protocol."""
     return ModelRequest(operation, msgspec.json.encode({**body, "model": name}), inner_headers(headers))
 
 
-def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def inner_headers(headers: Headers) -> dict[str, str]:
     """Return the headers that remain valid after the body was translated to JSON."""
     kept = {name: value for name, value in headers.items() if name not in _BODY_HEADERS}
     return {**kept, "content-type": "application/json"}
@@ -153,7 +144,7 @@ async def response_body(response: ModelResponse) -> bytes:
 
 
 async def _forward_tensors(
-    manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
+    manager: ModelManager, name: str, request: InferenceRequest, headers: Headers
 ) -> InferenceResponse:
     body, length_header = write_request(request)
     model_response = await manager.handle(
@@ -167,7 +158,7 @@ async def _forward_tensors(
     return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)
 
 
-def _decode(body: bytes, type_: type[Decoded]) -> Decoded:
+def _decode(body: bytes, type_: type) -> Any:  # Any: of that type
     try:
         return msgspec.json.decode(body, type=type_)
     except (ValueError, RecursionError) as error:

@@ -1,41 +1,52 @@
 """Routes of the Open Inference Protocol v1: predict and explain.
 
 Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol; the rows of several outputs
-are objects, as TensorFlow Serving has them. Its object of a model is one with OpenAI's, in `protocols.openai`.
+are objects, as TensorFlow Serving has them. Its object of a model is one with OpenAI's, in `api.openai`.
+
+Requests may be CloudEvents; then responses are too, in the same mode, with KServe's type and source:
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import uuid4
 
 import msgspec
-from litestar import Response, post
+from litestar import Response
 from litestar.enums import HttpMethod
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
-from appliance.api.compression import compressed
-from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
+from appliance.api import PROTOCOL
+from appliance.api.body import BodyReader, compressed
+from appliance.api.disconnect import AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.error_responses import with_error_event
-from appliance.api.oip.cloudevents import unwrap, wrap
-from appliance.api.oip.inference import authorize, inner_headers, response_body, run_operation
-from appliance.api.oip.inputs import TextInput, TextInputs, parse_fields
-from appliance.api.oip.signatures import OperationSignature, choose_signature
-from appliance.api.request_body import BodyReader
-from appliance.api.streaming_response import StreamingResponse
+from appliance.api.oip.inference import Headers, authorize, inner_headers, response_body, run_operation
+from appliance.api.oip.signatures import TextInput, choose_signature, parse_fields
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
-from appliance.tensors import Tensor
 from appliance.tensors.codec import decode
+from appliance.tensors.tensor import Tensor
 
-_VERBS = {"predict": Operation.PREDICTION, "explain": Operation.EXPLANATION}
+_OPERATIONS = {"predict": Operation.PREDICTION, "explain": Operation.EXPLANATION}
 
 InstanceTexts = Mapping[str, Sequence[str]]
 """The texts of one instance, by input name."""
+
+Mode = Literal["plain", "binary", "structured"]
+"""Where the attributes of an event are: it has none, in headers, in the body."""
+
+_STRUCTURED = "application/cloudevents+json"
+_REQUIRED = ("id", "source", "type")
 
 
 class PredictionRequest(msgspec.Struct):
@@ -43,51 +54,43 @@ class PredictionRequest(msgspec.Struct):
 
     instances: list[Any] | None = None  # Any: texts, or objects of them
     inputs: Any = None  # Any: texts, or an object of lists of them
-    parameters: dict[str, Any] | None = None  # Any: JSON values
+    parameters: Json | None = None
 
 
 def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHandler]:
-    """Return ``POST /v1/models/NAME:predict`` and ``:explain``."""
+    """Return ``POST /v1/models/NAME:predict`` and ``:explain``; GET below this path is OpenAI's."""
+    methods = [HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
 
-    @post("/v1/models/{rest:path}", name="v1-prediction", status_code=200)
+    # All methods, because Litestar's own refusal would list those of both paths.
+    @route("/v1/models/{rest:path}", http_method=methods, status_code=200, opt={PROTOCOL: "oip_v1"})
     async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
         name, _, verb = rest.removeprefix("/").rpartition(":")
-        if verb not in _VERBS or not name:
-            raise MethodNotAllowedException(headers={"Allow": "GET"})
+        operation = _OPERATIONS.get(verb) if name else None
+        if operation is None or request.method != HttpMethod.POST:
+            raise MethodNotAllowedException(headers={"Allow": "GET" if operation is None else "POST"})
         async with before_body(request):
-            authorize(manager, name, _VERBS[verb])
+            authorize(manager, name, operation)
         headers = dict(request.headers)
         body = await body_reader.json(request)
-        event = await off_loop(len(body), unwrap, body, headers)
+        data, mode = await off_loop(len(body), unwrap, body, headers)
         # Data in base64 was not checked with the body.
-        await body_reader.require_shape(event.data)
-        result = await cancel_on_disconnect(request, _answer(manager, name, _VERBS[verb], event.data, headers))
-        if isinstance(result, ModelResponse) and not isinstance(result.body, bytes):
-            # As in KServe, a stream is not wrapped in an event.
-            return StreamingResponse(
-                with_error_event(request, result.body, are_events=False), media_type=result.media_type
-            )
-        body, media_type, event_headers = wrap(
-            await response_body(result) if isinstance(result, ModelResponse) else result, event.mode, name
-        )
+        await body_reader.require_shape(data)
+        result = await cancel_on_disconnect(request, _answer(manager, name, operation, data, headers))
+        if isinstance(result, ModelResponse):
+            if not isinstance(result.body, bytes):
+                # As in KServe, a stream is not wrapped in an event.
+                stream = with_error_event(request, result.body, are_events=False)
+                return StreamingResponse(stream, media_type=result.media_type)
+            result = await response_body(result)
+        body, media_type, event_headers = wrap(result, mode, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
         return Response(body, media_type=media_type, headers={**event_headers, **coding})
 
-    # Litestar's own refusal would list the methods of both paths.
-    @route(
-        "/v1/models/{rest:path}",
-        http_method=[HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE],
-        name="v1-refusal",
-        status_code=200,
-    )
-    async def refuse(rest: FromPath[str]) -> None:
-        raise MethodNotAllowedException(headers={"Allow": "POST" if rest.rpartition(":")[2] in _VERBS else "GET"})
-
-    return [answer, refuse]
+    return [answer]
 
 
 async def _answer(
-    manager: ModelManager, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
+    manager: ModelManager, name: str, operation: Operation, body: bytes, headers: Headers
 ) -> bytes | ModelResponse:
     """Return the predictions, or the response of a model that speaks v1 itself."""
     operations = manager.find(name).model.operations
@@ -98,27 +101,23 @@ async def _answer(
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
     fields = parse_fields(request.parameters or {})
     instances = _parse_instances(request)
-    signature = choose_signature(operations, {key: TextInput((), ()) for key in instances[0]}, (), manager.authorizer)
+    signature = choose_signature(operations, instances[0], (), manager.authorizer)
+
+    async def predict(instance: InstanceTexts) -> list[Any]:  # Any: JSON values
+        texts = {key: TextInput(each, (len(each),)) for key, each in instance.items()}
+        return _rows(await run_operation(manager, name, signature, texts, fields, headers))
+
     if len(signature.inputs) == 1:
-        together = {
-            each: [text for instance in instances for text in instance.get(each, ())] for each in signature.inputs
-        }
-        return _predictions(await _rows(manager, name, signature, together, fields, headers))
-    rows = [await _rows(manager, name, signature, instance, fields, headers) for instance in instances]
-    return _predictions(rows[0] if request.instances is None else rows)
+        (key,) = signature.inputs
+        rows = await predict({key: [text for instance in instances for text in instance[key]]})
+    else:
+        rows = [await predict(instance) for instance in instances]
+        rows = rows[0] if request.instances is None else rows
+    return msgspec.json.encode({"predictions": rows})
 
 
-async def _rows(
-    manager: ModelManager,
-    name: str,
-    signature: OperationSignature,
-    instance: InstanceTexts,
-    fields: Mapping[str, Any],  # Any: JSON values
-    headers: Mapping[str, str],
-) -> list[Any]:  # Any: JSON values
+def _rows(outputs: Sequence[Tensor]) -> list[Any]:  # Any: JSON values
     """Return a prediction for each text: a value or list, or an object if the model has several outputs."""
-    texts = {key: TextInput(each, (len(each),)) for key, each in instance.items()}
-    outputs = await run_operation(manager, name, signature, TextInputs(texts, fields), headers)
     rows = [_nested(tensor) for tensor in outputs]
     if len(rows) == 1:
         return rows[0]
@@ -126,7 +125,7 @@ async def _rows(
 
 
 def _nested(tensor: Tensor) -> list[Any]:  # Any: values, or lists of them
-    values: list[Any] = list(tensor.texts() if tensor.datatype == "BYTES" else tensor.values())
+    values: list[Any] = list(tensor.as_json())
     for width in reversed(tensor.shape[1:]):
         values = [values[start : start + width] for start in range(0, len(values), width)]
     return values
@@ -161,5 +160,53 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
 
 
-def _predictions(rows: list[Any]) -> bytes:  # Any: JSON values
-    return msgspec.json.encode({"predictions": rows})
+def unwrap(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mode]:
+    """Return the data of a request, and the mode of its event; a request without an event is its own data.
+
+    Raises:
+        RequestError: the event is invalid.
+    """
+    kind = headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/cloudevents-batch+json":
+        raise RequestError("A batch of events is not taken; send each by itself", status=415)
+    if kind == _STRUCTURED:
+        return _data(decode(body, dict[str, Any])), "structured"
+    if "ce-specversion" in headers:
+        _require({name: headers.get(f"ce-{name}") for name in ("specversion", *_REQUIRED)})
+        return body, "binary"
+    return body, "plain"
+
+
+def wrap(response: bytes, mode: Mode, model: str) -> tuple[bytes, str, dict[str, str]]:
+    """Return body, media type and headers of a response in the mode of its request."""
+    if mode == "plain":
+        return response, "application/json", {}
+    attributes = {
+        "specversion": "1.0",
+        "id": str(uuid4()),
+        "source": f"io.kserve.inference.{model}",
+        "type": "io.kserve.inference.response",
+        "time": datetime.now(UTC).isoformat(),
+    }
+    if mode == "binary":
+        return response, "application/json", {f"ce-{name}": value for name, value in attributes.items()}
+    event = {**attributes, "datacontenttype": "application/json", "data": msgspec.Raw(response)}
+    return msgspec.json.encode(event), _STRUCTURED, {}
+
+
+def _data(event: Mapping[str, Any]) -> bytes:  # Any: JSON values
+    _require(event)
+    if "data_base64" not in event:
+        return msgspec.json.encode(event.get("data"))
+    try:
+        return base64.b64decode(event["data_base64"], validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise RequestError("data_base64 of the event is not base64", param="data_base64") from error
+
+
+def _require(attributes: Mapping[str, Any]) -> None:  # Any: JSON values
+    for name in _REQUIRED:
+        if not isinstance(attributes.get(name), str) or not attributes[name]:
+            raise RequestError(f"The event has no {name}; CloudEvents need one", param=name)
+    if str(attributes.get("specversion")) not in {"1.0", "0.3"}:
+        raise RequestError("The event's specversion must be 1.0", param="specversion")

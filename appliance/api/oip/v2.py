@@ -1,38 +1,54 @@
 """Routes of the Open Inference Protocol v2 over REST.
 
-Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; the binary tensor
-data, statistics and model repository are extensions of Triton's
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/{inference,generate}_rest.md; the
+binary tensor data, statistics and model repository are extensions of Triton's
 (https://github.com/triton-inference-server/server, docs/protocol).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypedDict
 
-from litestar import Response, get, post
-from litestar.enums import HttpMethod, MediaType
+import msgspec
+from litestar import Response, get
+from litestar.enums import HttpMethod
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
-from appliance.api.compression import compressed
-from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
-from appliance.api.oip import generate, metadata
-from appliance.api.oip.inference import authorize, find_model, infer
-from appliance.api.request_body import BodyReader
-from appliance.api.route_tags import tag_probes
-from appliance.auth import PUBLIC
+from appliance.adapters.service_client import read_events
+from appliance.api import PROTOCOL
+from appliance.api.body import BodyReader, compressed
+from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
+from appliance.api.error_responses import with_error_event
+from appliance.api.oip import metadata
+from appliance.api.oip.inference import (
+    VERSION,
+    authorize,
+    error_of_response,
+    find_model,
+    infer,
+    openai_request,
+    run_operation,
+)
+from appliance.api.oip.signatures import OperationSignature, TextInput, default_signature, parse_fields
+from appliance.api.probes import Health, probe
+from appliance.core import sse
 from appliance.core.concurrency import off_loop
-from appliance.core.model import Operation
+from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
+from appliance.core.model import ModelResponse, Operation
+from appliance.core.openai_types import Json
 from appliance.core.request_context import current_context
-from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES
-from appliance.tensors.codec import LENGTH_HEADER, read_request, write_response
+from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, write_response
+
+_OPT = {PROTOCOL: "oip_v2"}
 
 _PATH = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
 
@@ -41,6 +57,16 @@ _GETS: Mapping[str, Callable[[ModelStatus, str], Any]] = {  # Any: JSON values
     "config": metadata.configuration,
     "stats": metadata.statistics,
 }
+
+# The methods of each verb; some load balancers probe with HEAD.
+_METHODS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(_GETS, ("GET",)),
+    "ready": ("GET", "HEAD"),
+    **dict.fromkeys(("infer", "generate", "generate_stream"), ("POST",)),
+}
+
+# Keys of a request to generate text that are not parameters.
+_NOT_FIELDS = frozenset({"text_input", "parameters", "id"})
 
 
 class ModelNames(TypedDict):
@@ -60,146 +86,191 @@ class ModelReady(_ModelReady, total=False):
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class RouteModel:
-    """A path below ``/v2/models``: model, version and verb."""
+class GenerateRequest(msgspec.Struct):
+    """The body of a request; sampling parameters may stand in `parameters` or beside it."""
 
-    name: str
-    version: str | None
-    verb: str
+    text_input: str
+    parameters: Json = {}
+    id: Any = None  # Any: returned unchanged
 
 
-def routes(
-    manager: ModelManager, health: Callable[[], HealthReport], body_reader: BodyReader
-) -> list[BaseRouteHandler]:
+class GenerateResponse(msgspec.Struct, kw_only=True):
+    """The body of a response, or of an event of a stream; `text_output` is a list if several texts are requested."""
+
+    model_name: str
+    model_version: str
+    id: Any = None  # Any: as requested
+    text_output: str | list[str]
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+def routes(manager: ModelManager, health: Health, body_reader: BodyReader) -> list[BaseRouteHandler]:
     """Return the routes for health, metadata, inference and generation."""
-    return [*_server(manager, health), *_models(manager, body_reader)]
 
+    @get("/v2", opt=_OPT)
+    async def show_server() -> metadata.ServerMetadata:
+        return metadata.describe_server()
 
-def _server(manager: ModelManager, health: Callable[[], HealthReport]) -> list[BaseRouteHandler]:
-    @get("/v2", name="v2")
-    async def server() -> metadata.ServerMetadata:
-        return {
-            "name": metadata.SERVER,
-            "version": metadata.server_version(),
-            "extensions": metadata.EXTENSIONS,
-        }
-
-    @get("/v2/models", name="v2-models")
-    async def models() -> ModelNames:
+    @get("/v2/models", opt=_OPT)
+    async def list_models() -> ModelNames:
         return {"models": [name for _, name in manager.visible()]}
 
-    live = _probe("live", lambda now: now.is_live, health)
-    ready = _probe("ready", lambda now: now.is_ready, health)
-    return [server, models, *tag_probes([live, ready])]
+    methods = [HttpMethod.GET, HttpMethod.HEAD, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
 
-
-def _probe(word: str, is_good: Callable[[HealthReport], bool], health: Callable[[], HealthReport]) -> BaseRouteHandler:
-    @route(
-        f"/v2/health/{word}",
-        http_method=[HttpMethod.GET, HttpMethod.HEAD],
-        name=f"v2-{word}",
-        media_type=MediaType.JSON,
-        opt={PUBLIC: True},
-    )
-    async def probe() -> Response[dict[str, bool]]:
-        now = health()
-        good = is_good(now)
-        headers = {} if good else {"Retry-After": str(now.retry_after)}
-        return Response({word: good}, status_code=200 if good else 503, headers=headers)
-
-    return probe
-
-
-def _models(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHandler]:
-    posts: Mapping[str, Callable[[AnyRequest, RouteModel], Awaitable[Response[Any]]]] = {
-        "infer": lambda request, target: _infer(manager, request, target, body_reader),
-        "generate": lambda request, target: generate.generate_text(manager, request, target.name, body_reader),
-        "generate_stream": lambda request, target: generate.stream_text(manager, request, target.name, body_reader),
-    }
-
-    path = "/v2/models/{rest:path}"
-
-    @route(path, http_method=[HttpMethod.GET, HttpMethod.HEAD], name="v2-model", media_type=MediaType.JSON)
-    async def show(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
-        target = _require_method(request, rest)
+    # All methods, because Litestar's own refusal would list those of all paths that the wildcard serves.
+    @route("/v2/models/{rest:path}", http_method=methods, status_code=200, opt=_OPT)
+    async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
+        name, version, verb = _parse_path(rest)
+        if request.method not in _METHODS[verb]:
+            raise MethodNotAllowedException(headers={"Allow": ", ".join(_METHODS[verb])})
         if rest == "/stats":
             return Response(metadata.all_statistics(manager))
-        status = find_model(manager, target.name, target.version)
-        return (
-            _ready(status, target.name) if target.verb == "ready" else Response(_GETS[target.verb](status, target.name))
-        )
-
-    @post(path, name="v2-inference", status_code=200)
-    async def run(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
-        target = _require_method(request, rest)
+        if verb in _GETS:
+            return Response(_GETS[verb](find_model(manager, name, version), name))
+        if verb == "ready":
+            return _ready(find_model(manager, name, version), name)
         async with before_body(request):
-            find_model(manager, target.name, target.version)
-            authorize(manager, target.name, Operation.INFERENCE)
-        return await posts[target.verb](request, target)
+            find_model(manager, name, version)
+            authorize(manager, name, Operation.INFERENCE)
+        if verb == "infer":
+            return await _infer(manager, request, name, body_reader)
+        return await _generate(manager, request, name, body_reader, is_streamed=verb == "generate_stream")
 
-    # Litestar's own refusal would list the methods of all paths that the wildcard serves.
-    @route(path, http_method=[HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE], name="v2-refusal", status_code=200)
-    async def refuse(request: AnyRequest, rest: FromPath[str]) -> None:
-        _require_method(request, rest)
-
-    return [show, run, refuse]
-
-
-_POST_VERBS = frozenset({"infer", "generate", "generate_stream"})
-_VERBS = frozenset({"ready", *_POST_VERBS, *_GETS})
+    live = probe(
+        ["/v2/health/live"], health, lambda report: report.is_live, lambda _, is_live: {"live": is_live}, **_OPT
+    )
+    ready = probe(
+        ["/v2/health/ready"], health, lambda report: report.is_ready, lambda _, is_ready: {"ready": is_ready}, **_OPT
+    )
+    return [show_server, list_models, live, ready, answer]
 
 
-def _require_method(request: AnyRequest, rest: str) -> RouteModel:
-    """Return the model and the verb of a path.
+def _parse_path(rest: str) -> tuple[str, str | None, str]:
+    """Return name, version and verb of a path, parsed from its end: the name of a model may contain slashes.
 
     Raises:
         NotFoundException: there is no such path.
-        MethodNotAllowedException: the path does not take the method of the request.
     """
-    target = _parse_path(rest)
-    # Some load balancers probe with HEAD.
-    allowed = ["POST"] if target.verb in _POST_VERBS else ["GET", "HEAD"] if target.verb == "ready" else ["GET"]
-    if request.method not in allowed:
-        raise MethodNotAllowedException(headers={"Allow": ", ".join(allowed)})
-    return target
-
-
-def _parse_path(rest: str) -> RouteModel:
-    """Parse a path from its end, because the name of a model may contain slashes."""
     found = _PATH.fullmatch(rest)
     if found is None:
         raise NotFoundException
-    if (found["verb"] or "") in _VERBS:
-        return RouteModel(found["name"], found["version"], found["verb"] or "")
+    verb = found["verb"] or ""
+    if verb in _METHODS:
+        return found["name"], found["version"], verb
     if found["version"] is not None:
         raise NotFoundException
-    return RouteModel(rest.removeprefix("/"), None, "")
+    return rest.removeprefix("/"), None, ""
 
 
 def _ready(status: ModelStatus, name: str) -> Response[ModelReady]:
-    rule, record = RULES[status.state], current_context()
-    if record is not None:
-        record.is_probe = True
+    rule = RULES[status.state]
+    if (context := current_context()) is not None:
+        context.is_probe = True
     if rule.can_answer:
         return Response({"name": name, "ready": True})
     body: ModelReady = {"name": name, "ready": False, "error": status.client_message}
     return Response(body, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
-async def _infer(
-    manager: ModelManager, request: AnyRequest, target: RouteModel, body_reader: BodyReader
-) -> Response[Any]:
+async def _infer(manager: ModelManager, request: AnyRequest, name: str, body_reader: BodyReader) -> Response[Any]:
+    headers = dict(request.headers)
     body = await body_reader.json(request)
-    inference_request = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
-    response = await cancel_on_disconnect(
-        request, infer(manager, target.name, inference_request, dict(request.headers))
-    )
+    inference_request = await off_loop(len(body), read_request, body, headers.get(LENGTH_HEADER))
+    response = await cancel_on_disconnect(request, infer(manager, name, inference_request, headers))
     prefers_binary = inference_request.parameters.get("binary_data_output") is True
     size = sum(len(tensor.raw) for tensor in response.outputs)
-    written, headers = await off_loop(
+    written, length_header = await off_loop(
         size, write_response, response, inference_request.outputs, prefers_binary=prefers_binary
     )
-    content, coding = await compressed(written, request.headers.get("accept-encoding", ""))
-    kind = "application/octet-stream" if headers else "application/json"
-    return Response(content, media_type=kind, headers={**headers, **coding})
+    content, coding = await compressed(written, headers.get("accept-encoding", ""))
+    kind = "application/octet-stream" if length_header else "application/json"
+    return Response(content, media_type=kind, headers={**length_header, **coding})
+
+
+async def _generate(
+    manager: ModelManager, request: AnyRequest, name: str, body_reader: BodyReader, *, is_streamed: bool = False
+) -> Response[Any]:
+    """``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
+
+    A stream is the same as server-sent events, each with the new part of the text.
+    """
+    async with before_body(request):
+        signature = _text_signature(manager, name)
+    body = await body_reader.json(request)
+    text, fields, base = await off_loop(len(body), _parse, body, name)
+    texts, headers = {"text_input": TextInput([text], (1,))}, dict(request.headers)
+    if not is_streamed:
+        work = run_operation(manager, name, signature, texts, fields, headers)
+        (tensor,) = await cancel_on_disconnect(request, work)
+        outputs = tensor.texts()
+        return Response({**base, "text_output": outputs[0] if len(outputs) == 1 else outputs})
+    (openai_body,) = signature.bodies(texts)
+    model_request = openai_request(name, signature.operation, {**fields, **openai_body, "stream": True}, headers)
+    response = await cancel_on_disconnect(request, manager.handle(name, replace(model_request, is_streamed=True)))
+    if response.status >= 300:
+        raise error_of_response(response)
+    events = with_error_event(request, _events(response, base))
+    return StreamingResponse(events, media_type=sse.MEDIA_TYPE, headers=dict(UNBUFFERED))
+
+
+def _text_signature(manager: ModelManager, name: str) -> OperationSignature:
+    signature = default_signature(manager.find(name).model.operations, manager.authorizer)
+    if signature.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
+        raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")
+    manager.authorizer.require_operation(signature.operation)
+    return signature
+
+
+def _parse(body: bytes, name: str) -> tuple[str, Json, Json]:
+    """Return the text, the fields of the body of the OpenAI request, and the fields of every response."""
+    fields = decode(body, dict[str, Any])
+    text, parameters = fields.get("text_input"), fields.get("parameters", {})
+    if not isinstance(text, str):
+        raise RequestError(
+            "text_input is missing, or is no text; it is what the model goes on from", param="text_input"
+        )
+    if not isinstance(parameters, dict):
+        raise RequestError('parameters must be an object, such as {"max_tokens": 20}', param="parameters")
+    base: Json = {"model_name": name, "model_version": VERSION}
+    if fields.get("id") is not None:
+        base["id"] = fields["id"]
+    # Triton's clients send parameters beside the text.
+    beside = {key: value for key, value in fields.items() if key not in _NOT_FIELDS}
+    parameters = {**beside, **parameters}
+    parameters.pop("stream", None)
+    return text, parse_fields(parameters), base
+
+
+async def _events(response: ModelResponse, base: Json) -> AsyncGenerator[bytes]:
+    """Convert an OpenAI stream to one of the Open Inference Protocol.
+
+    Raises:
+        RequestError: the stream has an error.
+        GatewayError: it is not an OpenAI stream.
+    """
+    if isinstance(response.body, bytes):
+        raise GatewayError("The model answered at once where a stream was asked for")
+    async with aclosing(read_events(response.body, has_events=True)) as chunks:
+        async for chunk in chunks:
+            for choice in _choices(chunk):
+                text = (choice.delta.content if choice.delta else choice.text) or ""
+                yield sse.json_event({**base, "text_output": text})
+
+
+def _choices(chunk: Any) -> Sequence[_Choice]:  # Any: JSON values
+    try:
+        return msgspec.convert(chunk, _Chunk).choices
+    except ValueError as error:
+        raise GatewayError(f"The model's stream is not what the operation gives: {error}") from error

@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.0
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from litestar.types.internal_types import PathParameterDefinition
 
 from appliance.api.oip.inference import VERSION
 from appliance.api.oip.metadata import server_version
+from appliance.api.openai import PREFIXES
 from appliance.core.model import OPENAI_PATHS
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
@@ -29,14 +30,18 @@ if TYPE_CHECKING:
     from appliance.api.openapi.documented_routes import DocumentedRoute
 
 _OPERATIONS = {
-    prefix + path: operation
-    for operation, paths in OPENAI_PATHS.items()
-    for path in paths
-    for prefix in ("", "/openai")
+    prefix + path: operation for operation, paths in OPENAI_PATHS.items() for path in paths for prefix in PREFIXES
 }
 
 # Only with `server.page`.
 _PAGE_PATHS = frozenset({"/config", "/docs"})
+
+# The headers that the middleware reads an API key from.
+_SECURITY_SCHEMES = {
+    "bearer": SecurityScheme(type="http", scheme="bearer"),
+    "x-api-key": SecurityScheme(type="apiKey", name="x-api-key", security_scheme_in="header"),
+    "api-key": SecurityScheme(type="apiKey", name="api-key", security_scheme_in="header"),
+}
 
 
 def _object(**properties: Json) -> Json:
@@ -50,19 +55,12 @@ _ERRORS: Mapping[str, Json] = {
     "InferenceError": _object(error=_TEXT),
 }
 
-# The headers that the middleware reads an API key from.
-_SECURITY_SCHEMES = {
-    "bearer": SecurityScheme(type="http", scheme="bearer"),
-    "x-api-key": SecurityScheme(type="apiKey", name="x-api-key", security_scheme_in="header"),
-    "api-key": SecurityScheme(type="apiKey", name="api-key", security_scheme_in="header"),
-}
-
 
 def routes(manager: ModelManager) -> list[BaseRouteHandler]:
     """Return `/schema/openapi.json`: the routes and models that the caller may use."""
 
     # In a thread, because the first request builds the document.
-    @get("/schema/openapi.json", name="openapi", sync_to_thread=True)
+    @get("/schema/openapi.json", sync_to_thread=True)
     def show_document() -> Json:
         document: Json = msgspec.json.decode(_document())
         may_request, served = manager.authorizer.may_request, set(documented_paths(has_page=manager.config.server.page))
@@ -81,17 +79,20 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
 
 def documented_paths(*, has_page: bool) -> Sequence[str]:
     """Return the paths of all routes; `has_page` is `server.page`."""
+    return sorted({path for path, _ in _documented()} - (frozenset() if has_page else _PAGE_PATHS))
+
+
+def _documented() -> Iterator[tuple[str, DocumentedRoute]]:
+    """Yield each path of each documented route."""
+    # It imports the types of all protocols, which a start has no time for.
     from appliance.api.openapi.documented_routes import documented_routes
 
-    paths = {path for each in documented_routes() for path in each.paths}
-    return sorted(paths if has_page else paths - _PAGE_PATHS)
+    return ((path, documented) for documented in documented_routes() for path in documented.paths)
 
 
 @cache
 def _document() -> bytes:
-    from appliance.api.openapi.documented_routes import documented_routes
-
-    documented = list(documented_routes())
+    documented = list(_documented())
     config = OpenAPIConfig(
         "Appliance",
         server_version(),
@@ -103,28 +104,26 @@ def _document() -> bytes:
         render_plugins=[JsonRenderPlugin()],
     )
     # An application that serves nothing: handlers that read bodies themselves cannot declare the types of theirs.
-    app = Litestar([_handler(each) for each in documented], openapi_config=config, logging_config=None)
-    document = app.openapi_schema.to_schema()
-    document["paths"] = {path: document["paths"][_with_slash(path)] for each in documented for path in each.paths}
-    for each in documented:
-        for path in each.paths:
-            _complete(document["paths"][path][each.method.lower()], each)
+    handlers = [_handler(path, each) for path, each in documented]
+    document = Litestar(handlers, openapi_config=config, logging_config=None).openapi_schema.to_schema()
+    document["paths"] = {path: document["paths"][_with_slash(path)] for path, _ in documented}
+    for path, each in documented:
+        _complete(document["paths"][path][each.method.lower()], each)
     document["components"]["schemas"] |= {"ModelVersion": {"const": VERSION}, **_ERRORS}
     # A value may match several types of a union: [] is a list of texts and a list of numbers.
     return msgspec.json.encode(document).replace(b'"oneOf":', b'"anyOf":')
 
 
-def _handler(documented: DocumentedRoute) -> BaseRouteHandler:
+def _handler(path: str, documented: DocumentedRoute) -> BaseRouteHandler:
     async def without_body() -> Any: ...  # Any: set below
 
     async def with_body(data: Any) -> Any: ...  # Any: set below
 
     handler = without_body if documented.request is None else with_body
     handler.__annotations__ = {"data": documented.request, "return": documented.response}
-    paths = [re.sub(r"{(\w+)}", r"{\1:str}", _with_slash(path)) for path in documented.paths]
     unavailable = ResponseSpec(documented.response, generate_examples=False, description="Not ready")
     return route(
-        paths,
+        re.sub(r"{(\w+)}", r"{\1:str}", _with_slash(path)),
         http_method=documented.method,
         status_code=200,
         summary=documented.summary,
