@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -20,28 +20,23 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-class Age(click.ParamType):  # type: ignore[type-arg] # click's stubs and click differ
-    """A duration such as 12h, 30d or 2w, in seconds."""
+class _Quantity(click.ParamType):  # type: ignore[type-arg] # click's stubs and click differ
+    """A number with one of some units, in the smallest of them."""
 
-    name = "age"
+    def __init__(self, name: str, units: Mapping[str, int], examples: str) -> None:
+        self.name = name
+        self._units = units
+        self._examples = examples
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value).lower())
-        if found is None:
-            self.fail(f"{value!r} is not a duration; write one such as 12h, 30d or 2w", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).lower())
+        if found is None or found[2] not in self._units:
+            self.fail(f"{value!r} is not a {self.name}; write one such as {self._examples}", param, ctx)
+        return float(found[1]) * self._units[found[2]]
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """An amount such as 500M, 50GB or 1TiB, in bytes."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", str(value).lower())
-        if found is None:
-            self.fail(f"{value!r} is not a size; write one such as 500M, 50GB or 1TiB", param, ctx)
-        return int(float(found[1]) * _SIZES[found[2] or ""])
+_AGE = _Quantity("duration", _UNITS, "12h, 30d or 2w")
+_SIZE = _Quantity("size", _SIZES | {f"{unit}b": size for unit, size in _SIZES.items()}, "500M, 50GB or 1TiB")
 
 
 @click.group()
@@ -72,10 +67,8 @@ def list_(directory: Path | None) -> None:
     root = Cache.at(directory)
     found = list_artifacts(root)
     table = Table("size", "files", "used", "from", "in", box=None, pad_edge=False, highlight=False)
-    for artifact in found:
-        table.add_row(
-            decimal(artifact.size), str(artifact.files), f"{_ago(artifact.age)} ago", artifact.uri, artifact.path.name
-        )
+    for each in found:
+        table.add_row(decimal(each.size), str(each.files), f"{_ago(each.age)} ago", each.uri, each.path.name)
     console = Console(width=None if Console().is_terminal else 240)
     if found:
         console.print(table)
@@ -107,11 +100,13 @@ def verify(directory: Path | None, is_removing: bool) -> None:
 
 @cache.command()
 @_directory
-@click.option("--older-than", "age", type=Age(), help="Remove artifacts not used for this long, such as 30d.")
+@click.option(
+    "--older-than", "age", type=_AGE, metavar="AGE", help="Remove artifacts not used for this long, such as 30d."
+)
 @click.option(
     "--max-size",
     "size",
-    type=Size(),
+    type=_SIZE,
     help="Remove the least recently used, until at most this much is left, such as 50GB.",
 )
 @click.option(
@@ -123,7 +118,7 @@ def verify(directory: Path | None, is_removing: bool) -> None:
     help="Keep the artifacts that this config uses; without other limits, remove all others.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
-def prune(directory: Path | None, age: float | None, size: int | None, files: Sequence[Path], dry_run: bool) -> None:
+def prune(directory: Path | None, age: float | None, size: float | None, files: Sequence[Path], dry_run: bool) -> None:
     """Remove artifacts that are no longer needed.
 
     Without options only the remains of killed and failed downloads are removed. Artifacts in use are never removed.
@@ -131,7 +126,7 @@ def prune(directory: Path | None, age: float | None, size: int | None, files: Se
     configs = [load_config(file).config for file in files]
     root = Cache.at(directory or next((config.storage.cache_dir for config in configs), None))
     is_rest = bool(files) and age is None and size is None
-    rule = PruneRule(0 if is_rest else age, size, frozenset(_named(root, configs)))
+    rule = PruneRule(0 if is_rest else age, size if size is None else int(size), frozenset(_named(root, configs)))
     freed = 0
     for artifact in select_prunable(list_artifacts(root), rule):
         is_gone = dry_run or remove(root, artifact)
@@ -153,9 +148,7 @@ def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
                 continue
             yield root.root / path.relative_to(root.root).parts[0]
             if known := sha256_in_cache(path) if path.is_file() else None:
-                yield from (
-                    artifact.path for artifact in list_artifacts(root) if artifact.source and known in artifact.source
-                )
+                yield from (each.path for each in list_artifacts(root) if each.source and known in each.source)
 
 
 def _on_disk(root: Path) -> int:

@@ -47,7 +47,11 @@ def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
 
 def as_json(found: Sequence[Difference]) -> Mapping[str, Any]:  # Any: JSON values
     """The differences as JSON; a value that one of the two files lacks is left out."""
-    return {"outcome": outcome(found), "differences": [_row(each) for each in found]}
+    rows = []
+    for each in found:
+        values = {key: value for key, value in (("old", each.old), ("new", each.new)) if value is not ABSENT}
+        rows.append({"path": each.path, **values, "change": each.change, "model": each.model})
+    return {"outcome": outcome(found), "differences": rows}
 
 
 def as_text(found: Sequence[Difference]) -> str:
@@ -66,26 +70,15 @@ def outcome(found: Sequence[Difference]) -> str:
     waiting = [each.path for each in found if each.change is Change.RESTART]
     if waiting:
         return f"needs a restart, before which nothing is applied: {', '.join(waiting)}"
-    outcomes = _models(found)
-    hot = [each.path for each in found if each.change is Change.HOT]
-    if hot:
-        outcomes["applied at once"] = hot
-    return "; ".join(f"{outcome}: {', '.join(names)}" for outcome, names in outcomes.items()) or "no difference"
-
-
-def _models(found: Sequence[Difference]) -> dict[str, Sequence[str]]:
-    models: dict[str, dict[str, None]] = {}
+    outcomes: dict[str, dict[str, None]] = {}
     for each in found:
         if each.model is not None:
             is_whole = each.path == f"models.{each.model}"
             change = "removed" if each.new is ABSENT else "added" if each.old is ABSENT else "loaded again"
-            models.setdefault(change if is_whole else "loaded again", {})[each.model] = None
-    return {change: list(names) for change, names in models.items()}
-
-
-def _row(each: Difference) -> Mapping[str, Any]:  # Any: JSON values
-    values = {key: value for key, value in (("old", each.old), ("new", each.new)) if value is not ABSENT}
-    return {"path": each.path, **values, "change": each.change, "model": each.model}
+            outcomes.setdefault(change if is_whole else "loaded again", {})[each.model] = None
+    if hot := [each.path for each in found if each.change is Change.HOT]:
+        outcomes["applied at once"] = dict.fromkeys(hot)
+    return "; ".join(f"{outcome}: {', '.join(names)}" for outcome, names in outcomes.items()) or "no difference"
 
 
 def _cell(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The command `appliance`; each of its commands is a file of this folder, imported when it is used."""
+"""The command `appliance`; most of its commands are a file of this folder, imported when it is used."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ import click
 
 from appliance.core.errors import ApplianceError, ConfigError
 
-_COMMANDS = ("cache", "diff", "key", "lock", "plan", "probe", "pull", "schema", "serve", "smoke", "validate")
+# The modules of the commands that are not in this one.
+_MODULES = {
+    **{name: name for name in ("cache", "diff", "plan", "probe", "pull", "serve", "smoke", "validate")},
+    "lock": "pull",
+    "schema": "validate",
+}
 
 
 class _Commands(click.Group):
     """Imports a command when it is used, and turns our errors into text on standard error and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in the base class
-        return list(_COMMANDS)
+        return sorted([*self.commands, *_MODULES])
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = getattr(import_module(f"appliance.cli.{cmd_name}"), cmd_name)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"appliance.cli.{_MODULES[cmd_name]}"), cmd_name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # Any: as in the base class
         try:
             return super().invoke(ctx)
-        except ConfigError as error:
-            count = len(error.problems)
-            click.echo(f"{_printable_lines(error)}\n{count} problem{'s' if count > 1 else ''} found", err=True)
-            ctx.exit(error.exit_code)
         except ApplianceError as error:
-            click.echo(f"appliance: {_printable_lines(error)}", err=True)
+            from appliance.config.source_location import printable
+
+            # The text may quote a model's files, with signs that a terminal acts on.
+            text = "\n".join(map(printable, str(error).split("\n")))
+            if isinstance(error, ConfigError):
+                count = len(error.problems)
+                click.echo(f"{text}\n{count} problem{'s' if count > 1 else ''} found", err=True)
+            else:
+                click.echo(f"appliance: {text}", err=True)
             ctx.exit(error.exit_code)
-
-
-def _printable_lines(error: Exception) -> str:
-    from appliance.config.source_location import printable
-
-    # The text may quote a model's files, with signs that a terminal acts on.
-    return "\n".join(map(printable, str(error).split("\n")))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,3 +53,16 @@ def main() -> None:
     The file says which models to serve, where to download them from and how to place them on GPUs.
     Start with: appliance serve examples/chat.yaml
     """
+
+
+@main.command()
+def key() -> None:
+    """Make a random API key, and print it with its SHA-256.
+
+    Give the key to the client, and put the SHA-256 into the file, under server.api_keys: the key cannot be computed
+    from it.
+    """
+    from appliance.config.security import new_key
+
+    secret, digest = new_key()
+    click.echo(f"key:    {secret}\nsha256: {digest}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import psutil
@@ -47,24 +48,16 @@ def probe(state: str, file: Path | None, timeout: float, overrides: Sequence[str
     sys.exit(0 if is_in_state else 1)
 
 
-def _running_config(overrides: Sequence[str]) -> LoadedConfig:
-    """The config of the one server that runs here."""
-    command = _running_server()
-    given = serve.make_context("serve", list(command.arguments)).params
-    return load_config(command.directory / given["file"], [*given["overrides"], *overrides], environ=command.environ)
+class _Command(NamedTuple):
+    """A running `appliance serve`."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """The arguments of a running `appliance serve`, its directory and its environment."""
-
-    arguments: Sequence[str]
+    arguments: list[str]
     directory: Path
     environ: Mapping[str, str]
 
 
-def _running_server() -> _Command:
-    """The one server that runs here, and that this user may inspect.
+def _running_config(overrides: Sequence[str]) -> LoadedConfig:
+    """The config of the one server that runs here, and that this user may inspect.
 
     Raises:
         ProbeError: there is none, or more than one.
@@ -75,27 +68,26 @@ def _running_server() -> _Command:
     if len(parents) != 1:
         count = "several servers run" if parents else "no server runs"
         raise ProbeError(f"{count} here that may be inspected; name the FILE of the server")
-    return parents[0]
+    (command,) = parents
+    given = serve.make_context("serve", command.arguments).params
+    return load_config(command.directory / given["file"], [*given["overrides"], *overrides], environ=command.environ)
 
 
 def _servers() -> Iterator[tuple[psutil.Process, _Command]]:
     for process in psutil.process_iter():
-        try:
+        # It has ended, or belongs to another user.
+        with contextlib.suppress(psutil.Error):
             arguments = _arguments(process.cmdline())
             if arguments is not None:
                 yield process, _Command(arguments, Path(process.cwd()), process.environ())
-        except psutil.Error:
-            # It has ended, or belongs to another user.
-            continue
 
 
-def _arguments(line: Sequence[str]) -> Sequence[str] | None:
+def _arguments(line: list[str]) -> list[str] | None:
     """What follows `appliance serve` on the command line of a Python; None where it is another command."""
-    if not line or not Path(line[0]).name.startswith("python"):
-        return None
-    for index in range(1, len(line) - 1):
-        if Path(line[index]).name == "appliance" and line[index + 1] == "serve":
-            return line[index + 2 :]
+    if line and Path(line[0]).name.startswith("python"):
+        for index, (word, command) in enumerate(pairwise(line)):
+            if index and Path(word).name == "appliance" and command == "serve":
+                return line[index + 2 :]
     return None
 
 
@@ -139,13 +131,8 @@ def _answer(state: str, status: int, body: bytes) -> str:
         answer: Any = json.loads(body)  # Any: JSON values
         if status == 200:
             return str(answer["status"])
-        reason = f": {answer['reason']}" if "reason" in answer else ""
+        head = f"{answer['status']}: {answer['reason']}" if "reason" in answer else str(answer["status"])
         others = [each for each in answer["models"] if each["state"] != "ready"]
-        return "\n".join(
-            [
-                f"{answer['status']}{reason}",
-                *(f"{each['name']} is {each['state']}: {each['reason']}" for each in others),
-            ]
-        )
+        return "\n".join([head, *(f"{each['name']} is {each['state']}: {each['reason']}" for each in others)])
     except (ValueError, TypeError, KeyError):
         return f"not {state}: the answer has status {status} and is not from an appliance"

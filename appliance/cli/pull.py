@@ -1,4 +1,4 @@
-"""The command `pull`, and what `lock` shares with it."""
+"""The commands `pull` and `lock`, which download models."""
 
 from __future__ import annotations
 
@@ -11,22 +11,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
 from appliance.cli.options import FILE, frozen, load_quietly, offline, overrides, to_overrides
 from appliance.config import Config
 from appliance.models.factory import ModelFactory, OnPartProgress
-from appliance.storage import verify
+from appliance.storage import lockfile, materialize, verify
 from appliance.storage.dry_run import DryRun
 from appliance.storage.dry_run import explain as explain_storage
+from appliance.storage.lockfile import LockEntry
 from appliance.storage.materialize import verify_storage
 
 # Interval of the lines about progress where standard error is not a terminal.
@@ -50,6 +43,18 @@ def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequ
     (explain_models if explain else pull_models)(config)
 
 
+@click.command()
+@click.argument("file", type=FILE)
+@overrides
+def lock(file: Path, overrides: Sequence[str]) -> None:
+    """Write appliance.lock beside FILE: every file of its models as it is now, with size and SHA-256.
+
+    The models are downloaded for it. Commit the lock: serve and pull then refuse any other files, and a branch of the
+    hub stays at the commit that is locked.
+    """
+    write_lock(load_quietly(file, overrides).config)
+
+
 def pull_models(config: Config) -> None:
     """Download the models one after the other, read all their bytes again, and print their paths.
 
@@ -60,7 +65,7 @@ def pull_models(config: Config) -> None:
     """
     console = Console()
     for model in config.models:
-        with progress_bars(model.name) as on_progress:
+        with _progress_bars(model.name) as on_progress:
             paths = ModelFactory().materialize(model, config.storage, on_progress)
             files = {
                 part: verify_storage(storage, config.storage, partial(on_progress, part))
@@ -89,6 +94,28 @@ def explain_models(config: Config) -> None:
                 console.print(f"  {word:<11}{value}", soft_wrap=True, highlight=False, markup=False)
 
 
+def write_lock(config: Config) -> None:
+    """Download every model as it is now, and write its files into the lock.
+
+    Raises:
+        StorageError: a model cannot be downloaded, or the lock cannot be written.
+    """
+    path = config.storage.lock_file
+    if path is None:
+        raise AssertionError("a config that was loaded has a lock file; this is a bug")
+    settings = config.storage.model_copy(update={"lock_file": None, "frozen": False})
+    entries = []
+    for model in config.models:
+        with _progress_bars(model.name) as on_progress:
+            for part, storage in model.storages.items():
+                materialize(storage, settings, partial(on_progress, part))
+                files = verify_storage(storage, settings, partial(on_progress, part), read_all=True)
+                entries.append(LockEntry.of(storage, files))
+    lockfile.write(path, entries)
+    counts = f"{_counted(len(entries), 'storage')}, {_counted(sum(len(entry.files) for entry in entries), 'file')}"
+    Console().print(f"{path}: {counts}", soft_wrap=True, highlight=False)
+
+
 def _lines(explanation: DryRun) -> Iterator[tuple[str, str]]:
     yield "uri", explanation.uri
     yield "place", explanation.source
@@ -96,7 +123,7 @@ def _lines(explanation: DryRun) -> Iterator[tuple[str, str]]:
     if explanation.revision:
         yield "revision", explanation.revision
     if explanation.files is not None and explanation.size is not None:
-        yield "files", f"{counted(explanation.files, 'file')} with {decimal(explanation.size)}"
+        yield "files", f"{_counted(explanation.files, 'file')} with {decimal(explanation.size)}"
     for reason in sorted(set(explanation.left_out.values())):
         names = [name for name, why in explanation.left_out.items() if why == reason]
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
@@ -104,22 +131,15 @@ def _lines(explanation: DryRun) -> Iterator[tuple[str, str]]:
     yield "here", str(explanation.path or "no")
 
 
-def counted(count: int, word: str) -> str:
-    """The count with its word, such as ``2 files``."""
+def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 @contextmanager
-def progress_bars(name: str) -> Iterator[OnPartProgress]:
+def _progress_bars(name: str) -> Iterator[OnPartProgress]:
     """Show progress on standard error: a bar for each part on a terminal, else a line every five seconds."""
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     bars: dict[str, TaskID] = {}
     last_line = time.monotonic()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -9,17 +9,17 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import aiohttp
 import click
 
-from appliance.cli.key import new_key
 from appliance.cli.options import FILE, load_quietly, overrides
 from appliance.config import Config
 from appliance.config.root import ExpectConfig
+from appliance.config.security import new_key
 from appliance.core.errors import ApplianceError
 
 _POLL_SECONDS = 0.25
@@ -43,21 +43,20 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
     for file in files:
         config = load_quietly(file, overrides).config
         click.echo(f"{file}")
-        asyncio.run(_serve_and_check(file, config, overrides, timeout, lambda line: click.echo(f"  {line}")))
+        asyncio.run(_serve_and_check(file, config, overrides, timeout))
         click.echo("  every check passed" if config.expect else "  it was ready; there is no `expect:` to check")
 
 
-async def _serve_and_check(
-    file: Path, config: Config, overrides: Sequence[str], seconds: float, log: Callable[[str], None]
-) -> None:
+async def _serve_and_check(file: Path, config: Config, overrides: Sequence[str], seconds: float) -> None:
     """Serve `file` in a child process on a free port, and compare its answers with `expect`.
 
-    It must be ready within `seconds`; `log` gets a line for each step.
+    It must be ready within `seconds`.
 
     Raises:
         SmokeError: it did not get ready, a response was not as expected, or it did not stop cleanly.
     """
-    port = _free_port()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     key, digest = new_key()
     changes = [*overrides, f"server.port={port}", "server.host=127.0.0.1", "logging.format=json", "server.tls=null"]
     if config.server.api_keys:
@@ -70,21 +69,21 @@ async def _serve_and_check(
         try:
             headers = {"Authorization": f"Bearer {key}"}
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
-                await _until_ready(session, server, seconds, log)
+                await _until_ready(session, server, seconds)
                 for expectation in config.expect:
-                    await _check(session, expectation, log)
+                    await _check(session, expectation)
             await _stop(server, config.server.drain_seconds)
         except SmokeError as error:
-            raise SmokeError(f"{error}\nthe end of its log:\n{_tail(output)}") from error
+            output.seek(0)
+            log = output.read().decode(errors="replace").splitlines()[-_LINES_OF_LOG:]
+            raise SmokeError("\n".join([f"{error}\nthe end of its log:", *log])) from error
         finally:
             if server.returncode is None:
                 server.kill()
                 await server.wait()
 
 
-async def _until_ready(
-    session: aiohttp.ClientSession, server: asyncio.subprocess.Process, seconds: float, log: Callable[[str], None]
-) -> None:
+async def _until_ready(session: aiohttp.ClientSession, server: asyncio.subprocess.Process, seconds: float) -> None:
     started = time.monotonic()
     logged: set[str] = set()
     while time.monotonic() - started < seconds:
@@ -94,7 +93,7 @@ async def _until_ready(
         for line in (f"{model['name']} is {model['state']}: {model['reason']}" for model in models):
             if line not in logged:
                 logged.add(line)
-                log(f"{time.monotonic() - started:6.1f} s  {line}")
+                click.echo(f"  {time.monotonic() - started:6.1f} s  {line}")
         if status == 200:
             return
         failed = [model["reason"] for model in models if model["state"] == "failed"]
@@ -112,7 +111,7 @@ async def _readiness(session: aiohttp.ClientSession) -> tuple[int, list[dict[str
         return 0, []
 
 
-async def _check(session: aiohttp.ClientSession, expectation: ExpectConfig, log: Callable[[str], None]) -> None:
+async def _check(session: aiohttp.ClientSession, expectation: ExpectConfig) -> None:
     method = "GET" if expectation.body is None else "POST"
     timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
     try:
@@ -126,7 +125,8 @@ async def _check(session: aiohttp.ClientSession, expectation: ExpectConfig, log:
     missing = [each for each in expected if each not in text]
     if missing:
         raise SmokeError(f"{method} {expectation.path} does not contain {missing[0]!r}: {text}")
-    log(f"{method} {expectation.path} answered {response.status}" + "".join(f", {each!r} in it" for each in expected))
+    contained = "".join(f", {each!r} in it" for each in expected)
+    click.echo(f"  {method} {expectation.path} answered {response.status}{contained}")
 
 
 async def _stop(server: asyncio.subprocess.Process, drain_seconds: float) -> None:
@@ -138,15 +138,3 @@ async def _stop(server: asyncio.subprocess.Process, drain_seconds: float) -> Non
         raise SmokeError("it did not stop after SIGINT") from error
     if code != 0:
         raise SmokeError(f"it stopped with exit code {code}, not 0")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _tail(output: IO[bytes]) -> str:
-    output.seek(0)
-    return "\n".join(output.read().decode(errors="replace").splitlines()[-_LINES_OF_LOG:])

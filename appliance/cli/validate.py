@@ -1,4 +1,4 @@
-"""The command `validate`."""
+"""The commands `validate` and `schema`: whether a file is right, and what it may hold."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 import click
 
 from appliance.cli.options import FILE, VALIDATORS, format_option, load_config, load_quietly, overrides
+from appliance.config import LoadedConfig, schema_of
 from appliance.config.loader import check_without_secrets
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.source_location import printable
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class _Finding:
     """What was found in one file."""
 
     file: Path
@@ -32,31 +34,20 @@ class Finding:
     storage_exit_code: int = 0
     """That of the first storage that could not be read."""
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code for this file; that of a problem goes before that of a storage."""
-        return ConfigError.exit_code if self.problems else self.storage_exit_code
-
     def as_text(self) -> str:
         """Every problem with its location, or that there is none."""
         lines = [str(problem) for problem in (*self.problems, *self.unread)] or [f"{self.file}: good"]
-        lines += [_unchecked(reference) for reference in self.unresolved]
+        for each in self.unresolved:
+            reason = each.message.partition(";")[0]
+            lines.append(f"{each.source}:{each.line}:{each.column}: {each.path}: not checked: {reason}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:  # Any: JSON values
         """The same for programs."""
         lists = {"problems": self.problems, "unread": self.unread, "unresolved": self.unresolved}
-        rows = {name: [_row(problem) for problem in problems] for name, problems in lists.items()}
+        keys = ("source", "line", "column", "path", "message")
+        rows = {name: [{key: getattr(each, key) for key in keys} for each in found] for name, found in lists.items()}
         return {"file": str(self.file), "valid": not self.problems, **rows}
-
-
-def _unchecked(reference: Problem) -> str:
-    reason = reference.message.partition(";")[0]
-    return f"{reference.source}:{reference.line}:{reference.column}: {reference.path}: not checked: {reason}"
-
-
-def _row(problem: Problem) -> dict[str, Any]:  # Any: JSON values
-    return {key: getattr(problem, key) for key in ("source", "line", "column", "path", "message")}
 
 
 @click.command()
@@ -77,42 +68,33 @@ def validate(files: Sequence[Path], deep: bool, without_secrets: bool, format_: 
     """
     if deep and without_secrets:
         raise click.UsageError("--deep reads storages, which may need the secrets; leave out --without-secrets")
-    check = _check_without_secrets if without_secrets else _check_deeply if deep else _check
-    found = [check(file, overrides) for file in files]
+    found = [_check(file, overrides, deep=deep, without_secrets=without_secrets) for file in files]
     if format_ == "json":
         click.echo(json.dumps([finding.as_json() for finding in found], indent=2))
     else:
         text = "\n".join(finding.as_text() for finding in found)
         click.echo("\n".join(map(printable, text.split("\n"))))
-    codes = [finding.exit_code for finding in found if finding.exit_code]
-    sys.exit(ConfigError.exit_code if any(finding.problems for finding in found) else next(iter(codes), 0))
+    if any(finding.problems for finding in found):
+        sys.exit(ConfigError.exit_code)
+    sys.exit(next((finding.storage_exit_code for finding in found if finding.storage_exit_code), 0))
 
 
-def _check(file: Path, overrides: Sequence[str]) -> Finding:
+def _check(file: Path, overrides: Sequence[str], *, deep: bool, without_secrets: bool) -> _Finding:
     try:
-        load_config(file, overrides)
+        if without_secrets:
+            return _Finding(file, unresolved=check_without_secrets(file, overrides, validators=VALIDATORS))
+        loaded = (load_quietly if deep else load_config)(file, overrides)
     except ConfigError as error:
-        return Finding(file, error.problems)
-    return Finding(file)
+        return _Finding(file, error.problems)
+    return _check_layouts(file, loaded) if deep else _Finding(file)
 
 
-def _check_without_secrets(file: Path, overrides: Sequence[str]) -> Finding:
-    try:
-        return Finding(file, unresolved=check_without_secrets(file, overrides, validators=VALIDATORS))
-    except ConfigError as error:
-        return Finding(file, error.problems)
-
-
-def _check_deeply(file: Path, overrides: Sequence[str]) -> Finding:
-    """Check the layouts too, against the config.json of each model in its storage."""
+def _check_layouts(file: Path, loaded: LoadedConfig) -> _Finding:
+    """Check the layouts against the config.json of each model in its storage."""
     from appliance.config.engine import EngineConfig
     from appliance.config.models import LocalModelConfig
     from appliance.planner import check
 
-    try:
-        loaded = load_quietly(file, overrides)
-    except ConfigError as error:
-        return Finding(file, error.problems)
     problems: list[Problem] = []
     unread: list[Problem] = []
     codes: list[int] = []
@@ -128,4 +110,11 @@ def _check_deeply(file: Path, overrides: Sequence[str]) -> Finding:
             codes.append(error.exit_code)
         else:
             problems += [loaded.problem(("models", index, *each.path), each.message) for each in violations]
-    return Finding(file, problems, unread, storage_exit_code=next(iter(codes), 0))
+    return _Finding(file, problems, unread, storage_exit_code=next(iter(codes), 0))
+
+
+@click.command()
+@click.argument("class_", metavar="[CLASS]", type=click.Choice(sorted(MODEL_CONFIGS)), required=False)
+def schema(class_: str | None) -> None:
+    """Print the JSON Schema of the whole file, or of one model CLASS."""
+    click.echo(json.dumps(schema_of(class_), indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,13 @@ _REMEDY = "`appliance key` makes a good one"
 def digest_of(value: bytes) -> str:
     """Return the SHA-256 of a key in hexadecimal; the key itself is not kept."""
     return hashlib.sha256(value).hexdigest()
+
+
+def new_key() -> tuple[str, str]:
+    """Return a random key and its SHA-256 in hexadecimal."""
+    # 256 bits, as many as the SHA-256 that the file has of it.
+    key = f"sk-{secrets.token_urlsafe(32)}"
+    return key, digest_of(key.encode())
 
 
 def _masked(_digest: str) -> str:

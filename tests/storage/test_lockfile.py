@@ -13,8 +13,7 @@ import pytest
 from storage.fake_hub import Hub, Repository
 from storage.memory_store import DIRECTORIES
 
-from appliance.cli.lock import write_lock
-from appliance.cli.pull import pull_models
+from appliance.cli.pull import pull_models, write_lock
 from appliance.config import Config
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.models.factory import ModelFactory
