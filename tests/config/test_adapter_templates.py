@@ -23,7 +23,7 @@ def _problem(load_text: Callable[..., LoadedConfig], text: str, **environ: str) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (f"{CHAT}${{env:SECRET}}", "7:20: is not a Jinja template in line 2"),
         (f"{HTTP}{{request: '{{}}', response: '${{env:SECRET}}'}}", "7:43: is not a JMESPath"),
@@ -31,10 +31,10 @@ def _problem(load_text: Callable[..., LoadedConfig], text: str, **environ: str) 
     ],
 )
 def test_an_error_in_a_text_from_outside_does_not_quote_it(
-    load_text: Callable[..., LoadedConfig], text: str, said: str
+    load_text: Callable[..., LoadedConfig], text: str, message: str
 ) -> None:
     """The location of the reference and the line in its text are shown, and nothing of the text itself."""
-    assert _problem(load_text, text, SECRET="x\n{% hunter2 %}\n") == said
+    assert _problem(load_text, text, SECRET="x\n{% hunter2 %}\n") == message
 
 
 def test_a_target_from_outside_is_not_quoted(load_text: Callable[..., LoadedConfig]) -> None:
@@ -48,11 +48,11 @@ def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConf
     """The error has the line in the template's own file; a right template is accepted."""
     file = tmp_path / "chat.jinja"
     file.write_text("fine\n{% for %}\n")
-    said = _problem(load_text, f"{CHAT}{file}")
+    message = _problem(load_text, f"{CHAT}{file}")
     file.write_text("{{ messages }}")
 
-    assert said.startswith("7:20: is ")
-    assert "and line 2 of it is not Jinja" in said
+    assert message.startswith("7:20: is ")
+    assert "and line 2 of it is not Jinja" in message
     assert load_text(f"{CHAT}{file}").config.models
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from appliance.config import load
 from appliance.config.loader import digest
 
-CHAT = Path(__file__).parent.parent.parent / "examples" / "chat.yaml"
+CHAT = Path(__file__).parents[2] / "examples" / "chat.yaml"
 PROXY = "models: [{name: a, class: proxy, upstreams: [{url: http://u/, api_key: KEY}]}]\n"
 
 

@@ -21,9 +21,9 @@ OPEN = frozenset({"body", "defaults", "override", "parameters", "set"})
 
 
 def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:
-    """Path, text and place of every key in a closed part of the file."""
+    """Path, text and location of every key in a closed part of the file."""
     raw = read(file)
-    for path, place in raw.key_locations.items():
+    for path, location in raw.key_locations.items():
         parts = [str(part) for part in path]
         is_free = any(part.startswith("x-") for part in parts)
         # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell, nor are names of headers.
@@ -32,7 +32,7 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:
         # The keywords of a class of the user's are known to the class alone.
         is_json |= raw.find((*path[:-2], "python")) is not None and parts[-2] == "args"
         if not is_free and not is_json:
-            yield dotted(path), parts[-1], place
+            yield dotted(path), parts[-1], location
 
 
 def misspellings(key: str) -> dict[str, str]:
@@ -57,10 +57,10 @@ def assert_each_is_found(
     """Misspell each key of a file by itself, in the ways that `kinds` gives for its number; list what is not found."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     missed = []
-    for number, (path, key, place) in enumerate(closed_keys(file)):
-        assert place.line is not None
-        assert place.column is not None
-        start, line = place.column - 1, lines[place.line - 1]
+    for number, (path, key, location) in enumerate(closed_keys(file)):
+        assert location.line is not None
+        assert location.column is not None
+        start, line = location.column - 1, lines[location.line - 1]
         wrongs = misspellings(key)
         for kind in kinds(number):
             wrong = wrongs[kind]
@@ -68,10 +68,11 @@ def assert_each_is_found(
             if wrong == key or wrong.isdigit():
                 continue
             changed = [*lines]
-            changed[place.line - 1] = line[:start] + wrong + line[start + len(key) :]
+            changed[location.line - 1] = line[:start] + wrong + line[start + len(key) :]
             with pytest.raises(ConfigError) as caught:
                 load_text("".join(changed), environ={"ASSISTANT_KEY": "x" * 32})
-            at_key = [each for each in caught.value.problems if (each.line, each.column) == (place.line, place.column)]
+            position = (location.line, location.column)
+            at_key = [each for each in caught.value.problems if (each.line, each.column) == position]
             if not any(f'did you mean "{key}"?' in each.message for each in at_key):
                 missed.append(f"{path}: {kind}: {wrong}: {caught.value}")
 

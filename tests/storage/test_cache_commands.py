@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from storage.fake_hub import Hub
 from storage.memory_store import DIRECTORIES
 
-from appliance.cli.cache import cache as verbs
+from appliance.cli.cache import cache as commands
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import Cache, materialize
@@ -36,7 +36,7 @@ def places() -> Iterator[None]:
 @pytest.fixture
 def run(cache: Cache) -> Callable[..., Result]:
     """Runs `appliance cache` on the cache of this test."""
-    return lambda verb, *words: CliRunner().invoke(verbs, [verb, "--dir", str(cache.root), *map(str, words)])
+    return lambda command, *words: CliRunner().invoke(commands, [command, "--dir", str(cache.root), *map(str, words)])
 
 
 def fetch_model(cache: Cache, name: str, days: float = 0, uri: str = "memory://{}") -> Path:
@@ -247,5 +247,5 @@ def test_the_cache_of_a_config_is_found_by_itself(cache: Cache, models_on_hub: N
     file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
     assert load(file)
 
-    CliRunner().invoke(verbs, ["prune", "--keep", str(file)], catch_exceptions=False)
+    CliRunner().invoke(commands, ["prune", "--keep", str(file)], catch_exceptions=False)
     assert (old.exists(), new.exists()) == (True, False)

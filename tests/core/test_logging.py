@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-SPEAK = """
+PROGRAM = """
 import logging, structlog
 from appliance.core import logging_setup as logs
 logs.configure({format!r}, {level!r}, {secrets!r})
@@ -22,14 +22,14 @@ except ValueError:
 """
 
 
-def _spoken(format: str = "json", level: str = "info", secrets: tuple[str, ...] = ()) -> str:  # noqa: A002
-    code = SPEAK.format(format=format, level=level, secrets=secrets)
+def _log_of_program(format: str = "json", level: str = "info", secrets: tuple[str, ...] = ()) -> str:  # noqa: A002
+    code = PROGRAM.format(format=format, level=level, secrets=secrets)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
 
 
 def test_events_of_all_loggers_have_the_same_keys() -> None:
     """Ours and a library's have the same keys: event, level, logger, timestamp."""
-    events = [json.loads(line) for line in _spoken().splitlines()]
+    events = [json.loads(line) for line in _log_of_program().splitlines()]
 
     assert [event["event"] for event in events] == [
         "model.state_changed",
@@ -42,7 +42,7 @@ def test_events_of_all_loggers_have_the_same_keys() -> None:
 
 def test_secrets_are_redacted() -> None:
     """Wherever it stands in the line, and however JSON writes it."""
-    spoken = _spoken(secrets=("key-4711-abc", 'quo"ted-secret'))
+    spoken = _log_of_program(secrets=("key-4711-abc", 'quo"ted-secret'))
 
     assert "4711" not in spoken
     assert "ted-secret" not in spoken
@@ -52,7 +52,7 @@ def test_secrets_are_redacted() -> None:
 
 def test_a_traceback_has_no_locals() -> None:
     """Where it failed is told, what was in the variables is not."""
-    spoken = _spoken()
+    spoken = _log_of_program()
 
     assert "it broke" in spoken
     assert "the prompt" not in spoken
@@ -60,7 +60,7 @@ def test_a_traceback_has_no_locals() -> None:
 
 def test_a_terminal_shows_ours_and_errors_of_others() -> None:
     """On the console a library's steps are left out, its errors are not; with debug everything is there."""
-    calm, everything = _spoken("console"), _spoken("console", "debug")
+    calm, everything = _log_of_program("console"), _log_of_program("console", "debug")
 
     assert "model.state_changed" in calm
     assert "from vLLM" not in calm

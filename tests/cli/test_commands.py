@@ -12,7 +12,7 @@ from server_process import environment
 
 pytestmark = pytest.mark.contract
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
 def _run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
