@@ -105,6 +105,7 @@ WRITTEN = "hunter2-hunter2"
 SPELLED_OUT = {
     "an address with a password": "storage: {uri: 's3x://user:hunter2-hunter2@host/a'}",
     "a signed address": "storage: {uri: 'https://host/a?X-Amz-Signature=hunter2-hunter2', nonsense: 1}",
+    "an option of a storage": "storage: {uri: '/a', options: {any: {key: hunter2-hunter2}}, nonsense: 1}",
     "an upstream's password": "upstreams: [{url: 'http://user:hunter2-hunter2@host/v1'}]",
     "an upstream's query": "upstreams: [{url: 'http://host/v1?key=hunter2-hunter2', wieght: 1}]",
     "a key": "upstreams: [{url: 'http://host/v1', api_key: hunter2-hunter2, wieght: 1}]",
@@ -257,7 +258,7 @@ def test_secrets_that_the_file_spells_out_are_hidden_everywhere(load_text: Calla
     """The log and the page get them as texts to hide, and a comparison shows that they differ."""
     text = """\
 models:
-  - {{name: a, class: generative, storage: {{uri: 'https://user:{0}@host/a?sig={0}-x'}}}}
+  - {{name: a, class: generative, storage: {{uri: 'https://user:{0}@host/a?sig={0}-x', options: {{b: [{0}-o]}}}}}}
   - {{name: b, class: proxy, upstreams: [{{url: 'http://host/v1?key={0}', api_key: {0}, headers: {{X-Key: {0}}}}}]}}
 server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
 """
@@ -265,7 +266,7 @@ server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
 
     shown = RedactedConfig(new.config, new.secrets).as_yaml()
     found = as_text(differences(old, new)) + json.dumps(as_json(differences(old, new)))
-    assert {WRITTEN, f"user:{WRITTEN}", f"sig={WRITTEN}-x", f"key={WRITTEN}"} <= old.secrets
+    assert {WRITTEN, f"user:{WRITTEN}", f"sig={WRITTEN}-x", f"{WRITTEN}-o", f"key={WRITTEN}"} <= old.secrets
     assert "correct" not in shown + found + repr(new.config.server)
     assert WRITTEN not in found
     assert "models.b.upstreams[0].api_key" in found

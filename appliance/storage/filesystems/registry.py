@@ -72,6 +72,8 @@ FILESYSTEMS: dict[str, Filesystem] = {
     "https": RemoteFilesystem(f"{_HERE}.http:open_store"),
     "http": RemoteFilesystem(f"{_HERE}.http:open_store"),
     "pypi": PackageIndex(f"{_HERE}.pypi:fetch"),
+    "sftp": RemoteFilesystem(f"{_HERE}.sftp:SftpStore"),
+    "ssh": RemoteFilesystem(f"{_HERE}.sftp:SftpStore"),
 }
 
 # Any other scheme of fsspec's, and chains such as `zip::s3://BUCKET/FILE.zip`.

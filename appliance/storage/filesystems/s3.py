@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 from appliance.config.credentials import S3CredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
+from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
 from appliance.storage.filesystems.base import RemoteFile, hex_digest, known_digests
 from appliance.storage.filesystems.errors import FailedResponse
-from appliance.storage.filesystems.store import Content, FilesystemStore, Info, bucket_and_path, require_package
+from appliance.storage.filesystems.store import (
+    Content,
+    FilesystemStore,
+    Info,
+    bucket_and_path,
+    require_known_options,
+    require_package,
+)
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession
@@ -51,6 +59,10 @@ class S3Store(FilesystemStore):
         self._uri = f"s3://{self._root}"
         self._must_be_directory = self._must_be_directory or not path
         self._block = block_for(settings.credentials.s3, "bucket", self._bucket) or S3CredentialsConfig()
+        if "?versionId=" in path:
+            raise StorageError(f"{redact(uri)}: write the version of an object as storage.options: {{versionId: ID}}")
+        self._options = dict(options)
+        self._version = self._options.pop("versionId", None)
         self._endpoint = self._block.endpoint_url or _kserve_endpoint(os.environ)
         self.credential = "AWS credentials"
 
@@ -82,7 +94,9 @@ class S3Store(FilesystemStore):
                 "s3": _addressing(os.environ),
             },
             **keys,
+            **({"version_aware": True} if self._version else {}),
         }
+        require_known_options(S3FileSystem, self._options)
         filesystem = S3FileSystem(skip_instance_cache=True, use_listings_cache=False, **{**arguments, **self._options})
         filesystem.retries = 1
         return filesystem
@@ -90,6 +104,13 @@ class S3Store(FilesystemStore):
     async def _disconnect(self) -> None:
         if self._filesystem._s3 is not None:
             await self._filesystem._s3creator.__aexit__(None, None, None)
+
+    async def _find(self) -> Mapping[str, Info]:
+        return {} if self._version else await super()._find()
+
+    async def _info(self, path: str) -> Info:
+        info: Info = await self._call("info", path, version_id=self._version)
+        return info
 
     async def _describe(self, path: str, name: str, info: Info) -> RemoteFile:
         """Send a HEAD request, because a listing has no checksums, and does not say whether an ETag is an MD5."""
@@ -109,8 +130,8 @@ class S3Store(FilesystemStore):
             yield body
 
     def _object(self, path: str) -> dict[str, str]:
-        bucket, key, version = self._filesystem.split_path(path)
-        return {"Bucket": bucket, "Key": key} | ({"VersionId": version} if version else {})
+        bucket, key, _ = self._filesystem.split_path(path)
+        return {"Bucket": bucket, "Key": key} | ({"VersionId": self._version} if self._version else {})
 
     def _own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
         from botocore import exceptions as boto  # type: ignore[import-untyped] # has no types
@@ -127,10 +148,12 @@ class S3Store(FilesystemStore):
             return AccessDeniedError(f"{resource}: the store rejects {self.credential} ({code}); {self.remedy}")
         if code in _TEMPORARY_CODES:
             return StorageUnavailableError(f"{resource}: the store responds {code}; try again later")
-        if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
-            is_kserves = self._endpoint == f"https://{os.environ.get('S3_ENDPOINT')}"
+        if isinstance(error, ssl.SSLError) and getattr(error, "reason", None) in _NO_TLS:
+            is_kserves = self._endpoint and not self._block.endpoint_url
             remedy = "set S3_USE_HTTPS=0" if is_kserves else "begin its address with http://"
-            return StorageError(f"{resource}: the endpoint {self._endpoint} does not speak TLS; {remedy}")
+            return StorageError(
+                f"{resource}: the endpoint {self._endpoint or 'in AWS_ENDPOINT_URL'} does not speak TLS; {remedy}"
+            )
         if isinstance(error, boto.BotoCoreError) and not isinstance(error, temporary):
             if errors.is_credential_error(error):
                 return AccessDeniedError(f"{resource}: {errors.clean(str(error))}; {self.remedy}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
@@ -28,6 +29,7 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from appliance.core.suggestions import did_you_mean
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
@@ -313,6 +315,15 @@ def require_package(package: str, extra: str, purpose: str) -> None:
     """Check that the package of a filesystem is installed, without importing it."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, extra, purpose)
+
+
+def require_known_options(filesystem: type, options: Mapping[str, Any]) -> None:
+    """Check that a filesystem has these options; some ignore what they do not know."""
+    makers = [vars(kind)["__init__"] for kind in filesystem.__mro__ if "__init__" in vars(kind)]
+    known = {name for maker in makers for name in inspect.signature(maker).parameters}
+    for name in options.keys() - known:
+        hint = did_you_mean(name, known) or f"see the arguments of {filesystem.__name__}"
+        raise StorageError(f"storage.options: {filesystem.__name__} has no {name!r}; {hint}")
 
 
 def bucket_and_path(uri: str, bucket_pattern: str) -> tuple[str, str]:

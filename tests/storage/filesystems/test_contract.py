@@ -32,11 +32,13 @@ BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if na
 
 
 @asynccontextmanager
-async def opened(uri: str, settings: GlobalStorageConfig) -> AsyncIterator[Store]:
+async def opened(
+    uri: str, settings: GlobalStorageConfig, options: Mapping[str, object] | None = None
+) -> AsyncIterator[Store]:
     """The store of a URI, closed in the end."""
     filesystem = filesystem_for(uri)
     assert isinstance(filesystem, RemoteFilesystem)
-    store = filesystem.open(StorageConfig(uri=uri), settings)
+    store = filesystem.open(StorageConfig.model_validate({"uri": uri, "options": options or {}}), settings)
     try:
         yield store
     finally:

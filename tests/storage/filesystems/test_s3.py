@@ -232,3 +232,40 @@ def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
     with pytest.raises(StorageError, match="names no bucket") as caught:
         S3Store(uri, settings())
     assert "s3cret" not in str(caught.value)
+
+
+async def test_a_version_of_an_object_is_chosen_by_an_option(moto: S3Server) -> None:
+    """The one that its owner wrote before the last."""
+    moto.client.create_bucket(Bucket="versions")
+    moto.client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    first = moto.client.put_object(Bucket="versions", Key="m/x.txt", Body=b"first")["VersionId"]
+    moto.client.put_object(Bucket="versions", Key="m/x.txt", Body=b"second")
+    given = settings(access_key_id=ADMIN[0], secret_access_key=ADMIN[1], endpoint_url=moto.url)
+
+    async with opened("s3://versions/m/x.txt", given, {"versionId": first}) as store:
+        (file,) = (await store.list()).files
+        assert await read(store, file, 0, file.size) == b"first"
+    with pytest.raises(StorageError, match=r"storage\.options: {versionId: ID}"):
+        S3Store(f"s3://versions/m/x.txt?versionId={first}", given)
+
+
+async def test_an_option_goes_over_what_is_set_here(store: S3Server) -> None:
+    """And is known to s3fs."""
+    given = settings(endpoint_url="http://127.0.0.1:9")
+    async with opened(
+        f"s3://{BUCKET}/open", given, {"endpoint_url": store.url, "requester_pays": True}
+    ) as opened_store:
+        assert [file.name for file in (await opened_store.list()).files] == ["x.txt"]
+    with pytest.raises(StorageError, match=r"'requester_pay'; did you mean \"requester_pays\""):
+        async with opened(f"s3://{BUCKET}/open", given, {"requester_pay": True}) as opened_store:
+            await opened_store.list()
+
+
+async def test_an_endpoint_without_tls_is_told(store: S3Server, only_given_credentials: Environment) -> None:
+    """By the variable that KServe's users set, or by the address."""
+    only_given_credentials.setenv("S3_ENDPOINT", store.url.removeprefix("http://"))
+    with pytest.raises(StorageError, match="does not speak TLS; set S3_USE_HTTPS=0"):
+        await listed(f"s3://{BUCKET}/open", settings(anonymous=True))
+    only_given_credentials.delenv("S3_ENDPOINT")
+    with pytest.raises(StorageError, match="does not speak TLS; begin its address with http://"):
+        await listed(f"s3://{BUCKET}/open", settings(anonymous=True, endpoint_url=store.url.replace("http:", "https:")))
