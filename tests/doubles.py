@@ -15,7 +15,7 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.factory import ModelFactory, OnPartProgress
-from appliance.planner import Plan
+from appliance.planner.planner import Plan
 
 WARMUP_REQUEST = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 

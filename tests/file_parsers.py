@@ -23,14 +23,13 @@ from appliance.config.layout import LayoutConfig
 from appliance.config.yaml_parser import read as read_document
 from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
 from appliance.core.sse import read_json
-from appliance.planner.constraints import constraint_violations
 from appliance.planner.expected_tensors import expected_tensors
 from appliance.planner.gguf_header import read_gguf
-from appliance.planner.model_config import architecture_of
+from appliance.planner.layouts import constraint_violations
+from appliance.planner.model_config import Architecture
 from appliance.planner.model_info import corrupt_if_invalid
-from appliance.planner.safetensors_header import read_config, read_tensors
-from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.weight_sharding import group_tensors, sharded_tensors, weight_bytes_by_rank
+from appliance.planner.safetensors_header import TensorInfo, read_config, read_tensors
+from appliance.planner.weight_sharding import group_tensors, weight_bytes_by_rank
 from appliance.proxy.response import content_decoder
 from appliance.storage import lockfile, manifest
 from appliance.storage.file_reader import FileRange
@@ -89,7 +88,7 @@ class Held:
 def _config(body: bytes) -> None:
     config, _ = read_config(Held({"config.json": body}))
     with corrupt_if_invalid("memory"):
-        model = architecture_of(config)
+        model = Architecture(config)
     constraint_violations(model, LayoutConfig(tensor_parallel=2))
     if model.layers * (model.experts + 1) < _MOST_EXPECTED:
         with corrupt_if_invalid("memory"):
@@ -98,8 +97,8 @@ def _config(body: bytes) -> None:
 
 
 def _cut(tensors: list[TensorInfo]) -> None:
-    model = architecture_of(CONFIG)
-    weight_bytes_by_rank(group_tensors(sharded_tensors(tensors, model)), model, LayoutConfig(tensor_parallel=2), "BF16")
+    model = Architecture(CONFIG)
+    weight_bytes_by_rank(group_tensors(tensors, model), model, LayoutConfig(tensor_parallel=2), "BF16")
 
 
 def _file(header: bytes) -> bytes:
@@ -126,7 +125,7 @@ def _index(body: bytes) -> None:
 def _gguf(body: bytes) -> None:
     config, tensors, _ = read_gguf(Held({"model.gguf": body}), "model.gguf")
     with corrupt_if_invalid("memory"):
-        architecture_of(config)
+        Architecture(config)
     _cut(tensors)
 
 

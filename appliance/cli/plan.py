@@ -15,17 +15,13 @@ from appliance.config import Config, LoadedConfig
 from appliance.config.models import LocalModelConfig
 from appliance.config.source_location import printable
 from appliance.core.errors import ConfigError, Problem
-from appliance.planner import (
-    ConstraintViolation,
-    EngineRequirements,
-    Hardware,
-    Plan,
-    detect_hardware,
-    inspect_model,
-    named_hardware,
-)
-from appliance.planner import plan as plan_model
-from appliance.planner import probes as probes_of
+from appliance.planner.hardware import Hardware, detect_hardware, named_hardware
+from appliance.planner.layouts import ConstraintViolation
+from appliance.planner.memory import EngineRequirements
+from appliance.planner.model_info import inspect_model
+from appliance.planner.planner import Plan
+from appliance.planner.planner import plan as plan_model
+from appliance.planner.planner import probes as probes_of
 from appliance.planner.report import report
 
 

@@ -43,7 +43,7 @@ def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:
     Raises:
         ConfigError: a layout cannot work.
     """
-    from appliance.planner import precheck_layout
+    from appliance.planner.planner import precheck_layout
 
     settings = loaded.config.storage.model_copy(update={"offline": True})
     problems: list[Problem] = []

@@ -91,20 +91,14 @@ def _check(file: Path, overrides: Sequence[str], *, deep: bool, without_secrets:
 
 def _check_layouts(file: Path, loaded: LoadedConfig) -> _Finding:
     """Check the layouts against the config.json of each model in its storage."""
-    from appliance.config.engine import EngineConfig
-    from appliance.config.models import LocalModelConfig
-    from appliance.planner import check
+    from appliance.planner.planner import check
 
     problems: list[Problem] = []
     unread: list[Problem] = []
     codes: list[int] = []
     for index, config in enumerate(loaded.config.models):
-        if not isinstance(config, LocalModelConfig) or config.storage is None:
-            continue
-        if not isinstance(config.engine, EngineConfig):
-            continue
         try:
-            violations = check(config.storage, config.layout, config.engine, loaded.config.storage)
+            violations = check(config, loaded.config.storage)
         except ApplianceError as error:
             unread.append(loaded.problem(("models", index, "storage", "uri"), f"cannot be read; {error}"))
             codes.append(error.exit_code)

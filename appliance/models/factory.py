@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance import planner
 from appliance.config.engine import EngineConfig, PythonConfig
 from appliance.config.models import (
     AdapterConfig,
@@ -22,7 +21,12 @@ from appliance.core.model import Model, Operation, Peers
 from appliance.engines.vllm import gguf_convert
 from appliance.models.encoder import EncoderModel
 from appliance.models.vllm_model import GenerativeModel, VllmModel, WorkerNodeModel
-from appliance.planner import ConstraintViolation, EngineRequirements, Plan, precheck_layout
+from appliance.planner.hardware import detect_hardware
+from appliance.planner.layouts import ConstraintViolation
+from appliance.planner.memory import EngineRequirements
+from appliance.planner.model_info import inspect_model
+from appliance.planner.planner import Plan, precheck_layout
+from appliance.planner.planner import plan as plan_model
 from appliance.storage import Cache, materialize
 
 OnPartProgress = Callable[[str, int, int | None], None]
@@ -114,7 +118,7 @@ class ModelFactory:
         ):
             return None
         source = StorageConfig(uri=str(artifacts["model"]), allow_pickle=config.allow_pickle)
-        info = planner.inspect_model(source, GlobalStorageConfig())
-        plan = planner.plan(config.name, info, config.layout, requirements, planner.detect_hardware())
+        info = inspect_model(source, GlobalStorageConfig())
+        plan = plan_model(config.name, info, config.layout, requirements, detect_hardware())
         # With a layout that cannot work, the plan is for another one.
         return plan if all(refusal.is_memory for refusal in plan.refusals) else None

@@ -16,7 +16,7 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.file_lock import FileLock
 from appliance.models.factory import ModelFactory, OnPartProgress
-from appliance.planner import Plan
+from appliance.planner.planner import Plan
 from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
 

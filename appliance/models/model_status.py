@@ -16,7 +16,7 @@ from appliance.limits.queue import RequestQueue
 from appliance.models.fetch import FetchProgress
 from appliance.models.health import public_reason
 from appliance.models.state import RULES, State, StateRule
-from appliance.planner import Plan
+from appliance.planner.planner import Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from appliance import planner
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.config.models import ADAPTER_PREFIX, GenerativeConfig, LocalModelConfig
@@ -21,7 +20,11 @@ from appliance.core.model import TEXT_GENERATIONS, FrontEnd, ModelRequest, Model
 from appliance.engines.vllm.engine import Engine, preload
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.headless import HeadlessEngine
-from appliance.planner import EngineRequirements, Plan
+from appliance.planner.hardware import detect_hardware
+from appliance.planner.layouts import search_layout
+from appliance.planner.memory import EngineRequirements
+from appliance.planner.model_info import inspect_model
+from appliance.planner.planner import Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -112,9 +115,9 @@ class VllmModel(ABC, Generic[ConfigT]):
         if self.plan is not None:
             layout, reason = self.plan.layout, self.plan.reason
         else:
-            info = planner.inspect_model(StorageConfig(uri=str(artifact)), GlobalStorageConfig())
+            info = inspect_model(StorageConfig(uri=str(artifact)), GlobalStorageConfig())
             requirements = EngineRequirements.of(self._config) or EngineRequirements(self._engine_config)
-            layout, reason = planner.search_layout(info, requirements, planner.detect_hardware())
+            layout, reason = search_layout(info, requirements, detect_hardware())
         log.info("layout.chosen", model=self._config.name, reason=reason, **layout.model_dump(exclude_defaults=True))
         return layout
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from appliance.planner.model_config import Architecture
-from appliance.planner.tensor_info import TensorInfo
+from appliance.planner.safetensors_header import TensorInfo
 
 # Kinds of models that normalize queries and keys.
 _QK_NORM = ("qwen3", "gemma3", "olmo2")
 
 # Kinds of models with norms before and after both attention and feed-forward.
 _FOUR_NORMS = ("gemma2", "gemma3", "glm4")
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def expected_tensors(architecture: Architecture) -> list[TensorInfo]:
@@ -21,86 +23,73 @@ def expected_tensors(architecture: Architecture) -> list[TensorInfo]:
     return [TensorInfo(name, dtype, shape) for name, shape in shapes]
 
 
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
-
-
 def _decoder(model: Architecture) -> Shapes:
     yield "model.embed_tokens.weight", (model.vocabulary, model.hidden)
-    for layer in range(model.layers):
+    for layer, is_sparse in enumerate(model.sparse):
         prefix = f"model.layers.{layer}."
-        attention = _latent(model) if model.is_latent else _heads(model)
         norms = 4 if model.kind.startswith(_FOUR_NORMS) else 2
         yield from ((f"{prefix}norm{number}.weight", (model.hidden,)) for number in range(norms))
-        yield from ((f"{prefix}self_attn.{name}", shape) for name, shape in attention)
-        feed = _experts(model) if model.sparse[layer] else _gated(model, "mlp.", model.intermediate)
-        yield from ((prefix + name, shape) for name, shape in feed)
+        yield from _latent(model, f"{prefix}self_attn.") if model.is_latent else _heads(model, f"{prefix}self_attn.")
+        yield from _experts(model, f"{prefix}mlp.") if is_sparse else _gated(model, f"{prefix}mlp.", model.intermediate)
     yield "model.norm.weight", (model.hidden,)
     if not model.is_tied:
         yield "lm_head.weight", (model.vocabulary, model.hidden)
 
 
-def _heads(model: Architecture) -> Shapes:
+def _heads(model: Architecture, prefix: str) -> Shapes:
     queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
     has_bias = bool(model.text.get("attention_bias") or model.text.get("qkv_bias") or model.kind.startswith("qwen2"))
     for name, outputs in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-        yield f"{name}.weight", (outputs, model.hidden)
-        if has_bias:
-            yield f"{name}.bias", (outputs,)
-    yield "o_proj.weight", (model.hidden, queries)
-    if model.text.get("attention_bias"):
-        yield "o_proj.bias", (model.hidden,)
+        yield from _linear(prefix + name, outputs, model.hidden, has_bias=has_bias)
+    yield from _linear(f"{prefix}o_proj", model.hidden, queries, has_bias=bool(model.text.get("attention_bias")))
     if model.kind.startswith(_QK_NORM):
-        yield from ((f"{name}_norm.weight", (model.head_dim,)) for name in "qk")
+        yield from ((f"{prefix}{name}_norm.weight", (model.head_dim,)) for name in "qk")
     if model.kind == "gpt_oss":
-        yield "sinks", (model.heads,)
+        yield f"{prefix}sinks", (model.heads,)
 
 
-def _latent(model: Architecture) -> Shapes:
+def _latent(model: Architecture, prefix: str) -> Shapes:
     text = model.text
     rank, rotated, plain, values = (
         text[key] for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
     )
     queries = model.heads * (plain + rotated)
     if low := text.get("q_lora_rank"):
-        yield "q_a_proj.weight", (low, model.hidden)
-        yield "q_a_layernorm.weight", (low,)
-        yield "q_b_proj.weight", (queries, low)
+        yield f"{prefix}q_a_proj.weight", (low, model.hidden)
+        yield f"{prefix}q_a_layernorm.weight", (low,)
+        yield f"{prefix}q_b_proj.weight", (queries, low)
     else:
-        yield "q_proj.weight", (queries, model.hidden)
-    yield "kv_a_proj_with_mqa.weight", (rank + rotated, model.hidden)
-    yield "kv_a_layernorm.weight", (rank,)
-    yield "kv_b_proj.weight", (model.heads * (plain + values), rank)
-    yield "o_proj.weight", (model.hidden, model.heads * values)
+        yield f"{prefix}q_proj.weight", (queries, model.hidden)
+    yield f"{prefix}kv_a_proj_with_mqa.weight", (rank + rotated, model.hidden)
+    yield f"{prefix}kv_a_layernorm.weight", (rank,)
+    yield f"{prefix}kv_b_proj.weight", (model.heads * (plain + values), rank)
+    yield f"{prefix}o_proj.weight", (model.hidden, model.heads * values)
 
 
-def _experts(model: Architecture) -> Shapes:
+def _experts(model: Architecture, prefix: str) -> Shapes:
     text, inner = model.text, model.expert_intermediate
-    yield "mlp.gate.weight", (model.experts, model.hidden)
+    yield from _linear(f"{prefix}gate", model.experts, model.hidden, has_bias=model.kind == "gpt_oss")
     if model.kind == "gpt_oss":
-        yield "mlp.gate.bias", (model.experts,)
-        yield "mlp.experts.gate_up_proj_bias", (model.experts, 2 * inner)
-        yield "mlp.experts.down_proj_bias", (model.experts, model.hidden)
+        yield f"{prefix}experts.gate_up_proj_bias", (model.experts, 2 * inner)
+        yield f"{prefix}experts.down_proj_bias", (model.experts, model.hidden)
     if text.get("topk_method") == "noaux_tc" or text.get("scoring_func") == "sigmoid":
-        yield "mlp.gate.e_score_correction_bias", (model.experts,)
+        yield f"{prefix}gate.e_score_correction_bias", (model.experts,)
     for expert in range(model.experts):
-        yield from _gated(model, f"mlp.experts.{expert}.", inner)
+        yield from _gated(model, f"{prefix}experts.{expert}.", inner)
     shared = inner * (text.get("n_shared_experts") or 0) or text.get("shared_expert_intermediate_size") or 0
     if model.kind == "llama4_text":
         shared = inner
     if shared:
-        yield from _gated(model, "mlp.shared_experts.", shared)
+        yield from _gated(model, f"{prefix}shared_experts.", shared)
     if text.get("shared_expert_intermediate_size"):
-        yield "mlp.shared_expert_gate.weight", (1, model.hidden)
+        yield f"{prefix}shared_expert_gate.weight", (1, model.hidden)
 
 
 def _gated(model: Architecture, prefix: str, inner: int) -> Shapes:
-    yield f"{prefix}gate_proj.weight", (inner, model.hidden)
-    yield f"{prefix}up_proj.weight", (inner, model.hidden)
-    yield f"{prefix}down_proj.weight", (model.hidden, inner)
-    if model.text.get("mlp_bias"):
-        yield f"{prefix}gate_proj.bias", (inner,)
-        yield f"{prefix}up_proj.bias", (inner,)
-        yield f"{prefix}down_proj.bias", (model.hidden,)
+    has_bias = bool(model.text.get("mlp_bias"))
+    for name in ("gate_proj", "up_proj"):
+        yield from _linear(prefix + name, inner, model.hidden, has_bias=has_bias)
+    yield from _linear(f"{prefix}down_proj", model.hidden, inner, has_bias=has_bias)
 
 
 def _encoder(model: Architecture) -> Shapes:
@@ -110,24 +99,20 @@ def _encoder(model: Architecture) -> Shapes:
     yield "embeddings.position_embeddings.weight", (int(model.text.get("max_position_embeddings") or 0), hidden)
     if types := model.text.get("type_vocab_size"):
         yield "embeddings.token_type_embeddings.weight", (types, hidden)
-    yield from _norm("embeddings.LayerNorm", hidden)
+    yield from _linear("embeddings.LayerNorm", hidden)
     for layer in range(model.layers):
         prefix = f"encoder.layer.{layer}."
-        for part in ("query", "key", "value"):
-            yield from _linear(f"{prefix}attention.self.{part}", hidden, hidden)
-        yield from _linear(f"{prefix}attention.output.dense", hidden, hidden)
-        yield from _norm(f"{prefix}attention.output.LayerNorm", hidden)
+        for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            yield from _linear(prefix + part, hidden, hidden)
+        yield from _linear(f"{prefix}attention.output.LayerNorm", hidden)
         yield from _linear(f"{prefix}intermediate.dense", inner, hidden)
         yield from _linear(f"{prefix}output.dense", hidden, inner)
-        yield from _norm(f"{prefix}output.LayerNorm", hidden)
+        yield from _linear(f"{prefix}output.LayerNorm", hidden)
     yield from _linear("pooler.dense", hidden, hidden)
 
 
-def _linear(name: str, outputs: int, inputs: int) -> Shapes:
-    yield f"{name}.weight", (outputs, inputs)
-    yield f"{name}.bias", (outputs,)
-
-
-def _norm(name: str, size: int) -> Shapes:
-    yield f"{name}.weight", (size,)
-    yield f"{name}.bias", (size,)
+def _linear(name: str, outputs: int, *inputs: int, has_bias: bool = True) -> Shapes:
+    """A linear layer, or without `inputs` a norm."""
+    yield f"{name}.weight", (outputs, *inputs)
+    if has_bias:
+        yield f"{name}.bias", (outputs,)

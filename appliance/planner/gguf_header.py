@@ -10,27 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.core.errors import ArtifactCorruptError
-from appliance.planner.safetensors_header import require_tensor_count
-from appliance.planner.tensor_info import TensorInfo
+from appliance.planner.safetensors_header import TensorInfo, require_tensor_count
 from appliance.storage.file_reader import FileRange, FileReader
 
 _BLOCK = 1 << 20
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
-_SCALARS: Mapping[int, str] = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+
+# Formats of `struct` by the types of values that are numbers.
+_NUMBERS: Mapping[int, str] = {**dict(enumerate("BbHhIif?")), 10: "Q", 11: "q", 12: "d"}
 
 # The header is mostly the vocabulary: 20 MB for 300,000 tokens.
 _MAX_HEADER_BYTES = 256 * 1024 * 1024
@@ -53,8 +42,6 @@ _CONFIG_KEYS: Mapping[str, str] = {
     "expert_feed_forward_length": "moe_intermediate_size",
     "vocab_size": "vocab_size",
 }
-
-_REQUIRED = ("block_count", "embedding_length", "attention.head_count")
 
 # GGUF tensor names and the checkpoint names that sharding rules know; other names are kept.
 _TENSOR_NAMES: Mapping[str, str] = {
@@ -79,33 +66,29 @@ def read_gguf(files: FileReader, name: str) -> tuple[Mapping[str, Any], list[Ten
     Raises:
         ArtifactCorruptError: it is not a GGUF file.
     """
-    cursor = _Cursor(files, name)
+    header = _HeaderReader(files, name)
     try:
-        if cursor.take(4) != _MAGIC:
+        if header.take(4) != _MAGIC:
             raise ArtifactCorruptError(f"{files.location}: {name} is not a GGUF file, whatever its name says")
-        _require_version(files, name, cursor.number("<I"))
-        tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
+        if (version := header.number("I")) not in _VERSIONS:
+            raise ArtifactCorruptError(
+                f"{files.location}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
+            )
+        tensor_count, value_count = header.number("Q"), header.number("Q")
         require_tensor_count(files, name, tensor_count)
         _require(value_count, _MAX_VALUES, "values")
-        values = {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(value_count)}
-        tensors = [_tensor(cursor) for _ in range(tensor_count)]
+        values = {header.text(): header.value(header.number("I")) for _ in range(value_count)}
+        tensors = [_tensor(header) for _ in range(tensor_count)]
         is_tied = not any(each.name == "lm_head.weight" for each in tensors)
-        return _config(values, is_tied), tensors, cursor.read_bytes
+        return _config(values, is_tied), tensors, header.read_bytes
     except (struct.error, ValueError) as error:
         raise ArtifactCorruptError(f"{files.location}: {name} is not a whole GGUF file ({error})") from error
-
-
-def _require_version(files: FileReader, name: str, version: int) -> None:
-    if version not in _VERSIONS:
-        raise ArtifactCorruptError(
-            f"{files.location}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
-        )
 
 
 def _config(values: Mapping[str, Any], is_tied: bool) -> Mapping[str, Any]:  # Any: JSON values
     kind = str(values.get("general.architecture", ""))
     config = {ours: values[f"{kind}.{theirs}"] for theirs, ours in _CONFIG_KEYS.items() if f"{kind}.{theirs}" in values}
-    for key in _REQUIRED:
+    for key in ("block_count", "embedding_length", "attention.head_count"):
         value = values.get(f"{kind}.{key}")
         if type(value) is not int or value < 1:
             fault = f"has no {kind}.{key}" if value is None else f"{kind}.{key} is {str(value)[:60]!r}"
@@ -114,17 +97,19 @@ def _config(values: Mapping[str, Any], is_tied: bool) -> Mapping[str, Any]:  # A
     return {**config, "model_type": kind, "tie_word_embeddings": is_tied, "dtype": "bfloat16"}
 
 
-def _tensor(cursor: _Cursor) -> TensorInfo:
-    name = cursor.text()
-    dimensions = cursor.number("<I")
+def _tensor(header: _HeaderReader) -> TensorInfo:
+    name = header.text()
+    dimensions = header.number("I")
     _require(dimensions, _MAX_DIMENSIONS, f"dimensions of {name}")
-    shape = tuple(cursor.number("<Q") for _ in range(dimensions))
-    cursor.take(4 + 8)
+    shape = tuple(header.number("Q") for _ in range(dimensions))
+    # Its type and its position.
+    header.take(4 + 8)
     parts = name.split(".")
-    stem = ".".join(parts[2:-1]) if parts[0] == "blk" else ".".join(parts[:-1])
-    prefix = f"model.layers.{parts[1]}." if parts[0] == "blk" else ""
+    is_in_layer = parts[0] == "blk" and len(parts) > 2
+    prefix, stem = (f"model.layers.{parts[1]}.", parts[2:-1]) if is_in_layer else ("", parts[:-1])
+    joined = ".".join(stem)
     # GGUF writes dimensions innermost first.
-    return TensorInfo(f"{prefix}{_TENSOR_NAMES.get(stem, stem)}.{parts[-1]}", "BF16", shape[::-1])
+    return TensorInfo(f"{prefix}{_TENSOR_NAMES.get(joined, joined)}.{parts[-1]}", "BF16", shape[::-1])
 
 
 def _require(count: int, maximum: int, noun: str) -> None:
@@ -132,13 +117,7 @@ def _require(count: int, maximum: int, noun: str) -> None:
         raise ValueError(f"it has {count} {noun}; must be at most {maximum}")
 
 
-def _format(kind: int) -> str:
-    if kind not in _SCALARS:
-        raise ValueError(f"it has a value of type {kind}, which the format does not know")
-    return _SCALARS[kind]
-
-
-class _Cursor:
+class _HeaderReader:
     """Reads a file sequentially, a megabyte at a time."""
 
     def __init__(self, files: FileReader, name: str) -> None:
@@ -151,20 +130,20 @@ class _Cursor:
         while len(self._buffer) - self._at < size:
             end = min(self.read_bytes + max(_BLOCK, size), self._files.files[self._name])
             if end == self.read_bytes:
-                raise struct.error("it ends early")
+                raise ValueError("it ends early")
             self._buffer = self._buffer[self._at :] + self._files.read([FileRange(self._name, self.read_bytes, end)])[0]
             self._at, self.read_bytes = 0, end
         self._at += size
         return self._buffer[self._at - size : self._at]
 
     def number(self, format_: str) -> Any:  # Any: int, float or bool
-        """Return the next number, in a format of `struct`."""
-        return struct.unpack(format_, self.take(struct.calcsize(format_)))[0]
+        """Return the next number, in a format of `struct`, little-endian."""
+        return struct.unpack(f"<{format_}", self.take(struct.calcsize(f"<{format_}")))[0]
 
     def text(self) -> str:
         """Return the next string."""
         try:
-            return self.take(self.number("<Q")).decode()
+            return self.take(self.number("Q")).decode()
         except UnicodeDecodeError as error:
             raise ValueError("it has a text that is not UTF-8") from error
 
@@ -173,20 +152,24 @@ class _Cursor:
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:
-            return self.number(_format(kind))
-        inner, count = self.number("<I"), self.number("<Q")
+            return self.number(_number_format(kind))
+        inner, count = self.number("I"), self.number("Q")
         _require(count, _MAX_ELEMENTS, "elements of a list")
         _require(depth, _MAX_DEPTH, "lists in lists")
-        if inner == _STRING:
-            # Vocabularies have hundreds of thousands of strings; only the count matters.
-            for _ in range(count):
-                self.take(int.from_bytes(self.take(8), "little"))
-            return count
-        if inner == _ARRAY:
-            for _ in range(count):
+        if inner not in (_STRING, _ARRAY):
+            format_ = f"<{_number_format(inner)}"
+            numbers = struct.iter_unpack(format_, self.take(struct.calcsize(format_) * count))
+            return max((number for (number,) in numbers), default=0)
+        for _ in range(count):
+            if inner == _ARRAY:
                 self.value(inner, depth + 1)
-            return count
-        format_ = _format(inner)
-        raw = self.take(struct.calcsize(format_) * count)
-        numbers = [value for (value,) in struct.iter_unpack(format_, raw)]
-        return max(numbers, default=0)
+            else:
+                # Vocabularies have hundreds of thousands of strings; only the count matters.
+                self.take(int.from_bytes(self.take(8), "little"))
+        return count
+
+
+def _number_format(kind: int) -> str:
+    if kind not in _NUMBERS:
+        raise ValueError(f"it has a value of type {kind}, which the format does not know")
+    return _NUMBERS[kind]

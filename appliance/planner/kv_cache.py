@@ -6,13 +6,14 @@ groups of one size; a block belongs to one group at a time and is as large as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 from appliance.config.layout import LayoutConfig
-from appliance.planner.model_config import Architecture, Attention, AttentionKind
+from appliance.planner.model_config import Attention, AttentionKind
 from appliance.planner.weight_sharding import local_heads, stage_ends
 
 # Bytes of one number, by ``kv_cache_dtype``.
@@ -26,20 +27,6 @@ _PADDING_FACTOR = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class CacheSettings:
-    """What the cache depends on besides the model and its layout.
-
-    `dtype` is vLLM's ``kv_cache_dtype``, `element_bytes` the size of the model's dtype, `in_flight` the maximum number
-    of tokens being computed at once.
-    """
-
-    block_tokens: int
-    element_bytes: int
-    in_flight: int
-    dtype: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
 class _Pages:
     """The pages of one layer: tokens and bytes of each."""
 
@@ -50,33 +37,58 @@ class _Pages:
 
 @dataclass(frozen=True)
 class KvCache:
-    """The cache of one model in one layout; a model without a cache has no groups."""
+    """The cache of one model in one layout; `attention` is that of each layer, empty for a model without a cache.
 
-    groups: tuple[tuple[_Pages, tuple[int, ...]], ...]
-    """The pages of each group, and the indices of its layers."""
+    `dtype` is vLLM's ``kv_cache_dtype``, `element_bytes` the size of the model's dtype, `in_flight` the maximum number
+    of tokens being computed at once.
+    """
 
-    layers: tuple[int, ...]
-    """Bytes of one page of each layer."""
+    attention: Sequence[Attention]
+    layout: LayoutConfig
+    block_tokens: int
+    element_bytes: int
+    in_flight: int
+    dtype: str = "auto"
 
-    ends: tuple[int, ...]
-    """The end layer of each pipeline stage."""
-
-    settings: CacheSettings
-    context_ranks: int
+    @cached_property
+    def groups(self) -> Sequence[Sequence[int]]:
+        """The layers of each group (``_get_kv_cache_groups_uniform_page_size`` of vLLM)."""
+        layers_by_cache: defaultdict[tuple[AttentionKind, int, int], list[int]] = defaultdict(list)
+        for layer, pages in enumerate(self._pages):
+            layers_by_cache[pages.attention.kind, pages.attention.window, pages.tokens].append(layer)
+        if not layers_by_cache:
+            return ()
+        sizes = [len(layers) for layers in layers_by_cache.values()]
+        size = max(sizes) if max(sizes) < min(sizes) * _PADDING_FACTOR else min(sizes)
+        counts = [(layers, -(-len(layers) // size)) for layers in layers_by_cache.values()]
+        return [layers[start::count] for layers, count in counts for start in range(count)]
 
     @cached_property
     def block_bytes(self) -> tuple[int, ...]:
         """Bytes of a block on a rank of each pipeline stage."""
-        return tuple(self._block_bytes(stage) for stage in self._stages)
+        return tuple(
+            max(
+                (sum(self._pages[layer].size_bytes for layer in group if layer in stage) for group in self.groups),
+                default=0,
+            )
+            for stage in self._stages
+        )
 
     @cached_property
     def token_bytes(self) -> int:
         """Bytes of one more token of a long sequence, on the rank with the most."""
-        return max(map(self._token_bytes, self._stages), default=0)
+        growing = (AttentionKind.FULL, AttentionKind.LATENT)
+        bytes_by_layer = [
+            (layer, self._pages[layer].size_bytes // self._pages[group[0]].tokens)
+            for group in self.groups
+            if self._pages[group[0]].attention.kind in growing
+            for layer in group
+        ]
+        return max((sum(size for layer, size in bytes_by_layer if layer in stage) for stage in self._stages), default=0)
 
     def blocks_of(self, tokens: int) -> int:
         """Return the maximum number of blocks that a sequence takes."""
-        return sum(self._blocks(pages, tokens) for pages, _ in self.groups)
+        return sum(self._blocks(self._pages[group[0]], tokens) for group in self.groups)
 
     def blocks_in(self, available: Sequence[int]) -> int:
         """Return how many blocks fit into the bytes available on a rank of each stage; the smallest stage decides."""
@@ -96,81 +108,45 @@ class KvCache:
                 return 1
             case AttentionKind.SLIDING:
                 # The window may start in the middle of a block.
-                kept = min(pages.attention.window - 1 + self.settings.in_flight, tokens)
+                kept = min(pages.attention.window - 1 + self.in_flight, tokens)
                 return -(-kept // pages.tokens) + 1
             case AttentionKind.CHUNKED:
-                return -(-min(pages.attention.window + self.settings.in_flight, tokens) // pages.tokens)
+                return -(-min(pages.attention.window + self.in_flight, tokens) // pages.tokens)
             case _:
-                return -(-tokens // (pages.tokens * self.context_ranks))
+                return -(-tokens // (pages.tokens * self.layout.decode_context_parallel))
 
-    @property
+    @cached_property
     def _stages(self) -> list[range]:
-        return [range(start, end) for start, end in pairwise((0, *self.ends))]
+        """The layers of each pipeline stage."""
+        ends = stage_ends(len(self.attention), self.layout.pipeline_parallel)
+        return [range(start, end) for start, end in pairwise((0, *ends))]
 
-    def _block_bytes(self, stage: range) -> int:
-        return max((sum(self.layers[each] for each in layers if each in stage) for _, layers in self.groups), default=0)
-
-    def _token_bytes(self, stage: range) -> int:
-        growing = [
-            (pages, layers)
-            for pages, layers in self.groups
-            if pages.attention.kind in (AttentionKind.FULL, AttentionKind.LATENT)
-        ]
-        return sum(self.layers[each] // pages.tokens for pages, layers in growing for each in layers if each in stage)
-
-
-def kv_cache(model: Architecture, layout: LayoutConfig, settings: CacheSettings) -> KvCache:
-    """Return the cache of a model in a layout."""
-    pages = _equal_pages([_pages(each, layout, settings) for each in model.attention])
-    return KvCache(
-        groups=tuple(_groups(pages)),
-        layers=tuple(each.size_bytes for each in pages),
-        ends=tuple(stage_ends(len(pages), layout.pipeline_parallel)),
-        settings=settings,
-        context_ranks=layout.decode_context_parallel,
-    )
-
-
-def _pages(attention: Attention, layout: LayoutConfig, settings: CacheSettings) -> _Pages:
-    size = _DTYPE_BYTES.get(settings.dtype, settings.element_bytes)
-    if attention.kind is AttentionKind.STATE:
-        return _Pages(
-            attention, settings.block_tokens, attention.elements // layout.tensor_parallel * settings.element_bytes
+    @cached_property
+    def _pages(self) -> list[_Pages]:
+        """The pages of each layer, made equal: smaller ones hold more tokens, or are padded if that does not divide."""
+        pages = [_Pages(each, self.block_tokens, self._page_bytes(each)) for each in self.attention]
+        largest = max((each.size_bytes for each in pages), default=0)
+        # Layers of one kind form one group, whatever the size of their pages.
+        return (
+            pages if len({each.attention.kind for each in pages}) <= 1 else [_enlarged(each, largest) for each in pages]
         )
-    if attention.kind is AttentionKind.LATENT:
-        token = _PACKED_TOKEN_BYTES.get(settings.dtype, attention.elements * size)
-        return _Pages(attention, settings.block_tokens, settings.block_tokens * token)
-    heads = local_heads(attention.heads, layout.tensor_parallel)
-    return _Pages(attention, settings.block_tokens, settings.block_tokens * heads * attention.elements * size)
 
-
-def _equal_pages(pages: list[_Pages]) -> list[_Pages]:
-    """Give all pages one size: smaller pages hold more tokens, or are padded if the sizes do not divide."""
-    kinds = {each.attention.kind for each in pages}
-    # Layers of one kind form one group, whatever the size of their pages.
-    if len(kinds) <= 1 or len({each.size_bytes for each in pages}) == 1:
-        return pages
-    largest = max(each.size_bytes for each in pages)
-    return [_enlarged(each, largest) for each in pages]
+    def _page_bytes(self, attention: Attention) -> int:
+        size, tokens, ranks = (
+            _DTYPE_BYTES.get(self.dtype, self.element_bytes),
+            self.block_tokens,
+            self.layout.tensor_parallel,
+        )
+        match attention.kind:
+            case AttentionKind.STATE:
+                return attention.elements // ranks * self.element_bytes
+            case AttentionKind.LATENT:
+                return tokens * _PACKED_TOKEN_BYTES.get(self.dtype, attention.elements * size)
+            case _:
+                return tokens * local_heads(attention.heads, ranks) * attention.elements * size
 
 
 def _enlarged(pages: _Pages, size: int) -> _Pages:
-    if pages.attention.kind is not AttentionKind.STATE and size % pages.size_bytes == 0:
+    if pages.attention.kind is not AttentionKind.STATE and pages.size_bytes and size % pages.size_bytes == 0:
         return _Pages(pages.attention, pages.tokens * (size // pages.size_bytes), size)
     return replace(pages, size_bytes=size)
-
-
-def _groups(pages: Sequence[_Pages]) -> Iterable[tuple[_Pages, tuple[int, ...]]]:
-    """Yield the groups of layers (``_get_kv_cache_groups_uniform_page_size`` of vLLM)."""
-    layers_by_cache: dict[tuple[AttentionKind, int, int], list[int]] = {}
-    for number, each in enumerate(pages):
-        layers_by_cache.setdefault((each.attention.kind, each.attention.window, each.tokens), []).append(number)
-    if not layers_by_cache:
-        return
-    sizes = [len(layers) for layers in layers_by_cache.values()]
-    size = max(sizes) if max(sizes) < min(sizes) * _PADDING_FACTOR else min(sizes)
-    for layers in layers_by_cache.values():
-        count = -(-len(layers) // size)
-        for start in range(count):
-            group = layers[start::count]
-            yield pages[group[0]], tuple(group)

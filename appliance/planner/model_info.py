@@ -11,10 +11,9 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.expected_tensors import expected_tensors
 from appliance.planner.gguf_header import read_gguf
-from appliance.planner.model_config import Architecture, HfConfig, architecture_of
-from appliance.planner.safetensors_header import read_config, read_tensors, require_tensor_count
-from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.weight_sharding import ShardedTensor, TensorGroup, group_tensors, sharded_tensors
+from appliance.planner.model_config import Architecture, HfConfig
+from appliance.planner.safetensors_header import TensorInfo, read_config, read_tensors, require_tensor_count
+from appliance.planner.weight_sharding import TensorGroup, group_tensors
 from appliance.storage.file_reader import FileReader, open_reader
 
 _CONFIG = "config.json"
@@ -37,14 +36,9 @@ class ModelInfo:
     is_local: bool
 
     @cached_property
-    def sharded(self) -> list[ShardedTensor]:
-        """The tensors that vLLM loads, with how each is sharded."""
-        return sharded_tensors(self.tensors, self.architecture)
-
-    @cached_property
     def groups(self) -> list[TensorGroup]:
-        """`sharded`, with equal tensors counted together."""
-        return group_tensors(self.sharded)
+        """The tensors that vLLM loads; equal ones are counted together."""
+        return group_tensors(self.tensors, self.architecture)
 
     @cached_property
     def stored_bytes(self) -> int:
@@ -56,7 +50,7 @@ class ModelInfo:
         """Number of parameters; None if the checkpoint is quantized, because packed weights are not counted."""
         if self.architecture.quantization is not None:
             return None
-        return sum(each.tensor.elements for each in self.sharded)
+        return sum(group.elements for group in self.groups)
 
 
 def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> ModelInfo:
@@ -66,17 +60,16 @@ def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> Mode
         StorageError: the files cannot be read, or are not a model.
     """
     with open_reader(storage, settings) as files:
-        config, config_bytes, gguf, tensors = _read_config(files)
-        if gguf is not None:
-            source, read_bytes = "the GGUF file, as it is converted", config_bytes
-        else:
+        file, config, tensors, read_bytes = _read_config(files)
+        source = "the GGUF file, as it is converted"
+        if file == _CONFIG:
             tensors, tensor_bytes = read_tensors(files)
             source = "the headers of its safetensors" if tensors else "config.json alone"
-            read_bytes = config_bytes + tensor_bytes
-        with corrupt_if_invalid(files.location, gguf or _CONFIG):
-            architecture = architecture_of(config)
+            read_bytes += tensor_bytes
+        with corrupt_if_invalid(files.location, file):
+            architecture = Architecture(config)
         if not tensors:
-            require_tensor_count(files, gguf or _CONFIG, architecture.layers * (architecture.experts + 1) * 3)
+            require_tensor_count(files, file, architecture.layers * (architecture.experts + 1) * 3)
             with corrupt_if_invalid(files.location):
                 tensors = expected_tensors(architecture)
         size_bytes = sum(files.files.values())
@@ -90,18 +83,18 @@ def inspect_config(storage: StorageConfig, settings: GlobalStorageConfig) -> Arc
         StorageError: config.json cannot be read, or does not describe a model.
     """
     with open_reader(storage, settings) as files:
-        config, _, gguf, _ = _read_config(files)
-        with corrupt_if_invalid(files.location, gguf or _CONFIG):
-            return architecture_of(config)
+        file, config, _, _ = _read_config(files)
+        with corrupt_if_invalid(files.location, file):
+            return Architecture(config)
 
 
-def _read_config(files: FileReader) -> tuple[HfConfig, int, str | None, list[TensorInfo]]:
-    """Return the config, how many bytes were read, and of a GGUF model the file's name and its tensors."""
+def _read_config(files: FileReader) -> tuple[str, HfConfig, list[TensorInfo], int]:
+    """Return the file of the config, the config, the tensors if it is a GGUF file, and how many bytes were read."""
     gguf = next((name for name in files.files if name.endswith(".gguf")), None)
-    if gguf is None:
-        return *read_config(files), None, []
-    config, tensors, read_bytes = read_gguf(files, gguf)
-    return config, read_bytes, gguf, tensors
+    if gguf is not None:
+        return gguf, *read_gguf(files, gguf)
+    config, read_bytes = read_config(files)
+    return _CONFIG, config, [], read_bytes
 
 
 @contextmanager

@@ -6,19 +6,26 @@ No weights are downloaded, and nothing heavy is imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from appliance.config.engine import EngineConfig, PythonConfig
+from appliance.config.engine import EngineConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.config.models import LocalModelConfig, ModelConfig
-from appliance.config.storage import GlobalStorageConfig, StorageConfig
-from appliance.planner import layout_search
-from appliance.planner.constraints import ConstraintViolation, constraint_violations
+from appliance.config.storage import GlobalStorageConfig
 from appliance.planner.hardware import Hardware
-from appliance.planner.memory_budget import budget_bytes
-from appliance.planner.memory_estimate import EngineRequirements, RankPlan, estimate
+from appliance.planner.layouts import (
+    ConstraintViolation,
+    constraint_violations,
+    describe,
+    dividing_layouts,
+    memory_violations,
+    search_layout,
+    with_suggestions,
+    working_layouts,
+)
+from appliance.planner.memory import EngineRequirements, MemoryEstimate, RankPlan
 from appliance.planner.model_info import ModelInfo, inspect_config
 
 DEFAULT_GBIT = 1.0
@@ -106,103 +113,57 @@ def plan(
 
     If a layout's sizes do not divide, the nearest that do are planned instead. `gbit` is the network speed in Gbit/s.
     """
-    layout, reason = layout_search.search_layout(info, requirements, hardware) if layout == "auto" else (layout, "")
-    violations = constraint_violations(info.architecture, layout, requirements.engine.max_model_len)
-    planned = layout
+    model, reason = info.architecture, ""
+    if layout == "auto":
+        layout, reason = search_layout(info, requirements, hardware)
+    requested = estimate = MemoryEstimate(info, layout, requirements, hardware)
+    violations = constraint_violations(model, layout, requirements.engine.max_model_len)
     if any(each.path[0] == "layout" for each in violations):
-        planned = next(layout_search.dividing(info.architecture, layout, hardware.count), LayoutConfig())
-        reason = f"in place of {layout_search.describe(layout)}, which cannot work"
-    estimated = estimate(info, planned, requirements, hardware)
-    # One violation per key: its remedy covers the others of that key.
-    first = {each.path: each for each in reversed(violations or estimated.violations)}
-    refusals = (_with_nearest(each, info, layout, requirements, hardware) for each in reversed(first.values()))
+        other = next(dividing_layouts(model, layout, hardware.count), LayoutConfig())
+        estimate = replace(requested, layout=other)
+        reason = f"in place of {describe(layout)}, which cannot work"
     download_bytes = 0 if info.is_local else info.size_bytes
-    load_bytes = sum(rank.weight_bytes for rank in estimated.ranks) // planned.nodes.count
     return Plan(
         model=name,
-        architecture=info.architecture.name,
+        architecture=model.name,
         parameters=info.parameters,
-        dtype=estimated.dtype,
+        dtype=estimate.dtype,
         source=info.source,
         files=info.files,
         size_bytes=info.size_bytes,
         read_bytes=info.read_bytes,
-        layout=planned,
+        layout=estimate.layout,
         reason=reason,
         hardware=hardware,
-        budget_bytes=budget_bytes(planned, hardware),
-        ranks=estimated.ranks,
-        kv_token_bytes=estimated.cache.token_bytes,
-        kv_blocks=estimated.blocks,
-        kv_tokens=estimated.tokens,
-        max_model_len=estimated.max_model_len,
-        longest=estimated.longest,
-        concurrency=estimated.concurrency_by_length,
+        budget_bytes=estimate.budget_bytes,
+        ranks=estimate.ranks,
+        kv_token_bytes=estimate.cache.token_bytes,
+        kv_blocks=estimate.blocks,
+        kv_tokens=estimate.tokens,
+        max_model_len=estimate.max_model_len,
+        longest=estimate.longest,
+        concurrency=estimate.concurrency_by_length,
         disk_bytes=download_bytes,
-        timing=_load_time(download_bytes, load_bytes, gbit, on_cpu=hardware.is_cpu),
-        refusals=tuple(refusals),
+        timing=_load_time(download_bytes, estimate, gbit),
+        refusals=_refusals(violations or memory_violations(estimate), requested),
         info=info,
     )
 
 
-def _with_nearest(
-    violation: ConstraintViolation,
-    info: ModelInfo,
-    layout: LayoutConfig,
-    requirements: EngineRequirements,
-    hardware: Hardware,
-) -> ConstraintViolation:
-    """Return the violation with up to three layouts that work as its remedy, if another layout is one."""
-    if violation.path not in layout_search.SPLIT_KEYS:
-        return violation
-    names = ", ".join(map(layout_search.describe, layout_search.nearest(info, layout, requirements, hardware)))
-    remedy = f"nearest that work: {names}" if names else f"nothing works on {hardware}: {violation.remedy}"
-    return replace(violation, remedy=remedy)
+def _refusals(violations: Sequence[ConstraintViolation], requested: MemoryEstimate) -> tuple[ConstraintViolation, ...]:
+    """Return one violation per key, whose remedy covers the others of that key, with the nearest layouts that work."""
+    first = {each.path: each for each in reversed(violations)}
+    nothing = f"nothing works on {requested.hardware}"
+    return tuple(
+        with_suggestions(each, "nearest that work", working_layouts(requested), f"{nothing}: {each.remedy}")
+        for each in reversed(first.values())
+    )
 
 
-def precheck_layout(config: ModelConfig, settings: GlobalStorageConfig) -> list[ConstraintViolation]:
-    """Run `check` on a model that vLLM computes, unless its layout has nothing that could violate a constraint.
-
-    Raises:
-        StorageError: the model's config.json cannot be read now.
-    """
-    if not isinstance(config, LocalModelConfig) or config.storage is None or isinstance(config.engine, PythonConfig):
-        return []
-    storage, layout, engine = config.storage, config.layout, config.engine
-    # `auto` chooses sizes that divide, and one rank divides nothing.
-    if layout == "auto" or _overrides_sizes(engine):
-        return []
-    if layout.ranks == 1 and not layout.expert_parallel and engine.max_model_len is None:
-        return []
-    return check(storage, layout, engine, settings)
-
-
-def check(
-    storage: StorageConfig, layout: AnyLayout, engine: EngineConfig, settings: GlobalStorageConfig
-) -> list[ConstraintViolation]:
-    """Return what vLLM would refuse, known from `config.json` alone; memory is not checked.
-
-    Raises:
-        StorageError: the model's config.json cannot be read now.
-    """
-    stall_seconds = min(_PRECHECK_STALL_SECONDS, settings.transfer.stall_seconds)
-    transfer = settings.transfer.model_copy(update={"retries": 0, "stall_seconds": stall_seconds})
-    model = inspect_config(storage, settings.model_copy(update={"transfer": transfer}))
-    if _overrides_sizes(engine):
-        return []
-    fixed = LayoutConfig() if layout == "auto" else layout
-    violations = constraint_violations(model, fixed, engine.max_model_len)
-    return [layout_search.with_dividing(each, model, fixed) for each in violations]
-
-
-def _overrides_sizes(engine: EngineConfig) -> bool:
-    """Whether the sizes in `config.json` are not those that vLLM uses."""
-    return "hf_overrides" in engine.args
-
-
-def _load_time(download_bytes: int, load_bytes: int, gbit: float, *, on_cpu: bool) -> LoadTime:
-    """Estimate the times; `load_bytes` are the weights of all ranks of one machine."""
-    start_seconds = _START_SECONDS_CPU if on_cpu else _START_SECONDS_GPU
+def _load_time(download_bytes: int, estimate: MemoryEstimate, gbit: float) -> LoadTime:
+    # A machine loads the weights of its own ranks.
+    load_bytes = sum(rank.weight_bytes for rank in estimate.ranks) // estimate.layout.nodes.count
+    start_seconds = _START_SECONDS_CPU if estimate.hardware.is_cpu else _START_SECONDS_GPU
     return LoadTime(
         download_seconds=round(download_bytes * 8 / (gbit * 10**9), 1),
         load_seconds=round(load_bytes / _LOAD_BYTES_PER_SECOND + start_seconds, 1),
@@ -210,17 +171,58 @@ def _load_time(download_bytes: int, load_bytes: int, gbit: float, *, on_cpu: boo
     )
 
 
+def precheck_layout(config: ModelConfig, settings: GlobalStorageConfig) -> list[ConstraintViolation]:
+    """Run `check`, unless the layout has nothing that could violate a constraint.
+
+    Raises:
+        StorageError: the model's config.json cannot be read now.
+    """
+    if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig):
+        return []
+    layout, engine = config.layout, config.engine
+    # `auto` chooses sizes that divide, and one rank divides nothing.
+    if layout == "auto" or _overrides_sizes(engine):
+        return []
+    is_plain = layout.ranks == 1 and not layout.expert_parallel and engine.max_model_len is None
+    return [] if is_plain else check(config, settings)
+
+
+def check(config: ModelConfig, settings: GlobalStorageConfig) -> list[ConstraintViolation]:
+    """Return what vLLM would refuse, known from `config.json` alone; memory is not checked.
+
+    Raises:
+        StorageError: the model's config.json cannot be read now.
+    """
+    if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig) or not config.storage:
+        return []
+    stall_seconds = min(_PRECHECK_STALL_SECONDS, settings.transfer.stall_seconds)
+    transfer = settings.transfer.model_copy(update={"retries": 0, "stall_seconds": stall_seconds})
+    model = inspect_config(config.storage, settings.model_copy(update={"transfer": transfer}))
+    if _overrides_sizes(config.engine):
+        return []
+    layout = LayoutConfig() if config.layout == "auto" else config.layout
+    return [
+        with_suggestions(each, "those that divide", dividing_layouts(model, layout), each.remedy)
+        for each in constraint_violations(model, layout, config.engine.max_model_len)
+    ]
+
+
+def _overrides_sizes(engine: EngineConfig) -> bool:
+    """Whether the sizes in `config.json` are not those that vLLM uses."""
+    return "hf_overrides" in engine.args
+
+
 def probes(times: Iterable[LoadTime], port: int) -> dict[str, Any]:  # Any: YAML values
     """Return the probes of a container whose models load one after the other."""
     seconds = sum(each.download_seconds + each.load_seconds for each in times)
-    failures = max(6, math.ceil(seconds * _PROBE_FACTOR / _PERIOD_SECONDS))
+    startup_failures = max(6, math.ceil(seconds * _PROBE_FACTOR / _PERIOD_SECONDS))
+    probes = (("startup", "/startupz", startup_failures), ("liveness", "/livez", 3), ("readiness", "/readyz", 1))
     return {
-        "startupProbe": _probe("/startupz", port, failures),
-        "livenessProbe": _probe("/livez", port, 3),
-        "readinessProbe": _probe("/readyz", port, 1),
+        f"{name}Probe": {
+            "httpGet": {"path": path, "port": port},
+            "periodSeconds": _PERIOD_SECONDS,
+            "timeoutSeconds": 5,
+            "failureThreshold": failures,
+        }
+        for name, path, failures in probes
     }
-
-
-def _probe(path: str, port: int, failures: int) -> dict[str, Any]:  # Any: YAML values
-    get = {"path": path, "port": port}
-    return {"httpGet": get, "periodSeconds": _PERIOD_SECONDS, "timeoutSeconds": 5, "failureThreshold": failures}

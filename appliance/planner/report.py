@@ -7,21 +7,16 @@ from itertools import groupby
 
 from rich.filesize import decimal
 
-from appliance.planner.layout_search import describe
-from appliance.planner.memory_estimate import RankPlan
+from appliance.planner.layouts import describe
+from appliance.planner.memory import RankPlan
 from appliance.planner.planner import Plan
-
-_GIB = 2**30
 
 
 def report(plan: Plan) -> str:
     """Return facts about the model, then a row for each kind of rank and for each sequence length."""
-    return "\n".join([_title(plan), *_facts(plan), "", *_ranks(plan), *_contexts(plan)])
-
-
-def _title(plan: Plan) -> str:
     count = f", {_count(plan.parameters)} parameters" if plan.parameters else ""
-    return f"{plan.model}: {plan.architecture}{count} in {plan.dtype}"
+    title = f"{plan.model}: {plan.architecture}{count} in {plan.dtype}"
+    return "\n".join([title, *_facts(plan), "", *_ranks(plan), *_concurrency(plan)])
 
 
 def _facts(plan: Plan) -> Iterator[str]:
@@ -41,20 +36,16 @@ def _facts(plan: Plan) -> Iterator[str]:
 
 
 def _ranks(plan: Plan) -> Iterator[str]:
-    reserve = "" if plan.hardware.is_cpu else " (estimated)"
-    rows: list[tuple[str, ...]] = [("rank", "weights", f"activations{reserve}", "KV cache", "total", "budget")]
-    for (weights, work, cache), group in groupby(plan.ranks, key=_sizes):
-        ranks = list(group)
-        total = weights + work + cache
-        rows.append((_span(ranks), *map(_gib, (weights, work, cache, total, plan.budget_bytes))))
-    yield from _aligned(rows)
+    estimated = "" if plan.hardware.is_cpu else " (estimated)"
+    rows: list[Sequence[str]] = [("rank", "weights", f"activations{estimated}", "KV cache", "total", "budget")]
+    parts = groupby(plan.ranks, key=lambda rank: (rank.weight_bytes, rank.reserve_bytes, rank.kv_cache_bytes))
+    for sizes, ranks in parts:
+        cells = (f"{size / 2**30:.2f} GiB" for size in (*sizes, sum(sizes), plan.budget_bytes))
+        rows.append((_span(list(ranks)), *cells))
+    return _aligned(rows)
 
 
-def _sizes(rank: RankPlan) -> tuple[int, int, int]:
-    return rank.weight_bytes, rank.reserve_bytes, rank.kv_cache_bytes
-
-
-def _contexts(plan: Plan) -> Iterator[str]:
+def _concurrency(plan: Plan) -> Iterator[str]:
     if plan.concurrency:
         yield ""
         rows = [("sequence length", "concurrent sequences")]
@@ -74,15 +65,10 @@ def _span(ranks: Sequence[RankPlan]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        first = row[0].ljust(widths[0])
-        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        yield "  " + "  ".join((first, *rest))
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB"
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        yield "  " + "  ".join((first.ljust(widths[0]), *cells))
 
 
 def _count(number: int) -> str:

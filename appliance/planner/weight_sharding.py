@@ -7,9 +7,9 @@ values), ``vocab_parallel_embedding.py``, and ``fused_moe``.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
@@ -17,59 +17,50 @@ from math import prod
 
 from appliance.config.layout import LayoutConfig
 from appliance.planner.model_config import MAX_EXPERTS, Architecture
-from appliance.planner.tensor_info import FLOATS, TensorInfo, bytes_of
+from appliance.planner.safetensors_header import FLOATS, TensorInfo, bytes_of
 
 # Tensors that vLLM keeps in float32, whatever their type in the checkpoint.
 _FLOAT32_NAMES = ("e_score_correction_bias", "A_log")
 
+Rank = tuple[int, int, int]
+"""The coordinates of a rank in its layout: pipeline stage, tensor-parallel rank, data-parallel copy."""
+
 
 class ShardRule(StrEnum):
-    """Which part of a tensor a rank holds."""
+    """Which part of a tensor a rank holds.
 
-    COLUMN = "column"
-    """A share of the outputs."""
-
-    KEYS = "keys"
-    """A share of the KV heads; a copy if there are fewer heads than ranks."""
-
-    FUSED = "fused"
-    """Queries, keys and values in one tensor: a share of the queries, and of the keys and values as above."""
-
-    ROW = "row"
-    """A share of the inputs."""
-
-    VOCABULARY = "vocabulary"
-    """A share of the rows, padded to a multiple of 64."""
-
-    WHOLE = "whole"
-    """All of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardedTensor:
-    """One tensor and its sharding rule.
-
-    `layer` and `expert` are the numbers of those it belongs to, or None.
-    `holds_experts`: the first dimension is the experts of a layer.
+    A share of the outputs or of the inputs; a share of the KV heads, or a copy if there are fewer heads than ranks;
+    such a share together with that of the queries; a share of the rows, padded to a multiple of 64; or all of it.
     """
 
-    tensor: TensorInfo
-    rule: ShardRule
-    layer: int | None
-    expert: int | None = None
-    holds_experts: bool = False
+    COLUMN = "column"
+    ROW = "row"
+    KEYS = "keys"
+    FUSED = "fused"
+    VOCABULARY = "vocabulary"
+    WHOLE = "whole"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorGroup:
-    """Tensors that differ only in their expert: `sample` is one of them, `count` how many each of the `experts` has.
+    """Equal tensors of one layer; `name` and `dtype` are those of one of them.
 
-    `experts` is empty if they belong to none.
+    `layer` is None outside of the language model's layers. `experts` are those that have `count` tensors of this
+    `shape` each; without experts there are `count` in all.
     """
 
-    sample: ShardedTensor
-    experts: tuple[int, ...]
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    rule: ShardRule
+    layer: int | None
+    experts: Sequence[int]
     count: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all tensors."""
+        return prod(self.shape) * self.count * (len(self.experts) or 1)
 
 
 # The number of a layer or an expert in a name.
@@ -80,30 +71,17 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _ALL_EXPERTS = re.compile(r"\.experts\.[^.\d]")
 _MULTIMODAL = re.compile(r"(?:^|\.)(?:visual|vision_tower|vision_model|audio_tower|multi_modal_projector)\.")
 
-# Rules by the name without its ending `weight`, `bias`, `scales` and the like.
-_RULES: tuple[tuple[ShardRule, re.Pattern[str]], ...] = (
-    (
-        ShardRule.VOCABULARY,
-        re.compile(r"(embed_tokens|wte|tok_embeddings|word_embeddings|lm_head|embed_out|embed_in)$"),
-    ),
-    (ShardRule.VOCABULARY, re.compile(r"embeddings\.(position|token_type)_embeddings$")),
-    (ShardRule.FUSED, re.compile(r"(qkv_proj|query_key_value|c_attn|Wqkv)$")),
-    (ShardRule.KEYS, re.compile(r"(k_proj|v_proj|key|value|k_lin|v_lin)$")),
-    (
-        ShardRule.COLUMN,
-        re.compile(
-            r"(q_proj|query|q_lin|q_b_proj|kv_b_proj|gate_proj|up_proj|gate_up_proj|fc1|c_fc|w1|w3|wi|Wi|lin1|fc11|fc12"
-            r"|dense_h_to_4h|intermediate\.dense)$"
-        ),
-    ),
-    (
-        ShardRule.ROW,
-        re.compile(
-            r"(o_proj|out_proj|out_lin|down_proj|fc2|c_proj|w2|wo|Wo|lin2|dense_4h_to_h|self_attention\.dense"
-            r"|attention\.dense|output\.dense)$"
-        ),
-    ),
-)
+# Patterns of names without their ending `weight`, `bias`, `scales` and the like; the first that matches counts.
+_RULES: Mapping[ShardRule, str] = {
+    ShardRule.VOCABULARY: r"(embed_tokens|wte|tok_embeddings|word_embeddings|lm_head|embed_out|embed_in"
+    r"|embeddings\.(position|token_type)_embeddings)$",
+    ShardRule.FUSED: r"(qkv_proj|query_key_value|c_attn|Wqkv)$",
+    ShardRule.KEYS: r"(k_proj|v_proj|key|value|k_lin|v_lin)$",
+    ShardRule.COLUMN: r"(q_proj|query|q_lin|q_b_proj|kv_b_proj|gate_proj|up_proj|gate_up_proj|fc1|c_fc|w1|w3|wi|Wi|lin1"
+    r"|fc11|fc12|dense_h_to_4h|intermediate\.dense)$",
+    ShardRule.ROW: r"(o_proj|out_proj|out_lin|down_proj|fc2|c_proj|w2|wo|Wo|lin2|dense_4h_to_h|self_attention\.dense"
+    r"|attention\.dense|output\.dense)$",
+}
 
 # Tensors of a checkpoint that vLLM does not load: old buffers, the order of groups, training heads.
 _UNUSED = re.compile(
@@ -116,137 +94,84 @@ _ENDING = re.compile(
 )
 
 
-def sharded_tensors(tensors: Sequence[TensorInfo], model: Architecture) -> list[ShardedTensor]:
-    """Return the tensors that vLLM loads, each with its rule."""
-    named = ((tensor, _NUMBER.sub("0", tensor.name)) for tensor in tensors)
-    return [_sharded(tensor, plain) for tensor, plain in named if _is_loaded(tensor.name, plain, model)]
+def group_tensors(tensors: Sequence[TensorInfo], model: Architecture) -> list[TensorGroup]:
+    """Group the tensors that vLLM loads, so that planning a layout visits a few groups per layer, not each tensor."""
+    samples: dict[object, TensorInfo] = {}
+    counts: defaultdict[object, Counter[int | None]] = defaultdict(Counter)
+    for tensor in tensors:
+        layer, expert = _LAYER.search(tensor.name), _EXPERT.search(tensor.name)
+        key = (_NUMBER.sub("0", tensor.name), tensor.dtype, tensor.shape, layer and layer[1])
+        samples.setdefault(key, tensor)
+        counts[key][int(expert[1]) if expert else None] += 1
+    loaded = [(tensor, counts[key]) for key, tensor in samples.items() if _is_loaded(tensor.name, model)]
+    return [group for tensor, by_expert in loaded for group in _groups(tensor, by_expert)]
 
 
-def group_tensors(tensors: Sequence[ShardedTensor]) -> list[TensorGroup]:
-    """Group equal tensors, a few groups per layer, so that estimating a layout does not visit every tensor."""
-    found: dict[object, tuple[ShardedTensor, Counter[int | None]]] = {}
-    for sharded in tensors:
-        tensor = sharded.tensor
-        plain = _NUMBER.sub("0", tensor.name)
-        key = (plain, tensor.dtype, tensor.shape, sharded.layer, sharded.holds_experts, sharded.expert is None)
-        equal = found.get(key)
-        if equal is None:
-            equal = found[key] = (sharded, Counter())
-        equal[1][sharded.expert] += 1
-    return [group for sample, counts in found.values() for group in _groups(sample, counts)]
+def _groups(tensor: TensorInfo, counts: Counter[int | None]) -> list[TensorGroup]:
+    """Return a group for each number of tensors that an expert has."""
+    name, dtype, shape, layer = tensor.name, tensor.dtype, tensor.shape, _layer(tensor.name)
+    rule = _rule(_NUMBER.sub("0", name))
+    if _ALL_EXPERTS.search(name) and len(shape) > 1 and 0 < shape[0] <= MAX_EXPERTS:
+        # The first dimension is the experts of a layer.
+        return [TensorGroup(name, dtype, shape[1:], rule, layer, range(shape[0]), counts.total())]
+    experts: defaultdict[int, list[int]] = defaultdict(list)
+    for expert, count in counts.items():
+        experts[count] += [] if expert is None else [expert]
+    return [TensorGroup(name, dtype, shape, rule, layer, tuple(sorted(experts[count])), count) for count in experts]
 
 
-def _groups(sample: ShardedTensor, counts: Counter[int | None]) -> Iterator[TensorGroup]:
-    for count in set(counts.values()):
-        experts = (expert for expert, each in counts.items() if each == count and expert is not None)
-        yield TensorGroup(sample, tuple(sorted(experts)), count)
+def _layer(name: str) -> int | None:
+    """Return the number of a layer of the language model; None if the tensor belongs to none."""
+    found = None if _MULTIMODAL.search(name) else _LAYER.search(name)
+    return None if found is None else int(found[1])
 
 
-def _is_loaded(name: str, plain: str, model: Architecture) -> bool:
-    if _is_unused(plain) or (model.is_tied and _is_head(plain)):
+def _is_loaded(name: str, model: Architecture) -> bool:
+    if _UNUSED.search(name) or (model.is_tied and re.search(r"(^|\.)lm_head\.weight$", name)):
         return False
     # Layers past the last are for multi-token prediction, a model of its own (DeepSeek-V3 report, section 2.2).
-    layer = _layer(name, plain)
+    layer = _layer(name)
+    if layer is not None and layer >= model.layers:
+        return False
     # vLLM does not load the pooler of an encoder that embeds.
-    is_pooler = model.is_encoder and ("pooler." in name) and re.search(r"(^|\.)pooler\.", name) is not None
-    return not (layer is not None and layer >= model.layers) and not (is_pooler and _is_embedder(model))
-
-
-def _layer(name: str, plain: str) -> int | None:
-    """Return the number of the tensor's layer in the language model; None if it belongs to none."""
-    found = None if _is_multimodal(plain) else _LAYER.search(name)
-    return None if found is None else int(found[1])
+    is_embedder = model.is_encoder and not model.name.endswith("Classification")
+    return not (is_embedder and re.search(r"(^|\.)pooler\.", name))
 
 
 # Without the numbers of layers and experts, a model has few names.
 @lru_cache(maxsize=4096)
-def _is_unused(plain: str) -> bool:
-    return _UNUSED.search(plain) is not None
-
-
-@lru_cache(maxsize=4096)
-def _is_head(plain: str) -> bool:
-    return re.search(r"(^|\.)lm_head\.weight$", plain) is not None
-
-
-@lru_cache(maxsize=4096)
-def _is_multimodal(plain: str) -> bool:
-    return _MULTIMODAL.search(plain) is not None
-
-
-@lru_cache(maxsize=4096)
-def _holds_experts(plain: str) -> bool:
-    return _ALL_EXPERTS.search(plain) is not None
-
-
-def _is_embedder(model: Architecture) -> bool:
-    return not model.name.endswith("Classification")
-
-
-def _sharded(tensor: TensorInfo, plain: str) -> ShardedTensor:
-    expert = _EXPERT.search(tensor.name)
-    return ShardedTensor(
-        tensor,
-        _rule(plain),
-        _layer(tensor.name, plain),
-        int(expert[1]) if expert else None,
-        holds_experts=_holds_experts(plain) and len(tensor.shape) > 1 and tensor.shape[0] <= MAX_EXPERTS,
-    )
-
-
-@lru_cache(maxsize=4096)
 def _rule(name: str) -> ShardRule:
-    bare = _ENDING.sub("", name)
     if name.endswith((".sinks", ".attention_sink_bias")):
         return ShardRule.COLUMN
-    found = next((rule for rule, pattern in _RULES if pattern.search(bare)), ShardRule.WHOLE)
+    bare = _ENDING.sub("", name)
+    found = next((rule for rule, pattern in _RULES.items() if re.search(pattern, bare)), ShardRule.WHOLE)
     is_row_bias = found is ShardRule.ROW and name.endswith(("bias", "bias_ih"))
     # Every rank holds the indexer of sparse attention (``Indexer`` in vLLM's deepseek_v2).
     return ShardRule.WHOLE if is_row_bias or ".indexer." in name else found
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """The coordinates of a rank in its layout."""
-
-    pipeline: int
-    tensor: int
-    data: int
-
-
-@dataclass(slots=True)
-class _Stage:
-    """Bytes of one pipeline stage: those that every rank holds, and those of each expert, by groups of experts."""
-
-    common: int = 0
-    experts: Counter[Sequence[int]] = field(default_factory=Counter)
-
-    def by_expert(self) -> Counter[int]:
-        """Return the bytes of each expert."""
-        found: Counter[int] = Counter()
-        for experts, size in self.experts.items():
-            for expert in experts:
-                found[expert] += size
-        return found
 
 
 def weight_bytes_by_rank(
     groups: list[TensorGroup], model: Architecture, layout: LayoutConfig, dtype: str
 ) -> Mapping[Rank, int]:
     """Return the bytes of weights of each rank; `dtype` is the model's, to which float tensors are converted."""
-    stages = [_Stage() for _ in range(layout.pipeline_parallel)]
     ends = stage_ends(model.layers, layout.pipeline_parallel)
+    common = [0] * len(ends)
+    by_experts = [Counter[Sequence[int]]() for _ in ends]
     for group in groups:
-        for number in _stages_of(group.sample, ends, model):
-            _add(stages[number], group, model, layout, dtype)
+        size = _rank_bytes(group, model, layout, dtype)
+        for stage in _stages_of(group, ends, model):
+            if group.experts:
+                by_experts[stage][group.experts] += size
+            else:
+                common[stage] += size
     shares = _expert_shares(model.experts, layout)
     found = {}
-    for pipeline, stage in enumerate(stages):
-        experts = stage.by_expert()
+    for stage, sizes in enumerate(by_experts):
+        experts = _by_expert(sizes)
         for data in range(layout.data_parallel):
             for tensor in range(layout.tensor_parallel):
-                local_experts = shares[data * layout.tensor_parallel + tensor] if layout.expert_parallel else experts
-                found[Rank(pipeline, tensor, data)] = stage.common + sum(experts[expert] for expert in local_experts)
+                local = shares[data * layout.tensor_parallel + tensor] if layout.expert_parallel else experts
+                found[stage, tensor, data] = common[stage] + sum(experts[expert] for expert in local)
     return found
 
 
@@ -263,87 +188,24 @@ def local_heads(heads: int, ranks: int) -> int:
     return max(1, heads // ranks)
 
 
-def _stages_of(sharded: ShardedTensor, ends: list[int], model: Architecture) -> Iterable[int]:
+def _stages_of(group: TensorGroup, ends: list[int], model: Architecture) -> Collection[int]:
     last = len(ends) - 1
-    if sharded.layer is not None:
-        return (next((number for number, end in enumerate(ends) if sharded.layer < end), last),)
-    name = sharded.tensor.name
-    if sharded.rule is ShardRule.VOCABULARY and "lm_head" not in name and "embed_out" not in name:
+    if group.layer is not None:
+        return (next((number for number, end in enumerate(ends) if group.layer < end), last),)
+    if group.rule is ShardRule.VOCABULARY and "lm_head" not in group.name and "embed_out" not in group.name:
         # Tied embeddings are also the output layer, in the last stage.
         return {0, last} if model.is_tied else (0,)
-    is_multimodal = any(word in name for word in ("visual", "vision", "audio", "projector"))
+    is_multimodal = any(word in group.name for word in ("visual", "vision", "audio", "projector"))
     return (0,) if is_multimodal else (last,)
 
 
-def _add(stage: _Stage, group: TensorGroup, model: Architecture, layout: LayoutConfig, dtype: str) -> None:
-    sharded = group.sample
-    stored_dtype = _dtype(sharded, model, dtype)
-    is_expert = sharded.expert is not None or sharded.holds_experts
-    # Without expert parallelism, experts are also sharded over data-parallel copies (``FusedMoEParallelConfig.make``).
-    ranks = layout.tensor_parallel * (layout.data_parallel if is_expert else 1)
-    if is_expert and layout.expert_parallel:
-        ranks = 1
-    if not sharded.holds_experts:
-        size = bytes_of(_local(sharded, sharded.tensor.shape, ranks, model), stored_dtype) * group.count
-        if sharded.expert is None:
-            stage.common += size
-        else:
-            stage.experts[group.experts] += size
-        return
-    each = bytes_of(_local(sharded, sharded.tensor.shape[1:], ranks, model), stored_dtype) * group.count
-    stage.experts[range(sharded.tensor.shape[0])] += each
-
-
-def _dtype(sharded: ShardedTensor, model: Architecture, dtype: str) -> str:
-    """Return the type of a tensor after loading: floats become the model's dtype, scales float32 unless weights are
-    packed.
-    """
-    if sharded.tensor.name.endswith(_FLOAT32_NAMES):
-        return "F32"
-    if sharded.tensor.dtype not in FLOATS:
-        return sharded.tensor.dtype
-    quantization = model.quantization
-    is_scale = (
-        quantization is not None and not quantization.has_packs and "scale" in sharded.tensor.name.rpartition(".")[2]
-    )
-    return "F32" if is_scale else dtype
-
-
-def _local(sharded: ShardedTensor, shape: tuple[int, ...], ranks: int, model: Architecture) -> int:
-    """Return how many elements of a tensor of this shape one rank holds."""
-    if sharded.rule is ShardRule.VOCABULARY and len(shape) > 0:
-        padded = -(-shape[0] // 64) * 64
-        return padded // ranks * prod(shape[1:])
-    if sharded.rule is ShardRule.WHOLE or not shape:
-        return prod(shape)
-    dimension = _dimension(sharded, shape, model)
-    if dimension is None:
-        return prod(shape)
-    others = prod(shape) // shape[dimension] if shape[dimension] else 0
-    return _share(sharded, shape[dimension], ranks, model) * others
-
-
-def _dimension(sharded: ShardedTensor, shape: tuple[int, ...], model: Architecture) -> int | None:
-    """Return the dimension that is sharded; None if every rank holds the whole tensor, such as a scale."""
-    ending = sharded.tensor.name.rpartition(".")[2]
-    is_row = sharded.rule is ShardRule.ROW
-    if ending in ("weight_shape", "weight_scale_2", "weight_global_scale") or (len(shape) == 1 and is_row):
-        return None
-    is_transposed = model.quantization is not None and model.quantization.is_transposed
-    if len(shape) > 1 and is_transposed and ending in ("qweight", "qzeros", "scales"):
-        return 0 if is_row else 1
-    dimension = 1 if is_row else 0
-    return None if shape[dimension] == 1 else dimension
-
-
-def _share(sharded: ShardedTensor, size: int, ranks: int, model: Architecture) -> int:
-    if sharded.rule is ShardRule.KEYS:
-        return -(-size * local_heads(model.kv_heads, ranks) // model.kv_heads)
-    if sharded.rule is ShardRule.FUSED:
-        total_heads = model.heads + 2 * model.kv_heads
-        local_heads_ = model.heads // ranks + 2 * local_heads(model.kv_heads, ranks)
-        return -(-size * local_heads_ // total_heads)
-    return -(-size // ranks)
+def _by_expert(sizes: Counter[Sequence[int]]) -> Counter[int]:
+    """Return the bytes of each expert."""
+    found: Counter[int] = Counter()
+    for experts, size in sizes.items():
+        for expert in experts:
+            found[expert] += size
+    return found
 
 
 def _expert_shares(experts: int, layout: LayoutConfig) -> list[range]:
@@ -352,3 +214,53 @@ def _expert_shares(experts: int, layout: LayoutConfig) -> list[range]:
     each, over = divmod(experts, ranks)
     starts = [rank * each + min(rank, over) for rank in range(ranks + 1)]
     return [range(start, end) for start, end in pairwise(starts)]
+
+
+def _rank_bytes(group: TensorGroup, model: Architecture, layout: LayoutConfig, dtype: str) -> int:
+    """Return the bytes of a group that a rank holds, of each expert if it has some."""
+    ranks = layout.tensor_parallel
+    if group.experts:
+        # Without expert parallelism, experts are sharded over data-parallel copies too (``FusedMoEParallelConfig``).
+        ranks = 1 if layout.expert_parallel else ranks * layout.data_parallel
+    return bytes_of(_rank_elements(group, ranks, model), _loaded_dtype(group, model, dtype)) * group.count
+
+
+def _loaded_dtype(group: TensorGroup, model: Architecture, dtype: str) -> str:
+    """Return the type after loading: floats become the model's dtype, scales float32 unless weights are packed."""
+    if group.name.endswith(_FLOAT32_NAMES):
+        return "F32"
+    if group.dtype not in FLOATS:
+        return group.dtype
+    has_scales = model.quantization is not None and not model.quantization.has_packs
+    return "F32" if has_scales and "scale" in group.name.rpartition(".")[2] else dtype
+
+
+def _rank_elements(group: TensorGroup, ranks: int, model: Architecture) -> int:
+    """Return how many elements of one tensor a rank holds."""
+    shape = group.shape
+    if group.rule is ShardRule.VOCABULARY and shape:
+        return -(-shape[0] // 64) * 64 // ranks * prod(shape[1:])
+    dimension = _sharded_dimension(group, model)
+    if dimension is None or not shape[dimension]:
+        return prod(shape)
+    size, parts = shape[dimension], ranks
+    heads = local_heads(model.kv_heads, ranks)
+    if group.rule is ShardRule.KEYS:
+        size, parts = size * heads, model.kv_heads
+    elif group.rule is ShardRule.FUSED:
+        size, parts = size * (model.heads // ranks + 2 * heads), model.heads + 2 * model.kv_heads
+    return -(-size // parts) * (prod(shape) // shape[dimension])
+
+
+def _sharded_dimension(group: TensorGroup, model: Architecture) -> int | None:
+    """Return the dimension that is sharded; None if every rank holds the whole tensor, such as a scale."""
+    shape, ending, is_row = group.shape, group.name.rpartition(".")[2], group.rule is ShardRule.ROW
+    if group.rule is ShardRule.WHOLE or not shape or (len(shape) == 1 and is_row):
+        return None
+    if ending in ("weight_shape", "weight_scale_2", "weight_global_scale"):
+        return None
+    is_transposed = model.quantization is not None and model.quantization.is_transposed
+    if len(shape) > 1 and is_transposed and ending in ("qweight", "qzeros", "scales"):
+        return 0 if is_row else 1
+    dimension = 1 if is_row else 0
+    return None if shape[dimension] == 1 else dimension

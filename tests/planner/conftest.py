@@ -11,8 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from appliance.planner.expected_tensors import expected_tensors
-from appliance.planner.model_config import architecture_of
-from appliance.planner.tensor_info import TensorInfo
+from appliance.planner.model_config import Architecture
+from appliance.planner.safetensors_header import TensorInfo
 
 Write = Callable[..., Path]
 
@@ -34,7 +34,7 @@ def write(tmp_path: Path) -> Write:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
-        _write_header(folder / "model.safetensors", tensors or expected_tensors(architecture_of(config)))
+        _write_header(folder / "model.safetensors", tensors or expected_tensors(Architecture(config)))
         return folder
 
     return written

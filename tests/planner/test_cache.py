@@ -10,12 +10,12 @@ import pytest
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.planner.hardware import Hardware, named_hardware
-from appliance.planner.kv_cache import CacheSettings, KvCache, kv_cache
-from appliance.planner.memory_budget import cache_settings
-from appliance.planner.model_config import AttentionKind, architecture_of
+from appliance.planner.kv_cache import KvCache
+from appliance.planner.memory import EngineRequirements, MemoryEstimate
+from appliance.planner.model_config import Architecture, AttentionKind
+from appliance.planner.model_info import ModelInfo
 
 BLOCK, FLIGHT = 16, 100
-TERMS = CacheSettings(block_tokens=BLOCK, element_bytes=2, in_flight=FLIGHT)
 DENSE: Mapping[str, Any] = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -31,8 +31,8 @@ MIXED = {
 }
 
 
-def _cache(config: Mapping[str, Any], terms: CacheSettings = TERMS, **layout: int) -> KvCache:
-    return kv_cache(architecture_of(config), LayoutConfig(**layout), terms)
+def _cache(config: Mapping[str, Any], dtype: str = "auto", **layout: int) -> KvCache:
+    return KvCache(Architecture(config).attention, LayoutConfig(**layout), BLOCK, 2, FLIGHT, dtype)
 
 
 @pytest.mark.parametrize(("ranks", "heads"), [(1, 4), (2, 2), (4, 1), (8, 1)])
@@ -71,9 +71,10 @@ def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, ba
     hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named_hardware(machine)
     layout = LayoutConfig(pipeline_parallel=stages)
 
-    terms = cache_settings(architecture_of(DENSE), EngineConfig(), layout, hardware, "BF16")
+    info = ModelInfo(Architecture(DENSE), [], "config.json alone", 1, 0, 0, is_local=True)
+    estimate = MemoryEstimate(info, layout, EngineRequirements(EngineConfig()), hardware)
 
-    assert terms.in_flight == batches * tokens
+    assert estimate.cache.in_flight == batches * tokens
 
 
 def test_latent_attention_keeps_one_vector_on_every_rank() -> None:
@@ -88,9 +89,7 @@ def test_latent_attention_keeps_one_vector_on_every_rank() -> None:
 
 def test_smaller_types_take_less() -> None:
     """In FP8, a token takes half of what it takes in 16 bits."""
-    terms = CacheSettings(BLOCK, 2, FLIGHT, dtype="fp8")
-
-    assert _cache(DENSE, terms).token_bytes * 2 == _cache(DENSE).token_bytes
+    assert _cache(DENSE, "fp8").token_bytes * 2 == _cache(DENSE).token_bytes
 
 
 def test_the_smallest_stage_decides_how_many_blocks_there_are() -> None:
@@ -137,6 +136,6 @@ def test_an_encoder_caches_nothing() -> None:
 )
 def test_which_layers_slide(config: dict[str, Any], sliding: int) -> None:
     """As each kind of model does where its config does not list its layers."""
-    kinds = [each.kind for each in architecture_of({**DENSE, **config}).attention]
+    kinds = [each.kind for each in Architecture({**DENSE, **config}).attention]
 
     assert kinds.count(AttentionKind.SLIDING) == sliding

@@ -17,7 +17,7 @@ from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
 from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.models.manager import ModelManager
-from appliance.planner import Plan
+from appliance.planner.planner import Plan
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]

@@ -14,7 +14,7 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.system import usable_memory
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.planner.hardware import Hardware
-from appliance.planner.memory_estimate import EngineRequirements, estimate
+from appliance.planner.memory import EngineRequirements, MemoryEstimate
 from appliance.planner.model_info import inspect_model
 
 CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
@@ -24,7 +24,7 @@ def _dtypes(folder: Path, engine: EngineConfig) -> tuple[str, str]:
     """What the engine is told, and what the plan counts with."""
     setup = EngineSpec(("it",), folder, LayoutConfig(), engine)
     subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
-    planned = estimate(subject, LayoutConfig(), EngineRequirements(engine), CPU)
+    planned = MemoryEstimate(subject, LayoutConfig(), EngineRequirements(engine), CPU)
     return engine_arguments(setup, on_cpu=True)["dtype"], planned.dtype
 
 
@@ -62,7 +62,7 @@ def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path],
     layout = LayoutConfig(memory_fraction=(loaded + 2**24) / total)
 
     real = engine_arguments(EngineSpec(("it",), folder, layout, EngineConfig()), on_cpu=True)["kv_cache_memory_bytes"]
-    (planned,) = estimate(subject, layout, EngineRequirements(EngineConfig()), CPU).ranks
+    (planned,) = MemoryEstimate(subject, layout, EngineRequirements(EngineConfig()), CPU).ranks
 
     assert planned.weight_bytes == loaded
     assert real == planned.kv_cache_bytes == pytest.approx(2**24, abs=8)

@@ -19,10 +19,11 @@ from appliance.config.layout import LayoutConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.models.encoder import choose_task
-from appliance.planner import inspect_model, weight_sharding
-from appliance.planner.model_config import MAX_EXPERTS, architecture_of
-from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.weight_sharding import group_tensors, sharded_tensors, weight_bytes_by_rank
+from appliance.planner import weight_sharding
+from appliance.planner.model_config import MAX_EXPERTS, Architecture
+from appliance.planner.model_info import inspect_model
+from appliance.planner.safetensors_header import TensorInfo
+from appliance.planner.weight_sharding import group_tensors, weight_bytes_by_rank
 
 Published = Mapping[str, Mapping[str, Any]]
 
@@ -235,18 +236,18 @@ def _named(architecture: str) -> bytes:
 
 def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() -> None:
     """Nothing is made for each of them."""
-    model = architecture_of({**SMALL, "num_experts": 8})
+    model = Architecture({**SMALL, "num_experts": 8})
     tensors = [TensorInfo("model.layers.0.mlp.experts.gate_up_proj", "BF16", (10**9, 64, 64))]
-    loaded = sharded_tensors(tensors, model)
+    groups = group_tensors(tensors, model)
 
-    assert not loaded[0].holds_experts
-    assert weight_bytes_by_rank(group_tensors(loaded), model, LayoutConfig(), "BF16")
+    assert not groups[0].experts
+    assert weight_bytes_by_rank(groups, model, LayoutConfig(), "BF16")
     assert MAX_EXPERTS < 10**9
 
 
 def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """300,000 tensors have three plain names, and each of these is looked at once."""
-    model = architecture_of({**SMALL, "num_hidden_layers": 60, "num_experts": 1700})
+    model = Architecture({**SMALL, "num_hidden_layers": 60, "num_experts": 1700})
     names = ("gate_proj", "up_proj", "down_proj")
     tensors = [
         TensorInfo(f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight", "BF16", (64, 64))
@@ -256,8 +257,8 @@ def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.Monke
     ]
 
     weight_sharding._rule.cache_clear()
-    loaded = sharded_tensors(tensors, model)
+    groups = group_tensors(tensors, model)
 
     assert weight_sharding._rule.cache_info().misses == len(names)
-    assert {part.rule for part in loaded} == {"column", "row"}
-    assert len(loaded) == len(tensors)
+    assert {group.rule for group in groups} == {"column", "row"}
+    assert sum(group.count * len(group.experts) for group in groups) == len(tensors)

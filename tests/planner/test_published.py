@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from appliance.planner.expected_tensors import expected_tensors
-from appliance.planner.model_config import architecture_of
+from appliance.planner.model_config import Architecture
 
 UNITS = {"M": 6, "B": 9, "T": 12}
 MODELS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).with_name("published.yaml").read_text())
@@ -22,7 +22,7 @@ def test_parameters_are_as_many_as_published(model: dict[str, Any]) -> None:
     number, unit = model["published"][:-1], model["published"][-1]
     digits = Decimal(number)
 
-    counted = sum(tensor.elements for tensor in expected_tensors(architecture_of(model["config"])))
+    counted = sum(tensor.elements for tensor in expected_tensors(Architecture(model["config"])))
 
     assert Decimal(counted).scaleb(-UNITS[unit]).quantize(digits) == digits
 

@@ -18,7 +18,8 @@ from ruamel.yaml import YAML
 
 from appliance.cli.plan import plans
 from appliance.config import load
-from appliance.planner import Plan, detect_hardware
+from appliance.planner.hardware import detect_hardware
+from appliance.planner.planner import Plan
 
 Config = Mapping[str, Any]  # Any: JSON values
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from appliance.config.layout import LayoutConfig
-from appliance.planner.constraints import constraint_violations
-from appliance.planner.model_config import architecture_of
+from appliance.planner.layouts import constraint_violations
+from appliance.planner.model_config import Architecture
 
 Published = Mapping[str, Mapping[str, Any]]
 
@@ -52,7 +52,7 @@ def test_what_cannot_work_is_named_with_its_key(
     published: Published, name: str, layout: dict[str, Any], key: str, word: str
 ) -> None:
     """The refusal names the key at fault, its value, and the size it does not go with."""
-    found = constraint_violations(architecture_of(published[name]), LayoutConfig(**layout))
+    found = constraint_violations(Architecture(published[name]), LayoutConfig(**layout))
 
     assert any(".".join(each.path) == key and word in each.fault for each in found), found
 
@@ -75,7 +75,7 @@ def test_what_cannot_work_is_named_with_its_key(
 )
 def test_what_works_is_left_alone(published: Published, name: str, layout: dict[str, Any]) -> None:
     """Layouts that people use are not refused."""
-    assert constraint_violations(architecture_of(published[name]), LayoutConfig(**layout)) == []
+    assert constraint_violations(Architecture(published[name]), LayoutConfig(**layout)) == []
 
 
 def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
@@ -84,14 +84,14 @@ def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
     """
     group_tensors = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
-    model = architecture_of({**published["Qwen3-235B-A22B"], **said})
+    model = Architecture({**published["Qwen3-235B-A22B"], **said})
 
     found = constraint_violations(model, LayoutConfig(tensor_parallel=8))
 
     assert [each.path for each in found] == [("layout", "tensor_parallel")]
     assert "within the blocks of 128" in found[0].message
     assert constraint_violations(
-        architecture_of({**published["Qwen2.5-0.5B"], **group_tensors}), LayoutConfig(tensor_parallel=2)
+        Architecture({**published["Qwen2.5-0.5B"], **group_tensors}), LayoutConfig(tensor_parallel=2)
     )
     assert constraint_violations(model, LayoutConfig(tensor_parallel=4)) == []
     assert constraint_violations(model, LayoutConfig(tensor_parallel=8, expert_parallel=True)) == []
@@ -106,14 +106,14 @@ def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published, m
     counted = {**config, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
     stretched = {**config, "rope_scaling": {"type": "linear", "factor": 4.0}}
 
-    found = constraint_violations(architecture_of(config), LayoutConfig(), 8192)
+    found = constraint_violations(Architecture(config), LayoutConfig(), 8192)
 
     assert [each.path for each in found] == [("engine", "max_model_len")]
     assert "made for 4096 tokens" in found[0].message
-    assert constraint_violations(architecture_of(counted), LayoutConfig(), 8192) == found
-    assert constraint_violations(architecture_of(stretched), LayoutConfig(), 8192) == []
+    assert constraint_violations(Architecture(counted), LayoutConfig(), 8192) == found
+    assert constraint_violations(Architecture(stretched), LayoutConfig(), 8192) == []
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
-    assert constraint_violations(architecture_of(config), LayoutConfig(), 8192) == []
+    assert constraint_violations(Architecture(config), LayoutConfig(), 8192) == []
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,6 @@ def test_lengths_are_read_as_vllm_reads_them(
 ) -> None:
     """What is written, with its factor where that is still to come; of long RoPE, what it was made for first."""
     sizes = {key: value for key, value in published["Llama-2-7B"].items() if key != "max_position_embeddings"}
-    model = architecture_of({**sizes, **said})
+    model = Architecture({**sizes, **said})
 
     assert (model.max_length, model.default_length) == (longest, usual)

@@ -10,18 +10,11 @@ import pytest
 
 from appliance.config.layout import LayoutConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
-from appliance.planner import inspect_model
 from appliance.planner.expected_tensors import expected_tensors
-from appliance.planner.model_config import architecture_of
-from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.weight_sharding import (
-    Rank,
-    ShardRule,
-    group_tensors,
-    sharded_tensors,
-    stage_ends,
-    weight_bytes_by_rank,
-)
+from appliance.planner.model_config import Architecture
+from appliance.planner.model_info import inspect_model
+from appliance.planner.safetensors_header import TensorInfo
+from appliance.planner.weight_sharding import Rank, ShardRule, group_tensors, stage_ends, weight_bytes_by_rank
 
 DENSE = {
     "model_type": "llama",
@@ -37,19 +30,19 @@ SPARSE = {**DENSE, "model_type": "mixtral", "num_local_experts": 6}
 
 
 def _weights(config: Mapping[str, Any], tensors: list[TensorInfo] | None = None, **layout: int) -> Mapping[Rank, int]:
-    model = architecture_of(config)
-    loaded = group_tensors(sharded_tensors(tensors or expected_tensors(model), model))
-    return weight_bytes_by_rank(loaded, model, LayoutConfig(**layout), "BF16")
+    model = Architecture(config)
+    groups = group_tensors(tensors or expected_tensors(model), model)
+    return weight_bytes_by_rank(groups, model, LayoutConfig(**layout), "BF16")
 
 
 def test_one_rank_holds_all_with_its_vocabulary_padded() -> None:
     """Both embeddings grow to 128 rows, the next multiple of 64; nothing else grows."""
     padding = 2 * (128 - 100) * 64 * 2
-    whole = sum(tensor.size_bytes for tensor in expected_tensors(architecture_of(DENSE)))
+    whole = sum(tensor.size_bytes for tensor in expected_tensors(Architecture(DENSE)))
 
     held = _weights(DENSE)
 
-    assert held == {Rank(0, 0, 0): whole + padding}
+    assert held == {(0, 0, 0): whole + padding}
 
 
 def test_ranks_share_matrices_and_copy_norms_and_scarce_heads() -> None:
@@ -118,7 +111,7 @@ def test_packed_weights_are_cut_the_other_way(name: str, dtype: str, shape: tupl
 
     held = _weights(config, [tensor], tensor_parallel=2)
 
-    assert held[Rank(0, 0, 0)] == local * (4 if dtype == "I32" else 2)
+    assert held[0, 0, 0] == local * (4 if dtype == "I32" else 2)
 
 
 @pytest.mark.parametrize(("form", "size"), [("int-quantized", 4), ("pack-quantized", 2)])
@@ -144,7 +137,7 @@ def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
 
     held = _weights(config, [scale], tensor_parallel=2)
 
-    assert held[Rank(0, 0, 0)] == 1 * 3 * 4
+    assert held[0, 0, 0] == 1 * 3 * 4
 
 
 def test_what_no_rank_loads_is_not_counted() -> None:
@@ -186,11 +179,11 @@ def test_every_tensor_of_well_known_models_has_a_cut(published: Mapping[str, Map
     What is whole on every rank is norms, gates, sinks' like and low ranks: under a hundredth, but of latent attention.
     """
     for name, config in published.items():
-        model = architecture_of(config)
-        loaded = sharded_tensors(expected_tensors(model), model)
-        whole = sum(part.tensor.elements for part in loaded if part.rule is ShardRule.WHOLE)
+        model = Architecture(config)
+        groups = group_tensors(expected_tensors(model), model)
+        whole = sum(group.elements for group in groups if group.rule is ShardRule.WHOLE)
 
-        assert whole < sum(part.tensor.elements for part in loaded) * (0.03 if model.is_latent else 0.01), name
+        assert whole < sum(group.elements for group in groups) * (0.03 if model.is_latent else 0.01), name
 
 
 def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
@@ -201,16 +194,16 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
     subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
 
     assert subject.source == "the headers of its safetensors"
-    assert list(subject.tensors) == expected_tensors(architecture_of(config))
+    assert list(subject.tensors) == expected_tensors(Architecture(config))
     assert subject.read_bytes < subject.size_bytes / 1000
 
 
 def test_layers_that_are_alike_are_counted_once_each() -> None:
     """A layout of a model with 55,000 tensors looks at a few tensors of each layer, whatever its experts."""
-    model = architecture_of({**SPARSE, "num_hidden_layers": 90, "num_local_experts": 200})
-    loaded = sharded_tensors(expected_tensors(model), model)
-    groups = group_tensors(loaded)
+    model = Architecture({**SPARSE, "num_hidden_layers": 90, "num_local_experts": 200})
+    tensors = expected_tensors(model)
+    groups = group_tensors(tensors, model)
 
-    assert len(loaded) > 50_000
+    assert len(tensors) > 50_000
     assert len(groups) < 90 * 12
-    assert sum(group.count * max(1, len(group.experts)) for group in groups) == len(loaded)
+    assert sum(group.count * max(1, len(group.experts)) for group in groups) == len(tensors)

@@ -11,9 +11,9 @@ import pytest
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError
-from appliance.planner import ModelInfo, inspect_model
 from appliance.planner.expected_tensors import expected_tensors
 from appliance.planner.hardware import Hardware, named_hardware
+from appliance.planner.model_info import ModelInfo, inspect_model
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]
@@ -63,7 +63,7 @@ def test_a_gguf_file_says_it_all(tmp_path: Path) -> None:
     assert (model.layers, model.hidden, model.heads, model.kv_heads, model.vocabulary) == (1, 64, 8, 2, 100)
     assert (model.max_length, model.is_tied, model.dtype) == (2048, True, "BF16")
     assert subject.parameters == sum(tensor.elements for tensor in expected_tensors(model))
-    assert {each.rule for each in subject.sharded} == {"vocabulary", "column", "keys", "row", "whole"}
+    assert {each.rule for each in subject.groups} == {"vocabulary", "column", "keys", "row", "whole"}
 
 
 def test_without_headers_the_config_counts(tmp_path: Path, published: Published) -> None:

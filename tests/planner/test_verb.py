@@ -181,7 +181,8 @@ def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
     """Neither torch nor vLLM nor transformers is imported for it."""
     folder = write(published["SmolLM2-135M"])
     code = (
-        "import sys; from appliance.planner import *; from appliance.config.storage import *\n"
+        "import sys; from appliance.planner.planner import *; from appliance.config.storage import *\n"
+        "from appliance.planner.hardware import *; from appliance.planner.model_info import *\n"
         "from appliance.config.engine import EngineConfig; from appliance.config.layout import LayoutConfig\n"
         f"info = inspect_model(StorageConfig(uri={str(folder)!r}), GlobalStorageConfig())\n"
         "plan('it', info, LayoutConfig(), EngineRequirements(EngineConfig()), detect_hardware())\n"

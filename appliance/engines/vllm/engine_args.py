@@ -14,7 +14,7 @@ from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.system import usable_memory
 from appliance.engines.vllm.weight_files import has_only_pickles, weight_bytes
-from appliance.planner.memory_budget import computes_in_float32, cpu_kv_cache_bytes
+from appliance.planner.memory import computes_in_float32, cpu_kv_cache_bytes
 from appliance.storage import bounded_json
 
 if TYPE_CHECKING:
