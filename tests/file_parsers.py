@@ -16,7 +16,7 @@ import zstandard
 from jinja2 import StrictUndefined
 from parsers import Parser
 
-from appliance.adapters.jmespath import JmesPath, PathFaultError
+from appliance.adapters.http_service import JmesPath, PathFaultError
 from appliance.adapters.templates import TemplateFaultError, compile_template, create_environment, undeclared_variables
 from appliance.config import load
 from appliance.config.layout import LayoutConfig

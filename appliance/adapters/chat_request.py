@@ -56,7 +56,7 @@ class ChatRequestBuilder:
 
     async def completion(self, request: Json) -> Json:
         """Return the completion request that continues the conversation, without blocking the event loop."""
-        return _completion(request, await self.template.run(self.prompt, request), self.stop)
+        return completion_request(request, await self.template.run(lambda: self.prompt(request)), self.stop)
 
     def prompt(self, request: Json) -> str:
         """Return the conversation as the text to continue; blocks while the template is rendered."""
@@ -104,26 +104,15 @@ class ChatRequestBuilder:
         return tools
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedChat:
-    """The same for a prompt that is rendered already."""
-
-    prompt: str
-    stop: Sequence[str] = ()
-
-    async def completion(self, request: Json) -> Json:
-        """Return the completion request that continues the prompt."""
-        _require_supported(request)
-        return _completion(request, self.prompt, self.stop)
-
-
 def _require_supported(request: Json) -> None:
     for field, reason in _UNSUPPORTED_FIELDS.items():
         if request.get(field) is not None:
             raise RequestError(f"{field} {reason}", param=field, code="unsupported_parameter")
 
 
-def _completion(request: Json, prompt: str, stop: Sequence[str]) -> Json:
+def completion_request(request: Json, prompt: str, stop: Sequence[str]) -> Json:
+    """Return a chat request as the request for a completion of its prompt, which is rendered already."""
+    _require_supported(request)
     completion = {name: value for name, value in request.items() if name not in _CHAT_FIELDS and value is not None}
     completion["prompt"] = prompt
     # The newer name wins, as it does for OpenAI.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -50,15 +50,12 @@ def chat_completion(completion: Json, form: ChatResponseFormat) -> Json:
     choices = _choices(completion)
     if not choices:
         raise GatewayError("The target's response is not a completion: it has no choices")
-    head = {"id": _chat_id(completion.get("id")), "object": "chat.completion", "model": form.model}
+    head = {"id": _chat_id(completion), "object": "chat.completion", "model": form.model}
     return completion | head | {"choices": [_choice(choice, index, form) for index, choice in enumerate(choices)]}
 
 
 def _choice(choice: Json, index: int, form: ChatResponseFormat) -> Json:
-    text: str = choice.get("text") or ""
-    calls: list[Json] = []
-    if form.tool_calls is not None:
-        text, calls = split_tool_calls(text, form.tool_calls)
+    text, calls = split_tool_calls(choice.get("text") or "", form.tool_calls)
     message = {"role": form.role, "content": text or None if calls else text, "refusal": None}
     return {
         "index": choice.get("index", index),
@@ -84,8 +81,9 @@ def _unknown_fields(choice: Json) -> Json:
     return {name: value for name, value in choice.items() if name not in _CHOICE_FIELDS}
 
 
-def _chat_id(completion_id: Any) -> str:  # Any: JSON values
-    return f"chatcmpl-{str(completion_id).removeprefix('cmpl-') if completion_id else uuid.uuid4().hex}"
+def _chat_id(completion: Json) -> str:
+    id_ = completion.get("id")
+    return f"chatcmpl-{str(id_).removeprefix('cmpl-') if id_ else uuid.uuid4().hex}"
 
 
 async def chat_chunks(chunks: AsyncGenerator[Json], form: ChatResponseFormat) -> AsyncGenerator[Json]:
@@ -104,63 +102,52 @@ async def chat_chunks(chunks: AsyncGenerator[Json], form: ChatResponseFormat) ->
 
 @dataclass(slots=True)
 class _StreamedChoice:
-    """One choice of a stream; `parser` is None if no tool may be called."""
+    """One choice of a stream."""
 
-    parser: ToolCallParser | None
+    parser: ToolCallParser
     call_count: int = 0
     finish_reason: str | None = None
     unknown_fields: Json = field(default_factory=dict)
     """Fields of the target beside the finish reason."""
 
-    def feed(self, text: str) -> Iterator[Json]:
-        """Yield the deltas of a piece of text."""
-        if self.parser is None:
-            yield from [{"content": text}] if text else []
-        else:
-            yield from map(self._delta, self.parser.feed(text))
-
-    def finish(self) -> Iterator[Json]:
-        """Yield the deltas of text that was held back."""
-        yield from map(self._delta, self.parser.finish() if self.parser is not None else ())
-
-    def _delta(self, part: str | Json) -> Json:
-        if isinstance(part, str):
-            return {"content": part}
-        self.call_count += 1
-        return {"tool_calls": [{"index": self.call_count - 1, **part}]}
+    def deltas(self, parts: Iterable[str | Json]) -> Iterator[Json]:
+        for part in parts:
+            if isinstance(part, str):
+                yield {"content": part}
+            else:
+                yield {"tool_calls": [{"index": self.call_count, **part}]}
+                self.call_count += 1
 
 
-@dataclass(slots=True)
 class _ChunkConverter:
     """Converts the chunks of one completion."""
 
-    form: ChatResponseFormat
-    head: Json = field(default_factory=dict)
-    """The fields that all chunks begin with."""
-    choices: dict[int, _StreamedChoice] = field(default_factory=dict)
-    usage: list[Json] = field(default_factory=list)
-    """Chunks without choices, which come after all choices."""
+    def __init__(self, form: ChatResponseFormat) -> None:
+        self._form = form
+        # The fields that all chunks begin with.
+        self._head: Json = {}
+        self._choices: dict[int, _StreamedChoice] = {}
+        # Chunks without choices, which come after all choices.
+        self._usage: list[Json] = []
 
     def feed(self, chunk: Json) -> Iterator[Json]:
-        if not self.head:
-            head = {"id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk", "created": chunk.get("created")}
-            self.head = head | {"model": self.form.model}
-        extra = {name: value for name, value in chunk.items() if name not in {*self.head, "choices"}}
+        if not self._head:
+            head = {"id": _chat_id(chunk), "object": "chat.completion.chunk", "created": chunk.get("created")}
+            self._head = head | {"model": self._form.model}
+        extra = {name: value for name, value in chunk.items() if name not in {*self._head, "choices"}}
         choices = _choices(chunk)
         if not choices:
-            self.usage.append(self.head | {"choices": []} | extra)
+            self._usage.append(self._head | {"choices": []} | extra)
         for position, choice in enumerate(choices):
             yield from self._convert(choice, choice.get("index", position), extra)
 
     def _convert(self, choice: Json, index: int, extra: Json) -> Iterator[Json]:
-        if index not in self.choices:
-            self.choices[index] = _StreamedChoice(
-                ToolCallParser(self.form.tool_calls) if self.form.tool_calls else None
-            )
-            yield self._chunk(index, {"role": self.form.role, "content": ""}, extra)
-        state = self.choices[index]
-        logprobs = chat_logprobs(choice.get("logprobs"), self.form.top_logprobs)
-        deltas = list(state.feed(choice.get("text") or ""))
+        if index not in self._choices:
+            self._choices[index] = _StreamedChoice(ToolCallParser(self._form.tool_calls))
+            yield self._chunk(index, {"role": self._form.role, "content": ""}, extra)
+        state = self._choices[index]
+        logprobs = chat_logprobs(choice.get("logprobs"), self._form.top_logprobs)
+        deltas = list(state.deltas(state.parser.feed(choice.get("text") or "")))
         if not deltas and logprobs and logprobs["content"]:
             deltas = [{"content": ""}]
         for number, delta in enumerate(deltas):
@@ -169,24 +156,24 @@ class _ChunkConverter:
             state.finish_reason, state.unknown_fields = choice["finish_reason"], _unknown_fields(choice)
 
     def finish(self) -> Iterator[Json]:
-        if not self.choices:
+        if not self._choices:
             raise GatewayError("The target's stream ended before it began")
         # If the usage comes last, the chunks before it have a null.
-        extra = {"usage": None} if self.usage else {}
-        for index, state in sorted(self.choices.items()):
+        extra = {"usage": None} if self._usage else {}
+        for index, state in sorted(self._choices.items()):
             if state.finish_reason is None:
                 raise GatewayError("The target's stream ended in the middle of the response")
-            for delta in state.finish():
+            for delta in state.deltas(state.parser.finish()):
                 yield self._chunk(index, delta, extra)
             last = self._chunk(index, {}, extra)
             reason = _finish_reason(state.finish_reason, has_calls=state.call_count > 0)
             last["choices"][0] |= {"finish_reason": reason} | state.unknown_fields
             yield last
-        yield from self.usage
+        yield from self._usage
 
     def _chunk(self, index: int, delta: Json, extra: Json, logprobs: Json | None = None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-        return self.head | {"choices": [choice]} | extra
+        return self._head | {"choices": [choice]} | extra
 
 
 def chat_logprobs(logprobs: Any, top: int) -> Json | None:  # Any: JSON values

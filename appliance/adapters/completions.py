@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.adapters.chat_request import ChatRequestBuilder, RenderedChat
 from appliance.adapters.chat_response import ChatResponseFormat, chat_chunks, chat_completion
 from appliance.adapters.service_client import (
     MAX_RESPONSE_BYTES,
@@ -44,21 +43,18 @@ class CompletionTarget(Protocol):
 class CompletionsAdapter:
     """Chats and completions of the model `name`, over the completions of a target."""
 
-    def __init__(
-        self, name: str, config: CompletionsConfig, target: CompletionTarget, chat: ChatRequestBuilder | RenderedChat
-    ) -> None:
+    def __init__(self, name: str, config: CompletionsConfig, target: CompletionTarget) -> None:
         self._name = name
         self._config = config
         self._target = target
-        self._chat = chat
 
-    async def chat(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """Return the chat completion, or its chunks."""
-        completion = await self._chat.completion(body)
+    async def chat(self, body: Json, completion: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        """Return the chat completion, or its chunks; `completion` is the request for the completion of its prompt."""
         fields = {**self._target.prompt_defaults, **self._config.defaults, **completion}
         request = {name: value for name, value in fields.items() if value is not None}
         if "max_tokens" not in request:
-            request["max_tokens"] = await self._max_tokens(completion["prompt"], headers)
+            left = self._config.max_tokens or await self._target.remaining_tokens(completion["prompt"], headers)
+            request["max_tokens"] = left or _DEFAULT_MAX_TOKENS
         form = ChatResponseFormat.of(body, self._name, self._config)
         response = await self._send(request, headers)
         return chat_completion(response, form) if isinstance(response, dict) else chat_chunks(response, form)
@@ -76,11 +72,6 @@ class CompletionsAdapter:
             await response.aclose()
             raise GatewayError("The target sent a stream, which was not requested")
         return response
-
-    async def _max_tokens(self, prompt: str, headers: Headers) -> int:
-        if self._config.max_tokens is not None:
-            return self._config.max_tokens
-        return await self._target.remaining_tokens(prompt, headers) or _DEFAULT_MAX_TOKENS
 
 
 async def _as_chunks(completion: Json) -> AsyncGenerator[Json]:

@@ -7,6 +7,7 @@ v1 is https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from appliance.adapters.service import EmbeddingRequest, GeneratedText, RerankRequest, TokenCounts
+from appliance.adapters.operations import GeneratedText, TokenCounts
 from appliance.adapters.service_client import Headers, ServiceClient
 from appliance.config.adapters import OipConfig, OipEmbeddingsConfig, OipRerankConfig, OipTextConfig
 from appliance.core.errors import GatewayError
@@ -144,22 +145,20 @@ def _flat(data: Any) -> list[Any]:  # Any: JSON values
     return leaves
 
 
+@dataclass(frozen=True, slots=True)
 class OipTextService:
     """A model that generates text."""
 
-    def __init__(self, config: OipTextConfig, client: OipClient) -> None:
-        self._config = config
-        self._client = client
-        self._input = client.tensor_name(config.input, "text_input")
-        self._output = client.tensor_name(config.output, "text_output") or None
+    client: OipClient
+    config: OipTextConfig
 
     async def generate(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
-        parameters: Json = dict(self._config.parameters)
-        parameters |= {name: body[name] for name in _SAMPLING_FIELDS if _is_scalar(body.get(name))}
+        sampling = {name: body[name] for name in _SAMPLING_FIELDS if _is_scalar(body.get(name))}
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        if _is_scalar(limit):
-            parameters["max_tokens"] = limit
-        (text,) = await self._client.infer({self._input: [prompt]}, self._output, parameters, headers)
+        limits = {"max_tokens": limit} if _is_scalar(limit) else {}
+        prompts = {self.client.tensor_name(self.config.input, "text_input"): [prompt]}
+        output = self.client.tensor_name(self.config.output, "text_output") or None
+        (text,) = await self.client.infer(prompts, output, {**self.config.parameters, **sampling, **limits}, headers)
         if not isinstance(text, str):
             raise GatewayError("The target's output is not a text")
         return GeneratedText(text, "stop")
@@ -173,34 +172,33 @@ def _is_scalar(value: Any) -> bool:  # Any: JSON values
     return isinstance(value, bool | int | float | str)
 
 
+@dataclass(frozen=True, slots=True)
 class OipEmbeddingService:
     """A model that embeds texts."""
 
-    def __init__(self, config: OipEmbeddingsConfig, client: OipClient) -> None:
-        self._config = config
-        self._client = client
+    client: OipClient
+    config: OipEmbeddingsConfig
 
-    async def embed(
-        self, _request: EmbeddingRequest, texts: Sequence[str], headers: Headers
-    ) -> tuple[list[list[float]], TokenCounts]:
-        name = self._client.tensor_name(self._config.input, "text_input")
-        rows = await self._client.infer({name: texts}, self._config.output, {}, headers)
+    async def embed(self, _body: Json, texts: Sequence[str], headers: Headers) -> tuple[list[list[float]], TokenCounts]:
+        name = self.client.tensor_name(self.config.input, "text_input")
+        rows = await self.client.infer({name: texts}, self.config.output, {}, headers)
         # A vector of one number comes as that number.
         vectors = [row if isinstance(row, list) else [row] for row in rows]
         return [[_number(each) for each in vector] for vector in vectors], TokenCounts()
 
 
+@dataclass(frozen=True, slots=True)
 class OipRerankService:
     """A model that scores pairs of a query and a document."""
 
-    def __init__(self, config: OipRerankConfig, client: OipClient) -> None:
-        self._config = config
-        self._client = client
+    client: OipClient
+    config: OipRerankConfig
 
-    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], TokenCounts]:
-        config = self._config
-        columns = {config.query: [request.query] * len(request.documents), config.document: request.documents}
-        rows = await self._client.infer(columns, config.output, {}, headers)
+    async def score(
+        self, _body: Json, query: str, documents: Sequence[str], headers: Headers
+    ) -> tuple[list[float], TokenCounts]:
+        columns = {self.config.query: [query] * len(documents), self.config.document: documents}
+        rows = await self.client.infer(columns, self.config.output, {}, headers)
         return [_number(row[0] if isinstance(row, list) and len(row) == 1 else row) for row in rows], TokenCounts()
 
 

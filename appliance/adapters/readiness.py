@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from appliance.adapters.templates import RenderError, TemplateFaultError
+from appliance.adapters.renderer import RenderError
+from appliance.adapters.templates import TemplateFaultError
 from appliance.core.errors import ApplianceError, EngineDeadError, GatewayError, UnavailableError
 
 # So many requests in a row without any response are not a coincidence.

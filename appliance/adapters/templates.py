@@ -1,18 +1,24 @@
 """Jinja templates from outside: chat templates as transformers renders them, and JSON for services.
 
-They are rendered in Jinja's sandbox, and for requests in a child process (`Renderer`) as well.
+They are rendered in Jinja's sandbox, and for requests in a child process (`Renderer`) as well. A chat template is
+inline, in a file, or beside a tokenizer, which is not loaded.
 
-Source: https://huggingface.co/docs/transformers/chat_templating_writing and transformers'
-`utils/chat_template_utils.py` for what a chat template can rely on.
+Source: https://huggingface.co/docs/transformers/chat_templating_writing, the files that `save_pretrained` writes, and
+transformers' `utils/chat_template_utils.py` for what a chat template can rely on.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
 
+import msgspec
 from jinja2 import (
     Environment,
     StrictUndefined,
@@ -30,64 +36,48 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from appliance.core.errors import RequestError
+from appliance.adapters.renderer import LENGTH_BYTES, MAX_OUTPUT_BYTES, Renderer, RenderError, message
+from appliance.core.child_process import end_with_parent, limit_resources
+from appliance.core.errors import LoadError, RequestError
+from appliance.core.openai_types import Json
 
-P = ParamSpec("P")
 Result = TypeVar("Result")
 
 MAX_SOURCE = 256 * 1024
-"""
-Largest number of characters of a template. The longest chat templates have 40,000; Jinja compiles this many in seconds.
-"""
+"""Limit on the characters of a template. The longest have 40,000; Jinja compiles this many in seconds."""
+
+# Address space of the child, of which Python and Jinja take a tenth; a body of 32 MiB needs less than a half.
+_MEMORY_BYTES = 1024 * 1024 * 1024
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+
+# A template or a tokenizer's config; the vocabulary is a file of its own.
+_MAX_FILE_BYTES = 8 * 1024 * 1024
 
 
 class TemplateFaultError(Exception):
-    """A template is wrong; `line` of it counts from 1."""
+    """A template is wrong: in a `line`, which counts from 1, or None if it compiles and does not render JSON."""
 
-    def __init__(self, message: str, line: int = 1) -> None:
+    def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
         self.line = line
 
 
-class RenderError(Exception):
-    """A template could not be rendered; `kind` is "refused", "undefined", "broken", "not_json" or "ended"."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class TemplateRenderer(Protocol):
-    """Renders templates elsewhere, within limits."""
-
-    async def run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Return the result of `work`, which renders, without blocking the event loop."""
-
-    def render(self, kind: str, source: str, variables: Mapping[str, Any]) -> str:  # Any: JSON values
-        """Return the text of a template; blocks.
-
-        Raises:
-            RenderError: the template refuses, breaks, takes too long, or takes or gives too much.
-        """
-
-
 class _SandboxedTemplate:
-    """The common part of both kinds of templates."""
+    """The common part of both kinds of templates; without a `renderer` it is rendered in this process, unlimited.
+
+    Raises:
+        TemplateFaultError: it is not a template.
+    """
 
     kind: Literal["chat", "json"]
+    # Its name in messages, and the value of a missing variable.
     description: str
-    """Its name in messages."""
     undefined: type[Undefined]
-    """The value of a missing variable."""
 
-    def __init__(self, source: str, renderer: TemplateRenderer | None = None) -> None:
-        """`renderer` renders it; None renders in this process, without limits.
-
-        Raises:
-            TemplateFaultError: it is not a template.
-        """
+    def __init__(self, source: str, renderer: Renderer | None = None) -> None:
         if len(source) > MAX_SOURCE:
-            raise TemplateFaultError(f"is longer than {MAX_SOURCE} characters")
+            raise TemplateFaultError(f"is longer than {MAX_SOURCE} characters", 1)
         environment = create_environment(self.undefined)
         self._template = compile_template(environment, source)
         self._source = source
@@ -95,11 +85,9 @@ class _SandboxedTemplate:
         self.variables: frozenset[str] = undeclared_variables(environment, source)
         """The names of the variables it uses."""
 
-    async def run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    async def run(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work`, which renders this template, without blocking the event loop."""
-        if self._renderer is None:
-            return work(*args, **kwargs)
-        return await self._renderer.run(work, *args, **kwargs)
+        return work() if self._renderer is None else await self._renderer.run(work)
 
     def render_here(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
         """Return the text, rendered in this process.
@@ -107,7 +95,19 @@ class _SandboxedTemplate:
         Raises:
             RenderError: it refuses, or breaks.
         """
-        return _render(self._template, variables)
+        try:
+            return self._template.render(variables)
+        except UndefinedError as error:
+            raise RenderError("undefined", str(error.message)) from error
+        except TemplateError as error:
+            raise RenderError("refused", str(error.message)) from error
+        except MemoryError as error:
+            raise RenderError("broken", "it takes too much memory") from error
+        except RecursionError as error:
+            raise RenderError("broken", "it calls itself too often") from error
+        except Exception as error:
+            # A template is code: it can break in any way, and only because of the client's values.
+            raise RenderError("broken", f"one of its expressions fails: {error}") from error
 
     def _text(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
         """Return the text.
@@ -128,18 +128,11 @@ class _SandboxedTemplate:
 
 
 class ChatTemplate(_SandboxedTemplate):
-    """Renders a conversation as the text of one prompt."""
+    """Renders a conversation as the text of one prompt; `tokens` are the tokenizer's, such as ``bos_token``."""
 
     kind, description, undefined = "chat", "chat template", Undefined
 
-    def __init__(
-        self, source: str, tokens: Mapping[str, str] | None = None, renderer: TemplateRenderer | None = None
-    ) -> None:
-        """`tokens` are the tokenizer's special ones, such as ``bos_token``.
-
-        Raises:
-            TemplateFaultError: it is not a template.
-        """
+    def __init__(self, source: str, tokens: Mapping[str, str] | None = None, renderer: Renderer | None = None) -> None:
         super().__init__(source, renderer)
         self._tokens = dict(tokens or {})
         self.knows_developer = "developer" in source
@@ -173,22 +166,6 @@ class JsonTemplate(_SandboxedTemplate):
             return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
         except (ValueError, RecursionError) as error:
             raise RenderError("not_json", f"does not render JSON: {error}") from error
-
-
-def _render(template: Template, variables: Mapping[str, Any]) -> str:  # Any: JSON values
-    try:
-        return template.render(variables)
-    except UndefinedError as error:
-        raise RenderError("undefined", str(error.message)) from error
-    except TemplateError as error:
-        raise RenderError("refused", str(error.message)) from error
-    except MemoryError as error:
-        raise RenderError("broken", "it takes too much memory") from error
-    except RecursionError as error:
-        raise RenderError("broken", "it calls itself too often") from error
-    except Exception as error:
-        # A template is code: it can break in any way, and only because of the client's values.
-        raise RenderError("broken", f"one of its expressions fails: {error}") from error
 
 
 class _GenerationBlock(Extension):
@@ -240,10 +217,10 @@ def compile_template(environment: Environment, source: str) -> Template:
     except TemplateSyntaxError as error:
         raise TemplateFaultError(str(error.message), error.lineno) from error
     except RecursionError as error:
-        raise TemplateFaultError("is nested too deeply") from error
+        raise TemplateFaultError("is nested too deeply", 1) from error
     except Exception as error:
         # Python compiles Jinja's output, and has limits of its own: nested blocks, digits of numbers.
-        raise TemplateFaultError(f"cannot be compiled: {error}") from error
+        raise TemplateFaultError(f"cannot be compiled: {error}", 1) from error
 
 
 @pass_context
@@ -272,3 +249,127 @@ def _raise_exception(message: str) -> NoReturn:
 def _strftime_now(form: str) -> str:
     # The local time, as transformers has it.
     return datetime.now().strftime(form)  # noqa: DTZ005
+
+
+def is_inline(chat_template: str) -> bool:
+    """Return whether the text is a template and not the path of one: no path has Jinja's marks, or several lines."""
+    return any(mark in chat_template for mark in ("{{", "{%", "{#", "\n"))
+
+
+def load_chat_template(
+    source: str | None, tokenizer: Path | None, renderer: Renderer | None = None
+) -> ChatTemplate | None:
+    """Return a template that is inline, in a file, or None: beside the `tokenizer`, a local copy, if there is one.
+
+    Raises:
+        LoadError: there is no template where it should be, or it is not one.
+    """
+    files = {} if tokenizer is None else _files(tokenizer)
+    if source is None:
+        if tokenizer is None:
+            return None
+        source = _tokenizer_template(files, tokenizer)
+    elif not is_inline(source):
+        source = _read(Path(source).expanduser())
+    try:
+        return ChatTemplate(source, _special_tokens(files), renderer)
+    except TemplateFaultError as error:
+        raise LoadError(f"the chat template is wrong in line {error.line}: {error}; correct it") from error
+
+
+def _files(tokenizer: Path) -> Mapping[str, Path]:
+    """Return the files of a tokenizer's directory by name, or the file that it is."""
+    paths = [tokenizer] if tokenizer.is_file() else list(tokenizer.iterdir())
+    return {path.name: path for path in paths if path.is_file()}
+
+
+def _tokenizer_template(files: Mapping[str, Path], tokenizer: Path) -> str:
+    """Return the tokenizer's template; a file of its own precedes the config's key, as for transformers."""
+    if "chat_template.jinja" in files:
+        return _read(files["chat_template.jinja"])
+    only = next(iter(files.values())) if len(files) == 1 else None
+    if only is not None and only.suffix == ".jinja":
+        return _read(only)
+    for name in ("chat_template.json", _TOKENIZER_CONFIG):
+        found = _default_template(_read_json(files[name]).get("chat_template")) if name in files else None
+        if found is not None:
+            return found
+    raise LoadError(
+        f"{tokenizer}: has no chat template, be it in chat_template.jinja or in {_TOKENIZER_CONFIG}; give chat_template"
+    )
+
+
+def _default_template(template: Any) -> str | None:  # Any: JSON values
+    if isinstance(template, list):
+        named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _special_tokens(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the special tokens, such as ``bos_token``, which templates write out."""
+    found: Json = {}
+    for name in ("special_tokens_map.json", _TOKENIZER_CONFIG):
+        if name in files:
+            found |= {key: value for key, value in _read_json(files[name]).items() if key.endswith("_token")}
+    contents = {key: value.get("content") if isinstance(value, dict) else value for key, value in found.items()}
+    return {key: value for key, value in contents.items() if isinstance(value, str)}
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path}: is not JSON: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise LoadError(f"{path}: is not a JSON object; download it again")
+    return content
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise LoadError(f"{path}: is larger than {_MAX_FILE_BYTES} bytes; must be a template")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "is not UTF-8 text"
+        raise LoadError(f"{path}: cannot be read: {reason}; must be a readable file") from error
+
+
+def serve() -> None:
+    """Render templates in the child process until the parent closes the connection."""
+    parent = os.getppid()
+    end_with_parent(parent)
+    limit_resources(memory_bytes=_MEMORY_BYTES)
+    _respond({"text": "ready"})
+    while os.getppid() == parent and (head := sys.stdin.buffer.read(LENGTH_BYTES)):
+        _respond(_render_request(sys.stdin.buffer.read(int.from_bytes(head, "big"))))
+
+
+def _render_request(request: bytes) -> dict[str, str]:
+    try:
+        fields = msgspec.json.decode(request)
+        text = _compile(fields["kind"], fields["source"]).render_here(fields["variables"])
+    except RenderError as error:
+        return {"error": error.kind, "message": str(error)}
+    except MemoryError:
+        return {"error": "broken", "message": "it takes too much memory"}
+    if len(text) > MAX_OUTPUT_BYTES:
+        return {"error": "broken", "message": f"it gives more than {MAX_OUTPUT_BYTES} characters"}
+    return {"text": text}
+
+
+@lru_cache(maxsize=16)
+def _compile(kind: str, source: str) -> ChatTemplate | JsonTemplate:
+    return ChatTemplate(source) if kind == "chat" else JsonTemplate(source)
+
+
+def _respond(response: dict[str, str]) -> None:
+    try:
+        content = msgspec.json.encode(response)
+    except (MemoryError, ValueError) as error:
+        # Half of a surrogate pair, which no text over HTTP can have.
+        reason = "it takes too much memory" if isinstance(error, MemoryError) else "its text cannot be written as UTF-8"
+        content = msgspec.json.encode({"error": "broken", "message": reason})
+    sys.stdout.buffer.write(message(content))
+    sys.stdout.buffer.flush()

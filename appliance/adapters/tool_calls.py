@@ -54,8 +54,11 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)
 
 
-def split_tool_calls(text: str, config: ToolCallsConfig) -> tuple[str, list[Json]]:
-    """Return the text without its tool calls, and the calls in OpenAI's form; invalid calls stay text."""
+def split_tool_calls(text: str, config: ToolCallsConfig | None) -> tuple[str, list[Json]]:
+    """Return the text without its tool calls, and the calls in OpenAI's form; invalid calls stay text.
+
+    A config of None finds none.
+    """
     parser = ToolCallParser(config)
     parts = [*parser.feed(text), *parser.finish()]
     rest = "".join(part for part in parts if isinstance(part, str))
@@ -65,13 +68,14 @@ def split_tool_calls(text: str, config: ToolCallsConfig) -> tuple[str, list[Json
 
 
 class ToolCallParser:
-    """Finds tool calls in text that comes in pieces."""
+    """Finds tool calls in text that comes in pieces; a config of None finds none."""
 
-    def __init__(self, config: ToolCallsConfig) -> None:
-        self._config = config
-        self._outside = StopSequences([config.begin])
+    def __init__(self, config: ToolCallsConfig | None) -> None:
+        self._begin, self._end = ("", None) if config is None else (config.begin, config.end)
+        self._markers = [self._begin] if config else []
+        self._outside = StopSequences(self._markers)
+        # The text of a call after its marker; None outside of a call.
         self._call: str | None = None
-        """The text of a call after its marker; None outside of a call."""
 
     def feed(self, piece: str) -> Iterator[str | Json]:
         """Yield the texts and calls that are certain."""
@@ -81,13 +85,13 @@ class ToolCallParser:
                     yield text
                 if not self._outside.is_found:
                     return
-                piece, self._call, self._outside = self._outside.rest, "", StopSequences([self._config.begin])
+                piece, self._call, self._outside = self._outside.rest, "", StopSequences(self._markers)
             self._call += piece
-            if self._config.end is None or self._config.end not in self._call:
+            if self._end is None or self._end not in self._call:
                 return
-            call, _, piece = self._call.partition(self._config.end)
+            call, _, piece = self._call.partition(self._end)
             self._call = None
-            yield from self._parse(call, self._config.end)
+            yield from self._parse(call, self._end)
 
     def finish(self) -> Iterator[str | Json]:
         """Yield what is held back; a call may end with the text."""
@@ -103,7 +107,7 @@ class ToolCallParser:
             decoded = None
         calls = [_tool_call(each) for each in (decoded if isinstance(decoded, list) else [decoded])]
         if not calls or None in calls:
-            yield f"{self._config.begin}{text}{end}"
+            yield f"{self._begin}{text}{end}"
         else:
             yield from (call for call in calls if call is not None)
 

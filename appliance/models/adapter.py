@@ -6,18 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from appliance.adapters.chat_request import ChatRequestBuilder
-from appliance.adapters.chat_template import load_chat_template
-from appliance.adapters.completions import CompletionsAdapter, PeerTarget, RemoteTarget
-from appliance.adapters.operations import Handlers, http_handlers, oip_handlers
+from appliance.adapters.handlers import Handlers, build_handlers
 from appliance.adapters.readiness import Readiness
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.service_client import ServiceClient
-from appliance.config.adapters import CompletionsConfig, OipConfig
 from appliance.config.models import TOKENIZER, AdapterConfig
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
@@ -26,8 +22,6 @@ from appliance.core.http import address_of
 from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.openai_types import SMALLEST_REQUESTS, Json
 from appliance.proxy.client import UpstreamClient
-
-Value = TypeVar("Value")
 
 
 class AdapterModel:
@@ -53,7 +47,9 @@ class AdapterModel:
         if isinstance(target, str) and Operation.COMPLETION not in self._peers.operations(target):
             raise LoadError(f"its target {target!r} does not complete prompts; name one that does")
         # In a thread: templates are read and compiled, which may take seconds.
-        self._handlers = await asyncio.to_thread(self._build_handlers, artifacts)
+        self._handlers = await asyncio.to_thread(
+            build_handlers, self._config, self._client, self._peers, self._renderer, artifacts.get(TOKENIZER)
+        )
         self._readiness.start()
 
     async def check(self) -> None:
@@ -80,23 +76,6 @@ class AdapterModel:
         if self._client is not None:
             await self._client.close()
 
-    def _build_handlers(self, artifacts: Mapping[str, Path]) -> Handlers:
-        templated = self._config.protocol.templated
-        chat = None
-        if templated is not None:
-            template = load_chat_template(templated, artifacts.get(TOKENIZER), self._renderer)
-            chat = None if template is None else ChatRequestBuilder(template, templated.stop)
-        name, target, protocol = self._config.name, self._config.target, self._config.protocol
-        model = name if isinstance(target, str) else target.model or name
-        if isinstance(protocol, CompletionsConfig):
-            peer_or_remote = RemoteTarget(self._client, model) if self._client else PeerTarget(str(target), self._peers)
-            completions = CompletionsAdapter(name, protocol, peer_or_remote, _require(chat))
-            return {Operation.CHAT_COMPLETION: completions.chat, Operation.COMPLETION: completions.complete}
-        client = _require(self._client)
-        if isinstance(protocol, OipConfig):
-            return oip_handlers(name, protocol, client, model, chat)
-        return http_handlers(name, protocol, client, model, chat, self._renderer)
-
     async def _send_warmup_request(self) -> None:
         operation = next(operation for operation in SMALLEST_REQUESTS if operation in self.operations)
         await self._handlers[operation](dict(SMALLEST_REQUESTS[operation]), {})
@@ -104,13 +83,6 @@ class AdapterModel:
     def _check_peer(self) -> None:
         if isinstance(self._config.target, str):
             self._peers.check(self._config.target)
-
-
-def _require(value: Value | None) -> Value:
-    """Return a value that the validators of the config require."""
-    if value is None:
-        raise AssertionError("the config was not validated; this is a bug")
-    return value
 
 
 def _decode(body: bytes) -> Json:

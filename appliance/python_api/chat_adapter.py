@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.adapters.chat_request import ChatRequestBuilder, RenderedChat
-from appliance.adapters.chat_template import load_chat_template
+from appliance.adapters.chat_request import ChatRequestBuilder, completion_request
 from appliance.adapters.completions import CompletionsAdapter, PeerTarget
+from appliance.adapters.templates import load_chat_template
 from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.model import SINGLE_FRONT_END, ModelRequest, ModelResponse, Operation
@@ -64,7 +64,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
             "tool_calls": tool_calls,
         }
         self._config = config_from_keywords(CompletionsConfig, keys, type(self).__name__)
-        template = load_chat_template(self._config, None)
+        template = load_chat_template(self._config.chat_template, None)
         self._chat = None if chat_template is None or template is None else ChatRequestBuilder(template, tuple(stop))
         self.backing = None if underlying_model is None else adapt(underlying_model)
         if Operation.COMPLETION not in adapt(self).operations:
@@ -91,10 +91,10 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         prompt = await call_method(self.apply_chat_template, request)
         config = self._config.model_copy(update={"response_role": prompt.response_role})
         target = PeerTarget(self.name, _OwnCompletions(self))
-        chat = RenderedChat(prompt.prompt, config.stop)
-        adapter = CompletionsAdapter(request.model or self.name, config, target, chat)
+        adapter = CompletionsAdapter(request.model or self.name, config, target)
+        body = request_body(request, self.name)
         headers = {} if raw_request is None else dict(raw_request.headers)
-        response = await adapter.chat(request_body(request, self.name), headers)
+        response = await adapter.chat(body, completion_request(body, prompt.prompt, config.stop), headers)
         if isinstance(response, dict):
             return to_object(response, ChatCompletion)
         return to_chunks(response, ChatCompletionChunk)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from appliance.adapters.chat_request import ChatRequestBuilder
 from appliance.adapters.completions import CompletionsAdapter
-from appliance.adapters.operations import chat_over_text, complete_over_text, embed, rerank
-from appliance.adapters.service import EmbeddingRequest, GeneratedText, RerankRequest, TokenCounts
+from appliance.adapters.handlers import chat_over_completions
+from appliance.adapters.operations import GeneratedText, TokenCounts, chat_over_text, complete_over_text, embed, rerank
 from appliance.adapters.templates import ChatTemplate
 from appliance.config.adapters import ChatConfig, CompletionsConfig
 from appliance.core.errors import RequestError
@@ -20,7 +20,7 @@ from appliance.core.model import Operation
 
 TEMPLATE = "{{ tools }}{{ documents }}{% for m in messages %}{{ m.role + m.content }}{{ m.tool_calls }}{% endfor %}"
 CHAT = ChatRequestBuilder(ChatTemplate(TEMPLATE), ["END"])
-SECTION = CompletionsConfig.model_validate({"kind": "completions", "chat_template": TEMPLATE, "tool_calls": {}})
+CONFIG = CompletionsConfig.model_validate({"kind": "completions", "chat_template": TEMPLATE, "tool_calls": {}})
 
 scalars = st.none() | st.booleans() | st.integers(-3, 200) | st.floats(allow_nan=False) | st.text(max_size=5)
 anything = st.recursive(
@@ -64,13 +64,13 @@ class Service:
         """The same."""
         yield GeneratedText("word", "stop")
 
-    async def embed(self, request: EmbeddingRequest, texts: Sequence[str], headers: Any) -> Any:
+    async def embed(self, body: Any, texts: Sequence[str], headers: Any) -> Any:
         """A vector each."""
         return [[1.0, 2.0] for _ in texts], TokenCounts()
 
-    async def score(self, request: RerankRequest, headers: Any) -> Any:
+    async def score(self, body: Any, query: str, documents: Sequence[str], headers: Any) -> Any:
         """A score each."""
-        return [1.0 for _ in request.documents], TokenCounts()
+        return [1.0 for _ in documents], TokenCounts()
 
     async def send(self, operation: Operation, body: Any, headers: Any) -> Any:
         """A completion."""
@@ -83,8 +83,8 @@ class Service:
 
 SERVICE = Service()
 HANDLERS = (
-    CompletionsAdapter("m", SECTION, SERVICE, CHAT).chat,
-    CompletionsAdapter("m", SECTION, SERVICE, CHAT).complete,
+    partial(chat_over_completions, CompletionsAdapter("m", CONFIG, SERVICE), CHAT),
+    CompletionsAdapter("m", CONFIG, SERVICE).complete,
     partial(chat_over_text, "m", SERVICE, ChatConfig(), CHAT),
     partial(chat_over_text, "m", SERVICE, ChatConfig(), None),
     partial(complete_over_text, "m", SERVICE),

@@ -73,7 +73,7 @@ async def test_a_renderer_is_closed_while_it_renders() -> None:
     renderer = Renderer(seconds=600)
     endless = ChatTemplate(ENDLESS, renderer=renderer)
     ChatTemplate("x", renderer=renderer).render({})
-    rendering = asyncio.create_task(endless.run(endless.render, {}))
+    rendering = asyncio.create_task(endless.run(lambda: endless.render({})))
     await asyncio.sleep(0.2)
 
     await asyncio.to_thread(renderer.close)

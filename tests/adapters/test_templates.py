@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.adapters.chat_template import load_chat_template
-from appliance.adapters.templates import ChatTemplate, JsonTemplate, TemplateFaultError
-from appliance.config.adapters import ChatConfig
+from appliance.adapters.templates import ChatTemplate, JsonTemplate, TemplateFaultError, load_chat_template
 from appliance.core.errors import LoadError, RequestError
 
 MESSAGES = [
@@ -109,7 +107,7 @@ def test_a_tokenizers_template_is_found_without_the_tokenizer(
     tmp_path: Path, files: dict[str, Any], prompt: str
 ) -> None:
     """In each place transformers writes it to, with the special tokens beside it."""
-    template = load_chat_template(ChatConfig(), _write(tmp_path, files))
+    template = load_chat_template(None, _write(tmp_path, files))
 
     assert template is not None
     assert template.render({}) == prompt
@@ -118,7 +116,7 @@ def test_a_tokenizers_template_is_found_without_the_tokenizer(
 def test_a_file_alone_will_do(tmp_path: Path) -> None:
     """A tokenizer's config, or a template, is enough: nobody fetches weights for a template."""
     _write(tmp_path, {"tokenizer_config.json": CONFIG, "my.jinja": "mine"})
-    config, own = (load_chat_template(ChatConfig(), tmp_path / name) for name in ("tokenizer_config.json", "my.jinja"))
+    config, own = (load_chat_template(None, tmp_path / name) for name in ("tokenizer_config.json", "my.jinja"))
 
     assert config is not None
     assert own is not None
@@ -128,8 +126,8 @@ def test_a_file_alone_will_do(tmp_path: Path) -> None:
 def test_a_template_of_ones_own_goes_before_the_tokenizers(tmp_path: Path) -> None:
     """The tokenizer's special tokens serve it; it is inline, or a file."""
     _write(tmp_path, {"tokenizer_config.json": CONFIG, "own.jinja": "{{ bos_token }}file"})
-    inline = load_chat_template(ChatConfig(chat_template="{{ bos_token }}inline"), tmp_path)
-    file = load_chat_template(ChatConfig(chat_template=str(tmp_path / "own.jinja")), tmp_path)
+    inline = load_chat_template("{{ bos_token }}inline", tmp_path)
+    file = load_chat_template(str(tmp_path / "own.jinja"), tmp_path)
 
     assert inline is not None
     assert file is not None
@@ -149,4 +147,4 @@ def test_a_tokenizer_without_a_good_template_is_a_failed_load(
 ) -> None:
     """The reason names the place and the remedy."""
     with pytest.raises(LoadError, match=message):
-        load_chat_template(ChatConfig(), _write(tmp_path, files))
+        load_chat_template(None, _write(tmp_path, files))
