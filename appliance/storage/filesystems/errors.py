@@ -193,18 +193,18 @@ def _missing_error(resource: str, response: str, access: AccessHint) -> Artifact
 
 def _response_of(error: BaseException) -> FailedResponse | None:
     """Return the response in an exception of a client, each of which has it elsewhere."""
+    if "HttpProcessingError" in _names(error):
+        # aiohttp's words for a response that breaks off, with the status of a bad request.
+        return None
     response: Any = getattr(error, "response", None)  # Any: of any client
     if isinstance(response, Mapping):  # botocore
         metadata, code = response.get("ResponseMetadata", {}), str(response.get("Error", {}).get("Code", ""))
         # A response to HEAD has no body, so its code is its status.
         message = "" if code.isdigit() else code
         return FailedResponse(int(metadata.get("HTTPStatusCode", 0)), message, metadata.get("HTTPHeaders", {}))
-    for status in (
-        getattr(error, "status", None),  # aiohttp
-        getattr(error, "status_code", None),  # Azure
-        getattr(response, "status_code", None),  # httpx and requests
-        getattr(error, "code", None),  # gcsfs
-    ):
+    # aiohttp, Azure, httpx and requests, gcsfs; in this order, because aiohttp warns of its old `code`.
+    for owner, attribute in ((error, "status"), (error, "status_code"), (response, "status_code"), (error, "code")):
+        status = getattr(owner, attribute, None)
         if isinstance(status, int) and 400 <= status < 600:
             headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
             own_code = getattr(error, "error_code", None)  # Azure
