@@ -80,7 +80,7 @@ def boto3(place: Place) -> Callable[[], object]:
 
 def gcsfs(place: Place) -> Callable[[], object]:
     """fsspec's way to Google Cloud Storage, as it is by default but for a question that emulators do not answer."""
-    import gcsfs  # type: ignore[import-untyped]
+    import gcsfs
 
     def work() -> None:
         files = gcsfs.GCSFileSystem(token="anon", project="test", endpoint_url=place["endpoint"])

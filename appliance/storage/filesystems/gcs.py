@@ -1,29 +1,27 @@
-"""`gs://BUCKET/PREFIX`: Google Cloud Storage, through its JSON API.
-
-Not gcsfs, whose import unpickles `~/.gcs_tokens` and so runs whatever is in there, and whose requests wait for new
-tokens in the event loop and are retried for half a minute.
-"""
+"""`gs://BUCKET/PREFIX`: Google Cloud Storage, through gcsfs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import stat
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from yarl import URL
 
 from appliance.config.credentials import GcsCredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
-from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError, StorageUnavailableError
-from appliance.storage.filesystems import errors
-from appliance.storage.filesystems.base import Body, RemoteFile, hex_digest, known_digests
-from appliance.storage.filesystems.errors import AccessHint
-from appliance.storage.filesystems.http_client import HeadersFor, HttpClient, only_for, range_header
-from appliance.storage.filesystems.object_store import ObjectLocation, ObjectStore
+from appliance.core.concurrency import in_thread
+from appliance.core.errors import AccessDeniedError, StorageError, StorageUnavailableError
+from appliance.storage.filesystems import errors, network
+from appliance.storage.filesystems.base import RemoteFile, hex_digest, known_digests
+from appliance.storage.filesystems.errors import FailedResponse
+from appliance.storage.filesystems.store import Content, FilesystemStore, Info, bucket_and_path, require_package
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -31,136 +29,118 @@ if TYPE_CHECKING:
 _BUCKET = r"[a-z0-9][a-z0-9._-]+"
 _ENDPOINT = "https://storage.googleapis.com"
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
-_REMEDY = "set GOOGLE_APPLICATION_CREDENTIALS or storage.credentials.gcs to valid credentials"
-_MAX_PAGE_BYTES = 64 << 20
-_FIELDS = "name,size,generation,md5Hash,crc32c,contentEncoding"
 
 
-class GcsStore(ObjectStore):
+class GcsStore(FilesystemStore):
     """A prefix of a bucket, or one object."""
 
-    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
-        location = ObjectLocation.parse(uri, _BUCKET)
-        super().__init__(f"gs://{location}", location)
-        block = block_for(settings.credentials.gcs, "bucket", location.bucket) or GcsCredentialsConfig()
-        self._objects = f"{_endpoint(block)}/storage/v1/b/{location.bucket}/o"
-        self._token = _GcsToken(self._uri, block)
-        self._client = HttpClient(settings.transfer)
+    remedy = "set GOOGLE_APPLICATION_CREDENTIALS or storage.credentials.gcs to valid credentials"
 
-    @property
-    def credential(self) -> str:
-        return self._token.credential
+    def __init__(
+        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        require_package("gcsfs", "gcs", "Fetching gs://")
+        super().__init__(uri, settings, options)
+        bucket, path = bucket_and_path(uri, _BUCKET)
+        self._root = f"{bucket}/{path}".rstrip("/")
+        self._uri = f"gs://{self._root}"
+        self._must_be_directory = self._must_be_directory or not path
+        self._block = block_for(settings.credentials.gcs, "bucket", bucket) or GcsCredentialsConfig()
+        self._refreshing = asyncio.Lock()
+        self._credentials: Credentials | None = None
+        self._bearer: Any = "anon"  # Any: google-auth has no types for it
+        self.credential = "Google credentials"
+
+    async def _connect(self) -> Any:  # Any: gcsfs has no types
+        filesystem_class = await in_thread(_import_filesystem)
+        self.credential, self._credentials = await in_thread(self._load_credentials)
+        if self._credentials:
+            from google.oauth2.credentials import Credentials as Bearer
+
+            # Without an expiry, gcsfs never refreshes it, which it would do in the I/O loop.
+            self._bearer = Bearer("unknown")  # type: ignore[no-untyped-call] # google-auth has none here
+        session = await network.session_options(self._settings.transfer)
+        arguments = {
+            "token": self._bearer,
+            "access": "read_only",
+            "endpoint_url": _endpoint(self._block),
+            "requests_timeout": session["timeout"],
+            "session_kwargs": {**session, "headers": {"Accept-Encoding": "identity"}},
+        }
+        return filesystem_class(skip_instance_cache=True, use_listings_cache=False, **{**arguments, **self._options})
+
+    async def _disconnect(self) -> None:
+        if self._filesystem.session is not None:
+            await self._filesystem.session.close()
+
+    async def _find(self) -> Mapping[str, Info]:
+        await self._refresh()
+        return await super()._find()
+
+    async def _info(self, path: str) -> Info:
+        await self._refresh()
+        return await super()._info(path)
+
+    async def _describe(self, _path: str, name: str, info: Info) -> RemoteFile:
+        if encoding := info.get("contentEncoding"):
+            raise StorageError(f"{self._uri}: {name}: stored with content encoding {encoding!r}; upload it without one")
+        digests = known_digests(
+            (("md5", hex_digest(info.get("md5Hash"), 16)), ("crc32c", hex_digest(info.get("crc32c"), 4)))
+        )
+        return RemoteFile(name, info["size"], info.get("generation"), digests)
 
     @asynccontextmanager
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
-        resource = self._resource(file)
-        query = {"alt": "media"} | ({"ifGenerationMatch": file.version} if file.version else {})
-        url = self._object(self._key_of(file)).with_query(query)
-        headers = await self._headers(range_header(start, end))
-        async with self._client.get(resource, url, headers, self._hint) as response:
-            if response.headers.get("X-Goog-Generation", file.version) != file.version:
+    async def _open_range(self, path: str, file: RemoteFile, start: int, end: int) -> AsyncIterator[Content]:
+        await self._refresh()
+        resource, filesystem = self._resource(file), self._filesystem
+        session = await filesystem._set_session()
+        async with session.get(
+            URL(filesystem.url(path, generation=file.version), encoded=True),
+            params=filesystem._get_params({}),
+            headers=filesystem._get_headers({"Range": f"bytes={start}-{end - 1}"}),
+        ) as response:
+            if response.status == 404 and file.version:
+                # A generation ends when the object is replaced.
                 raise errors.changed_error(resource)
-            yield response.range_body(file.size, start, end)
+            response.raise_for_status()
+            errors.check_content_range(resource, response.headers.get("Content-Range"), file.size, start, end)
+            yield response.content
 
-    async def close(self) -> None:
-        await self._client.close()
+    def _own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
+        # gcsfs has no exception of its own for status 403, and appends any other status to the message.
+        if type(error) is OSError and str(error).startswith("Forbidden: "):
+            return errors.status_error(resource, 403, str(error).partition("\n")[2], self._hint)
+        if response and response.message.endswith(suffix := f", {response.status}"):
+            message = response.message.removesuffix(suffix)
+            return errors.status_error(resource, response.status, message, self._hint)
+        return None
 
-    @property
-    def _hint(self) -> AccessHint:
-        return AccessHint(self.credential, _REMEDY)
+    async def _refresh(self) -> None:
+        """Refresh the token of the session if it expires soon."""
+        async with self._refreshing:
+            await self._open()
+            if self._credentials:
+                if not self._credentials.valid:
+                    await in_thread(self._refresh_credentials, self._credentials)
+                self._bearer.token = self._credentials.token
 
-    def _object(self, key: str) -> URL:
-        return URL(f"{self._objects}/{quote(key, safe='')}", encoded=True)
+    def _load_credentials(self) -> tuple[str, Credentials | None]:
+        """Return the name of the credential, and its source of tokens; None is anonymous."""
+        from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 
-    async def _headers(self, more: Mapping[str, str]) -> HeadersFor:
-        token = await self._token.value()
-        headers = {**more, **({"Authorization": f"Bearer {token}"} if token else {})}
-        return only_for(URL(self._objects), headers)
-
-    async def _list_prefix(self) -> Sequence[RemoteFile]:
-        files: list[RemoteFile] = []
-        query = {"prefix": self._location.prefix, "fields": f"items({_FIELDS}),nextPageToken", "maxResults": "1000"}
-        while True:
-            page = await self._json(URL(self._objects).with_query(query))
-            named = [(self._location.name_of(item["name"]), item) for item in page.get("items", ())]
-            files += [_to_file(self._uri, name, item) for name, item in named if name]
-            if "nextPageToken" not in page:
-                return files
-            query["pageToken"] = page["nextPageToken"]
-
-    async def _describe_object(self) -> RemoteFile:
-        item = await self._json(self._object(self._location.path).with_query({"fields": _FIELDS}))
-        return _to_file(self._uri, self._location.name, item)
-
-    async def _json(self, url: URL) -> Mapping[str, Any]:  # Any: JSON
-        headers = await self._headers({"Accept-Encoding": "identity"})
-        async with self._client.get(self._uri, url, headers, self._hint) as response:
-            try:
-                found = json.loads(await response.read(_MAX_PAGE_BYTES))
-            except ValueError as error:
-                raise StorageUnavailableError(f"{self._uri}: the response is no JSON; check the endpoint") from error
-        if not isinstance(found, dict):
-            raise StorageUnavailableError(f"{self._uri}: the response is no listing; check the endpoint")
-        return found
-
-
-def _endpoint(block: GcsCredentialsConfig) -> str:
-    endpoint = block.endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST") or _ENDPOINT
-    return (endpoint if "://" in endpoint else f"http://{endpoint}").rstrip("/")
-
-
-def _to_file(uri: str, name: str, item: Mapping[str, Any]) -> RemoteFile:  # Any: JSON
-    if encoding := item.get("contentEncoding"):
-        raise StorageError(f"{uri}: {name}: stored with content encoding {encoding!r}; upload it without one")
-    digests = known_digests(
-        (("md5", hex_digest(item.get("md5Hash"), 16)), ("crc32c", hex_digest(item.get("crc32c"), 4)))
-    )
-    return RemoteFile(name, int(item["size"]), item.get("generation"), digests)
-
-
-class _GcsToken:
-    """The access token of a credential, refreshed when it expires; None for an anonymous client."""
-
-    def __init__(self, resource: str, block: GcsCredentialsConfig) -> None:
-        self.credential = "Google credentials"
-        self._resource = resource
-        self._block = block
-        self._lock = asyncio.Lock()
-        self._is_loaded = False
-        self._credentials: Credentials | None = None
-
-    async def value(self) -> str | None:
-        """Return the token to send now."""
-        async with self._lock:
-            if not self._is_loaded:
-                # Reads files, and may ask the metadata server of the machine.
-                self._credentials = await asyncio.to_thread(self._load)
-                self._is_loaded = True
-            if self._credentials and not self._credentials.valid:
-                await asyncio.to_thread(self._refresh, self._credentials)
-            return self._credentials.token if self._credentials else None
-
-    def _load(self) -> Credentials | None:
         block = self._block
         is_emulator = bool(block.endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST"))
         if block.anonymous or (is_emulator and not (block.key or block.key_file)):
-            self.credential = "anonymous"
-            return None
-        try:
-            from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
-        except ImportError as error:
-            raise MissingExtraError("google-auth", "gcs", "Fetching gs:// with credentials") from error
+            return "anonymous", None
         is_configured = bool(block.key or block.key_file or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
         try:
-            self.credential, found = _find_credentials(block)
+            return _find_credentials(block)
         except (ValueError, OSError, GoogleAuthError) as error:
             if isinstance(error, DefaultCredentialsError) and not is_configured:
-                self.credential = "anonymous, as no Google credentials are set up"
-                return None
-            raise AccessDeniedError(f"{self._resource}: {errors.clean(str(error))}; {_REMEDY}") from error
-        return found
+                return "anonymous, as no Google credentials are set up", None
+            raise AccessDeniedError(f"{self._uri}: {errors.clean(str(error))}; {self.remedy}") from error
 
-    def _refresh(self, credentials: Credentials) -> None:
+    def _refresh_credentials(self, credentials: Credentials) -> None:
         from google.auth.exceptions import GoogleAuthError, TransportError
         from google.auth.transport.requests import Request
 
@@ -168,11 +148,34 @@ class _GcsToken:
             credentials.refresh(Request())  # type: ignore[no-untyped-call] # google-auth has none here
         except TransportError as error:
             message = errors.clean(str(error))
-            raise StorageUnavailableError(f"{self._resource}: no token: {message}; try again") from error
+            raise StorageUnavailableError(f"{self._uri}: no token: {message}; try again") from error
         except GoogleAuthError as error:
             kind = StorageUnavailableError if error.retryable else AccessDeniedError
             message = errors.clean(str(error))
-            raise kind(f"{self._resource}: {self.credential}: {message}; {_REMEDY}") from error
+            raise kind(f"{self._uri}: {self.credential}: {message}; {self.remedy}") from error
+
+
+def _import_filesystem() -> Any:  # Any: gcsfs has no types
+    """Return gcsfs's class for ordinary buckets, without its retries: the download retries."""
+    tokens = Path("~/.gcs_tokens").expanduser()
+    # gcsfs unpickles this file when it is imported, which can run any code.
+    if tokens.exists() and (
+        tokens.stat().st_uid != os.getuid() or tokens.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ):
+        raise StorageError(f"{tokens}: other users can write to it, and gcsfs runs what is in it; remove it")
+    # The class for other buckets asks another service for the type of the bucket first, for minutes if it is silent.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    from gcsfs.core import GCSFileSystem
+
+    class Files(GCSFileSystem):  # type: ignore[misc] # as above
+        _request = GCSFileSystem._request.__wrapped__
+
+    return Files
+
+
+def _endpoint(block: GcsCredentialsConfig) -> str:
+    endpoint = block.endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST") or _ENDPOINT
+    return (endpoint if "://" in endpoint else f"http://{endpoint}").rstrip("/")
 
 
 def _find_credentials(block: GcsCredentialsConfig) -> tuple[str, Credentials]:

@@ -14,13 +14,19 @@ from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict
 from yarl import URL
 
+from appliance.config.storage import TransferConfig
+from appliance.core.concurrency import in_thread
 from appliance.core.errors import MissingExtraError, StorageError
 from appliance.core.http import EnvironmentProxy, environment_proxy
+from appliance.storage.filesystems import errors
 
 # The variables of Python and curl, and of requests.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 _SOCKS_PORT = 1080
+
+# Large enough that the thread of a download seldom waits for the I/O loop.
+_BUFFER_BYTES = 256 * 1024
 
 
 class Connector(aiohttp.TCPConnector):
@@ -131,6 +137,19 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
         except OSError as error:
             raise StorageError(f"{source} is {file}, which has no certificates: {error}; name a PEM file") from error
     return context
+
+
+async def session_options(transfer: TransferConfig, ca_file: Path | None = None) -> dict[str, Any]:  # Any: aiohttp's
+    """Return the arguments of the `aiohttp.ClientSession` of a filesystem; called in the loop of the session."""
+    connect, read = errors.client_timeouts(transfer)
+    context = await in_thread(tls_context, ca_file)
+    return {
+        "connector": Connector(limit=0, ssl=context),
+        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=read),
+        "cookie_jar": aiohttp.DummyCookieJar(),
+        "auto_decompress": False,
+        "read_bufsize": _BUFFER_BYTES,
+    }
 
 
 def netrc_login(url: URL) -> Mapping[str, str]:

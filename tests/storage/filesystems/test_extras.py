@@ -30,9 +30,9 @@ CLIENTS = (
     ("uri", "credentials", "module", "extra"),
     [
         ("s3://bucket/x", {}, "s3fs", "s3"),
-        ("gs://bucket/x", {"gcs": [{"key": "{}"}]}, "google.auth", "gcs"),
+        ("gs://bucket/x", {"gcs": [{"key": "{}"}]}, "gcsfs", "gcs"),
+        ("az://models/x", {"azure": [{"account": "acct", "anonymous": True}]}, "adlfs", "azure"),
         ("az://models/x", {"azure": [{"account": "acct", "account_key": KEY}]}, "azure.storage.blob", "azure"),
-        ("az://models/x", {"azure": [{"account": "acct", "anonymous": True}]}, "azure.storage.blob.aio", "azure"),
         ("az://models/x", {"azure": [{"account": "acct", "managed_identity": True}]}, "azure.identity.aio", "azure"),
     ],
 )

@@ -58,7 +58,8 @@ def google() -> Iterator[Google]:
             if state.tokens and given == f"Bearer {state.tokens[-1]}":
                 self._answer(200, {"items": [{"name": "model/x", "size": "1", "generation": "7"}]})
             else:
-                self._answer(401 if given is None else 403, {"error": {"code": 403, "message": "no"}})
+                status = 401 if given is None else 403
+                self._answer(status, {"error": {"code": status, "message": "no"}})
 
         def _answer(self, status: int, body: object) -> None:
             data = json.dumps(body).encode()
@@ -181,7 +182,7 @@ async def test_the_variable_is_used(
 
 async def test_who_is_nobody_is_told_what_to_set(guarded: Google) -> None:
     """Anonymous, in so many words."""
-    with pytest.raises(AccessDeniedError, match=r"401.*to anonymous; set GOOGLE_APPLICATION_CREDENTIALS"):
+    with pytest.raises(AccessDeniedError, match=r"401 \(no\) to anonymous; set GOOGLE_APPLICATION_CREDENTIALS"):
         await listed("gs://bucket/model", settings(anonymous=True, endpoint_url=guarded.url))
 
 

@@ -15,3 +15,47 @@ def test_s3fs_has_what_the_store_uses() -> None:
     assert filesystem._s3 is None
     assert filesystem.split_path("s3://bucket/a/b.txt") == ("bucket", "a/b.txt", None)
     assert "_s3creator" in inspect.getsource(S3FileSystem.set_session)
+
+
+def test_gcsfs_has_what_the_store_uses() -> None:
+    """Requests without retries, with the headers and parameters of its own, in its session."""
+    from gcsfs.core import GCSFileSystem
+
+    assert list(inspect.signature(GCSFileSystem._request.__wrapped__).parameters)[:3] == ["self", "method", "path"]
+    filesystem = GCSFileSystem(token="anon", endpoint_url="http://127.0.0.1:9", skip_instance_cache=True)
+    assert filesystem.session is None
+    assert inspect.iscoroutinefunction(filesystem._set_session)
+    assert filesystem.url("bucket/a b", generation="7").endswith("/b/bucket/o/a%20b?alt=media&generation=7")
+    assert filesystem._get_params({}) == {}
+    assert filesystem._get_headers({"Range": "bytes=0-0"})["Range"] == "bytes=0-0"
+
+
+def test_gcsfs_never_refreshes_a_token_without_an_expiry() -> None:
+    """It would do so in the I/O loop, and stop every download."""
+    from gcsfs.core import GCSFileSystem
+    from google.oauth2.credentials import Credentials
+
+    token = Credentials("first")  # type: ignore[no-untyped-call] # google-auth has none here
+    filesystem = GCSFileSystem(token=token, skip_instance_cache=True)
+    token.token = "second"
+    assert filesystem._get_headers({})["authorization"] == "Bearer second"
+
+
+def test_adlfs_leaves_its_client_to_a_subclass() -> None:
+    """Whatever the environment says."""
+    from adlfs import AzureBlobFileSystem
+
+    class Files(AzureBlobFileSystem):  # type: ignore[misc] # adlfs has no types
+        service_client = None
+
+        def do_connect(self) -> None:
+            self.service_client = _Client()
+
+    files = Files(account_key="-", skip_instance_cache=True)
+    assert isinstance(files.service_client, _Client)
+    assert files.credential is None
+
+
+class _Client:
+    async def close(self) -> None:
+        """adlfs closes its client when the process ends."""
