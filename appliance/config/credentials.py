@@ -172,6 +172,30 @@ class HttpCredentialsConfig(StoreCredentialsConfig):
         return self
 
 
+class OciCredentialsConfig(StoreCredentialsConfig):
+    """Credentials for `oci://`."""
+
+    METHODS = (("username", "password"), ("anonymous",))
+
+    registry: Annotated[str, Field(min_length=1)]
+    """The only registry of this entry, with its port, such as `ghcr.io`."""
+
+    username: str | None = None
+    """User of the registry, with its `password`; unset is the login of docker or podman (`docker login`)."""
+
+    password: SecretStr | None = None
+    """Password or access token of the user."""
+
+    anonymous: bool = False
+    """Use no login, for public artifacts."""
+
+    endpoint_url: Url | None = None
+    """
+    Address of a mirror, such as `https://harbor.example.com/ghcr`, whose path precedes the name; the login is for the
+    mirror. Unset is the registry itself.
+    """
+
+
 class CredentialsConfig(BaseConfig):
     """Credentials for each kind of store; an entry that names its bucket, account, owner or host takes precedence over
     one without.
@@ -191,6 +215,9 @@ class CredentialsConfig(BaseConfig):
 
     http: tuple[HttpCredentialsConfig, ...] = ()
     """For `https://` and `http://`."""
+
+    oci: tuple[OciCredentialsConfig, ...] = ()
+    """For `oci://`."""
 
 
 Block = TypeVar("Block", bound=StoreCredentialsConfig)

@@ -36,6 +36,10 @@ _HEADER_TYPES = frozenset(
 # The window of `zstd --long=27`, the largest that zstd itself accepts by default.
 _ZSTD_WINDOW_BYTES = 1 << 27
 
+# Members of an image's layer that remove files of earlier layers.
+_WHITEOUT = ".wh."
+_OPAQUE_WHITEOUT = ".wh..wh..opq"
+
 _ZIP_ENCRYPTED = 0x1
 
 # APPNOTE.TXT 4.3.16: the end of central directory record, before a comment of at most 65,535 bytes.
@@ -102,6 +106,35 @@ def extract(
         _extract_tar(archive, inside, target, on_progress, limits)
     else:
         raise StorageError(f"{archive.name}: not a known archive; known are {', '.join(_UNPACKED)}")
+
+
+def extract_layer(
+    archive: Path,
+    inside: str,
+    target: Path,
+    on_progress: OnProgress = ignore_progress,
+    limits: ArchiveLimits = DEFAULT_LIMITS,
+) -> None:
+    """Apply a layer of a container image to `target`: the files below `inside`, by their names relative to it.
+
+    Members elsewhere are skipped. A whiteout removes what earlier layers wrote
+    (https://github.com/opencontainers/image-spec/blob/main/layer.md).
+
+    Raises:
+        ArtifactCorruptError: the archive is broken or unsafe, or exceeds `limits`.
+    """
+    members = _Members(archive, limits)
+    with closing(_read_tar(archive, members)) as found:
+        for member, blocks in found:
+            path = PurePosixPath(member.name.lstrip("/"))
+            if path.name.startswith(_WHITEOUT):
+                _apply_whiteout(members, path, inside, target)
+            elif path.is_relative_to(inside):
+                member.name = str(path.relative_to(inside))
+                if name := _add_tar_member(members, member):
+                    require_free_space(member.size, target)
+                    _remove(target / name)
+                    _write(blocks, target / name, on_progress)
 
 
 class _Members:
@@ -249,9 +282,10 @@ def _translate_zip_errors(archive: Path) -> Iterator[None]:
 def _extract_tar(archive: Path, inside: str, target: Path, on_progress: OnProgress, limits: ArchiveLimits) -> None:
     members = _Members(archive, limits)
     selected = []
-    with closing(_read_tar(archive, members)) as files:
-        for name, blocks in files:
-            if _is_inside(name, inside):
+    with closing(_read_tar(archive, members)) as found:
+        for member, blocks in found:
+            name = _add_tar_member(members, member)
+            if name and _is_inside(name, inside):
                 selected.append(name)
                 require_free_space(members.sizes[name], target)
                 _write(blocks, target / name, on_progress)
@@ -259,20 +293,19 @@ def _extract_tar(archive: Path, inside: str, target: Path, on_progress: OnProgre
     members.require_some(inside, selected)
 
 
-def _read_tar(archive: Path, members: _Members) -> Generator[tuple[str, Iterator[bytes]]]:
-    """Yield each file with its contents, which must be read before the next file, or never."""
+def _read_tar(archive: Path, members: _Members) -> Generator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+    """Yield each member with its contents, which must be read before the next member, or never."""
     with _translate_tar_errors(archive), _decompress(archive) as packed:
         stream = _CountingReader(packed, members.check_size)
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_StrictTarInfo) as opened:
             for member in opened:
-                if name := _add_tar_member(members, member):
-                    yield name, _tar_blocks(archive, opened, member)
+                members.count()
+                yield member, _tar_blocks(archive, opened, member)
         stream.read_to_end()
 
 
 def _add_tar_member(members: _Members, member: tarfile.TarInfo) -> str | None:
     """Return the checked name of a file; None for a directory, which is created with the first file in it."""
-    members.count()
     if member.isdir():
         # `tar -C DIR .` begins with the directory itself.
         if member.name != ".":
@@ -281,6 +314,28 @@ def _add_tar_member(members: _Members, member: tarfile.TarInfo) -> str | None:
     if not member.isreg() or member.issparse():
         raise members.error(f"the member {member.name!r} is a link, a device or sparse")
     return members.add(member.name, member.size)
+
+
+def _apply_whiteout(members: _Members, whiteout: PurePosixPath, inside: str, target: Path) -> None:
+    """Remove the file or directory that a whiteout names, or what earlier layers wrote to its directory."""
+    name = whiteout.name.removeprefix(_WHITEOUT)
+    if not name:
+        raise members.error(f"the member {str(whiteout)!r} names nothing to remove")
+    hidden = whiteout.parent if whiteout.name == _OPAQUE_WHITEOUT else whiteout.parent / name
+    if PurePosixPath(inside).is_relative_to(hidden):
+        path = target
+    elif hidden.is_relative_to(inside):
+        path = target / members.check_name(str(hidden.relative_to(inside)))
+    else:
+        return
+    for file in [path, *path.rglob("*")]:
+        if file.is_file() and file.relative_to(target).as_posix() not in members.sizes:
+            _remove(file)
+
+
+def _remove(path: Path) -> None:
+    with translate_disk_errors(path):
+        path.unlink(missing_ok=True)
 
 
 def _tar_blocks(archive: Path, opened: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:

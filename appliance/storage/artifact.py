@@ -15,9 +15,9 @@ import structlog
 
 from appliance.config.storage import StorageConfig, TransferConfig
 from appliance.core.disk import OnProgress, translate_disk_errors
-from appliance.core.errors import NoSpaceError, StorageTimeoutError
+from appliance.core.errors import ArtifactNotFoundError, NoSpaceError, StorageTimeoutError
 from appliance.storage import manifest
-from appliance.storage.archives import extract, is_archive, root_of
+from appliance.storage.archives import extract, extract_layer, is_archive, root_of
 from appliance.storage.cache import Cache
 from appliance.storage.download import JOURNAL, Downloader, FileDigests, Journal, version_id, with_progress
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
@@ -36,14 +36,15 @@ class ArtifactSpec:
     storage: StorageConfig
 
     @property
-    def archive(self) -> RemoteFile | None:
-        """The single file of the listing if it is an archive to unpack."""
-        return self.files[0] if self.listing.is_file and is_archive(self.files[0].name) else None
+    def is_packed(self) -> bool:
+        """Whether files are unpacked: layers of an image, or the single file of the listing if it is an archive."""
+        is_single_archive = self.listing.is_file and is_archive(self.files[0].name)
+        return is_single_archive or any(file.unpack is not None for file in self.files)
 
     @property
     def key(self) -> str:
-        """The key of the artifact in the cache; for an archive it includes the rules that select its members."""
-        rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"}) if self.archive else ""
+        """The key of the artifact in the cache; for archives it includes the rules that select their members."""
+        rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"}) if self.is_packed else ""
         options = [self.storage.options_digest] if self.storage.options_digest else []
         state = ([file.name, file.size, file.version, sorted(file.digests.items())] for file in self.files)
         return f"{self.listing.uri}#{hashlib.sha256(json.dumps([rules, *options, *state]).encode()).hexdigest()}"
@@ -61,7 +62,7 @@ class ArtifactSpec:
 
     def path_in(self, files: Path) -> Path:
         """Return the path that the URI means in the directory with the artifact's files."""
-        if self.archive:
+        if self.is_packed:
             return root_of(files)
         return files / self.files[0].name if self.listing.is_file else files
 
@@ -98,14 +99,13 @@ class ArtifactDownload:
 
     def _download(self, work: Path) -> Mapping[str, str]:
         """Download all files, and return the SHA-256 of those that are hashed, by name."""
-        archive = self.spec.archive
-        if archive is None:
+        if not self.spec.is_packed:
             return self._fetch(self.spec.files, work / FILES)
         packed = work / "packed"
         with translate_disk_errors(packed):
             packed.mkdir(exist_ok=True)
-        self._fetch([archive], packed)
-        self._unpack(packed / archive.name, work / FILES, archive.size)
+        self._fetch(self.spec.files, packed)
+        self._unpack(packed, work / FILES)
         return {}
 
     def _fetch(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
@@ -164,24 +164,44 @@ class ArtifactDownload:
             # The disk error has the directory and not the model.
             raise NoSpaceError(f"{uri}: {error}") from error
 
-    def _unpack(self, archive: Path, target: Path, size: int) -> None:
-        """Replace the contents of `target` by the selected members of an archive, and remove the archive."""
+    def _unpack(self, packed: Path, target: Path) -> None:
+        """Replace the contents of `target` by the selected files of all archives, and remove the archives."""
+        uri = self.spec.listing.uri
         with translate_disk_errors(target):
-            # An interrupted attempt may have left members.
+            # An interrupted attempt may have left files.
             shutil.rmtree(target)
             target.mkdir()
-        extract(archive, "", target, lambda *_: self.on_progress(size, size))
+        for file in self.spec.files:
+            self._unpack_file(file, packed, target)
         root = root_of(target)
         with translate_disk_errors(target):
             found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
             members = tuple(RemoteFile(name, path.stat().st_size) for name, path in sorted(found.items()))
-        listing = Listing(self.spec.listing.uri, members)
+        if directory := not members and next((file.unpack for file in self.spec.files if file.unpack), None):
+            raise ArtifactNotFoundError(f"{uri}: the image has no files below /{directory}; check which image it is")
+        listing = Listing(uri, members)
         selection = select(listing, self.spec.storage)
         log_left_out(listing, selection)
         with translate_disk_errors(target):
             for name in selection.left_out:
                 found[name].unlink()
-            shutil.rmtree(archive.parent)
+            shutil.rmtree(packed)
+
+    def _unpack_file(self, file: RemoteFile, packed: Path, target: Path) -> None:
+        """Put a downloaded file below `target`: its contents if it is an archive, else a link to it."""
+        size = sum(file.size for file in self.spec.files)
+
+        def report_complete(_done: int, _total: int | None) -> None:
+            self.on_progress(size, size)
+
+        if file.unpack is not None:
+            extract_layer(packed / file.name, file.unpack, target, report_complete)
+        elif self.spec.listing.is_file:
+            extract(packed / file.name, "", target, report_complete)
+        else:
+            with translate_disk_errors(target / file.name):
+                (target / file.name).parent.mkdir(parents=True, exist_ok=True)
+                (target / file.name).hardlink_to(packed / file.name)
 
 
 def _digests_of_earlier_versions(cache: Cache, uri: str, files: Sequence[RemoteFile]) -> Mapping[str, str]:

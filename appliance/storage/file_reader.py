@@ -13,7 +13,7 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.concurrency import in_thread
 from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactNotFoundError, StorageError
-from appliance.storage.archives import is_archive
+from appliance.storage.artifact import ArtifactSpec
 from appliance.storage.download import with_retries
 from appliance.storage.filesystems.base import Body, RemoteFile, Store, event_loop_for
 from appliance.storage.filesystems.registry import LocalFilesystem, RemoteFilesystem, filesystem_for
@@ -105,9 +105,10 @@ class _StoreReader:
         self._store, self._runner, self._config = store, runner, resolved.settings.transfer
         self.location = resolved.uri
         listing = runner.run(with_retries(store.list, self.location, self._config))
-        self._files: Mapping[str, RemoteFile] = {file.name: file for file in select(listing, resolved.configured).files}
-        if archives := [name for name in self._files if listing.is_file and is_archive(name)]:
-            raise StorageError(f"{self.location}: {archives[0]} cannot be read in part; run first: appliance pull")
+        files = select(listing, resolved.configured).files
+        if ArtifactSpec(listing, files, resolved.configured).is_packed:
+            raise StorageError(f"{self.location}: {files[0].name} cannot be read in part; run first: appliance pull")
+        self._files: Mapping[str, RemoteFile] = {file.name: file for file in files}
         self.files = {name: file.size for name, file in self._files.items()}
 
     def read(self, ranges: Sequence[FileRange]) -> list[bytes]:

@@ -27,8 +27,8 @@ _MAX_BYTES = 256 * 1024 * 1024
 _VERSION = 1
 _MAX_DIFFERENCES = 5
 
-# A commit of the hub in a canonical URI, shown separately for people.
-_COMMIT = re.compile(r"[@:]([0-9a-f]{40})(?=/|$)")
+# A commit of the hub, or a digest of a registry, in a canonical URI; shown separately for people.
+_REVISION = re.compile(r"[@:]([0-9a-f]{40}|sha256:[0-9a-f]{64})(?=/|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class LockEntry:
 
     def pin(self, storage: StorageConfig) -> StorageConfig:
         """Return the storage with the locked revision in place of a branch or tag."""
-        if self.source is None or scheme_of(storage.uri) != "hf":
+        if self.source is None or scheme_of(storage.uri) not in ("hf", "oci"):
             return storage
         return storage.model_copy(update={"uri": self.source})
 
@@ -89,7 +89,7 @@ class LockEntry:
 
     def to_json(self) -> dict[str, object]:
         """Return the entry without its empty values."""
-        revision = _COMMIT.search(self.source or "")
+        revision = _REVISION.search(self.source or "")
         data = {
             "uri": self.uri,
             "place": self.source,

@@ -95,7 +95,7 @@ def fetch(store: Store, resolved: ResolvedStorage, on_progress: OnProgress) -> P
         selection = select(listing, resolved.pinned)
         log_left_out(listing, selection)
         spec = ArtifactSpec(listing, selection.files, resolved.pinned)
-        if resolved.lock_entry and spec.archive is None:
+        if resolved.lock_entry and not spec.is_packed:
             # Nothing is downloaded only to be rejected.
             resolved.lock_entry.check(spec.file_list)
         return ArtifactDownload(spec, store, resolved.cache, config, on_progress, runner).run()

@@ -55,7 +55,9 @@ def select(listing: Listing, storage: StorageConfig) -> Selection:
     """
     _check_names(listing)
     left_out = {file.name: "stands for a directory" for file in listing.files if file.name.endswith("/")}
-    if not listing.is_file:
+    # What archives contain is selected after they are unpacked.
+    is_packed = any(file.unpack is not None for file in listing.files)
+    if not listing.is_file and not is_packed:
         rest = [file.name for file in listing.files if file.name not in left_out]
         left_out |= _left_out(listing.uri, rest, storage)
     files = tuple(file for file in listing.files if file.name not in left_out)
@@ -64,7 +66,8 @@ def select(listing: Listing, storage: StorageConfig) -> Selection:
         raise ArtifactNotFoundError(f"{listing.uri}: {_why_empty(listing, storage)}")
     if conflict := name_conflict(names):
         raise ArtifactCorruptError(f"{listing.uri}: {conflict}; leave one of them out with exclude")
-    _reject_pickles(listing.uri, names, storage)
+    if not is_packed:
+        _reject_pickles(listing.uri, names, storage)
     return Selection(files, left_out)
 
 

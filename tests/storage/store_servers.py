@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from storage.fake_hub import Hub
-from storage.servers import azure, gcs, s3, web
+from storage.servers import azure, gcs, registry, s3, web
 
 from appliance.config.storage import GlobalStorageConfig
 
@@ -111,3 +111,21 @@ def of_hub(hub: Hub) -> StoreServer:
         return uri, {"hf": [{"endpoint_url": f"http://127.0.0.1:{port}"}]}
 
     return StoreServer("hf", int(hub.url.rpartition(":")[2]), fill, locate)
+
+
+def of_registry(server: registry.RegistryServer) -> StoreServer:
+    """A registry, each directory of a root an artifact."""
+
+    def fill(root: str, files: Mapping[str, bytes]) -> None:
+        artifacts: dict[str, dict[str, bytes]] = {}
+        for path, data in files.items():
+            artifact, _, name = path.partition("/")
+            if name:
+                artifacts.setdefault(artifact, {})[name] = data
+        for artifact, below in artifacts.items():
+            server.push(f"{root}/{artifact}", registry.files_as_layers(below))
+
+    def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
+        return f"oci://127.0.0.1:{port}/{path.rstrip('/')}", {}
+
+    return StoreServer("oci", server.port, fill, locate)

@@ -28,6 +28,8 @@ class RemoteFile:
     `digests` are in lower-case hex, by algorithm: `sha256`, `md5`, `crc32c`, `crc32` or `git-blob-sha1`; only digests
     over the bytes of the whole file.
     `is_divisible` is False if the store ignores ranges and always sends the whole file.
+    `unpack` is None for a file that is kept as it is. Otherwise it is a tar to unpack, and names the directory in it
+    that is kept, "" for everything.
     """
 
     name: str
@@ -35,6 +37,7 @@ class RemoteFile:
     version: str | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     is_divisible: bool = True
+    unpack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ FILESYSTEMS: dict[str, Filesystem] = {
     "abfss": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
     "https": RemoteFilesystem(f"{_HERE}.http:open_store"),
     "http": RemoteFilesystem(f"{_HERE}.http:open_store"),
+    "oci": RemoteFilesystem(f"{_HERE}.oci:OciStore"),
     "pypi": PackageIndex(f"{_HERE}.pypi:fetch"),
     "sftp": RemoteFilesystem(f"{_HERE}.sftp:SftpStore"),
     "ssh": RemoteFilesystem(f"{_HERE}.sftp:SftpStore"),

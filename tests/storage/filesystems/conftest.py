@@ -11,13 +11,16 @@ from uuid import uuid4
 import pytest
 from faultproxy import FaultProxy
 from storage import fake_hub, store_servers
-from storage.servers import azure, gcs, s3, web
+from storage.servers import azure, gcs, registry, s3, web
 from storage.store_servers import StoreServer
 
 # What would change who we are to a store.
-_FOREIGN = ("AWS_", "S3_", "GOOGLE_", "STORAGE_EMULATOR", "AZURE_", "AZ_", "HF_", "HUGGING", "TRANSFORMERS_")
+_FOREIGN = (
+    *("AWS_", "S3_", "GOOGLE_", "STORAGE_EMULATOR", "AZURE_", "AZ_", "HF_", "HUGGING", "TRANSFORMERS_"),
+    *("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"),
+)
 
-KINDS = ("s3", "s3-moto", "gs", "az", "http", "http-nginx", "hf")
+KINDS = ("s3", "s3-moto", "gs", "az", "http", "http-nginx", "hf", "oci")
 
 # For long tests: moto is slow, and SeaweedFS is as much S3.
 WITHOUT_MOTO = tuple(kind for kind in KINDS if kind != "s3-moto")
@@ -86,6 +89,17 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web.WebServer]:
 
 
 @pytest.fixture(scope="session")
+def registry_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registry.RegistryServer]:
+    """A registry without logins, where it is installed or apt can bring it."""
+    try:
+        registry.require()
+    except registry.UnavailableError as error:
+        pytest.skip(f"no registry: {error}")
+    with registry.docker_registry(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def hub_server() -> Iterator[fake_hub.Hub]:
     """A stand-in for the Hugging Face hub."""
     with fake_hub.serving() as hub:
@@ -101,6 +115,8 @@ def _start(kind: str, request: pytest.FixtureRequest) -> StoreServer:
         return store_servers.of_gcs(request.getfixturevalue("gcs_server"))
     if kind == "az":
         return store_servers.of_azure(request.getfixturevalue("azurite"))
+    if kind == "oci":
+        return store_servers.of_registry(request.getfixturevalue("registry_server"))
     if kind == "hf":
         return store_servers.of_hub(request.getfixturevalue("hub_server"))
     return store_servers.of_web(kind, request.getfixturevalue("nginx" if kind == "http-nginx" else "web_server"))
