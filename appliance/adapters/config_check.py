@@ -11,8 +11,7 @@ from appliance.adapters.http_service import JmesPath, PathFaultError, smallest_v
 from appliance.adapters.renderer import Renderer, RenderError
 from appliance.adapters.templates import ChatTemplate, JsonTemplate, TemplateFaultError, is_inline
 from appliance.config.adapters import OPERATIONS
-from appliance.config.raw_config import RawConfig
-from appliance.config.source_location import DataPath, Diagnostic
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import Operation
 

@@ -14,7 +14,7 @@ from appliance.cli.options import FILE, format_option, load_config, overrides
 from appliance.config import Difference, differences
 from appliance.config.base import Change
 from appliance.config.diff import ABSENT, keys_of
-from appliance.config.source_location import printable
+from appliance.config.raw_config import printable
 
 # Longer values are cut; --format json has them whole.
 _WIDTH = 40

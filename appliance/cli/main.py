@@ -33,7 +33,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ApplianceError as error:
-            from appliance.config.source_location import printable
+            from appliance.config.raw_config import printable
 
             # The text may quote a model's files, with signs that a terminal acts on.
             text = "\n".join(map(printable, str(error).split("\n")))

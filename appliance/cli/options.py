@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from appliance.config import LoadedConfig, load
-from appliance.config.raw_config import RawConfig
-from appliance.config.source_location import Diagnostic
+from appliance.config.raw_config import Diagnostic, RawConfig
 
 FILE = click.Path(path_type=Path)
 """The type of an argument that is a config."""

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from appliance.cli.options import FILE, format_option, load_quietly, offline, overrides, to_overrides
 from appliance.config import Config, LoadedConfig
 from appliance.config.models import LocalModelConfig
-from appliance.config.source_location import printable
+from appliance.config.raw_config import printable
 from appliance.core.errors import ConfigError, Problem
 from appliance.planner.hardware import Hardware, detect_hardware, named_hardware
 from appliance.planner.layouts import ConstraintViolation

@@ -15,7 +15,7 @@ from appliance.cli.options import FILE, VALIDATORS, format_option, load_config, 
 from appliance.config import LoadedConfig, schema_of
 from appliance.config.loader import check_without_secrets
 from appliance.config.models import MODEL_CONFIGS
-from appliance.config.source_location import printable
+from appliance.config.raw_config import printable
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 
 

@@ -14,8 +14,8 @@ from appliance.config.base import BaseConfig, Change
 from appliance.config.loader import LoadedConfig
 from appliance.config.masking import MASK
 from appliance.config.models import MODEL_CONFIGS, ModelConfig
+from appliance.config.raw_config import DataPath, dotted
 from appliance.config.root import Config
-from appliance.config.source_location import DataPath, dotted
 from appliance.config.storage import LOCK_FILE_NAME
 
 ABSENT = object()

@@ -9,8 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from appliance.config.base import FREE_PREFIX
-from appliance.config.raw_config import UNKNOWN, RawConfig, reason_of, scalars, with_value
-from appliance.config.source_location import DataPath
+from appliance.config.raw_config import UNKNOWN, DataPath, RawConfig, reason_of, scalars, with_value
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")

@@ -13,10 +13,9 @@ from pydantic import ValidationError
 from appliance.config.interpolation import resolve
 from appliance.config.json_schema import schemas_at
 from appliance.config.masking import MASK
-from appliance.config.raw_config import RawConfig, with_value
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, with_value
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
-from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.sources import merge
 from appliance.config.storage import LOCK_FILE_NAME
 from appliance.config.validators import VALIDATORS, Validator

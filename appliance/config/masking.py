@@ -1,4 +1,4 @@
-"""Masks secrets in the lines of a file: by the names of their keys, as parts of addresses, and by their texts."""
+"""What is secret in a config, by keys and as parts of addresses; masks it in the lines of a file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
+from itertools import pairwise
 
 from appliance.config.json_schema import property_names
 from appliance.core.suggestions import nearest
-from appliance.core.uri import redact, secret_spans
+from appliance.core.uri import redact, scheme_of, secret_spans
 
 MASK = "***"
 
@@ -57,6 +58,12 @@ _LINE = re.compile(r"(?P<indent>\s*)(?P<dashes>(?:-\s+)*-?)(?P<key>[\"']?[\w-]+[
 _FIELD = re.compile(r"[a-z_]+(256)?")
 
 
+# Clients and servers send them with every request, and logs need their values.
+_PUBLIC_HEADERS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
+
+_REFERENCE = re.compile(r"\$\{[^}]*\}")
+
+
 @lru_cache(4096)
 def is_secret_name(key: str) -> bool:
     """Whether a key of this name holds a secret; also where it is misspelt."""
@@ -88,6 +95,37 @@ def is_odd_address(key: str, value: str) -> bool:
 def is_field(key: str) -> bool:
     """Whether a key looks like a key of ours, and not like a secret."""
     return _FIELD.fullmatch(key) is not None
+
+
+def secrets_in(path: Sequence[str | int], text: str) -> Iterator[str]:
+    """The secrets in a scalar: all of it by the name of its key, or parts of an address."""
+    if _is_secret(path):
+        # A reference that was not resolved names a variable or a file.
+        if not _REFERENCE.fullmatch(text):
+            yield text
+    else:
+        yield from secrets_of_address(text)
+
+
+def secrets_of_address(text: str) -> Iterator[str]:
+    """The secrets in a text that is an address."""
+    if scheme_of(text) is not None:
+        for start, end in secret_spans(text):
+            yield text[start:end]
+            # Messages of other libraries name the password alone.
+            yield text[start:end].partition(":")[2]
+
+
+def _is_secret(path: Sequence[str | int]) -> bool:
+    """Whether a key above a value says that it is secret; what stands under `headers` mostly is."""
+    match path:
+        case ("server", "api_keys", int(), "value", *_) | ("storage", "credentials", *_, "key"):
+            return True
+        case (*above, _) if ("storage", "options") in pairwise(above):
+            return True
+        case (*above, str(name)) if "headers" in above:
+            return name.lower() not in _PUBLIC_HEADERS
+    return any(is_secret_name(part) for part in path if isinstance(part, str))
 
 
 def is_below_private(lines: Sequence[str], number: int) -> bool:

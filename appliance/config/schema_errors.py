@@ -13,8 +13,7 @@ from jsonschema import Draft202012Validator, validators
 from appliance.config.base import FREE_PREFIX
 from appliance.config.engine import OWNED
 from appliance.config.json_schema import Schema, json_types, registry, types_of, validation_schema
-from appliance.config.raw_config import UNKNOWN, RawConfig, quote
-from appliance.config.source_location import DataPath, Diagnostic
+from appliance.config.raw_config import UNKNOWN, DataPath, Diagnostic, RawConfig, quote
 from appliance.core.suggestions import did_you_mean, known_names, nearest
 
 # jsonschema's ValidationError, by whose stub every attribute may be unset.

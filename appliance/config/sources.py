@@ -11,9 +11,20 @@ from appliance.config.base import FREE_PREFIX, BaseConfig
 from appliance.config.json_schema import Schema, json_types, schemas_at, types_of
 from appliance.config.masking import MASK, is_private_name, mask
 from appliance.config.models import MODEL_CONFIGS, ModelConfig
-from appliance.config.raw_config import UNKNOWN, RawConfig, scalars, with_value
+from appliance.config.raw_config import (
+    UNKNOWN,
+    DataPath,
+    Diagnostic,
+    RawConfig,
+    Source,
+    SourceLocation,
+    dotted,
+    is_unicode,
+    printable,
+    scalars,
+    with_value,
+)
 from appliance.config.root import Config
-from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, dotted, is_unicode, printable
 from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
 from appliance.core.service_links import service_links

@@ -21,8 +21,16 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.parser import Parser
 from ruamel.yaml.reader import ReaderError
 
-from appliance.config.raw_config import UNKNOWN, RawConfig, reason_of
-from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode
+from appliance.config.raw_config import (
+    UNKNOWN,
+    DataPath,
+    Diagnostic,
+    RawConfig,
+    Source,
+    SourceLocation,
+    is_unicode,
+    reason_of,
+)
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.config.raw_config import RawConfig, items
-from appliance.config.source_location import DataPath, Diagnostic
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
 from appliance.core.uri import scheme_of
 from appliance.storage.filesystems.registry import (
     FILESYSTEMS,

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.config import LoadedConfig
 from appliance.config.models import MODEL_CONFIGS
-from appliance.config.source_location import SourceLocation, dotted
+from appliance.config.raw_config import SourceLocation, dotted
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError
 

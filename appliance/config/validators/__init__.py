@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from appliance.config.raw_config import RawConfig
-from appliance.config.source_location import Diagnostic
+from appliance.config.raw_config import Diagnostic, RawConfig
 from appliance.config.validators import layouts, models, server
 
 Validator = Callable[[RawConfig], Iterator[Diagnostic]]

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import ValidationError
 
 from appliance.config.layout import LayoutConfig
-from appliance.config.raw_config import RawConfig
-from appliance.config.source_location import DataPath, Diagnostic
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig
 
 # Shares such as 0.7, 0.2 and 0.1 have no exact sum.
 _ROUNDING = 1e-9

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from appliance.config.models import MODEL_CONFIGS
-from appliance.config.raw_config import RawConfig, items
-from appliance.config.source_location import DataPath, Diagnostic
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
 from appliance.config.upstreams import HEADER_NAME
 from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS, has_valid_address
 from appliance.core.model import OPENAI_PATHS

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.config.models import MODEL_CONFIGS
-from appliance.config.raw_config import RawConfig, items
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
 from appliance.config.security import digest_of
 from appliance.config.server import ServerConfig, is_loopback
-from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.validators.models import names
 
 
