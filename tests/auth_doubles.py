@@ -11,8 +11,7 @@ from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config
 from appliance.config.root import MetadataConfig
-from appliance.config.security import KeyConfig
-from appliance.config.server import ServerConfig
+from appliance.config.server import KeyConfig, ServerConfig
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.manager import ModelManager
 from appliance.server import create_app

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NoReturn
 
-from appliance.config.security import AuthConfig
+from appliance.config.server import ServerConfig
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
 from appliance.core.model import Operation
 
@@ -71,12 +71,12 @@ class Authorizer:
     Each `require_...` raises an `UnauthenticatedError` without a valid key, otherwise a `ForbiddenError`.
     """
 
-    def __init__(self, config: AuthConfig) -> None:
+    def __init__(self, config: ServerConfig) -> None:
         self.apply(config)
 
-    def apply(self, config: AuthConfig) -> None:
+    def apply(self, config: ServerConfig) -> None:
         """Use this config from now on; running requests are not affected."""
-        self.are_metrics_open = config.are_metrics_open
+        self.are_metrics_open = config.metrics == "open"
         """Whether metrics need no key."""
         self._keys = tuple(
             (
@@ -88,7 +88,7 @@ class Authorizer:
                     key.admin,
                 ),
             )
-            for key in config.keys
+            for key in config.api_keys or ()
         )
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.config.security import TlsConfig
+from appliance.config.server import TlsConfig
 from appliance.core.errors import ApplianceError, MissingExtraError
 
 if TYPE_CHECKING:

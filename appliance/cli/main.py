@@ -62,7 +62,7 @@ def key() -> None:
     Give the key to the client, and put the SHA-256 into the file, under server.api_keys: the key cannot be computed
     from it.
     """
-    from appliance.config.security import new_key
+    from appliance.config.server import new_key
 
     secret, digest = new_key()
     click.echo(f"key:    {secret}\nsha256: {digest}")

@@ -19,7 +19,7 @@ import click
 from appliance.cli.options import FILE, load_quietly, overrides
 from appliance.config import Config
 from appliance.config.root import ExpectConfig
-from appliance.config.security import new_key
+from appliance.config.server import new_key
 from appliance.core.errors import ApplianceError
 
 _POLL_SECONDS = 0.25

@@ -37,7 +37,7 @@ class ModelManager:
         """The config that is served; values that a reload may change are read here each time."""
         self.config_status: ConfigStatus | None = None
         """The status of the config file; None if a program made the config."""
-        self.authorizer = Authorizer(config.server.auth)
+        self.authorizer = Authorizer(config.server)
         self.exit_code: int | None = None
         """That of the first failure that ends the process; later ones may follow from it."""
         self.exit_requested = asyncio.Event()
@@ -64,7 +64,7 @@ class ModelManager:
     def apply(self, config: Config) -> None:
         """Serve by a config that differs in hot keys only."""
         self.config = config
-        self.authorizer.apply(config.server.auth)
+        self.authorizer.apply(config.server)
         self.rate_limiter.apply(config.server.key_limits(self._front_end.count))
 
     def _end_process(self, code: int) -> None:

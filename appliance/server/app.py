@@ -16,7 +16,7 @@ from appliance.api.kserve_names import KServeNames
 from appliance.api.oip import repository, v1, v2
 from appliance.auth import PUBLIC, Authorizer
 from appliance.config import Config, LoadedConfig
-from appliance.config.security import AuthConfig
+from appliance.config.server import ServerConfig
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory
 from appliance.models.health import HealthReport, public
@@ -86,7 +86,7 @@ def create_probe_app(manager: ModelManager, health: HealthProvider, telemetry: R
 
     All that it calls of `manager` and `telemetry` is thread-safe.
     """
-    authorizer = Authorizer(AuthConfig())
+    authorizer = Authorizer(ServerConfig())
     return _app(manager, _probe_routes(health, manager, authorizer), authorizer, telemetry)
 
 

@@ -13,8 +13,7 @@ from faultproxy import Fault, FaultProxy
 from upstreams import Upstream, error
 
 from appliance.config.models import AdapterConfig
-from appliance.config.security import KeyConfig
-from appliance.config.server import ServerConfig
+from appliance.config.server import KeyConfig, ServerConfig
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
 from appliance.models.manager import ModelManager

@@ -21,8 +21,7 @@ from auth_doubles import (
 from doubles import DoubleConfig, DoubleFactory, config
 from structlog.testing import capture_logs
 
-from appliance.config.security import AuthConfig, KeyConfig
-from appliance.config.server import ServerConfig
+from appliance.config.server import KeyConfig, ServerConfig
 from appliance.core.model import Operation
 from appliance.server import create_app
 
@@ -320,11 +319,11 @@ async def test_keys_are_exchanged_while_it_serves(fresh: AppClient) -> None:
     """The next request goes by the new ones."""
     new = ServerConfig.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
 
-    fresh.manager.authorizer.apply(new.auth)
+    fresh.manager.authorizer.apply(new)
 
     assert (await fresh.get("/v1/models", headers=bearer_header(FULL_KEY))).status_code == 401
     assert (await fresh.get("/v1/models", headers=bearer_header("new-new-new-new-new-new"))).status_code == 200
-    fresh.manager.authorizer.apply(AuthConfig())
+    fresh.manager.authorizer.apply(ServerConfig())
     assert (await fresh.get("/v1/models")).status_code == 200
 
 

@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from server_process import free_port
 
 from appliance.auth.certificates import CertificateError, read
-from appliance.config.security import TlsConfig
+from appliance.config.server import TlsConfig
 
 LEAF = trustme.CA().issue_cert("localhost")
 OTHER = trustme.CA().issue_cert("localhost")

@@ -19,7 +19,7 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.limits import KeyLimitsConfig
-from appliance.config.security import KeyConfig
+from appliance.config.server import KeyConfig
 
 _PROBES = {"ServerLive", "ServerReady"}
 _METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods)

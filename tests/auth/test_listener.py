@@ -19,7 +19,7 @@ from litestar.response import Stream
 from server_process import free_port
 
 from appliance.auth.certificates import Certificates
-from appliance.config.security import TlsConfig
+from appliance.config.server import TlsConfig
 from appliance.server.listener import Listener
 
 AUTHORITY = trustme.CA()

@@ -6,8 +6,7 @@ import pytest
 from auth_doubles import bearer_header
 from inference_doubles import InferenceClient, speakers
 
-from appliance.config.security import KeyConfig
-from appliance.config.server import ServerConfig
+from appliance.config.server import KeyConfig, ServerConfig
 from appliance.core.model import Operation
 
 CHAT, LOOK = "chat-chat-chat-chat-chat", "look-look-look-look-look"

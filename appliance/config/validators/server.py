@@ -7,8 +7,7 @@ from typing import Any
 
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
-from appliance.config.security import digest_of
-from appliance.config.server import ServerConfig, is_loopback
+from appliance.config.server import ServerConfig, digest_of, is_loopback
 from appliance.config.validators.models import names
 
 
