@@ -5,32 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from appliance.config.models import ProxyConfig
 from appliance.core.model import Operation
+from appliance.core.openai_types import Json
 from appliance.models.proxy import ProxyModel
-from appliance.openai.types import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-    Completion,
-    CompletionChunk,
-    CompletionRequest,
-    Embedding,
-    EmbeddingRequest,
-    Rerank,
-    RerankRequest,
-)
+from appliance.openai import types
 from appliance.python_api.base_model import config_from_keywords, overridable
-from appliance.python_api.client import request_body, send, to_chunks, to_object
+from appliance.python_api.client import request_body, send, to_object, to_objects
 from appliance.python_api.openai_model import Context, OpenAIEncoderModel, OpenAIGenerativeModel, RawRequest
 from appliance.python_api.types import Request
-
-Response = TypeVar("Response", bound=BaseModel)
-Chunk = TypeVar("Chunk", bound=BaseModel)
 
 
 class OpenAIProxyModel(OpenAIGenerativeModel, OpenAIEncoderModel):
@@ -66,45 +51,38 @@ class OpenAIProxyModel(OpenAIGenerativeModel, OpenAIEncoderModel):
 
     @overridable
     async def create_completion(
-        self, request: CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Completion | AsyncGenerator[CompletionChunk]:
+        self, request: types.CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
+    ) -> types.Completion | AsyncGenerator[types.CompletionChunk]:
         """Send the request to the upstream."""
-        return await self._generate(Operation.COMPLETION, request, raw_request, Completion, CompletionChunk)
+        response = await self._send(Operation.COMPLETION, request, raw_request)
+        return to_objects(response, types.Completion, types.CompletionChunk)
 
     @overridable
     async def create_chat_completion(
-        self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> ChatCompletion | AsyncGenerator[ChatCompletionChunk]:
+        self,
+        request: types.ChatCompletionRequest,
+        raw_request: RawRequest | None = None,
+        context: Context | None = None,
+    ) -> types.ChatCompletion | AsyncGenerator[types.ChatCompletionChunk]:
         """Send the request to the upstream."""
-        return await self._generate(
-            Operation.CHAT_COMPLETION, request, raw_request, ChatCompletion, ChatCompletionChunk
-        )
+        response = await self._send(Operation.CHAT_COMPLETION, request, raw_request)
+        return to_objects(response, types.ChatCompletion, types.ChatCompletionChunk)
 
     @overridable
     async def create_embedding(
-        self, request: EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Embedding:
+        self, request: types.EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
+    ) -> types.Embedding:
         """Send the request to the upstream."""
-        body = request_body(request, self.name)
-        return to_object(await send(self._proxy, Operation.EMBEDDING, body, raw_request), Embedding)
+        return to_object(await self._send(Operation.EMBEDDING, request, raw_request), types.Embedding)
 
     @overridable
     async def create_rerank(
-        self, request: RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Rerank:
+        self, request: types.RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
+    ) -> types.Rerank:
         """Send the request to the upstream."""
-        body = request_body(request, self.name)
-        return to_object(await send(self._proxy, Operation.RERANK, body, raw_request), Rerank)
+        return to_object(await self._send(Operation.RERANK, request, raw_request), types.Rerank)
 
-    async def _generate(
-        self,
-        operation: Operation,
-        request: Request,
-        raw_request: RawRequest | None,
-        response_class: type[Response],
-        chunk_class: type[Chunk],
-    ) -> Response | AsyncGenerator[Chunk]:
-        response = await send(self._proxy, operation, request_body(request, self.name), raw_request)
-        if isinstance(response, dict):
-            return to_object(response, response_class)
-        return to_chunks(response, chunk_class)
+    async def _send(
+        self, operation: Operation, request: Request, raw_request: RawRequest | None
+    ) -> Json | AsyncGenerator[Json]:
+        return await send(self._proxy, operation, request_body(request, self.name), raw_request)

@@ -85,32 +85,28 @@ class BasePythonModel:
 
 def _setting_ready(load: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a `load` so that it sets `ready`."""
-    if inspect.iscoroutinefunction(load):
 
-        @functools.wraps(load)
-        async def load_async(self: BasePythonModel, *args: Any, **keywords: Any) -> Any:
-            with _unready_on_error(self):
-                result = await load(self, *args, **keywords)
-            self.ready = result is not False
-            return result
-
-        return load_async
-
-    @functools.wraps(load)
     def load_plain(self: BasePythonModel, *args: Any, **keywords: Any) -> Any:
-        with _unready_on_error(self):
-            result = load(self, *args, **keywords)
-        self.ready = result is not False
-        return result
+        with _ready_after(self) as finish:
+            return finish(load(self, *args, **keywords))
 
-    return load_plain
+    async def load_async(self: BasePythonModel, *args: Any, **keywords: Any) -> Any:
+        with _ready_after(self) as finish:
+            return finish(await load(self, *args, **keywords))
+
+    return functools.wraps(load)(load_async if inspect.iscoroutinefunction(load) else load_plain)
 
 
 @contextmanager
-def _unready_on_error(model: BasePythonModel) -> Iterator[None]:
-    """Reset `ready` on an error: the `load` of a parent class may have set it."""
+def _ready_after(model: BasePythonModel) -> Iterator[Callable[[Any], Any]]:
+    """Yield a function that sets `ready` by the result of `load`; an error resets it, which a parent may have set."""
+
+    def finish(result: Any) -> Any:
+        model.ready = result is not False
+        return result
+
     try:
-        yield
+        yield finish
     except BaseException:
         model.ready = False
         raise
@@ -133,14 +129,11 @@ def config_from_keywords(
     try:
         return config.model_validate(keywords)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        raise ConfigError([_problem(config, dict(detail), source, path) for detail in details]) from None
-
-
-def _problem(config: type[BaseConfig], detail: Mapping[str, Any], source: str, path: str) -> Problem:
-    parts = [str(part) for part in (path, *detail["loc"]) if part != ""]
-    message = str(detail["msg"])
-    if detail["type"] == "extra_forbidden":
-        known = list(config.model_fields)
-        message = f"unknown key; {did_you_mean(parts[-1], known) or known_names('keys', known)}"
-    return Problem(source, None, None, ".".join(parts), message)
+        problems = []
+        for detail in error.errors(include_url=False, include_input=False):
+            parts, message = [str(part) for part in (path, *detail["loc"]) if part != ""], detail["msg"]
+            if detail["type"] == "extra_forbidden":
+                known = list(config.model_fields)
+                message = f"unknown key; {did_you_mean(parts[-1], known) or known_names('keys', known)}"
+            problems.append(Problem(source, None, None, ".".join(parts), message))
+        raise ConfigError(problems) from None

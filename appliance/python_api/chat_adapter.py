@@ -15,8 +15,8 @@ from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.model import SINGLE_FRONT_END, ModelRequest, ModelResponse, Operation
 from appliance.python_api.base_model import config_from_keywords
-from appliance.python_api.client import request_body, to_chunks, to_object
-from appliance.python_api.model_adapter import PythonModelAdapter, adapt
+from appliance.python_api.client import request_body, to_objects
+from appliance.python_api.model_adapter import PythonModelAdapter
 from appliance.python_api.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
 from appliance.python_api.types import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from appliance.python_api.user_code import call_method
@@ -66,8 +66,8 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         self._config = config_from_keywords(CompletionsConfig, keys, type(self).__name__)
         template = load_chat_template(self._config.chat_template, None)
         self._chat = None if chat_template is None or template is None else ChatRequestBuilder(template, tuple(stop))
-        self.backing = None if underlying_model is None else adapt(underlying_model)
-        if Operation.COMPLETION not in adapt(self).operations:
+        self.backing = None if underlying_model is None else PythonModelAdapter(underlying_model)
+        if Operation.COMPLETION not in PythonModelAdapter(self).operations:
             raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
         if self._chat is None and type(self).apply_chat_template is OpenAIChatAdapterModel.apply_chat_template:
             raise ApplianceError(
@@ -95,9 +95,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         body = request_body(request, self.name)
         headers = {} if raw_request is None else dict(raw_request.headers)
         response = await adapter.chat(body, completion_request(body, prompt.prompt, config.stop), headers)
-        if isinstance(response, dict):
-            return to_object(response, ChatCompletion)
-        return to_chunks(response, ChatCompletionChunk)
+        return to_objects(response, ChatCompletion, ChatCompletionChunk)
 
 
 class _OwnCompletions:

@@ -12,69 +12,48 @@ from typing import Any, TypeVar
 
 from appliance.config.engine import PythonConfig
 from appliance.core.errors import ApplianceError, LoadError
-from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
+from appliance.core.model import Operation
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.python_api.base_model import BasePythonModel
-from appliance.python_api.model_adapter import adapt
+from appliance.python_api.model_adapter import PythonModelAdapter
 from appliance.python_api.openai_model import METHODS
-from appliance.python_api.tensor_model import TENSOR_OPERATIONS
+from appliance.python_api.tensor_model import METHODS as TENSOR_METHODS
 from appliance.python_api.user_code import describe_exception, run_in_thread, user_code
 
 Result = TypeVar("Result")
 
 
-class LazyPythonModel:
+class LazyPythonModel(PythonModelAdapter):
     """A model whose class is imported by `load`."""
 
     def __init__(self, name: str, config: PythonConfig, supported: frozenset[Operation]) -> None:
         """`supported` are the operations of its kind; the class must implement at least one."""
-        self._name = name
-        self._config = config
-        self._supported = supported
-        self._loaded: Model | None = None
-
-    @property
-    def operations(self) -> frozenset[Operation]:
-        """The operations of the class; before it is imported, those of its kind."""
-        return self._supported if self._loaded is None else self._loaded.operations
-
-    @property
-    def warmup_request(self) -> ModelRequest | None:
-        return self._model.warmup_request
+        self._name, self._config, self._supported = name, config, supported
+        self.operations = supported
+        self._is_loaded = False
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         # In a thread: modules such as torch take seconds to import.
-        model = adapt(await run_in_thread(partial(create_model, self._name, self._config, artifacts.get("model"))))
-        if not model.operations & (self._supported | TENSOR_OPERATIONS):
+        model = await run_in_thread(partial(_create_model, self._name, self._config, artifacts.get("model")))
+        if not PythonModelAdapter(model).operations & (self._supported | frozenset(TENSOR_METHODS)):
             methods = ", ".join(METHODS[operation] for operation in sorted(self._supported))
             raise LoadError(
                 f"engine.python: {self._config.python} has none of the methods {methods} or predict, which this class "
                 "of models answers with; override one, or declare the model with another class"
             )
-        self._loaded = model
-        await model.load(artifacts)
-
-    async def check(self) -> None:
-        await self._model.check()
-
-    async def handle(self, request: ModelRequest) -> ModelResponse:
-        return await self._model.handle(request)
+        self._adopt(model)
+        self._is_loaded = True
+        await super().load(artifacts)
 
     def describe(self) -> Mapping[str, Any]:
-        return {} if self._loaded is None else self._loaded.describe()
+        return super().describe() if self._is_loaded else {}
 
     async def close(self) -> None:
-        if self._loaded is not None:
-            await self._loaded.close()
-
-    @property
-    def _model(self) -> Model:
-        if self._loaded is None:
-            raise AssertionError("used before it was loaded; this is a bug")
-        return self._loaded
+        if self._is_loaded:
+            await super().close()
 
 
-def create_model(name: str, config: PythonConfig, model_dir: Path | None) -> BasePythonModel:
+def _create_model(name: str, config: PythonConfig, model_dir: Path | None) -> BasePythonModel:
     """Return an object of the config's class; `model_dir` is passed to a constructor that takes it.
 
     Raises:

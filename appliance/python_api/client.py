@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from appliance.adapters.service_client import decode_response, read_events
+from appliance.adapters.service_client import decode_response, read_events, require_object
 from appliance.core.errors import GatewayError
 from appliance.core.model import Model, ModelRequest, Operation
 from appliance.core.openai_types import Json
@@ -17,6 +17,7 @@ from appliance.python_api.openai_model import RawRequest
 from appliance.python_api.types import Request
 
 Object = TypeVar("Object", bound=BaseModel)
+Chunk = TypeVar("Chunk", bound=BaseModel)
 
 
 def request_body(request: Request, name: str) -> Json:
@@ -37,17 +38,14 @@ async def send(
     response = await model.handle(ModelRequest(operation, msgspec.json.encode(body), headers))
     if not isinstance(response.body, bytes):
         return read_events(response.body, has_events=True)
-    decoded = decode_response(response.status, response.body, response.headers)
-    if not isinstance(decoded, dict):
-        raise GatewayError("The target's response is not a JSON object")
-    return decoded
+    return require_object(decode_response(response.status, response.body, response.headers))
 
 
-async def to_chunks(chunks: AsyncGenerator[Json], class_: type[Object]) -> AsyncGenerator[Object]:
-    """Yield chunks as objects; closing it closes the stream."""
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            yield to_object(chunk, class_)
+def to_objects(
+    response: Json | AsyncGenerator[Json], response_class: type[Object], chunk_class: type[Chunk]
+) -> Object | AsyncGenerator[Chunk]:
+    """Return a response, or the chunks of a stream, as objects; closing the chunks closes the stream."""
+    return to_object(response, response_class) if isinstance(response, dict) else _to_chunks(response, chunk_class)
 
 
 def to_object(response: object, class_: type[Object]) -> Object:
@@ -58,3 +56,9 @@ def to_object(response: object, class_: type[Object]) -> Object:
         detail = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "all of it"
         raise GatewayError(f"The target's response is not a {class_.__name__}: {field}: {detail['msg']}") from error
+
+
+async def _to_chunks(chunks: AsyncGenerator[Json], class_: type[Chunk]) -> AsyncGenerator[Chunk]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield to_object(chunk, class_)

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from appliance.core.errors import RequestError
-from appliance.tensors.tensor import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Parameters, RequestedOutput, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
-
-Parameters = Mapping[str, Any]  # Any: JSON values
 
 # numpy's dtypes, little-endian, as the protocol's bytes are.
 _DTYPES: Mapping[str, str] = {
@@ -91,8 +89,18 @@ class _NamedTensor:
         return self.tensor.values()
 
     def as_numpy(self) -> np.ndarray[Any, Any]:
-        """Return the elements as an array, read-only if it shares their bytes."""
-        return _to_array(self.tensor)
+        """Return the elements in the tensor's shape, read-only if the array shares their bytes.
+
+        BYTES become an array of objects, each of them bytes; BF16, which numpy lacks, becomes float32.
+        """
+        import numpy as np
+
+        tensor = self.tensor
+        if tensor.datatype in _DTYPES:
+            return np.frombuffer(tensor.raw, _DTYPES[tensor.datatype]).reshape(tensor.shape)
+        flat: np.ndarray[Any, Any] = np.empty(len(self.data), np.float32 if tensor.datatype == "BF16" else np.object_)
+        flat[:] = self.data
+        return flat.reshape(tensor.shape)
 
     def as_string(self) -> list[str]:
         """Return the elements of BYTES as texts.
@@ -116,21 +124,6 @@ def _value_errors() -> Iterator[None]:
         yield
     except RequestError as error:
         raise ValueError(str(error)) from error
-
-
-def _to_array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """Return the elements in the tensor's shape.
-
-    BYTES become an array of objects, each of them bytes; BF16, which numpy lacks, becomes float32.
-    """
-    import numpy as np
-
-    if tensor.datatype in _DTYPES:
-        return np.frombuffer(tensor.raw, _DTYPES[tensor.datatype]).reshape(tensor.shape)
-    dtype = np.float32 if tensor.datatype == "BF16" else np.object_
-    flat: np.ndarray[Any, Any] = np.empty(len(tensor.values()), dtype)
-    flat[:] = tensor.values()
-    return flat.reshape(tensor.shape)
 
 
 def _from_array(name: str, array: np.ndarray[Any, Any], datatype: str | None = None) -> Tensor:

@@ -1,8 +1,11 @@
-"""Makes a model written in Python a `Model`: decodes requests, calls the user's methods, encodes their results."""
+"""Makes a model written in Python a `Model`: its lifecycle, and its methods between requests and responses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +14,51 @@ import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import LoadError, UnsupportedOperationError
-from appliance.core.model import DependsOnModels, Model, ModelRequest, ModelResponse
+from appliance.core.errors import (
+    ApplianceError,
+    EngineDeadError,
+    LoadError,
+    UnavailableError,
+    UnsupportedOperationError,
+)
+from appliance.core.model import DependsOnModels, ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import SMALLEST_REQUESTS
+from appliance.python_api import tensor_model
 from appliance.python_api.base_model import BasePythonModel, overridden_method
-from appliance.python_api.model_lifecycle import ModelLifecycle
 from appliance.python_api.openai_model import METHODS, RawRequest
-from appliance.python_api.responses import build_response
-from appliance.python_api.serialization import InvalidResultError, describe_type, to_json
-from appliance.python_api.tensor_model import Model as TensorModel
-from appliance.python_api.tensor_model import TensorHandler
+from appliance.python_api.responses import InvalidResultError, build_response, describe_type, to_json
 from appliance.python_api.types import decode_request
-from appliance.python_api.user_code import call_method
+from appliance.python_api.user_code import UserCodeError, call_method, code_name, describe_exception, user_code
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+_ATTRIBUTE = "_appliance_lifecycle"
+
+# Longer than a garbage collection or a slow disk, shorter than a platform waits before it gives up.
+_HEALTH_TIMEOUT_SECONDS = 30.0
+
+# Health is checked twice a second, and a fault usually stays.
+_LOG_INTERVAL_SECONDS = 600.0
+
 
 class PythonModelAdapter:
-    """A `Model` that calls the methods of a model written in Python."""
+    """A `Model` that calls the methods of a model written in Python; it has `upstreams` if the model's backing does."""
 
     def __init__(self, model: BasePythonModel) -> None:
-        self._model = model
+        self._adopt(model)
+        backing: object = model.backing
+        if isinstance(backing, DependsOnModels):
+            self.upstreams = backing.upstreams
+
+    def _adopt(self, model: BasePythonModel) -> None:
+        self._model, self._backing = model, model.backing
+        # Several adapters may share a model.
+        self._lifecycle: _Lifecycle = vars(model).setdefault(_ATTRIBUTE, _Lifecycle(model))
         methods = {operation: overridden_method(model, name) for operation, name in METHODS.items()}
         self._methods = {operation: method for operation, method in methods.items() if method is not None}
-        self._backing = model.backing
-        self._lifecycle = ModelLifecycle.of(model)
-        self._tensors = TensorHandler(model) if isinstance(model, TensorModel) else None
-        self.operations = frozenset(self._methods)
-        if self._tensors is not None:
-            self.operations |= self._tensors.operations
+        self._tensors = model if isinstance(model, tensor_model.Model) else None
+        self._tensor_operations = tensor_model.operations(self._tensors) if self._tensors else frozenset[Operation]()
+        self.operations = frozenset(self._methods) | self._tensor_operations
         if self._backing is not None:
             self.operations |= self._backing.operations
 
@@ -80,8 +99,8 @@ class PythonModelAdapter:
             raise
 
     async def _handle(self, request: ModelRequest) -> ModelResponse:
-        if self._tensors is not None and request.operation in self._tensors.operations:
-            return await self._tensors.handle(request)
+        if self._tensors is not None and request.operation in self._tensor_operations:
+            return await tensor_model.handle(self._tensors, request)
         method = self._methods.get(request.operation)
         if method is None:
             if self._backing is None:
@@ -95,25 +114,136 @@ class PythonModelAdapter:
 
     def describe(self) -> Mapping[str, Any]:
         facts = self._backing.describe() if self._backing else {}
-        return {**facts, **self._tensors.describe()} if self._tensors else facts
+        return {**facts, **tensor_model.describe(self._tensors)} if self._tensors else facts
 
     async def close(self) -> None:
         await self._lifecycle.stop(self)
 
 
-class DependentModelAdapter(PythonModelAdapter):
-    """The same for a model whose backing needs other servers."""
+class _Lifecycle:
+    """Loads a model for its first owner and stops it after its last one; checks its health in the background."""
 
-    def __init__(self, model: BasePythonModel, backing: DependsOnModels) -> None:
-        super().__init__(model)
-        self._dependent = backing
+    def __init__(self, model: BasePythonModel) -> None:
+        self._model = model
+        self._health = _HealthPoller(overridden_method(model, "healthy"))
+        self._owners: set[object] = set()
+        self._lock = asyncio.Lock()
 
-    def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-        """Return the state of each server, for probes."""
-        return self._dependent.upstreams()
+    async def start(self, owner: object, artifacts: Mapping[str, Path]) -> None:
+        """Load the model and its backing, unless that is done; raises `LoadError` if its `load` failed."""
+        async with self._lock:
+            is_first = not self._owners
+            self._owners.add(owner)
+            if is_first:
+                await self._load(artifacts)
+
+    async def check(self) -> None:
+        if self._model.backing is not None:
+            await self._model.backing.check()
+        if not self._model.ready:
+            raise UnavailableError("its attribute `ready` is False")
+        self._health.check()
+
+    async def stop(self, owner: object) -> None:
+        """Stop the model if this is its last owner; safe to call twice."""
+        async with self._lock:
+            if owner in self._owners and len(self._owners) == 1:
+                await self._stop()
+            self._owners.discard(owner)
+
+    async def _load(self, artifacts: Mapping[str, Path]) -> None:
+        model = self._model
+        if model.backing is not None:
+            await model.backing.load(artifacts)
+        if "model" in artifacts:
+            model.model_dir = artifacts["model"]
+        try:
+            is_loaded = model.ready or await call_method(model.load) is not False
+        except UserCodeError as error:
+            raise LoadError(f"{error}; the log says where in your code") from error
+        if not is_loaded:
+            raise LoadError(f"{type(model).__name__}.load() returned False; its own log may say why")
+        model.ready = True
+        await self._health.start()
+
+    async def _stop(self) -> None:
+        await self._health.close()
+        stop = overridden_method(self._model, "stop")
+        if stop is not None:
+            # It is logged, and the backing is closed all the same.
+            with suppress(UserCodeError):
+                await call_method(stop)
+        if self._model.backing is not None:
+            await self._model.backing.close()
 
 
-def adapt(model: BasePythonModel) -> Model:
-    """Return a model written in Python as a `Model`."""
-    backing = model.backing
-    return DependentModelAdapter(model, backing) if isinstance(backing, DependsOnModels) else PythonModelAdapter(model)
+class _HealthPoller:
+    """Runs a model's `healthy` in the background, so that a slow one blocks no probe; without one, all is well."""
+
+    def __init__(self, healthy: Callable[..., Any] | None) -> None:
+        self._healthy = healthy
+        self._started_at = 0.0
+        self._task: asyncio.Task[bool] | None = None
+        self._logged_at: dict[object, float] = {}
+        """When each kind of fault was logged, since the model was last healthy."""
+
+    async def start(self) -> None:
+        """Run it once, and wait for the result."""
+        if self._healthy is not None:
+            await asyncio.wait({self._run(self._healthy)}, timeout=_HEALTH_TIMEOUT_SECONDS)
+
+    def check(self) -> None:
+        """Return if the last result was good, and run it again.
+
+        Raises:
+            EngineDeadError: the model cannot answer any more.
+            UnavailableError: it cannot answer now.
+        """
+        if self._healthy is None or self._task is None:
+            return
+        if not self._task.done():
+            if (seconds := time.monotonic() - self._started_at) > _HEALTH_TIMEOUT_SECONDS:
+                raise UnavailableError(f"its healthy() has not returned for {seconds:.0f} seconds")
+            return
+        finished = self._task
+        self._run(self._healthy)
+        try:
+            is_healthy = finished.result()
+        except (EngineDeadError, UnavailableError):
+            raise
+        except (ApplianceError, NotImplementedError) as error:
+            # Clients see the text of what is raised here: the error itself is for the log.
+            self._log(error)
+            raise UnavailableError("its healthy() raised an error; the log says why") from error
+        self._logged_at.clear()
+        if not is_healthy:
+            raise UnavailableError("its healthy() returned False")
+
+    async def close(self) -> None:
+        """Cancel the running check."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _run(self, healthy: Callable[..., Any]) -> asyncio.Task[bool]:
+        self._started_at = time.monotonic()
+        self._task = asyncio.create_task(_is_healthy(healthy))
+        return self._task
+
+    def _log(self, error: Exception) -> None:
+        """Log a fault that is new or was not logged for long; its text may contain the time, so its kind decides."""
+        now = time.monotonic()
+        frames = error.frames if isinstance(error, UserCodeError) else ()
+        kind = (type(error.__cause__ or error), *frames)
+        if now - self._logged_at.get(kind, -_LOG_INTERVAL_SECONDS) < _LOG_INTERVAL_SECONDS:
+            return
+        self._logged_at[kind] = now
+        if isinstance(error, UserCodeError):
+            error.log()
+        log.error("model.unhealthy", reason=describe_exception(error))
+
+
+async def _is_healthy(healthy: Callable[..., Any]) -> bool:
+    # The conversion to bool may run code of the user too.
+    with user_code(code_name(healthy), is_logged=False):
+        return bool(await call_method(healthy, is_logged=False))

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
 
 from appliance.core import sse
+from appliance.core.errors import ApplianceError
 from appliance.core.model import ModelResponse, Operation
-from appliance.core.openai_types import Json
-from appliance.python_api.serialization import InvalidResultError, ResponseEnvelope, with_base64
+from appliance.core.openai_types import Json, encode_vector, new_id, now
 from appliance.python_api.types import EmbeddingRequest, ErrorResponse, GenerationRequest, Request
-from appliance.python_api.user_code import is_stream, stream_items
+from appliance.python_api.user_code import describe_exception, is_stream, stream_items
 
 # What the lines of an event begin with; https://html.spec.whatwg.org/multipage/server-sent-events.html.
 _SSE_FIELDS = ("data:", "event:", "id:", "retry:", ":")
+
+# The prefix of the id, the `object` of a response and of a chunk; a rerank response has no `object`.
+_KINDS: Mapping[Operation, tuple[str, str, str]] = {
+    Operation.CHAT_COMPLETION: ("chatcmpl", "chat.completion", "chat.completion.chunk"),
+    Operation.COMPLETION: ("cmpl", "text_completion", "text_completion"),
+    Operation.EMBEDDING: ("embd", "list", "list"),
+    Operation.RERANK: ("rerank", "", ""),
+}
+
+# Fields of a message whose texts are not pieces.
+_WHOLE = frozenset({"role", "id", "type", "name"})
+
+
+class InvalidResultError(ApplianceError):
+    """A method of a model written in Python returned something that is not a response."""
 
 
 async def build_response(
@@ -28,25 +44,68 @@ async def build_response(
     is_generation = isinstance(request, GenerationRequest)
     if is_stream(result) and not is_generation:
         raise InvalidResultError(f"the model answered {operation} with a stream; must return one whole answer")
-    envelope = ResponseEnvelope.new(operation, request.model or name)
+    prefix, kind, chunk_kind = _KINDS[operation]
+    head: Json = {"id": new_id(prefix), "created": now(), "model": request.model or name}
+    envelope, chunk_envelope = ({**head, "object": each} if each else head for each in (kind, chunk_kind))
     is_chat = operation is Operation.CHAT_COMPLETION
     wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)
     if is_stream(result) and wants_stream:
-        return ModelResponse(_events(result, envelope), media_type=sse.MEDIA_TYPE)
+        return ModelResponse(_events(result, chunk_envelope), media_type=sse.MEDIA_TYPE)
     if is_stream(result):
-        response = await _aggregate(result, envelope, is_chat=is_chat)
+        response = await _aggregate(result, envelope, chunk_envelope, is_chat=is_chat)
     else:
-        response = envelope.complete_response(result)
+        response = _complete(envelope, result)
     if "error" in response:
         return _error(ErrorResponse(**response))
     if isinstance(request, GenerationRequest) and wants_stream:
         has_usage = bool((request.stream_options or {}).get("include_usage"))
-        return ModelResponse(
-            _split(response, envelope, is_chat=is_chat, has_usage=has_usage), media_type=sse.MEDIA_TYPE
-        )
+        events = _split(response, chunk_kind, is_chat=is_chat, has_usage=has_usage)
+        return ModelResponse(events, media_type=sse.MEDIA_TYPE)
     if isinstance(request, EmbeddingRequest) and request.encoding_format == "base64":
-        response = with_base64(response)
+        response = _with_base64(response)
     return ModelResponse(msgspec.json.encode(response))
+
+
+def to_json(result: Any) -> Json:  # Any: a user's own
+    """Return the fields of a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists."""
+    try:
+        fields = result.model_dump() if isinstance(result, BaseModel) else result
+        converted = msgspec.to_builtins(fields, enc_hook=_convert, str_keys=True)
+    except Exception as error:
+        # Methods of the user's objects run in it, which raise anything.
+        raise InvalidResultError(
+            f"the model returned {describe_type(result)}, which is not JSON: {describe_exception(error)}"
+        ) from error
+    if not isinstance(converted, dict):
+        raise InvalidResultError(
+            f"the model returned {describe_type(result)}; must be an object with the fields of a response"
+        )
+    return converted
+
+
+def describe_type(value: object) -> str:
+    """Return the type of a value for messages."""
+    return f"a {type(value).__name__}" if value is not None else "nothing"
+
+
+def _convert(value: Any) -> Any:  # Any: what msgspec does not know
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    # Arrays and numbers of numpy's and torch's.
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"it contains {describe_type(value)}")
+
+
+def _complete(envelope: Json, result: Any) -> Json:  # Any: a user's own
+    """Return a response or a chunk with the fields that its author left out; an error is returned as it is."""
+    fields = to_json(result)
+    if "error" in fields:
+        return fields
+    # Defaults of an object, such as its id, differ from chunk to chunk.
+    explicit = result.model_fields_set if isinstance(result, BaseModel) else fields.keys()
+    kept = {k: v for k, v in fields.items() if k not in envelope or (k in explicit and v is not None)}
+    return envelope | kept
 
 
 def _error(response: ErrorResponse) -> ModelResponse:
@@ -55,7 +114,25 @@ def _error(response: ErrorResponse) -> ModelResponse:
     return ModelResponse(msgspec.json.encode(body), response.status)
 
 
-async def _events(stream: Any, envelope: ResponseEnvelope) -> AsyncGenerator[bytes]:  # Any: a user's own
+def _with_base64(embedding: Json) -> Json:
+    """Return the response to an embedding request with its vectors, as far as they are lists, as base64."""
+    data = embedding.get("data", [])
+    if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
+        raise InvalidResultError("the model returned an embedding whose data is not a list of objects")
+    try:
+        encoded = [
+            {
+                **each,
+                "embedding": encode_vector(vector) if isinstance(vector := each.get("embedding"), list) else vector,
+            }
+            for each in data
+        ]
+    except ValueError as error:
+        raise InvalidResultError(f"the model returned a vector that is not a list of numbers: {error}") from error
+    return {**embedding, "data": encoded}
+
+
+async def _events(stream: Any, envelope: Json) -> AsyncGenerator[bytes]:  # Any: a user's own
     """Yield the items of a user's stream as server-sent events; closing it closes the stream."""
     async with aclosing(stream_items(stream)) as items:
         async for item in items:
@@ -64,15 +141,13 @@ async def _events(stream: Any, envelope: ResponseEnvelope) -> AsyncGenerator[byt
                     break
                 yield item.rstrip("\n").encode() + sse.SUFFIX
             else:
-                yield sse.json_event(envelope.complete_chunk(_decode(item) if isinstance(item, str) else item))
+                yield sse.json_event(_complete(envelope, _decode(item) if isinstance(item, str) else item))
     yield sse.DONE_EVENT
 
 
-async def _split(
-    response: Json, envelope: ResponseEnvelope, *, is_chat: bool, has_usage: bool
-) -> AsyncGenerator[bytes]:
-    """Yield a whole response as the events of a stream."""
-    head = {**response, "object": envelope.chunk["object"]}
+async def _split(response: Json, kind: str, *, is_chat: bool, has_usage: bool) -> AsyncGenerator[bytes]:
+    """Yield a whole response as the events of a stream, whose `object` is `kind`."""
+    head = {**response, "object": kind}
     head.pop("usage", None)
     for choice in response.get("choices", ()):
         for piece in _deltas(choice) if is_chat else (choice,):
@@ -92,17 +167,19 @@ def _deltas(choice: Json) -> Iterator[Json]:
     yield {**head, "delta": {}, "finish_reason": choice.get("finish_reason") or "stop"}
 
 
-async def _aggregate(stream: Any, envelope: ResponseEnvelope, *, is_chat: bool) -> Json:  # Any: a user's own
+async def _aggregate(stream: Any, envelope: Json, chunk_envelope: Json, *, is_chat: bool) -> Json:  # Any: a user's own
     """Return the response that the chunks of a stream add up to; an error among them instead, if there is one."""
-    aggregator = _Aggregator(envelope.response, is_chat=is_chat)
+    response, choices = dict(envelope), dict[int, Json]()
     async with aclosing(stream_items(stream)) as items:
         async for item in items:
-            for chunk in _chunks(item):
-                completed = envelope.complete_chunk(chunk)
-                if "error" in completed:
-                    return completed
-                aggregator.add(completed)
-    return aggregator.response()
+            for piece in _chunks(item):
+                chunk = _complete(chunk_envelope, piece)
+                if "error" in chunk:
+                    return chunk
+                response |= {k: v for k, v in chunk.items() if k not in {"choices", "object"} and v is not None}
+                for position, choice in enumerate(chunk.get("choices") or ()):
+                    _add_choice(choices, choice, position)
+    return {**response, "choices": [_finished(choice, is_chat=is_chat) for _, choice in sorted(choices.items())]}
 
 
 def _chunks(item: Any) -> Iterator[Any]:  # Any: a user's own
@@ -124,81 +201,43 @@ def _decode(text: str | bytes) -> Json:
         ) from error
 
 
-class _Aggregator:
-    """Adds up the chunks of one response."""
-
-    def __init__(self, envelope: Json, *, is_chat: bool) -> None:
-        self._response = dict(envelope)
-        self._is_chat = is_chat
-        self._choices: dict[int, Json] = {}
-
-    def add(self, chunk: Json) -> None:
-        fields = {name: value for name, value in chunk.items() if name != "choices" and value is not None}
-        self._response |= fields | {"object": self._response["object"]}
-        for position, piece in enumerate(chunk.get("choices") or ()):
-            index = piece.get("index", position)
-            choice = self._choices.setdefault(index, {"index": index, "logprobs": None, "finish_reason": None})
-            _add_choice(choice, piece)
-
-    def response(self) -> Json:
-        choices = [self._finished(choice) for _, choice in sorted(self._choices.items())]
-        return {**self._response, "choices": choices}
-
-    def _finished(self, choice: Json) -> Json:
-        delta = choice.pop("delta", {})
-        choice["finish_reason"] = choice["finish_reason"] or "stop"
-        if not self._is_chat:
-            return {"text": "", **choice}
-        calls = delta.pop("tool_calls", None)
-        message = {"role": "assistant", "content": None, **delta}
-        if calls:
-            message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
-        return {**choice, "message": message}
-
-
-def _add_choice(choice: Json, piece: Json) -> None:
+def _add_choice(choices: dict[int, Json], piece: Json, position: int) -> None:
+    """Add what a chunk has of a choice: message, text and log probabilities come in pieces, all else at once."""
+    index = piece.get("index", position)
+    empty: Json = {"index": index, "logprobs": None, "finish_reason": None, "delta": {"tool_calls": []}}
+    choice = choices.setdefault(index, empty)
     for name, value in piece.items():
-        if name == "delta":
-            _add_delta(choice.setdefault("delta", {}), value or {})
-        elif name == "logprobs":
-            choice[name] = _joined(choice[name], value)
-        elif name == "text":
-            choice[name] = choice.get(name, "") + (value or "")
-        elif value is not None:
-            choice[name] = value
+        if value is not None:
+            choice[name] = _joined(choice.get(name), value) if name in {"delta", "logprobs", "text"} else value
 
 
-def _add_delta(message: Json, delta: Json) -> None:
-    for name, value in delta.items():
-        if name == "tool_calls":
-            for call in value or ():
-                _add_call(message.setdefault("tool_calls", []), call)
-        elif name == "role":
-            message.setdefault("role", value)
-        else:
-            message[name] = _joined(message.get(name), value)
-
-
-def _add_call(calls: list[Json], piece: Json) -> None:
-    """Add a piece of a tool call: its name comes at once, its arguments in pieces."""
-    index = piece.get("index", len(calls))
-    call = next((each for each in calls if each["index"] == index), None)
-    if call is None:
-        calls.append({**piece, "index": index})
-        return
-    function, more = call.setdefault("function", {}), piece.get("function") or {}
-    function["arguments"] = (function.get("arguments") or "") + (more.get("arguments") or "")
-    call.update({name: value for name, value in piece.items() if name != "function" and value is not None})
-
-
-def _joined(earlier: Any, later: Any) -> Any:  # Any: JSON values
+def _joined(earlier: Any, later: Any, name: str = "") -> Any:  # Any: JSON values
     """Join two values: texts and lists are concatenated, mappings joined key by key, otherwise the later one wins."""
     if earlier is None or later is None:
         return later if earlier is None else earlier
     if isinstance(earlier, str) and isinstance(later, str):
-        return earlier + later
+        return earlier if name in _WHOLE else earlier + later
     if isinstance(earlier, list) and isinstance(later, list):
-        return earlier + later
+        return _joined_calls(earlier, later) if name == "tool_calls" else earlier + later
     if isinstance(earlier, dict) and isinstance(later, dict):
-        return earlier | {name: _joined(earlier.get(name), value) for name, value in later.items()}
+        return earlier | {key: _joined(earlier.get(key), value, key) for key, value in later.items()}
     return later
+
+
+def _joined_calls(earlier: list[Json], later: list[Json]) -> list[Json]:
+    """Join tool calls: the name of each comes at once, its arguments in pieces."""
+    calls = {call["index"]: call for call in earlier}
+    for piece in later:
+        index = piece.get("index", len(calls))
+        calls[index] = _joined(calls.get(index), {**piece, "index": index})
+    return list(calls.values())
+
+
+def _finished(choice: Json, *, is_chat: bool) -> Json:
+    message = {"role": "assistant", "content": None, **choice.pop("delta")}
+    choice["finish_reason"] = choice["finish_reason"] or "stop"
+    if not is_chat:
+        return {"text": "", **choice}
+    if calls := message.pop("tool_calls"):
+        message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+    return {**choice, "message": message}

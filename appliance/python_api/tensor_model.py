@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,7 @@ from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
 from appliance.python_api.base_model import BasePythonModel, overridable, overridden_method
 from appliance.python_api.infer_types import InferRequest, InferResponse
-from appliance.python_api.serialization import InvalidResultError, describe_type, to_json
+from appliance.python_api.responses import InvalidResultError, describe_type, to_json
 from appliance.python_api.user_code import call_method, describe_exception, is_stream, stream_items, user_code
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_response
 from appliance.tensors.tensor import InferenceResponse
@@ -22,14 +22,12 @@ Payload = InferRequest | Json
 
 Headers = Mapping[str, str]
 
-_METHODS: Mapping[Operation, str] = {
+METHODS: Mapping[Operation, str] = {
     Operation.INFERENCE: "predict",
     Operation.PREDICTION: "predict",
     Operation.EXPLANATION: "explain",
 }
-
-TENSOR_OPERATIONS = frozenset(_METHODS)
-"""The operations of models of tensors."""
+"""The method of each operation."""
 
 
 # Any throughout: a step passes what it likes to the next one, and may be asynchronous.
@@ -71,49 +69,43 @@ class Model(BasePythonModel):
         return ()
 
 
-class TensorHandler:
-    """Handles requests of the Open Inference Protocol with the methods of a `Model`."""
+def operations(model: Model) -> frozenset[Operation]:
+    """Return the operations whose methods the model's class overrides."""
+    return frozenset(operation for operation, name in METHODS.items() if overridden_method(model, name))
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.operations = frozenset(each for each, name in _METHODS.items() if overridden_method(model, name))
 
-    async def handle(self, request: ModelRequest) -> ModelResponse:
-        """Return the response to a request.
+def describe(model: Model) -> Mapping[str, Any]:
+    """Return the inputs and outputs, for metadata."""
+    with user_code(f"the types of {type(model).__name__}"):
+        return {"inputs": list(model.get_input_types()), "outputs": list(model.get_output_types())}
 
-        Raises:
-            RequestError: the request is at fault.
-            InvalidResultError: the model's result is not a response.
-        """
-        method = getattr(self._model, _METHODS[request.operation])
-        if request.operation is Operation.INFERENCE:
-            tensors = read_request(request.body, request.headers.get(LENGTH_HEADER))
-            result = await self._run(InferRequest.of(self._model.name, tensors), method, request.headers)
-            if is_stream(result):
-                raise InvalidResultError(
-                    "predict is a generator; only clients of /v1/models/NAME:predict take a stream"
-                )
-            body, headers = write_response(_to_message(result), prefers_binary=True)
-            return ModelResponse(body, headers=headers)
-        result = await self._run(decode(request.body, dict[str, Any]), method, request.headers)
-        if is_stream(result):
-            # Only the model knows what it writes.
-            return ModelResponse(_stream(result), media_type="application/octet-stream")
-        is_bare = isinstance(result, list | tuple) or hasattr(result, "tolist")
-        return ModelResponse(msgspec.json.encode(to_json({"predictions": result} if is_bare else result)))
 
-    def describe(self) -> Mapping[str, Any]:
-        """Return the inputs and outputs, for metadata."""
-        with user_code(f"the types of {type(self._model).__name__}"):
-            return {"inputs": list(self._model.get_input_types()), "outputs": list(self._model.get_output_types())}
+async def handle(model: Model, request: ModelRequest) -> ModelResponse:
+    """Return the response to a request.
 
-    async def _run(self, payload: Payload, method: Callable[..., Any], headers: Headers) -> Any:
-        value: Any = payload
-        for name in ("preprocess", None, "postprocess"):
-            step = method if name is None else overridden_method(self._model, name)
-            if step is not None:
-                value = await call_method(step, value, headers)
-        return value
+    Raises:
+        RequestError: the request is at fault.
+        InvalidResultError: the model's result is not a response.
+    """
+    is_inference = request.operation is Operation.INFERENCE
+    value: Any
+    if is_inference:
+        value = InferRequest.of(model.name, read_request(request.body, request.headers.get(LENGTH_HEADER)))
+    else:
+        value = decode(request.body, dict[str, Any])
+    for name in ("preprocess", METHODS[request.operation], "postprocess"):
+        if (step := overridden_method(model, name)) is not None:
+            value = await call_method(step, value, request.headers)
+    if is_inference:
+        if is_stream(value):
+            raise InvalidResultError("predict is a generator; only clients of /v1/models/NAME:predict take a stream")
+        body, headers = write_response(_to_message(value), prefers_binary=True)
+        return ModelResponse(body, headers=headers)
+    if is_stream(value):
+        # Only the model knows what it writes.
+        return ModelResponse(_stream(value), media_type="application/octet-stream")
+    is_bare = isinstance(value, list | tuple) or hasattr(value, "tolist")
+    return ModelResponse(msgspec.json.encode(to_json({"predictions": value} if is_bare else value)))
 
 
 async def _stream(stream: Any) -> AsyncGenerator[bytes]:

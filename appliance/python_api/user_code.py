@@ -40,10 +40,10 @@ _END = object()
 class UserCodeError(ApplianceError):
     """Code of a model written in Python raised an exception that is not one of ours."""
 
-    def __init__(self, code: str, reason: str, frames: Sequence[str]) -> None:
-        super().__init__(f"{code} raised {reason}")
-        self.frames = frames
-        self._code, self._reason = code, reason
+    def __init__(self, code: str, error: BaseException) -> None:
+        self.frames = _frames(error)
+        self._code, self._reason = code, describe_exception(error)
+        super().__init__(f"{code} raised {self._reason}")
 
     def log(self) -> None:
         """Log it with the user's frames."""
@@ -61,13 +61,15 @@ def user_code(name: str, *, is_logged: bool = True) -> Iterator[None]:
         yield
     except (ApplianceError, NotImplementedError):
         raise
-    except (asyncio.CancelledError, GeneratorExit) as error:
-        # Our own task is being cancelled, unless the user's code raised this by itself.
-        if task is None or task is not _current_task() or task.cancelling():
-            raise
-        raise _to_error(name, error, is_logged=is_logged) from error
     except BaseException as error:
-        raise _to_error(name, error, is_logged=is_logged) from error
+        is_cancellation = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        # Our own task is being cancelled, unless the user's code raised this by itself.
+        if is_cancellation and (task is None or task is not _current_task() or task.cancelling()):
+            raise
+        wrapped = UserCodeError(name, error)
+        if is_logged:
+            wrapped.log()
+        raise wrapped from error
     finally:
         end_line()
 
@@ -85,18 +87,18 @@ async def call_method(method: Callable[..., Any], *args: Any, is_logged: bool = 
 
 async def run_in_thread(work: Callable[[], Result]) -> Result:
     """Return the result of `work`, done in a daemon thread with the caller's context."""
-    return await in_thread(contextvars.copy_context().run, _run, work)
 
+    def run() -> Result:
+        try:
+            return work()
+        except (StopIteration, GeneratorExit) as error:
+            # A future takes no StopIteration, and GeneratorExit would close the coroutines that wait for it.
+            raise RuntimeError(f"raised {type(error).__name__}") from error
+        finally:
+            # It may have printed a part of a line.
+            end_line()
 
-def _run(work: Callable[[], Result]) -> Result:
-    try:
-        return work()
-    except (StopIteration, GeneratorExit) as error:
-        # A future takes no StopIteration, and GeneratorExit would close the coroutines that wait for it.
-        raise RuntimeError(f"raised {type(error).__name__}") from error
-    finally:
-        # It may have printed a part of a line.
-        end_line()
+    return await in_thread(contextvars.copy_context().run, run)
 
 
 def is_stream(result: Any) -> bool:  # Any: a user's own
@@ -124,10 +126,7 @@ async def stream_items(stream: Any) -> AsyncGenerator[Any]:  # Any: a user's own
 
 async def _next(iterator: AsyncIterator[Any], name: str) -> Any:  # Any: a user's own
     with user_code(name):
-        try:
-            return await anext(iterator)
-        except StopAsyncIteration:
-            return _END
+        return await anext(iterator, _END)
 
 
 async def _in_threads(generator: Generator[Any, None, None]) -> AsyncGenerator[Any]:
@@ -162,13 +161,6 @@ def describe_exception(error: BaseException) -> str:
     return ", caused by ".join(map(_text, _causes(error)))
 
 
-def _to_error(name: str, error: BaseException, *, is_logged: bool) -> UserCodeError:
-    wrapped = UserCodeError(name, describe_exception(error), _frames(error))
-    if is_logged:
-        wrapped.log()
-    return wrapped
-
-
 def _text(error: BaseException) -> str:
     try:
         text = str(error)[:_MAX_TEXT]
@@ -180,7 +172,7 @@ def _text(error: BaseException) -> str:
     return described
 
 
-def _frames(error: BaseException) -> list[str]:
+def _frames(error: BaseException) -> Sequence[str]:
     """Return the user's frames, outermost first, followed by those of causes and of the first in a group."""
     frames: list[str] = []
     for each in _causes(error):
@@ -191,7 +183,7 @@ def _frames(error: BaseException) -> list[str]:
     return list(dict.fromkeys(frames))[:_MAX_FRAMES]
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def _causes(error: BaseException) -> Sequence[BaseException]:
     """Return an exception and its causes."""
     found: list[BaseException] = []
     each: BaseException | None = error
@@ -202,8 +194,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _current_task() -> asyncio.Task[Any] | None:
-    try:
+    # No loop runs in a thread for plain code.
+    with suppress(RuntimeError):
         return asyncio.current_task()
-    except RuntimeError:
-        # No loop runs in this thread.
-        return None
+    return None

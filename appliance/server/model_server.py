@@ -18,7 +18,7 @@ from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
 from appliance.models.factory import ModelFactory
 from appliance.python_api.base_model import BasePythonModel, config_from_keywords
-from appliance.python_api.model_adapter import adapt
+from appliance.python_api.model_adapter import PythonModelAdapter
 from appliance.server import serve
 
 _SOURCE = "ModelServer"
@@ -40,7 +40,7 @@ class PythonModelFactory(ModelFactory):
         self._models = {model.name: model for model in models}
 
     def create(self, config: ModelConfig, peers: Peers) -> Model:  # noqa: ARG002 - see ModelFactory
-        return adapt(self._models[config.name])
+        return PythonModelAdapter(self._models[config.name])
 
 
 class ModelServer:

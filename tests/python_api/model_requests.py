@@ -8,14 +8,14 @@ from typing import Any, cast
 
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
 from appliance.python_api.base_model import BasePythonModel
-from appliance.python_api.model_adapter import adapt
+from appliance.python_api.model_adapter import PythonModelAdapter
 
 CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 async def load_model(model: BasePythonModel) -> Model:
     """Return the model's adapter, loaded."""
-    adapter = adapt(model)
+    adapter = PythonModelAdapter(model)
     await adapter.load({})
     return adapter
 

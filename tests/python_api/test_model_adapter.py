@@ -20,7 +20,7 @@ from appliance.core.openai_types import Json
 from appliance.models.model_runner import run_warmup
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import ChatCompletion, ErrorResponse
-from appliance.python_api.model_adapter import adapt
+from appliance.python_api.model_adapter import PythonModelAdapter
 
 
 def said(text: str) -> Json:
@@ -64,8 +64,8 @@ def test_operations_are_the_methods_of_the_class() -> None:
     class Both(Model, OpenAIEncoderModel):
         async def create_rerank(self, request: Any, raw_request: Any = None, context: Any = None) -> Any: ...
 
-    assert adapt(Model()).operations == {Operation.CHAT_COMPLETION}
-    assert adapt(Both()).operations == {Operation.CHAT_COMPLETION, Operation.RERANK}
+    assert PythonModelAdapter(Model()).operations == {Operation.CHAT_COMPLETION}
+    assert PythonModelAdapter(Both()).operations == {Operation.CHAT_COMPLETION, Operation.RERANK}
 
 
 async def test_a_model_is_loaded_once_whoever_does_it() -> None:
@@ -123,7 +123,7 @@ async def test_a_model_finds_its_bytes(tmp_path: Path) -> None:
         def load(self) -> None:
             assert self.model_dir == tmp_path
 
-    await adapt(Reader()).load({"model": tmp_path})
+    await PythonModelAdapter(Reader()).load({"model": tmp_path})
 
 
 async def test_a_request_arrives_as_an_object_with_the_headers() -> None:
@@ -317,11 +317,11 @@ async def test_a_proof_goes_to_the_operation_its_fields_belong_to() -> None:
 
     both, silent = Both(), Model()
     silent.proof = None
-    call = adapt(both).warmup_request
+    call = PythonModelAdapter(both).warmup_request
 
     assert call is not None
     assert call.operation is Operation.COMPLETION
-    assert adapt(silent).warmup_request is None
+    assert PythonModelAdapter(silent).warmup_request is None
 
 
 async def test_a_proof_that_is_refused_fails_the_load() -> None:

@@ -19,7 +19,7 @@ from appliance.core.model import OPENAI_PATHS, DependsOnModels, Model, ModelRequ
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
 from appliance.python_api.base_model import BasePythonModel
-from appliance.python_api.model_adapter import adapt
+from appliance.python_api.model_adapter import PythonModelAdapter
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 TEMPLATE = (
@@ -29,7 +29,7 @@ TEMPLATE = (
 
 async def served(model: BasePythonModel) -> Model:
     """The model behind its bridge, loaded and well."""
-    bridge = adapt(model)
+    bridge = PythonModelAdapter(model)
     await bridge.load({})
     async with asyncio.timeout(10):
         while True:
@@ -144,7 +144,7 @@ def test_a_proxy_with_methods_of_its_own_has_no_warmup_request() -> None:
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             return await super().create_chat_completion(request, raw_request, context)
 
-    assert adapt(Own("mine", "http://upstream.example")).warmup_request is None
+    assert PythonModelAdapter(Own("mine", "http://upstream.example")).warmup_request is None
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from appliance.openai.types import (
     Rerank,
     RerankRequest,
 )
-from appliance.python_api.serialization import InvalidResultError
+from appliance.python_api.responses import InvalidResultError
 
 SAID = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
 

@@ -16,7 +16,7 @@ from appliance import InferInput, InferOutput, InferRequest, InferResponse, Mode
 from appliance.api.grpc import inference_pb2, inference_pb2_grpc
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.python_api.serialization import InvalidResultError
+from appliance.python_api.responses import InvalidResultError
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Tensor
 

@@ -20,8 +20,8 @@ from appliance import Model
 from appliance.core.errors import LoadError, UnavailableError
 from appliance.core.model import ModelRequest, Operation
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
-from appliance.python_api.model_adapter import adapt
-from appliance.python_api.serialization import InvalidResultError
+from appliance.python_api.model_adapter import PythonModelAdapter
+from appliance.python_api.responses import InvalidResultError
 from appliance.python_api.user_code import UserCodeError
 
 
@@ -240,7 +240,7 @@ async def test_a_proof_that_is_no_mapping_is_told() -> None:
         proof = cast("Any", "1+1")
 
     with pytest.raises(LoadError, match=r"Wrong\.proof is a str; must be a mapping, or None"):
-        _ = adapt(Wrong(ValueError)).warmup_request
+        _ = PythonModelAdapter(Wrong(ValueError)).warmup_request
 
 
 USER_MODELS = """
