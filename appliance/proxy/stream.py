@@ -17,6 +17,14 @@ _USAGE_MENTION = b'"usage"'
 _NULL_USAGE_AT_END = re.compile(rb'"usage"\s*+:\s*+null(\s*+\}\s*+)\Z')
 _EMPTY_LIST = re.compile(rb"\[\s*+\]")
 
+
+class _Chunk(msgspec.Struct):
+    """The members of a chunk that decide about its usage, as they are written."""
+
+    usage: msgspec.Raw = msgspec.Raw()
+    choices: msgspec.Raw = msgspec.Raw()
+
+
 _LINE_ENDS = (b"\n", b"\r\n", b"\r")
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
@@ -128,17 +136,18 @@ class EventRewriter:
 
 def _remove_usage(line: bytes) -> bytes:
     """Return a line of data without its null usage; empty if it has the usage of the whole stream."""
-    mention = line.index(_USAGE_MENTION)
-    before = line[:mention].rstrip()
-    if (end := _NULL_USAGE_AT_END.match(line, mention)) is not None and before.endswith(b","):
-        # The last member of the object, as most servers write it; this need not be parsed.
-        return before[:-1].rstrip() + end[1]
     data = line[len(sse.FIELD) :]
-    spans = json_edit.spans(data)
-    if (usage := spans.get("usage")) is None:
-        return line
-    if data[usage] == b"null":
+    try:
+        chunk = msgspec.json.decode(data, type=_Chunk)
+        if bytes(chunk.usage) != b"null":
+            # With choices beside it, the upstream sends it without being asked.
+            return b"" if chunk.usage and _EMPTY_LIST.fullmatch(bytes(chunk.choices)) else line
+        mention = line.index(_USAGE_MENTION)
+        before = line[:mention].rstrip()
+        if (end := _NULL_USAGE_AT_END.match(line, mention)) is not None and before.endswith(b","):
+            # The last member of the object, as most servers write it; its place need not be searched.
+            return before[:-1].rstrip() + end[1]
         return sse.FIELD + json_edit.edit(data, {"usage": json_edit.remove})
-    is_summary = (choices := spans.get("choices")) is not None and _EMPTY_LIST.fullmatch(data[choices])
-    # With choices beside it, the upstream sends it without being asked.
-    return b"" if is_summary else line
+    except (ValueError, RecursionError):
+        # Not a JSON object, or one with too many members.
+        return line

@@ -141,3 +141,21 @@ def test_the_event_with_the_usage_is_removed(choices: bytes) -> None:
     line = b'data: {"choices":%s,"usage":{"total_tokens":1}}\n' % choices
 
     assert _without_usage(line, b"\ndata: [DONE]\n\n") == (b"data: [DONE]\n\n", [line])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'data: no JSON, "usage": null}\n\n',
+        b'data: {"choices": [, "usage": null}\n\n',
+        b'data: ["usage", {"a": 1, "usage": null}]\n\n',
+        b'data: {"choices": [], "usage": {"total_tokens": 1}\n\n',
+    ],
+)
+def test_a_line_that_is_not_a_json_object_keeps_what_looks_like_usage(line: bytes) -> None:
+    """Also when usage was requested on behalf of the client."""
+    usage: list[bytes] = []
+    rewriter = EventRewriter("mine", usage.append)
+
+    assert rewriter.feed(line) + rewriter.finish() == line
+    assert usage == []
