@@ -41,39 +41,33 @@ class Target(Protocol):
 Chosen = TypeVar("Chosen", bound=Target)
 
 
-class LoadBalancer(Protocol):
-    """A load balancing policy."""
+class LoadBalancer:
+    """Picks a target out of those that are available.
+
+    `round_robin` takes each in turn, heavier ones more often and evenly spread (nginx's "smooth" round robin);
+    `least_inflight` the one with the fewest requests for its weight, equal ones in turn; `prefix_affinity` the same for
+    the same beginning of a prompt, unless its load is far over its share. That is consistent hashing: when a target
+    leaves, only its own prompts move, and they come back to it.
+    """
+
+    def __init__(self, balance: Balance, targets: Sequence[Target]) -> None:
+        """`targets` are those of which subsets are available."""
+        self._balance = balance
+        self._credit: dict[str, float] = {}
+        min_weight = min(target.weight for target in targets)
+        self._ring = sorted(
+            (_hash(f"{target.name}/{number}".encode()), target.name)
+            for target in (targets if balance == "prefix_affinity" else ())
+            for number in range(round(_POINTS * target.weight / min_weight))
+        )
 
     def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:
         """Return one of the candidates, of which there is at least one."""
-
-
-def load_balancer(balance: Balance, targets: Sequence[Target]) -> LoadBalancer:
-    """Return the load balancer of this name, for these targets and subsets of them."""
-    if balance == "prefix_affinity":
-        return PrefixAffinity(targets)
-    return RoundRobin() if balance == "round_robin" else LeastInflight()
-
-
-class LeastInflight:
-    """Picks the target with the fewest requests for its weight; equal targets take turns."""
-
-    def __init__(self) -> None:
-        self._round_robin = RoundRobin()
-
-    def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:
-        least = min((each.inflight + 1) / each.weight for each in candidates)
-        idle = [each for each in candidates if (each.inflight + 1) / each.weight <= least]
-        return self._round_robin.pick(idle, prompt_prefix)
-
-
-class RoundRobin:
-    """Picks each target in turn, heavier ones more often and evenly spread (nginx's "smooth" round robin)."""
-
-    def __init__(self) -> None:
-        self._credit: dict[str, float] = {}
-
-    def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:  # noqa: ARG002 - the policy's protocol
+        if self._ring and prompt_prefix:
+            return self._pick_by_prefix(candidates, prompt_prefix)
+        if self._balance != "round_robin":
+            least = min((each.inflight + 1) / each.weight for each in candidates)
+            candidates = [each for each in candidates if (each.inflight + 1) / each.weight <= least]
         credit = self._credit
         for each in candidates:
             credit[each.name] = credit.get(each.name, 0) + each.weight
@@ -81,33 +75,14 @@ class RoundRobin:
         credit[chosen.name] -= sum(each.weight for each in candidates)
         return chosen
 
-
-class PrefixAffinity:
-    """Picks the same target for the same beginning of a prompt, unless its load is far over its share.
-
-    Consistent hashing: when an upstream leaves, only its own prompts move, and they come back to it.
-    """
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        min_weight = min(target.weight for target in targets)
-        self._ring = sorted(
-            (_hash(f"{target.name}/{number}".encode()), target.name)
-            for target in targets
-            for number in range(round(_POINTS * target.weight / min_weight))
-        )
-        self._points = [point for point, _ in self._ring]
-        self._without_prompt = LeastInflight()
-
-    def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:
-        """Return the first candidate along the ring that is not overloaded; without a prompt, the least loaded."""
-        if not prompt_prefix:
-            return self._without_prompt.pick(candidates, prompt_prefix)
+    def _pick_by_prefix(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:
+        """Return the first candidate along the ring that is not overloaded."""
         weights = sum(each.weight for each in candidates)
         load = sum(each.inflight for each in candidates) + 1
         free = {
             each.name: each for each in candidates if each.inflight < ceil(_MAX_OVERLOAD * load * each.weight / weights)
         }
-        start = bisect_left(self._points, _hash(prompt_prefix))
+        start = bisect_left(self._ring, (_hash(prompt_prefix), ""))
         for step in range(start, start + len(self._ring)):
             name = self._ring[step % len(self._ring)][1]
             if name in free:

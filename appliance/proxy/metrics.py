@@ -6,15 +6,11 @@ They are in the registry of the process, where `/metrics` and the metrics of sev
 from __future__ import annotations
 
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker
-from appliance.proxy.health_check import HealthCheck
-
-Key = TypeVar("Key")
-Source = TypeVar("Source")
 
 _UPSTREAM = ("model", "upstream")
 
@@ -41,7 +37,7 @@ class UpstreamState(Protocol):
     """What metrics read from an upstream when they are collected."""
 
     inflight: int
-    health: HealthCheck
+    is_healthy: bool
     breaker: CircuitBreaker
 
 
@@ -52,23 +48,22 @@ class CacheState(Protocol):
 
 
 # Upstreams and caches by their labels, the oldest first: while a reload replaces a model, two have the same labels.
-_upstreams: dict[tuple[str, str], list[UpstreamState]] = {}
-_caches: dict[str, list[CacheState]] = {}
+_tracked: dict[tuple[str, ...], list[Any]] = {}
 
 
 def track_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     """Report an upstream from now on."""
-    upstreams = _upstreams.setdefault(labels, [])
+    upstreams: list[UpstreamState] = _tracked.setdefault(labels, [])
     upstreams.append(upstream)
     RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in upstreams))
-    HEALTHY.labels(*labels).set_function(lambda: upstreams[0].health.is_healthy)
+    HEALTHY.labels(*labels).set_function(lambda: upstreams[0].is_healthy)
     for circuit in Circuit:
         CIRCUIT.labels(*labels, circuit).set_function(partial(_is_in_state, upstreams, circuit))
 
 
 def untrack_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     """Report it no longer; safe to call twice."""
-    if _remove(_upstreams, labels, upstream):
+    if _remove(labels, upstream):
         RUNNING.remove(*labels)
         HEALTHY.remove(*labels)
         for circuit in Circuit:
@@ -77,14 +72,14 @@ def untrack_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
 
 def track_cache(model: str, cache: CacheState) -> None:
     """Report the memory of a cache from now on."""
-    caches = _caches.setdefault(model, [])
+    caches: list[CacheState] = _tracked.setdefault((model,), [])
     caches.append(cache)
     CACHE_BYTES.labels(model).set_function(lambda: sum(each.size for each in caches))
 
 
 def untrack_cache(model: str, cache: CacheState) -> None:
     """Report it no longer; safe to call twice."""
-    if _remove(_caches, model, cache):
+    if _remove((model,), cache):
         CACHE_BYTES.remove(model)
 
 
@@ -92,12 +87,12 @@ def _is_in_state(upstreams: list[UpstreamState], circuit: Circuit) -> float:
     return float(upstreams[0].breaker.circuit is circuit)
 
 
-def _remove(tracked: dict[Key, list[Source]], labels: Key, source: Source) -> bool:
+def _remove(labels: tuple[str, ...], source: object) -> bool:
     """Remove an object, and return whether no other one has its labels."""
-    sources = tracked.get(labels, [])
+    sources = _tracked.get(labels, [])
     if sources == [source]:
         # The list keeps it: a collection in another thread may read it until its labels are removed.
-        del tracked[labels]
+        del _tracked[labels]
         return True
     if source in sources:
         sources.remove(source)

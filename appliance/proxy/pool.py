@@ -1,4 +1,7 @@
-"""The upstreams of one model: load balancing, retries, and errors when none is available."""
+"""The upstreams of one model: load balancing, retries, and errors when none is available.
+
+Retries are a share of the traffic, so that they do not keep an upstream down.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,67 @@ from math import ceil
 from typing import Any
 
 from appliance.config.models import ProxyConfig
-from appliance.config.upstreams import PoolMemberConfig
+from appliance.config.upstreams import PoolMemberConfig, RetryConfig
 from appliance.core.concurrency import backoff_seconds
-from appliance.core.errors import GatewayError, UnavailableError
+from appliance.core.errors import GatewayError, GatewayTimeoutError, UnavailableError, UnreachableError
 from appliance.core.http import address_of
+from appliance.core.model import TEXT_GENERATIONS, Operation
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import Circuit, find_outlier
-from appliance.proxy.load_balancing import load_balancer
+from appliance.proxy.load_balancing import LoadBalancer
 from appliance.proxy.response import UpstreamResponse
-from appliance.proxy.retry import RetryBudget, is_retryable
 from appliance.proxy.upstream import Upstream, UpstreamRequest
 
 # The same upstream would answer it again.
 _TOO_MANY_REQUESTS = 429
 
 _MAX_BACKOFF_SECONDS = 60.0
+
+# A model with little traffic can retry too; a model with much cannot save up retries for an outage.
+_INITIAL, _MAX = 3.0, 100.0
+
+# With these the upstream has not started to work on the request.
+_REJECTIONS = frozenset({429, 503})
+
+# Slow and expensive, and the result may differ the second time.
+_EXPENSIVE_OPERATIONS = TEXT_GENERATIONS | {
+    Operation.SPEECH,
+    Operation.IMAGE,
+    Operation.IMAGE_EDIT,
+    Operation.IMAGE_VARIATION,
+    Operation.TRANSCRIPTION,
+    Operation.TRANSLATION,
+}
+
+
+def is_retryable(config: RetryConfig, outcome: int | GatewayError, operation: Operation) -> bool:
+    """Return whether a request may be sent again after this status, or after this failure to get a response."""
+    must_not_repeat = operation in _EXPENSIVE_OPERATIONS and not config.generations
+    if isinstance(outcome, int):
+        return outcome in config.statuses and (not must_not_repeat or outcome in _REJECTIONS)
+    if must_not_repeat:
+        return isinstance(outcome, UnreachableError)
+    # A client that waited until a timeout does not want to wait as long again.
+    return not isinstance(outcome, GatewayTimeoutError)
+
+
+class RetryBudget:
+    """Each request adds a share of a retry, each retry takes one."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._saved = _INITIAL
+
+    def add_request(self) -> None:
+        """Count a request."""
+        self._saved = min(self._saved + self._share, _MAX)
+
+    def take_retry(self) -> bool:
+        """Return whether a retry is allowed; if so it is counted."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True
 
 
 class UpstreamPool:
@@ -32,7 +81,7 @@ class UpstreamPool:
     def __init__(self, config: ProxyConfig) -> None:
         names = unique_names(config.upstreams)
         self.members = [Upstream(config, *each) for each in zip(config.upstreams, names, strict=True)]
-        self._load_balancer = load_balancer(config.balance, self.members)
+        self._load_balancer = LoadBalancer(config.balance, self.members)
         self._retry = config.retry
         self._outlier_margin = config.breaker.outlier_margin
         self._budget = RetryBudget(config.retry.budget_share)
@@ -41,8 +90,8 @@ class UpstreamPool:
 
     async def open(self) -> None:
         """Check every upstream once, and start the regular checks."""
-        await asyncio.gather(*(member.health.check() for member in self.members))
-        self._health_checks = [asyncio.create_task(member.health.run()) for member in self.members]
+        await asyncio.gather(*(member.check_health() for member in self.members))
+        self._health_checks = [asyncio.create_task(member.run_health_checks()) for member in self.members]
 
     async def close(self) -> None:
         """Stop the checks and close every connection; safe to call twice."""

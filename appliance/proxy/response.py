@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Any
 
 import zstandard
 from aiohttp import ClientError, ClientResponse
@@ -24,8 +24,6 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (ClientError, OSError)
 _TRUNCATED = "The upstream closed the connection in the middle of its response."
 _SILENT = "The upstream was silent for too long."
 _NO_LINE = "The upstream sent no complete line of its stream in time."
-
-_ENCODINGS = ("gzip", "deflate", "zstd")
 
 # A fast upstream may have sent a megabyte since the last read. The event loop handles one piece of it, then the other
 # streams and probes.
@@ -212,25 +210,14 @@ class UpstreamResponse:
         return self._sent_at + self._timeouts.first_byte_seconds
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
 class ContentDecoder:
     """Decodes a content coding: one member or frame after the other, each with a new decompressor."""
 
-    def __init__(self, encoding: str, new_decompressor: Callable[[bytes], _Decompressor]) -> None:
+    def __init__(self, encoding: str) -> None:
         self.is_at_end = True
         """Nothing is missing; a response without a body needs no header either."""
         self._encoding = encoding
-        self._new_decompressor = new_decompressor
-        self._decompressor: _Decompressor | None = None
+        self._decompressor: Any = None  # Any: zlib's and zstandard's
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what some more bytes decode to, in pieces of limited size.
@@ -243,7 +230,7 @@ class ContentDecoder:
             rest = data[start : start + _SLICE_BYTES]
             while rest:
                 if self._decompressor is None or self._decompressor.eof:
-                    self._decompressor = self._new_decompressor(rest)
+                    self._decompressor = _DECOMPRESSORS[self._encoding](rest)
                 try:
                     pieces.append(self._decompressor.decompress(rest))
                 except (zlib.error, zstandard.ZstdError) as error:
@@ -267,23 +254,26 @@ def content_decoder(encoding: str) -> ContentDecoder | None:
     Raises:
         GatewayError: the coding is not supported.
     """
-    match encoding.strip().lower():
-        case "" | "identity":
-            return None
-        case "gzip" | "x-gzip":
-            return ContentDecoder("gzip", lambda _: zlib.decompressobj(zlib.MAX_WBITS | 16))
-        case "deflate":
-            return ContentDecoder("deflate", _deflate_decompressor)
-        case "zstd":
-            zstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-            return ContentDecoder("zstd", lambda _: zstd.decompressobj())
-        case other:
-            raise GatewayError(
-                f"The upstream's response has the content encoding {other[:40]!r}, which is not supported; "
-                f"it may be {', '.join(_ENCODINGS)}, or none, as requested"
-            )
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return None
+    name = "gzip" if name == "x-gzip" else name
+    if name not in _DECOMPRESSORS:
+        raise GatewayError(
+            f"The upstream's response has the content encoding {name[:40]!r}, which is not supported; "
+            f"it may be {', '.join(_DECOMPRESSORS)}, or none, as requested"
+        )
+    return ContentDecoder(name)
 
 
-def _deflate_decompressor(data: bytes) -> _Decompressor:
+def _deflate_decompressor(data: bytes) -> Any:  # Any: as in the table below
     """Return a decompressor for deflate, which servers send with and without a zlib header."""
     return zlib.decompressobj(zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS)
+
+
+# New decompressors by content coding, for bytes that begin so; Any: zlib's and zstandard's.
+_DECOMPRESSORS: Mapping[str, Callable[[bytes], Any]] = {
+    "gzip": lambda _: zlib.decompressobj(zlib.MAX_WBITS | 16),
+    "deflate": _deflate_decompressor,
+    "zstd": lambda _: zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj(),
+}

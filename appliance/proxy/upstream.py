@@ -1,9 +1,11 @@
-"""One upstream of a pool: its client, health, circuit breaker and metrics."""
+"""One upstream of a pool: its client, active health checks, circuit breaker and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +18,16 @@ from appliance.core.model import Operation
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, FailureRate
 from appliance.proxy.client import UpstreamClient
-from appliance.proxy.health_check import HealthCheck
 from appliance.proxy.response import UpstreamResponse
 from appliance.proxy.rewrite import RequestBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A body up to this size is read, so that its connection can be used again.
+_MAX_BODY_BYTES = 1024 * 1024
+
+# The API key may be allowed inference and not this path; an upstream that limits us is there.
+_HEALTHY_STATUSES = frozenset({403, 429})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,11 @@ class Upstream:
         self.weight: float = config.weight
         self.inflight = 0
         self.client = UpstreamClient(config.model_copy(update={"headers": headers}))
-        self.health = HealthCheck(proxy.health, self.client, name)
+        self.is_healthy = False
+        """The last health checks succeeded; before the first one it is not healthy."""
+        self._health = proxy.health
+        self._health_reason = "not checked yet"
+        self._failed_checks = 0
         self.breaker = CircuitBreaker(proxy.breaker, clock)
         self.failure_rate = FailureRate(clock)
         self._clock = clock
@@ -61,19 +72,19 @@ class Upstream:
     @property
     def is_available(self) -> bool:
         """A request can be sent now."""
-        return self.health.is_healthy and self.breaker.allows_request
+        return self.is_healthy and self.breaker.allows_request
 
     @property
     def unavailable_seconds(self) -> float:
         """Seconds after which it may be available."""
-        return self.breaker.open_seconds if self.health.is_healthy else self.health.interval_seconds
+        return self.breaker.open_seconds if self.is_healthy else self._health.interval_seconds
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Return the status for probes."""
         return {
             "name": self.name,
             "available": self.is_available,
-            "reason": self.health.reason,
+            "reason": self._health_reason,
             "circuit": self.breaker.circuit,
             "running": self.inflight,
         }
@@ -106,6 +117,46 @@ class Upstream:
             self._record_success()
         response.on_close = self._close_response
         return response
+
+    async def run_health_checks(self) -> None:
+        """Check forever, the first time after an interval."""
+        while True:
+            # Checks by other workers and of other upstreams are sent at other times.
+            await asyncio.sleep(self._health.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - not a secret
+            await self.check_health()
+
+    async def check_health(self) -> None:
+        """Check once."""
+        path = self._health.path
+        problem = None if path is None else await self._health_problem(path)
+        self._failed_checks = self._failed_checks + 1 if problem else 0
+        before = self.is_healthy, self._health_reason
+        if problem is None:
+            reason = "never checked" if path is None else "the health check succeeded"
+            self.is_healthy, self._health_reason = True, reason
+        elif not self.is_healthy or self._failed_checks >= self._health.failures:
+            self.is_healthy, self._health_reason = False, problem
+        if before != (self.is_healthy, self._health_reason):
+            log.info("upstream.health_changed", upstream=self.name, healthy=self.is_healthy, reason=self._health_reason)
+
+    async def _health_problem(self, path: str) -> str | None:
+        size, seconds = 0, self._health.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self.client.send(path, None)
+                async with aclosing(response.read_pieces()) as pieces:
+                    async for piece in pieces:
+                        size += len(piece)
+                        if size >= _MAX_BODY_BYTES:
+                            break
+        except TimeoutError:
+            return f"GET {path} was not answered within {seconds:g} seconds"
+        except GatewayError as error:
+            return error.detail
+        if response.status < 300 or response.status in _HEALTHY_STATUSES:
+            return None
+        remedy = "set health.path to a path that answers 200 when the upstream is healthy"
+        return f"GET {path} answered {response.status}; {'check api_key' if response.status == 401 else remedy}"
 
     def record_failure(self) -> None:
         """Count a failed request."""

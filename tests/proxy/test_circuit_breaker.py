@@ -6,7 +6,7 @@ import pytest
 
 from appliance.config.upstreams import CircuitBreakerConfig
 from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, FailureRate, find_outlier
-from appliance.proxy.retry import RetryBudget
+from appliance.proxy.pool import RetryBudget
 
 
 class Clock:

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.config.upstreams import Balance
 from appliance.core.json_edit import JsonObject
-from appliance.proxy.load_balancing import load_balancer, prompt_prefix
+from appliance.proxy.load_balancing import LoadBalancer, prompt_prefix
 
 
 @dataclass(slots=True)
@@ -28,16 +28,16 @@ def _three(*weights: float) -> list[Target]:
 
 
 def _served(balance: Balance, targets: Sequence[Target], keys: Sequence[bytes]) -> Counter[str]:
-    chooser = load_balancer(balance, targets)
-    return Counter(chooser.pick(targets, key).name for key in keys)
+    balancer = LoadBalancer(balance, targets)
+    return Counter(balancer.pick(targets, key).name for key in keys)
 
 
 def test_round_robin_spreads_by_weight_and_evenly() -> None:
     """Heavier targets get more requests, and not all of them in a row."""
     targets = _three(5, 1, 1)
-    chooser = load_balancer("round_robin", targets)
+    balancer = LoadBalancer("round_robin", targets)
 
-    turns = "".join(chooser.pick(targets, b"").name for _ in range(14))
+    turns = "".join(balancer.pick(targets, b"").name for _ in range(14))
 
     assert turns == "aabacaa" * 2
 
@@ -47,7 +47,7 @@ def test_least_inflight_picks_the_least_loaded_target() -> None:
     targets = _three(1, 1, 2)
     targets[0].inflight, targets[1].inflight, targets[2].inflight = 2, 3, 4
 
-    assert load_balancer("least_inflight", targets).pick(targets, b"").name == "c"
+    assert LoadBalancer("least_inflight", targets).pick(targets, b"").name == "c"
 
 
 def test_least_inflight_alternates_between_equal_targets() -> None:
@@ -59,7 +59,7 @@ def test_the_same_prompt_goes_to_the_same_upstream() -> None:
     """Other workers and restarts agree."""
     targets = _three()
 
-    places = {load_balancer("prefix_affinity", targets).pick(targets, b"prompt").name for _ in range(5)}
+    places = {LoadBalancer("prefix_affinity", targets).pick(targets, b"prompt").name for _ in range(5)}
 
     assert len(places) == 1
 
@@ -78,11 +78,11 @@ def test_prompts_are_spread_by_weight(weights: tuple[float, ...]) -> None:
 def test_only_the_prompts_of_a_removed_target_move() -> None:
     """They come back to it."""
     targets = _three()
-    chooser = load_balancer("prefix_affinity", targets)
+    balancer = LoadBalancer("prefix_affinity", targets)
     keys = [str(number).encode() for number in range(500)]
-    before = {key: chooser.pick(targets, key).name for key in keys}
+    before = {key: balancer.pick(targets, key).name for key in keys}
 
-    without_c = {key: chooser.pick(targets[:2], key).name for key in keys}
+    without_c = {key: balancer.pick(targets[:2], key).name for key in keys}
 
     assert all(without_c[key] == name for key, name in before.items() if name != "c")
     assert {without_c[key] for key, name in before.items() if name == "c"} == {"a", "b"}
@@ -91,10 +91,10 @@ def test_only_the_prompts_of_a_removed_target_move() -> None:
 def test_a_popular_prompt_does_not_overload_its_target() -> None:
     """Beyond a quarter over its fair share the next target on the ring is picked."""
     targets = _three()
-    chooser = load_balancer("prefix_affinity", targets)
+    balancer = LoadBalancer("prefix_affinity", targets)
 
     for _ in range(90):
-        chooser.pick(targets, b"everybody's").inflight += 1
+        balancer.pick(targets, b"everybody's").inflight += 1
 
     assert max(target.inflight for target in targets) <= 38
     assert min(target.inflight for target in targets) > 0
