@@ -37,3 +37,39 @@ def secret_spans(text: str) -> Iterator[tuple[int, int]]:
         for start, end in ((found.end("scheme"), found.start("place") - 1), (found.end("place") + 1, found.end())):
             if start < end:
                 yield start, end
+
+
+_HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com"})
+
+# The first parts of paths of the hub that are not owners of models.
+_HUB_SECTIONS = frozenset(
+    {
+        *("api", "blog", "buckets", "collections", "datasets", "docs", "kernels", "learn", "models"),
+        *("organizations", "papers", "settings", "spaces", "tasks"),
+    }
+)
+
+_HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_HUB_PAGE = re.compile(
+    rf"https?://(?P<host>[^/?#]+)/(?P<name>{_HUB_NAME})"
+    r"(?:/(?:tree|blob)/(?P<revision>[^/?#]+)(?:/(?P<path>[^?#]+))?)?/?(?:[?#].*)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def hub_uri_of(page: str, endpoint: str | None = None) -> str | None:
+    """Return the `hf://` URI of a model's page on the hub, or on the mirror `endpoint`; None for any other URL."""
+    found = _HUB_PAGE.fullmatch(page)
+    mirror = (endpoint or "").partition("://")[2].partition("/")[0].rpartition("@")[2]
+    if not found or found["host"].lower() not in _HUB_HOSTS | {mirror.lower()}:
+        return None
+    if found["name"].partition("/")[0].lower() in _HUB_SECTIONS:
+        return None
+    revision = "" if found["revision"] in (None, "main") else f"@{found['revision']}"
+    path = f"/{found['path'].rstrip('/')}" if found["path"] else ""
+    return f"hf://{found['name']}{revision}{path}"
+
+
+def is_hub_name(path: str) -> bool:
+    """Return whether a plain path could be the name of a model on the hub, such as `OWNER/NAME`."""
+    return re.fullmatch(_HUB_NAME, path, re.ASCII) is not None

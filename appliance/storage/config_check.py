@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
-from appliance.core.uri import scheme_of
+from appliance.core.uri import hub_uri_of, is_hub_name, scheme_of
 from appliance.storage.filesystems.registry import (
     FILESYSTEMS,
     RemoteFilesystem,
@@ -21,6 +23,7 @@ def check(raw: RawConfig) -> Iterator[Diagnostic]:
         uri = raw.find((*path, "uri"))
         if isinstance(uri, str):
             yield from _check(raw, path, scheme_of(uri) or "file")
+            yield from _check_hub(raw, (*path, "uri"), uri)
 
 
 def _check(raw: RawConfig, path: DataPath, scheme: str) -> Iterator[Diagnostic]:
@@ -36,6 +39,17 @@ def _check(raw: RawConfig, path: DataPath, scheme: str) -> Iterator[Diagnostic]:
         yield raw.key_diagnostic(
             (*path, "options"), f"is for filesystems of fsspec, and {quoted} is read by none; must be left out"
         )
+
+
+def _check_hub(raw: RawConfig, path: DataPath, uri: str) -> Iterator[Diagnostic]:
+    """Suggest the URI of a model on the hub for its page, and for its name alone."""
+    if raw.secrets(path):
+        return
+    if meant := hub_uri_of(uri, os.environ.get("HF_ENDPOINT")):
+        yield raw.diagnostic(path, f"is {raw.quote(path)}, a page of the hub and no file; did you mean {meant}?")
+    elif is_hub_name(uri) and not Path(uri).parent.exists():
+        message = f"is {raw.quote(path)}, and there is no such path; did you mean hf://{uri}?"
+        yield raw.diagnostic(path, f"{message} (or ./{uri}, for a path on another machine)")
 
 
 def _storage_paths(raw: RawConfig) -> Iterator[DataPath]:

@@ -102,6 +102,17 @@ def test_a_missing_path_says_how_far_it_exists_and_what_is_near(model: Path) -> 
     assert f"{model.parent} exists, and has no 'my modle'; did you mean \"my model\"?" in said
 
 
+def test_the_name_of_a_model_on_the_hub_is_no_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Unless there is such a directory."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ArtifactNotFoundError, match=r"no such file or directory; did you mean hf://owner/name\?"):
+        fetch_model("owner/name")
+    (tmp_path / "owner").mkdir()
+    with pytest.raises(ArtifactNotFoundError, match="check the path, and that its volume is mounted"):
+        fetch_model("owner/name")
+
+
 def test_a_dangling_link_is_named_as_such(tmp_path: Path) -> None:
     """A link to nowhere is not called missing."""
     (tmp_path / "link").symlink_to("gone")

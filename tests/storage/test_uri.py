@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.core.uri import scheme_of
+from appliance.core.uri import hub_uri_of, scheme_of
 from appliance.storage import redact
 
 
@@ -60,3 +60,24 @@ def test_no_pasted_password_survives(password: str) -> None:
 def test_a_scheme_is_told_from_a_path(uri: str, scheme: str | None) -> None:
     """Only what stands before `://` is a scheme, and `file:/`; a colon alone makes none."""
     assert scheme_of(uri) == scheme
+
+
+@pytest.mark.parametrize(
+    ("page", "uri"),
+    [
+        ("https://huggingface.co/owner/name", "hf://owner/name"),
+        ("https://www.huggingface.co/owner/name/", "hf://owner/name"),
+        ("https://hf.co/owner/name/tree/main", "hf://owner/name"),
+        ("https://huggingface.co/owner/name/tree/v1/sub/dir/", "hf://owner/name@v1/sub/dir"),
+        ("https://huggingface.co/owner/name/blob/main/a%20b.gguf?download=true", "hf://owner/name/a%20b.gguf"),
+        ("https://mirror.test:8443/owner/name", "hf://owner/name"),
+        ("https://huggingface.co/owner/name/resolve/main/model.gguf", None),
+        ("https://huggingface.co/datasets/owner/name", None),
+        ("https://huggingface.co/docs/hub", None),
+        ("https://files.test/owner/name", None),
+        ("https://huggingface.co/name", None),
+    ],
+)
+def test_the_page_of_a_model_is_told_from_its_files(page: str, uri: str | None) -> None:
+    """On the hub, and on the mirror that the user has set."""
+    assert hub_uri_of(page, "https://me:s3cret@mirror.test:8443/prefix") == uri

@@ -10,13 +10,16 @@ from urllib.parse import unquote, unquote_to_bytes
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.core.suggestions import did_you_mean, known_names
-from appliance.core.uri import redact, scheme_of
+from appliance.core.uri import is_hub_name, redact, scheme_of
 from appliance.storage.path_safety import name_error
 
 
 def find_path(uri: str, _settings: GlobalStorageConfig) -> Path:
     """Return the directory or file itself, not a copy: a mounted volume may be larger than any cache."""
-    return _require_readable(_parse_path(uri))
+    path = _parse_path(uri)
+    if is_hub_name(uri) and not path.parent.exists():
+        raise ArtifactNotFoundError(f"{path}: no such file or directory; did you mean hf://{uri}?")
+    return _require_readable(path)
 
 
 def find_in_volume(uri: str, settings: GlobalStorageConfig) -> Path:
