@@ -41,8 +41,17 @@ def test_a_kill_can_cost_no_more_than_a_25th(total: int, parallel: int) -> None:
     """All requests together have no more than that under way at any moment, asked for or in the kernel's buffers."""
     sizes = ChunkSizes.of(total, TransferConfig(parallel=parallel))
 
-    assert parallel * min(sizes.chunk, 4 * MIB) <= total / 25
+    assert sizes.parallel * min(sizes.chunk, 4 * MIB) <= total / 25
+    assert sizes.parallel <= parallel
     assert sizes.piece <= sizes.chunk
+
+
+def test_a_small_model_is_fetched_in_few_requests() -> None:
+    """Of a size that is worth a request, and thus not many at once: a kill may cost no more than of a large model."""
+    sizes = ChunkSizes.of(10_000_000, TransferConfig())
+
+    assert sizes == ChunkSizes(parallel=2, chunk=200_000, piece=200_000)
+    assert ChunkSizes.of(100_000_000, TransferConfig()).parallel == 8
 
 
 def test_a_request_asks_for_no_more_than_the_config_says() -> None:

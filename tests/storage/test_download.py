@@ -73,8 +73,8 @@ def test_what_is_cached_is_listed_and_not_read(cache: Cache) -> None:
 
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_as_many_ranges_are_fetched_at_once_as_are_allowed(cache: Cache, parallel: int) -> None:
-    """`parallel` is the number of requests under way, over all files together."""
-    store = FakeStore(FILES)
+    """`parallel` is the number of requests under way, over all files together, of a model that is worth them."""
+    store = FakeStore({"model.safetensors": bytes(32 << 20)})
 
     fetch_model(store, cache, parallel=parallel)
     assert store.max_running == parallel

@@ -35,6 +35,10 @@ _IN_PROGRESS_SHARE = 25
 # As much of a response waits in the kernel at most; for longer ranges no more than this is in progress.
 _RECEIVE_WINDOW_BYTES = 4 * 1024 * 1024
 
+# A small model is fetched in fewer requests at once, so that each is worth its cost and its part of a rate limit.
+_WORTHWHILE_CHUNK_BYTES = 256 * 1024
+_MIN_PARALLEL = 2
+
 # Below this, requests cost more than bytes.
 _MIN_CHUNK_BYTES = 64 * 1024
 
@@ -43,25 +47,30 @@ _MAX_PIECE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ChunkSizes:
-    """Bytes of one request, and of the pieces that are noted in the journal; a kill loses at most one piece each."""
+    """Requests at once, bytes of each, and of the pieces that are noted in the journal; a kill loses at most one piece
+    of each request.
+    """
 
+    parallel: int
     chunk: int
     piece: int
 
     @classmethod
     def of(cls, total: int, config: TransferConfig) -> ChunkSizes:
         """Return the sizes for a model of `total` bytes."""
-        share = max(_MIN_CHUNK_BYTES, total // (_IN_PROGRESS_SHARE * config.parallel))
+        in_progress = total // _IN_PROGRESS_SHARE
+        parallel = min(config.parallel, max(_MIN_PARALLEL, in_progress // _WORTHWHILE_CHUNK_BYTES))
+        share = max(_MIN_CHUNK_BYTES, in_progress // parallel)
         chunk = config.chunk_bytes if share >= _RECEIVE_WINDOW_BYTES else min(share, config.chunk_bytes)
-        return cls(chunk, min(chunk, _MAX_PIECE_BYTES))
+        return cls(parallel, chunk, min(chunk, _MAX_PIECE_BYTES))
 
 
 class Downloader:
     """Downloads files of a store into the directory `target`, with a journal beside it.
 
-    `config.parallel` ranges are requested at once, each with one block in memory, so memory does not grow with the
-    model. `total` and `done` are bytes, those of earlier attempts included; `verified` counts the files whose digest
-    the store lists. Everything in `target` that is neither in `files` nor in `keep` is removed.
+    At most `config.parallel` ranges are requested at once, each with one block in memory, so memory does not grow with
+    the model. `total` and `done` are bytes, those of earlier attempts included; `verified` counts the files whose
+    digest the store lists. Everything in `target` that is neither in `files` nor in `keep` is removed.
     """
 
     def __init__(
@@ -145,7 +154,7 @@ class Downloader:
         try:
             async with asyncio.TaskGroup() as group:
                 digests = [group.create_task(self._verify(download)) for download in self._downloads]
-                for _ in range(min(self._config.parallel, len(self._queue))):
+                for _ in range(min(self._sizes.parallel, len(self._queue))):
                     group.create_task(self._work())
         except BaseExceptionGroup as errors:
             # The first is enough: the others have the same cause, or come from the cancellation.

@@ -20,7 +20,9 @@ T = TypeVar("T")
 _PROGRESS_INTERVAL_SECONDS = 0.5
 _FIRST_DELAY_SECONDS = 0.25
 _MAX_DELAY_SECONDS = 8.0
-_MAX_RETRY_AFTER_SECONDS = 120.0
+
+# A longer delay is told to the user, who would take it for a stall.
+_NOTICEABLE_SECONDS = 10.0
 
 
 class StallError(StorageUnavailableError):
@@ -45,18 +47,22 @@ class Backoff:
         self._failures = 0
 
     async def wait(self, error: StorageUnavailableError) -> None:
-        """Sleep before the next attempt.
+        """Sleep before the next attempt, as long as the store asks for.
 
         Raises:
-            StorageUnavailableError: no attempt is left; `error` itself.
+            StorageUnavailableError: no attempt is left, or the store asks for more than `config.timeout_seconds`;
+                `error` itself.
             StorageTimeoutError: no attempt is left, and the last failure was a stall.
         """
-        if self._failures >= self._config.retries:
+        told = error.retry_after or 0
+        if self._failures >= self._config.retries or told > self._config.timeout_seconds:
             raise StorageTimeoutError(str(error)) if isinstance(error, StallError) else error
         self._failures += 1
-        seconds = backoff_seconds(self._failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
-        seconds += min(error.retry_after or 0, _MAX_RETRY_AFTER_SECONDS)
-        log.info("storage.retried", reason=str(error), failures=self._failures, delay_seconds=round(seconds, 2))
+        seconds = told + backoff_seconds(
+            self._failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS
+        )
+        write = log.warning if seconds > _NOTICEABLE_SECONDS else log.info
+        write("storage.retried", reason=str(error), failures=self._failures, delay_seconds=round(seconds, 2))
         await asyncio.sleep(seconds)
 
 
