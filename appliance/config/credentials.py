@@ -26,6 +26,10 @@ class StoreCredentialsConfig(BaseConfig):
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
     """Keys that a method does not require."""
 
+    ca_file: Path | None = None
+    """PEM file of certificate authorities that are trusted for this entry, in addition to those of the system, of
+    `SSL_CERT_FILE` and of `REQUESTS_CA_BUNDLE`."""
+
     @model_validator(mode="after")
     def _has_one_complete_method(self) -> Self:
         given = [[key for key in method if getattr(self, key)] for method in self.METHODS]
@@ -161,11 +165,13 @@ class HttpCredentialsConfig(StoreCredentialsConfig):
     host: Annotated[str, Field(min_length=1)]
     """The only host that gets these headers; with `:PORT` only that port."""
 
-    headers: Mapping[HeaderName, SecretStr]
+    headers: Mapping[HeaderName, SecretStr] = {}
     """Headers of each request to the host, such as `Authorization: Bearer ${env:TOKEN}`."""
 
     @model_validator(mode="after")
     def _is_one_line_each(self) -> Self:
+        if "headers" not in self.model_fields_set and self.ca_file is None:
+            raise ValueError("gives neither headers nor ca_file; give one of them")
         for name, value in self.headers.items():
             if not (value_of(value) or "").isprintable():
                 raise ValueError(f"the header {name} has a line break or control character in it; remove it")

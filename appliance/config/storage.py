@@ -22,9 +22,10 @@ class StorageConfig(BaseConfig):
     uri: Annotated[str, Field(min_length=1)]
     """`s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`,
     `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX`, `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`,
-    `hf://OWNER/NAME@REVISION/path`, `https://HOST/FILE`, `https://HOST/DIRECTORY/` with a `SHA256SUMS` in it,
-    `oci://REGISTRY/NAME:TAG@sha256:...`, `pvc://NAME/path`, `pypi://NAME==VERSION/path/in/wheel`, `file:///path`, a
-    plain path, or a URI of any other filesystem of fsspec's: `sftp://HOST/path`, `webhdfs://HOST/path`, `zip::s3://BUCKET/FILE.zip`.
+    `hf://OWNER/NAME@REVISION/path`, `https://HOST/FILE`, `https://HOST/DIRECTORY/` with a `SHA256SUMS` or an index
+    page, `oci://REGISTRY/NAME:TAG@sha256:...`, `pvc://NAME/path`, `pypi://NAME==VERSION/path/in/wheel`,
+    `file:///path`, a plain path, or a URI of any other filesystem of fsspec's: `sftp://HOST/path`,
+    `webhdfs://HOST/path`, `zip::s3://BUCKET/FILE.zip`.
 
     It leads to a directory, to a single file, or to an archive that is unpacked; of `hf://`, revision and path may be
     left out.

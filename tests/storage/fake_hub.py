@@ -79,6 +79,10 @@ class Hub:
     """Whether the info of a model has the sizes of its files; that of some mirrors has not."""
     page: int = 1000
     """How many files a page of a tree has."""
+    link_host: str = ""
+    """The address in links to the next page, if it is not that of this hub, as mirrors pass on the hub's own."""
+    limited: int = 0
+    """How many requests are refused because of the rate limit, counted down."""
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
     file_host_requests: list[dict[str, str]] = field(default_factory=list)
@@ -91,6 +95,9 @@ class Hub:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Handle any request."""
         self.requests.append(f"{request.method} {request.path}")
+        if self.limited:
+            self.limited -= 1
+            return web.Response(status=429, headers={"RateLimit": '"api";r=0;t=3'})
         if self.status is not None:
             return web.Response(status=self.status)
         for kind, route in _ROUTES:
@@ -142,7 +149,7 @@ class Hub:
         begin = int(request.query.get("cursor", 0))
         end = begin + self.page
         entries = [_entry(file, data) for file, data in files.items()]
-        further = f'<{self.url}{request.path}?recursive=true&cursor={end}>; rel="next"'
+        further = f'<{self.link_host or self.url}{request.path}?recursive=true&cursor={end}>; rel="next"'
         headers = {"Link": further} if end < len(entries) else None
         return web.json_response(entries[begin:end], headers=headers)
 

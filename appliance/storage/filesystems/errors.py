@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +21,8 @@ from appliance.core.uri import redact
 
 _MAX_MESSAGE = 300
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+_EXHAUSTED = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})(?!\d)")
 
 _UNVERIFIED = "certificate verify failed"
 
@@ -73,7 +77,7 @@ def to_storage_error(
             return found
     for _, response in causes:
         if response:
-            wait = retry_after(response.headers.get("Retry-After") or response.headers.get("retry-after"))
+            wait = retry_after(response.headers)
             return status_error(resource, response.status, response.message, access, retry_after=wait)
     for cause, _ in causes:
         if isinstance(cause, PermissionError) or is_credential_error(cause):
@@ -109,7 +113,8 @@ def status_error(
     if status in (412, 416):
         return changed_error(resource)
     if status in _TEMPORARY or (status >= 500 and status not in _PERMANENT):
-        return StorageUnavailableError(f"{resource}: {response}; try again later", retry_after=retry_after)
+        when = "later" if retry_after is None else f"in {retry_after:g} seconds, as it asks"
+        return StorageUnavailableError(f"{resource}: {response}; try again {when}", retry_after=retry_after)
     return StorageError(f"{resource}: {response}; check the URI and the address of the store")
 
 
@@ -155,13 +160,13 @@ def connection_error(resource: str, error: BaseException) -> StorageError:
     if found := next((cause for cause in causes if _names(cause) & _CERTIFICATE_ERRORS), None):
         message = clean(str(found))
         return StorageError(
-            f"{resource}: {message if _UNVERIFIED in message else f'{_UNVERIFIED}: {message}'}; set SSL_CERT_FILE "
-            "(AWS_CA_BUNDLE for s3://, REQUESTS_CA_BUNDLE for Azure) to a file with the certificates of this network"
+            f"{resource}: {message if _UNVERIFIED in message else f'{_UNVERIFIED}: {message}'}; set SSL_CERT_FILE, "
+            "or ca_file in its storage.credentials, to a file with the certificates of this network"
         )
     if isinstance(error, _FINAL_ERRORS):
         # The text is not shown, because it may be a header with a secret.
         return StorageError(f"{resource}: not a valid address or header; correct it")
-    problem = "timed out" if any(map(_is_timeout, causes)) else clean(str(error)) or type(error).__name__
+    problem = "timed out" if any(map(_is_timeout, causes)) else _problem_of(error)
     return StorageUnavailableError(f"{resource}: {problem}; try again, or check the network, its proxy and the address")
 
 
@@ -180,9 +185,17 @@ def clean(text: str) -> str:
     return redact(" ".join(text.split()))[:_MAX_MESSAGE]
 
 
-def retry_after(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; a date is ignored."""
-    return float(value) if value and value.isascii() and value.isdigit() else None
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds until a rate limit ends: of a Retry-After header that is no date, or of a RateLimit header.
+
+    https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/; the hub sends `RateLimit: "api";r=0;t=60`.
+    """
+    fields = {name.lower(): value for name, value in headers.items()}
+    told = fields.get("retry-after", "")
+    if told.isascii() and told.isdigit():
+        return float(told)
+    exhausted = _EXHAUSTED.search(fields.get("ratelimit", ""))
+    return float(exhausted[1]) if exhausted else None
 
 
 def _missing_error(resource: str, response: str, access: AccessHint) -> ArtifactNotFoundError:
@@ -202,15 +215,27 @@ def _response_of(error: BaseException) -> FailedResponse | None:
         # A response to HEAD has no body, so its code is its status.
         message = "" if code.isdigit() else code
         return FailedResponse(int(metadata.get("HTTPStatusCode", 0)), message, metadata.get("HTTPHeaders", {}))
-    # aiohttp, Azure, httpx and requests, gcsfs; in this order, because aiohttp warns of its old `code`.
-    for owner, attribute in ((error, "status"), (error, "status_code"), (response, "status_code"), (error, "code")):
-        status = getattr(owner, attribute, None)
-        if isinstance(status, int) and 400 <= status < 600:
-            headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
-            own_code = getattr(error, "error_code", None)  # Azure
-            message = getattr(own_code, "value", own_code) or getattr(error, "message", None) or ""
-            return FailedResponse(status, str(message), headers)
-    return None
+    status = (
+        getattr(error, "status", None)  # aiohttp
+        or getattr(error, "status_code", None)  # Azure
+        or getattr(response, "status_code", None)  # httpx and requests
+        # gcsfs; the parser of aiohttp has a code as well, of what the server did wrong.
+        or (getattr(error, "code", None) if "HttpError" in _names(error) else None)
+    )
+    if not isinstance(status, int) or not 400 <= status < 600:
+        return None
+    headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
+    own_code = getattr(error, "error_code", None)  # Azure
+    message = getattr(own_code, "value", own_code) or getattr(error, "message", None) or ""
+    return FailedResponse(status, str(message), headers)
+
+
+def _problem_of(error: BaseException) -> str:
+    cause: Any = getattr(error, "os_error", None)  # Any: aiohttp's, whose text is asyncio's
+    if not isinstance(cause, OSError) or isinstance(cause, ssl.SSLError):
+        return clean(str(error)) or type(error).__name__
+    reason = os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror or str(cause)
+    return f"cannot connect to {getattr(error, 'host', 'it')}:{getattr(error, 'port', '')}: {reason}"
 
 
 def _names(error: BaseException) -> set[str]:

@@ -1,140 +1,182 @@
-"""`https://HOST/FILE`, and `https://HOST/DIRECTORY/` with a file `SHA256SUMS` as its listing."""
+"""`https://HOST/FILE`, and `https://HOST/DIRECTORY/` with a `SHA256SUMS` or an index page, through fsspec's HTTP."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote, unquote
 
+import aiohttp
 from yarl import URL
 
 from appliance.config.credentials import HttpCredentialsConfig, value_of
 from appliance.config.storage import GlobalStorageConfig
+from appliance.core.concurrency import in_thread
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
-from appliance.core.uri import redact
-from appliance.storage.filesystems import errors
+from appliance.core.uri import hub_uri_of, redact
+from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_account import is_azure
-from appliance.storage.filesystems.base import Body, Listing, RemoteFile, Store, hex_digest, known_digests
-from appliance.storage.filesystems.errors import AccessHint
-from appliance.storage.filesystems.http_client import (
-    BodyWindow,
-    HeadersFor,
-    HttpClient,
-    HttpResponse,
-    range_header,
-    split_login,
-)
-from appliance.storage.filesystems.store import gather
-from appliance.storage.path_safety import name_error
+from appliance.storage.filesystems.base import Listing, RemoteFile, Store, hex_digest, known_digests
+from appliance.storage.filesystems.http_listing import SUMS, parse_index, parse_sums
+from appliance.storage.filesystems.http_session import HttpSession, check_range, range_header, read_body, split_login
+from appliance.storage.filesystems.store import Content, FilesystemStore, Info, gather
 
 _MAX_LISTING_BYTES = 16 << 20
 
-_SUMS = "SHA256SUMS"
+# A directory that links to itself has no end.
+_MAX_DIRECTORIES = 1000
+_MAX_FILES = 20_000
 
-# As GNU coreutils writes it, and as BSD's tools do (`sha256sum --tag`).
-_SUMS_LINE = re.compile(
-    r"(?P<sum>[0-9a-fA-F]{64}) [ *](?P<name>.+)|SHA256 \((?P<tagged>.+)\) = (?P<tag>[0-9a-fA-F]{64})"
-)
+_MISSING = frozenset({404, 410})
 
 
-def open_store(uri: str, settings: GlobalStorageConfig) -> Store:
+def open_store(uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})) -> Store:
     """Return the store of a web URL, Azure's for its hosts."""
-    return AzureStore(uri, settings) if is_azure(uri) else HttpStore(uri, settings)
+    return AzureStore(uri, settings) if is_azure(uri) else HttpStore(uri, settings, options)
 
 
-class HttpStore:
-    """One file on a web server, or a directory with a `SHA256SUMS`."""
+class HttpStore(FilesystemStore):
+    """One file on a web server, or a directory with a listing."""
 
-    is_fixed = False
+    _session: HttpSession
 
-    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
+    def __init__(
+        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        super().__init__(uri, settings, options)
         self._url, login = split_login(_parse(uri))
-        self._is_directory = self._url.raw_path.endswith("/")
         self._uri = redact(str(self._url))
+        self._root = unquote(self._url.raw_path).rstrip("/")
+        self._must_be_directory = self._url.raw_path.endswith("/")
         self._auth = _HttpAuth(self._url, login, settings.credentials.http)
-        self._client = HttpClient(settings.transfer)
+        self.credential = self._auth.credential
+        self.remedy = f"set the headers of {self._url.host} in storage.credentials.http"
 
-    @property
-    def credential(self) -> str:
-        return self._auth.credential
+    async def _connect(self) -> Any:  # Any: fsspec has no types
+        self._session = await HttpSession.open(
+            self._settings.transfer, self._auth.headers, self._auth.ca_file, self._options
+        )
+        return self._session.filesystem
 
-    async def list(self) -> Listing:
-        if self._is_directory:
-            sums = await self._read_sums()
-            files = await gather(lambda name: self._file(name, self._below(name), sums[name]), sums)
-            return Listing(self._uri, tuple(files))
-        file = await self._file(unquote(self._url.raw_name), self._url)
-        # Without a version, the query may be all that tells two files apart.
-        query = hashlib.sha256(self._url.raw_query_string.encode()).hexdigest()[:12]
-        is_known = file.version or file.digests or not self._url.raw_query_string
-        return Listing(self._uri if is_known else f"{self._uri};query={query}", (file,), is_file=True)
+    async def _disconnect(self) -> None:
+        await self._session.close()
+
+    async def _list(self) -> Listing:
+        listing = await super()._list()
+        query, file = self._url.raw_query_string, listing.files[0]
+        if not listing.is_file or not query or file.version or file.digests:
+            return listing
+        # The query may be all that tells two files apart.
+        return replace(listing, uri=f"{self._uri};query={hashlib.sha256(query.encode()).hexdigest()[:12]}")
+
+    async def _find(self) -> Mapping[str, Info]:
+        if not self._must_be_directory:
+            return {}
+        sums = await self._read_sums()
+        names = await self._read_index() if sums is None else sums
+        return {f"{self._root}/{name}": {"type": "file", "sha256": (sums or {}).get(name)} for name in names}
+
+    async def _info(self, _path: str) -> Info:
+        return {"type": "file", "sha256": None}
+
+    async def _describe(self, _path: str, name: str, info: Info) -> RemoteFile:
+        """Request one byte, because some servers answer GET and not HEAD."""
+        resource = f"{self._uri}: {name}"
+        async with self._session.get(resource, self._at(name), range_header(0, 1), accepted={416}) as response:
+            if _is_page(response) and not (self._must_be_directory and name.endswith((".html", ".htm"))):
+                hint = (
+                    f"did you mean {self._hub_uri}?" if self._hub_uri else "check the URI, and whether it needs a login"
+                )
+                raise StorageError(f"{resource}: a web page, and no file of a model; {hint}")
+            size = _size(response)
+            if size is None:
+                raise StorageError(f"{resource}: the server does not send its size; make it send Content-Length")
+            digests = {"sha256": info["sha256"]} if info["sha256"] else _digests(response.headers)
+            return RemoteFile(name, size, _version(response), digests, is_divisible=response.status != 200)
 
     @asynccontextmanager
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
-        resource = self._resource(file.name)
-        url = self._below(file.name) if self._is_directory else self._url
+    async def _open_range(self, _path: str, file: RemoteFile, start: int, end: int) -> AsyncIterator[Content]:
+        resource = self._resource(file)
         first, last = (start, end) if file.is_divisible else (0, file.size)
-        headers = self._auth.headers({**_condition(file.version), **range_header(first, last)})
-        async with self._client.get(resource, url, headers, self._auth.hint) as response:
+        headers = {**_condition(file.version), **range_header(first, last)}
+        async with self._session.get(resource, self._at(file.name), headers) as response:
             if _version(response) != file.version:
                 raise errors.changed_error(resource)
-            body = response.range_body(file.size, first, last)
-            yield body if file.is_divisible else BodyWindow(body, start, end)
+            check_range(resource, response, file.size, first, last)
+            yield response.content if file.is_divisible else _Window(response.content, start, end)
 
-    async def close(self) -> None:
-        await self._client.close()
-
-    def _below(self, name: str) -> URL:
-        # The query is kept, because it may authorize the request.
+    def _at(self, name: str) -> URL:
+        """Return the URL of a file or directory; the query is kept, because it may authorize the request."""
+        if not self._must_be_directory:
+            return self._url
+        path = self._url.raw_path + quote(name)
         return URL.build(
             scheme=self._url.scheme,
             authority=self._url.raw_authority,
-            path=self._url.raw_path + quote(name),
+            path=path,
             query_string=self._url.raw_query_string,
             encoded=True,
         )
 
-    def _resource(self, name: str) -> str:
-        return f"{self._uri}{name}" if self._is_directory else self._uri
-
-    async def _read_sums(self) -> Mapping[str, str]:
-        headers = self._auth.headers({"Accept-Encoding": "identity"})
-        url = self._below(_SUMS)
-        try:
-            async with self._client.get(self._resource(_SUMS), url, headers, self._auth.hint) as response:
-                text = await response.read(_MAX_LISTING_BYTES)
-        except ArtifactNotFoundError as error:
-            raise ArtifactNotFoundError(
-                f"{self._uri}: there is no {_SUMS}, and HTTP has no other listing; create it there with: "
-                f"find . -type f -exec sha256sum {{}} + > {_SUMS}"
-            ) from error
+    async def _read_sums(self) -> Mapping[str, str] | None:
+        """Return the digests of the files in `SHA256SUMS`, or None if there is none."""
+        async with self._session.get(f"{self._uri}{SUMS}", self._at(SUMS), accepted=_MISSING) as response:
+            if response.status in _MISSING or _is_page(response):
+                return None
+            text = await read_body(self._uri, response, _MAX_LISTING_BYTES)
         try:
             sums = parse_sums(self._uri, text.decode())
         except UnicodeDecodeError as error:
-            raise ArtifactCorruptError(f"{self._uri}: {_SUMS} is not UTF-8; create it again") from error
+            raise ArtifactCorruptError(f"{self._uri}: {SUMS} is not UTF-8; create it again") from error
         if not sums:
-            raise ArtifactNotFoundError(f"{self._uri}: {_SUMS} lists no file; create it again")
+            raise ArtifactNotFoundError(f"{self._uri}: {SUMS} lists no file; create it again")
         return sums
 
-    async def _file(self, name: str, url: URL, sha256: str | None = None) -> RemoteFile:
-        """Request one byte, because some servers answer GET and not HEAD."""
-        resource = self._resource(name)
-        headers = self._auth.headers(range_header(0, 1))
-        async with self._client.get(resource, url, headers, self._auth.hint, accepted_status=416) as response:
-            size = _size(response)
-            if size is None:
-                raise StorageError(f"{resource}: the server does not send its size; make it send Content-Length")
-            digests = {"sha256": sha256} if sha256 else _digests(response.headers)
-            return RemoteFile(name, size, _version(response), digests, is_divisible=response.status != 200)
+    async def _read_index(self) -> Sequence[str]:
+        """Return the names of all files on the index pages of the directory and those in it."""
+        files: list[str] = []
+        directories, count = [""], 0
+        while directories:
+            count += len(directories)
+            names = [name for page in await gather(self._read_page, directories) for name in page]
+            files += [name for name in names if not name.endswith("/")]
+            directories = [name for name in names if name.endswith("/")]
+            if len(files) > _MAX_FILES or count + len(directories) > _MAX_DIRECTORIES:
+                raise StorageError(
+                    f"{self._uri}: its index pages list more than {_MAX_FILES:,} files or {_MAX_DIRECTORIES:,} "
+                    f"directories; name one of these, or create a {SUMS} there"
+                )
+        return files
+
+    async def _read_page(self, directory: str) -> Sequence[str]:
+        """Return the names on the index page of a directory, relative to the root."""
+        names = None
+        async with self._session.get(f"{self._uri}{directory}", self._at(directory), accepted=_MISSING) as response:
+            if response.status == 200 and _is_page(response):
+                page = await read_body(self._uri, response, _MAX_LISTING_BYTES)
+                names = await in_thread(parse_index, response.url, page.decode(errors="replace"))
+        if names is None:
+            remedy = f"create it there with: find . -type f -exec sha256sum {{}} + > {SUMS}"
+            hint = f"did you mean {self._hub_uri}?" if self._hub_uri else remedy
+            raise ArtifactNotFoundError(f"{self._uri}{directory}: there is no {SUMS} and no index page; {hint}")
+        return [directory + name for name in names]
+
+    @property
+    def _hub_uri(self) -> str | None:
+        """The `hf://` URI of the model whose page this is."""
+        return hub_uri_of(str(self._url), os.environ.get("HF_ENDPOINT"))
 
 
 class _HttpAuth:
-    """The headers of the config, the URI and KServe's variables for each host."""
+    """What the config, the URI, KServe's variables and `.netrc` have for each host."""
 
     def __init__(self, url: URL, login: Mapping[str, str], credentials: Sequence[HttpCredentialsConfig]) -> None:
         self._url = url
@@ -146,35 +188,50 @@ class _HttpAuth:
         """Which credential the first host gets."""
         if self._login:
             return "the user in the URI"
-        if self._configured(self._url):
+        if (block := self._block(self._url)) and block.headers:
             return "headers of storage.credentials.http"
         if _headers_variable(self._url):
             return f"headers of the variable {_variable_name(self._url)}"
+        if network.netrc_login(self._url):
+            return "the login in .netrc"
         return "the query of the URI" if self._url.raw_query_string else "anonymous"
 
-    @property
-    def hint(self) -> AccessHint:
-        """The credential, and what to do if it is not sufficient."""
-        return AccessHint(self.credential, f"set the headers of {self._url.host} in storage.credentials.http")
+    def headers(self, url: URL) -> Mapping[str, str]:
+        """Return the headers for a URL: each host gets its own, and none after a redirect from https to http."""
+        if self._url.scheme == "https" and url.scheme != "https":
+            return {}
+        login = self._login if url.origin() == self._url.origin() else {}
+        block = self._block(url)
+        if block and block.headers:
+            own = {name: value_of(value) or "" for name, value in block.headers.items()}
+        else:
+            own = dict(_headers_variable(url))
+        return {**own, **login}
 
-    def headers(self, more: Mapping[str, str]) -> HeadersFor:
-        """Return the headers for each URL: each host gets its own, and none after a redirect from https to http."""
+    def ca_file(self, url: URL) -> Path | None:
+        """Return the certificate authorities that the config has for a URL."""
+        block = self._block(url)
+        return block.ca_file if block else None
 
-        def headers_for(url: URL) -> Mapping[str, str]:
-            if self._url.scheme == "https" and url.scheme != "https":
-                return more
-            login = self._login if url.origin() == self._url.origin() else {}
-            if configured := self._configured(url):
-                own = {name: value_of(value) or "" for name, value in configured.headers.items()}
-            else:
-                own = dict(_headers_variable(url))
-            return {**more, **own, **login}
-
-        return headers_for
-
-    def _configured(self, url: URL) -> HttpCredentialsConfig | None:
+    def _block(self, url: URL) -> HttpCredentialsConfig | None:
         names = (f"{url.host}:{url.port}", url.host)
         return next((block for name in names for block in self._credentials if block.host.lower() == name), None)
+
+
+class _Window:
+    """The bytes from `start` up to `end` of a whole file."""
+
+    def __init__(self, content: aiohttp.StreamReader, start: int, end: int) -> None:
+        self._content = content
+        self._to_skip = start
+        self._left = end - start
+
+    async def read(self, size: int, /) -> bytes:
+        while self._to_skip and (skipped := await self._content.read(min(size, self._to_skip))):
+            self._to_skip -= len(skipped)
+        block = await self._content.read(min(size, self._left)) if self._left else b""
+        self._left -= len(block)
+        return block
 
 
 def _headers_variable(url: URL) -> Mapping[str, str]:
@@ -193,23 +250,6 @@ def _variable_name(url: URL) -> str:
     return f"{url.host}-headers"
 
 
-def parse_sums(uri: str, text: str) -> Mapping[str, str]:
-    """Return the digest of each file by its name, in the order of a `SHA256SUMS`."""
-    sums: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        if not (found := _SUMS_LINE.fullmatch(line)):
-            raise ArtifactCorruptError(f"{uri}: line {number} of {_SUMS} is no line of sha256sum; create it again")
-        name = (found["name"] or found["tagged"]).removeprefix("./")
-        if error := name_error(name):
-            raise ArtifactCorruptError(f"{uri}: the file {name!r} in {_SUMS} {error}; the model is refused")
-        sums[name] = (found["sum"] or found["tag"]).lower()
-    # The shell creates the file before sha256sum searches for files, so it often lists itself.
-    sums.pop(_SUMS, None)
-    return sums
-
-
 def _parse(uri: str) -> URL:
     """Return the URL, which may have characters that are not allowed in one; a signed query is kept as it is."""
     is_escaped = uri.isascii() and not any(character in uri for character in ' "<>\\^`{|}')
@@ -222,7 +262,7 @@ def _parse(uri: str) -> URL:
     return url
 
 
-def _size(response: HttpResponse) -> int | None:
+def _size(response: aiohttp.ClientResponse) -> int | None:
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
@@ -233,7 +273,11 @@ def _size(response: HttpResponse) -> int | None:
     return errors.total_size(content_range)
 
 
-def _version(response: HttpResponse) -> str | None:
+def _is_page(response: aiohttp.ClientResponse) -> bool:
+    return response.content_type == "text/html"
+
+
+def _version(response: aiohttp.ClientResponse) -> str | None:
     return response.headers.get("ETag") or response.headers.get("Last-Modified")
 
 

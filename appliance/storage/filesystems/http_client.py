@@ -183,7 +183,7 @@ class HttpClient:
                 # Read, so that the connection can be reused.
                 with suppress(StorageError):
                     await response.read(_MAX_ERROR_BYTES)
-                wait = errors.retry_after(response.headers.get("Retry-After"))
+                wait = errors.retry_after(response.headers)
                 raise to_error(response) or errors.status_error(
                     resource, response.status, response.reason, access, retry_after=wait
                 )

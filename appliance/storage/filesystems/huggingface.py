@@ -1,47 +1,38 @@
-"""`hf://OWNER/NAME@REVISION/path`: models of the Hugging Face hub, or of a mirror that `HF_ENDPOINT` names.
+"""`hf://OWNER/NAME@REVISION/path`: models of the Hugging Face hub or a mirror, through huggingface_hub's filesystem.
 
-Through the hub's HTTP API (https://huggingface.co/docs/hub/api), and not through huggingface_hub, whose downloads have
-no memory bound, and which a serving process puts into offline mode.
+The filesystem and its `HfApi` list a model. Bytes come from where the hub redirects to, over the session of fsspec's
+HTTP filesystem: huggingface_hub asks the hub for each range, and has no asynchronous reads.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import re
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+import aiohttp
 from yarl import URL
 
 from appliance.config.credentials import CredentialsConfig, HubCredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
-from appliance.core.errors import (
-    AccessDeniedError,
-    ArtifactNotFoundError,
-    GatedError,
-    StorageError,
-    StorageUnavailableError,
-)
+from appliance.core.errors import ArtifactNotFoundError, GatedError, StorageError
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
-from appliance.storage.filesystems.base import Body, Listing, RemoteFile, known_digests
-from appliance.storage.filesystems.errors import AccessHint
-from appliance.storage.filesystems.http_client import (
-    HeadersFor,
-    HttpClient,
-    HttpResponse,
-    only_for,
-    range_header,
-    split_login,
-)
-from appliance.storage.filesystems.object_store import ObjectLocation
+from appliance.storage.filesystems.base import Listing, RemoteFile, known_digests
+from appliance.storage.filesystems.errors import FailedResponse
+from appliance.storage.filesystems.http_session import HttpSession, check_range, range_header, split_login
+from appliance.storage.filesystems.hub_client import HubClient
+from appliance.storage.filesystems.store import Content, FilesystemStore, Info, require_package
 from appliance.storage.path_safety import decode_path
 
 _ENDPOINT = "https://huggingface.co"
@@ -49,8 +40,6 @@ _ENDPOINT = "https://huggingface.co"
 # How long a redirect of the hub is reused: its address is signed for minutes, and every request counts against the
 # hub's rate limits.
 _REDIRECT_SECONDS = 240.0
-
-_MAX_PAGE_BYTES = 64 << 20
 
 # https://huggingface.co/docs/huggingface_hub/package_reference/hf_uris; KServe writes `:` before a revision.
 _LOCATION = re.compile(
@@ -95,155 +84,171 @@ class HubUri:
 
 @dataclass(frozen=True, slots=True)
 class HubAuth:
-    """The address of a hub, and the headers that authenticate."""
+    """The address of a hub without a `/` at its end, and the headers that authenticate."""
 
-    endpoint: URL
+    endpoint: str
     credential: str
     headers: Mapping[str, str] = field(repr=False)
+    ca_file: Path | None = None
 
-    @property
-    def hint(self) -> AccessHint:
-        """The credential, and what to do if it is not sufficient."""
-        return AccessHint(self.credential, "set HF_TOKEN to a valid token that may read the model")
+    def headers_for(self, url: URL) -> Mapping[str, str]:
+        """Return the headers for a URL: no other host gets them."""
+        return self.headers if url.origin() == URL(self.endpoint).origin() else {}
 
 
-class HubStore:
+class HubStore(FilesystemStore):
     """One revision of a model, or a directory or file in it."""
 
-    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
+    remedy = "set HF_TOKEN to a valid token that may read the model"
+
+    _session: HttpSession
+    _client: HubClient
+
+    def __init__(
+        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        require_package("huggingface_hub", "hf", "Fetching hf://")
+        super().__init__(uri, settings, options)
         self._model = parse(uri)
         self._uri = str(self._model)
+        self._must_be_directory = False
         self._hub = find_auth(self._model.owner, settings.credentials, os.environ)
-        self._client = HttpClient(settings.transfer)
         self._redirects: dict[str, tuple[URL, float]] = {}
-        self._is_file = False
+        self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.is_fixed = self._model.is_commit
+        self.credential = self._hub.credential
 
-    @property
-    def is_fixed(self) -> bool:
-        return self._model.is_commit
+    async def _connect(self) -> Any:  # Any: huggingface_hub's filesystem
+        from huggingface_hub import HfFileSystem
 
-    @property
-    def credential(self) -> str:
-        return self._hub.credential
+        self._session = await HttpSession.open(
+            self._settings.transfer, self._hub.headers_for, lambda _: self._hub.ca_file
+        )
+        self._client = HubClient(self._session, self._hub.endpoint, self._uri)
+        # The session has the token. More workers would be threads of its own, and not of `HubClient`.
+        options = {"endpoint": self._hub.endpoint, "token": False, "max_workers": 1, **self._options}
+        return HfFileSystem(skip_instance_cache=True, **options)
 
-    async def list(self) -> Listing:
+    async def _disconnect(self) -> None:
+        await self._session.close()
+
+    async def _list(self) -> Listing:
         if os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in _TRUE:
             raise StorageError(f"{self._uri}: TRANSFORMERS_OFFLINE is set, so nothing may be fetched; unset it")
-        info = await self._model_info()
-        self._model = replace(self._model, revision=info["sha"])
-        entries = _files_of_model(info) or await self._tree()
-        location = self._location
-        self._is_file = self._model.path in entries
-        if self._is_file:
-            names = {location.name: entries[self._model.path]}
+        listing = await super()._list()
+        return replace(listing, uri=str(self._model), revision=self._model.revision)
+
+    async def _find(self) -> Mapping[str, Info]:
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=self._hub.endpoint, token=False)
+        model = self._model
+        try:
+            with self.translate_errors(self._uri):
+                info = await self._client.call(api.model_info, model.name, revision=model.revision, files_metadata=True)
+        except _NoRevisionError as error:
+            raise ArtifactNotFoundError(f"{self._uri}: {await self._describe_revisions(api)}") from error
+        if not isinstance(info.sha, str):
+            raise StorageError(f"{self._uri}: the hub names no commit; check HF_ENDPOINT")
+        self._model = replace(model, revision=info.sha)
+        revision = f"{model.name}@{info.sha}"
+        self._root = f"{revision}/{model.path}".rstrip("/")
+        files = info.siblings or ()
+        if all(isinstance(file.size, int) for file in files):
+            found: Mapping[str, Info] = {f"{revision}/{file.rfilename}": _info_of(file) for file in files}
         else:
-            prefix = location.prefix
-            names = {name.removeprefix(prefix): entries[name] for name in entries if name.startswith(prefix)}
-        if not names:
-            raise ArtifactNotFoundError(f"{self._uri}: {_describe_missing(self._model.path, entries)}")
-        files = tuple(replace(file, name=name) for name, file in names.items())
-        return Listing(str(self._model), files, is_file=self._is_file, revision=self._model.revision)
+            found = await self._find_in_tree(revision)
+        names = [path.removeprefix(f"{revision}/") for path in found]
+        if not any(name == model.path or name.startswith(f"{model.path}/".lstrip("/")) for name in names):
+            raise ArtifactNotFoundError(f"{self._uri}: {_describe_missing(model.path, names)}")
+        return found
+
+    async def _find_in_tree(self, revision: str) -> Mapping[str, Info]:
+        """Return all files page by page, for mirrors whose model info has no sizes."""
+        if not self._model.owner:
+            raise StorageError(
+                f"{self._uri}: this hub lists no model without its owner; write hf://OWNER/{self._model.name}"
+            )
+        found: Mapping[str, Info] = await self._client.call(self._filesystem.find, revision, detail=True)
+        return found
+
+    async def _info(self, path: str) -> Info:
+        """Every file is in the listing."""
+        raise FileNotFoundError(path)
+
+    async def _describe(self, _path: str, name: str, info: Info) -> RemoteFile:
+        """A large file has its SHA-256, any other git's digest of its blob."""
+        sha256 = info["lfs"].sha256 if info["lfs"] else None
+        digests = known_digests([("sha256", sha256), ("git-blob-sha1", None if sha256 else info["blob_id"])])
+        return RemoteFile(name, info["size"], next(iter(digests.values()), None), digests)
 
     @asynccontextmanager
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
+    async def _open_range(self, path: str, file: RemoteFile, start: int, end: int) -> AsyncIterator[Content]:
         async with AsyncExitStack() as stack:
-            yield await self._open_range(file, start, end, stack)
+            response = await self._request(stack, path, file, range_header(start, end))
+            check_range(self._resource(file), response, file.size, start, end)
+            yield response.content
 
-    async def close(self) -> None:
-        await self._client.close()
-
-    @property
-    def _location(self) -> ObjectLocation:
-        return ObjectLocation(self._model.name, self._model.path)
-
-    async def _open_range(self, file: RemoteFile, start: int, end: int, stack: AsyncExitStack) -> Body:
-        resource = f"{self._model}: {file.name}"
-        headers = self._headers(range_header(start, end))
-        redirect, expires = self._redirects.get(file.name, (None, 0.0))
-        if redirect and time.monotonic() < expires:
-            try:
-                response = await stack.enter_async_context(self._get(resource, redirect, headers))
-                return response.range_body(file.size, start, end)
-            except (AccessDeniedError, ArtifactNotFoundError):
-                # Its signature expired; another request may have removed it already.
-                self._redirects.pop(file.name, None)
-        key = self._location.key_of(file.name, is_file=self._is_file)
-        url = self._at(f"{self._model.name}/resolve/{self._model.revision}/{quote(key)}")
-        response = await stack.enter_async_context(self._get(resource, url, headers))
-        if response.url.origin() != self._hub.endpoint.origin():
-            self._redirects[file.name] = (response.url, time.monotonic() + _REDIRECT_SECONDS)
-        return response.range_body(file.size, start, end)
-
-    def _get(self, resource: str, url: URL, headers: HeadersFor) -> AbstractAsyncContextManager[HttpResponse]:
-        return self._client.get(resource, url, headers, self._hub.hint, self._to_error)
-
-    def _headers(self, more: Mapping[str, str]) -> HeadersFor:
-        return only_for(self._hub.endpoint, {**more, **self._hub.headers})
-
-    def _at(self, path: str) -> URL:
-        return URL(f"{str(self._hub.endpoint).rstrip('/')}/{path}", encoded=True)
-
-    async def _model_info(self) -> Mapping[str, Any]:  # Any: JSON
-        path = f"api/models/{self._model.name}/revision/{quote(self._model.revision, safe='')}?blobs=true"
+    async def _request(
+        self, stack: AsyncExitStack, path: str, file: RemoteFile, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send a request to where the hub redirected before, or else to the hub, once for each file."""
+        resource = self._resource(file)
+        async with self._resolving[path]:
+            redirect, expires = self._redirects.get(path, (None, 0.0))
+            if redirect is None or time.monotonic() > expires:
+                response = await stack.enter_async_context(
+                    self._session.get(resource, self._resolve_url(path), headers)
+                )
+                self._redirects[path] = response.url, time.monotonic() + _REDIRECT_SECONDS
+                return response
         try:
-            info, _ = await self._page(self._at(path))
-        except _NoRevisionError as error:
-            raise ArtifactNotFoundError(f"{self._uri}: {await self._describe_revisions()}") from error
-        if not isinstance(info, dict) or not isinstance(info.get("sha"), str):
-            raise StorageError(f"{self._uri}: the hub names no commit; check HF_ENDPOINT")
-        return info
+            return await stack.enter_async_context(self._session.get(resource, redirect, headers))
+        except aiohttp.ClientResponseError as error:
+            if error.status not in (401, 403, 404, 410):
+                raise
+        # Its signature expired; another request may have removed it already.
+        self._redirects.pop(path, None)
+        return await self._request(stack, path, file, headers)
 
-    async def _describe_revisions(self) -> str:
+    def _resolve_url(self, path: str) -> URL:
+        from huggingface_hub import hf_hub_url
+
+        model = self._model
+        name = path.removeprefix(f"{model.name}@{model.revision}/")
+        return URL(hf_hub_url(model.name, name, revision=model.revision, endpoint=self._hub.endpoint), encoded=True)
+
+    async def _describe_revisions(self, api: Any) -> str:
         """Say which revisions exist instead of the requested one."""
         if self._model.is_commit:
             return "the model has no such commit; check it, or name a branch"
-        refs, _ = await self._page(self._at(f"api/models/{self._model.name}/refs"))
-        known = [ref["name"] for kind in ("branches", "tags") for ref in refs.get(kind, ())]
+        refs = await self._client.call(api.list_repo_refs, self._model.name)
+        known = [ref.name for ref in (*refs.branches, *refs.tags)]
         revision = self._model.revision
         hint = did_you_mean(revision, known) or known_names("branches and tags", known)
         return f"the model has no revision {revision!r}; {hint}"
 
-    async def _tree(self) -> Mapping[str, RemoteFile]:
-        """Return all files page by page, for mirrors whose model info has no sizes."""
-        path = f"api/models/{self._model.name}/tree/{self._model.revision}?recursive=true"
-        url: URL | None = self._at(path)
-        files: dict[str, RemoteFile] = {}
-        while url is not None:
-            entries, url = await self._page(url)
-            files |= _files_of_tree(self._uri, entries)
-        return files
-
-    async def _page(self, url: URL) -> tuple[Any, URL | None]:  # Any: JSON
-        """Return the JSON of a response, and the URL of the next page."""
-        headers = self._headers({"Accept-Encoding": "identity"})
-        async with self._get(self._uri, url, headers) as response:
-            text = await response.read(_MAX_PAGE_BYTES)
-        try:
-            return json.loads(text), response.next_page()
-        except ValueError as error:
-            raise StorageUnavailableError(
-                f"{self._uri}: the response is not a hub's; try again, or check HF_ENDPOINT"
-            ) from error
-
-    def _to_error(self, response: HttpResponse) -> StorageError | None:
+    def _own_error(self, resource: str, _error: BaseException, response: FailedResponse | None) -> StorageError | None:
         """Use the error codes of the hub; statuses alone do not tell missing from private from gated."""
-        resource, page = self._uri, f"{self._hub.endpoint}/{self._model.name}"
+        if response is None:
+            return None
+        page = f"{self._hub.endpoint}/{self._model.name}"
         code = response.headers.get("X-Error-Code", "")
-        message = errors.clean(response.headers.get("X-Error-Message", ""))
+        message = response.headers.get("X-Error-Message", "")
         if code == "GatedRepo":
             return GatedError(
-                f"{resource}: the model is gated; request access at {page}, "
+                f"{self._uri}: the model is gated; request access at {page}, "
                 "and set HF_TOKEN to a token with that access"
             )
         if code == "RevisionNotFound":
-            return _NoRevisionError(f"{resource}: the model has no such revision; check it")
+            return _NoRevisionError(f"{self._uri}: the model has no such revision; check it")
         if code == "RepoNotFound":
             return ArtifactNotFoundError(
-                f"{resource}: no model at {page}, or a private one; check the name, "
+                f"{self._uri}: no model at {page}, or a private one; check the name, "
                 "or set HF_TOKEN to a token that may read it"
             )
         if response.status in (401, 403) and message:
-            return errors.status_error(resource, response.status, message, self._hub.hint)
+            return errors.status_error(resource, response.status, message, self._hint)
         return None
 
 
@@ -269,15 +274,19 @@ def find_auth(owner: str, config: CredentialsConfig, environ: Mapping[str, str])
     """Return the config's endpoint and token for an owner's models, or those of the user's variables and files."""
     block = block_for(config.hf, "owner", owner) or HubCredentialsConfig()
     address = block.endpoint_url or environ.get("HF_ENDPOINT") or _ENDPOINT
-    endpoint, login = split_login(URL(address.rstrip("/")))
-    if endpoint.scheme not in ("http", "https") or not endpoint.host:
+    try:
+        url, login = split_login(URL(address))
+    except ValueError:
+        url, login = URL(), {}
+    if url.scheme not in ("http", "https") or not url.host:
         raise StorageError(f"HF_ENDPOINT is {redact(address)!r}, which is no web address; write https://HOST")
+    endpoint = str(url).rstrip("/")
     credential, token = "token of storage.credentials.hf", value_of(block.token)
     if not token:
         credential, token = _user_token(environ)
     if token:
-        return HubAuth(endpoint, credential, {"Authorization": f"Bearer {token}"})
-    return HubAuth(endpoint, "the user in HF_ENDPOINT" if login else "anonymous", login)
+        return HubAuth(endpoint, credential, {"Authorization": f"Bearer {token}"}, block.ca_file)
+    return HubAuth(endpoint, "the user in HF_ENDPOINT" if login else "anonymous", login, block.ca_file)
 
 
 def _user_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
@@ -295,35 +304,9 @@ def _user_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
         return "anonymous", None
 
 
-def _files_of_model(info: Mapping[str, Any]) -> Mapping[str, RemoteFile] | None:  # Any: JSON
-    """Return the files in the model info by name, or None if it has no sizes."""
-    entries = info.get("siblings") or ()
-    if not all(isinstance(entry.get("size"), int) for entry in entries):
-        return None
-    return {
-        entry["rfilename"]: _to_file(
-            entry["rfilename"], entry["size"], entry.get("blobId"), (entry.get("lfs") or {}).get("sha256")
-        )
-        for entry in entries
-    }
-
-
-def _files_of_tree(uri: str, entries: Any) -> Mapping[str, RemoteFile]:  # Any: JSON
-    """Return the files in a page of a model's tree by name."""
-    try:
-        return {
-            entry["path"]: _to_file(entry["path"], entry["size"], entry.get("oid"), (entry.get("lfs") or {}).get("oid"))
-            for entry in entries
-            if entry["type"] == "file"
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{uri}: the hub lists no files; check HF_ENDPOINT") from error
-
-
-def _to_file(name: str, size: int, blob: str | None, sha256: str | None) -> RemoteFile:
-    """A large file has its SHA-256, any other git's digest of its blob."""
-    digests = known_digests([("sha256", sha256), ("git-blob-sha1", None if sha256 else blob)])
-    return RemoteFile(name, size, next(iter(digests.values()), None), digests)
+def _info_of(file: Any) -> Info:  # Any: huggingface_hub's RepoSibling
+    """Return what the filesystem lists for a file."""
+    return {"type": "file", "size": file.size, "blob_id": file.blob_id, "lfs": file.lfs}
 
 
 def _describe_missing(path: str, names: Collection[str]) -> str:

@@ -12,11 +12,12 @@ from storage.filesystems.test_contract import contents, listed, opened, read
 from storage.servers import web
 from storage.servers.s3 import PRIVATE, S3Server
 from storage.servers.web import WebServer
+from yarl import URL
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
-from appliance.storage.filesystems.http import parse_sums
+from appliance.storage.filesystems.http_listing import parse_index, parse_sums
 
 Environment = pytest.MonkeyPatch
 SECRET = {"Authorization": "Bearer s3cret"}
@@ -133,6 +134,101 @@ async def test_a_directory_without_a_listing_says_how_to_make_one(server: WebSer
         await listed(f"{server.url}/", settings())
 
 
+INDEX = {"config.json": b"{}", "deep/er/x y+\u00e9%.txt": b"x", "model.safetensors": bytes(100_000)}
+
+APACHE = """<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 3.2 Final//EN">
+<html><head><title>Index of /model</title></head><body><h1>Index of /model</h1><table>
+<tr><th><a href="?C=N;O=D">Name</a></th><th><a href="?C=M;O=A">Last modified</a></th></tr>
+<tr><td><a href="/">Parent Directory</a></td></tr><tr><td><a href="a%20file.bin">a file.bin</a></td></tr>
+<tr><td><a href="sub/">sub/</a></td></tr><tr><td><a href="/model/rooted.bin">rooted.bin</a></td></tr>
+<tr><td><a href="{host}/model/absolute.bin">x</a></td></tr>
+<tr><td><a href="https://elsewhere.test/model/other.bin">x</a></td></tr><tr><td><a href="mailto:me@host">x</a></td></tr>
+<tr><td><a href="../out.bin">x</a></td></tr><tr><td><a href="..%2Fout.bin">x</a></td></tr>
+<tr><td><a href="sub/further.bin">x</a></td></tr><tr><td><a href="signed.bin?key=1">x</a></td></tr>
+<tr><td><a href="#top">x</a></td></tr><tr><td><a href="http://[">x</a></td></tr><tr><td><a>x</a></td></tr>
+</table></body></html>"""
+
+
+def test_an_index_page_names_what_is_in_its_directory() -> None:
+    """Parents, sort links, other hosts, queries and anything deeper are no files of it."""
+    page = APACHE.format(host="http://host.test")
+
+    names = parse_index(URL("http://host.test/model/"), page)
+    assert names == ("a file.bin", "sub/", "rooted.bin", "absolute.bin")
+
+
+@pytest.mark.parametrize("page", ["", "<title>Our models</title><a href='x.bin'>x</a>", "<a href='x.bin'>Index of</a>"])
+def test_another_page_is_no_index(page: str) -> None:
+    """Whatever it links to."""
+    assert parse_index(URL("http://host.test/model/"), page) is None
+
+
+async def test_the_index_pages_of_nginx_are_listed(nginx: WebServer) -> None:
+    """With the sizes and tags of the files; the directories in it as well."""
+    for name, data in INDEX.items():
+        nginx.put(f"indexed/{name}", data)
+
+    assert await contents(f"{nginx.url}/indexed/", settings()) == INDEX
+    listing = await listed(f"{nginx.url}/indexed/", settings())
+    assert all(file.version and not file.digests for file in listing.files)
+
+
+async def test_the_index_pages_of_python_are_listed(tmp_path: Path) -> None:
+    """`python -m http.server`, which knows no ranges."""
+    with web.without_ranges(tmp_path) as server:
+        for name, data in INDEX.items():
+            server.put(f"model/{name}", data)
+
+        assert await contents(f"{server.url}/model/", settings()) == INDEX
+
+
+async def test_a_file_of_digests_goes_before_an_index_page(nginx: WebServer) -> None:
+    """It has more to hold the files to."""
+    nginx.put("both/x.bin", b"x")
+    nginx.list_files("both")
+    nginx.put("both/unlisted.bin", b"x")
+
+    (file,) = (await listed(f"{nginx.url}/both/", settings())).files
+    assert file.digests
+
+
+async def test_an_index_without_end_is_refused(server: WebServer) -> None:
+    """A directory that links to itself."""
+    page = "<title>Index of /</title><a href='again/'>again</a>"
+    server.pages = {f"/model/{'again/' * depth}": page for depth in range(1100)}
+
+    with pytest.raises(StorageError, match=r"list more than .* files or 1,000 directories"):
+        await listed(f"{server.url}/model/", settings())
+
+
+async def test_a_web_page_is_no_model(server: WebServer) -> None:
+    """A login, most often."""
+    server.pages = {"/get": "<html>Log in</html>"}
+
+    with pytest.raises(StorageError, match=r"a web page, and no file of a model; check the URI"):
+        await listed(f"{server.url}/get", settings())
+
+
+@pytest.mark.parametrize(
+    ("page", "uri"),
+    [
+        ("owner/name", "hf://owner/name"),
+        ("owner/name/tree/main", "hf://owner/name"),
+        ("owner/name/tree/v1/sub/", "hf://owner/name@v1/sub"),
+        ("owner/name/blob/main/model.gguf?download=true", "hf://owner/name/model.gguf"),
+    ],
+)
+async def test_the_page_of_a_model_on_a_mirror_suggests_its_uri(
+    server: WebServer, only_given_credentials: Environment, page: str, uri: str
+) -> None:
+    """The address in the browser is what people copy."""
+    only_given_credentials.setenv("HF_ENDPOINT", server.url)
+    server.pages = {f"/{page.partition('?')[0]}": "<html>"}
+
+    with pytest.raises(StorageError, match=f"(a web page|no index page).*did you mean {uri}\\?"):
+        await listed(f"{server.url}/{page}", settings())
+
+
 async def test_a_listing_that_leads_elsewhere_is_refused(server: WebServer) -> None:
     """And nothing of it is asked for."""
     server.put("model/SHA256SUMS", f"{'0' * 64}  ../model.gguf\n".encode())
@@ -146,7 +242,7 @@ async def test_a_listed_file_that_is_missing_is_named(server: WebServer) -> None
     """A listing that is older than the files."""
     server.put("model/SHA256SUMS", f"{'0' * 64}  gone.bin\n".encode())
 
-    with pytest.raises(ArtifactNotFoundError, match=r"model/gone\.bin"):
+    with pytest.raises(ArtifactNotFoundError, match=r"model/: gone\.bin: not found"):
         await listed(f"{server.url}/model/", settings())
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,21 @@ from appliance.core.errors import (
 )
 from appliance.storage import Cache, materialize, verify
 from appliance.storage.filesystems.huggingface import HubUri, parse
+
+OFFLINE_PROCESS = """
+import sys, tempfile
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.storage import materialize
+
+settings = GlobalStorageConfig(cache_dir=tempfile.mkdtemp())
+materialize(StorageConfig(uri="hf://owner/model"), settings, lambda *_: None)
+print(*(name for name in sys.modules if name == "huggingface_hub.hf_file_system"))
+from huggingface_hub import model_info
+try:
+    model_info("owner/model")
+except Exception as error:
+    print(type(error).__name__)
+"""
 
 WEIGHTS = bytes(range(256)) * 100
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}
@@ -373,12 +392,70 @@ def test_a_token_is_for_the_hub_alone(hub: Hub, cache: Cache, monkeypatch: pytes
 
 def test_the_hub_is_asked_once_where_a_file_lies(hub: Hub, cache: Cache) -> None:
     """The hub counts questions, so all ranges of a file but the first go where it led before."""
-    hub.repository("owner/model").commit({"model.safetensors": bytes(2 << 20)})
+    hub.repository("owner/model").commit({"model.safetensors": bytes(10_000_000), "config.json": b"{}"})
     hub.redirects_files = True
 
     fetch_model("hf://owner/model", cache)
-    assert len(hub.file_host_requests) > 16
-    assert len([request for request in hub.requests if "resolve" in request]) <= 8
+    assert 16 < len(hub.file_host_requests) < 60
+    assert sorted(request for request in hub.requests if "resolve" in request) == [
+        f"GET /owner/model/resolve/{hub.repository('owner/model').branches['main']}/{name}"
+        for name in ("config.json", "model.safetensors")
+    ]
+
+
+def test_the_rate_limit_of_the_hub_is_waited_for(hub: Hub, cache: Cache) -> None:
+    """As long as its header says, which is longer than any backoff, and the log says so."""
+    hub.repository("owner/model").commit(FILES)
+    hub.limited = 1
+    started = time.monotonic()
+
+    with capture_logs() as events:
+        assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
+    assert time.monotonic() - started > 3
+    (retried,) = (event for event in events if event["event"] == "storage.retried")
+    assert "429 (" in retried["reason"]
+    assert retried["delay_seconds"] > 3
+
+
+def test_a_wait_that_is_longer_than_the_download_may_take_is_an_error(hub: Hub, cache: Cache) -> None:
+    """Right away."""
+    hub.repository("owner/model").commit(FILES)
+    hub.limited = 1
+    settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "transfer": {"timeout_seconds": 2}})
+
+    with pytest.raises(StorageUnavailableError, match=r"429.*try again in 3 seconds, as it asks"):
+        materialize(StorageConfig(uri="hf://owner/model"), settings, ignore_progress)
+
+
+def test_requests_of_others_in_this_process_stay_offline(hub: Hub) -> None:
+    """An engine's library asks nobody, also after a download in its process."""
+    hub.repository("owner/model").commit(FILES)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+    ended = subprocess.run(
+        [sys.executable, "-c", OFFLINE_PROCESS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.splitlines()[-2:] == ["huggingface_hub.hf_file_system", "OfflineModeIsEnabled"], ended.stderr
+    assert len(hub.requests) > 1
+
+
+def test_a_listing_of_a_mirror_stays_on_the_mirror(hub: Hub, cache: Cache) -> None:
+    """Its next page is named with the address of the hub that it mirrors."""
+    hub.repository("owner/model").commit(FILES)
+    hub.lists_sizes = False
+    hub.page, hub.link_host = 2, "https://huggingface.co"
+
+    assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
+    assert len([request for request in hub.requests if "/tree/" in request]) == 2
+
+
+def test_a_mirror_without_sizes_lists_no_model_without_an_owner(hub: Hub, cache: Cache) -> None:
+    """The error says what to write."""
+    hub.repository("gpt2").commit(FILES)
+    hub.lists_sizes = False
+
+    with pytest.raises(StorageError, match="lists no model without its owner; write hf://OWNER/gpt2"):
+        fetch_model("hf://gpt2", cache)
 
 
 def test_an_address_that_is_not_valid_any_more_is_asked_for_again(hub: Hub, cache: Cache) -> None:

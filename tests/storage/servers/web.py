@@ -33,7 +33,7 @@ http {{
   fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi;
   scgi_temp_path {directory}/scgi;
-  server {{ listen 127.0.0.1:{port}; root {root}; }}
+  server {{ listen 127.0.0.1:{port}; root {root}; autoindex on; }}
 }}
 """
 
@@ -48,6 +48,8 @@ class WebServer:
     """Headers that a request needs, lest it be answered 401."""
     leads_to: str = ""
     """The address that every request is sent on to."""
+    pages: dict[str, str] = field(default_factory=dict)
+    """Pages of HTML by their paths."""
     is_dynamic: bool = False
     """Whether answers say nothing about versions, as those of programs do not."""
     seen: list[dict[str, str]] = field(default_factory=list)
@@ -82,6 +84,8 @@ class WebServer:
             return web.Response(status=401)
         if self.leads_to:
             raise web.HTTPTemporaryRedirect(self.leads_to + request.path_qs)
+        if request.path in self.pages:
+            return web.Response(text=self.pages[request.path], content_type="text/html")
         path = self.root / request.path.lstrip("/")
         if self.is_dynamic:
             return web.Response(body=path.read_bytes())

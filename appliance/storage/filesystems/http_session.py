@@ -1,0 +1,166 @@
+"""GET requests in the session of fsspec's HTTP filesystem, for web servers and the hub.
+
+Redirects are followed here: aiohttp takes every header but `Authorization` to the next host.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from ssl import SSLContext
+from types import MappingProxyType
+from typing import Any
+
+import aiohttp
+from fsspec.implementations.http import HTTPFileSystem
+from yarl import URL
+
+from appliance.config.storage import TransferConfig
+from appliance.core.concurrency import in_thread
+from appliance.core.errors import StorageError, StorageUnavailableError
+from appliance.storage.filesystems import errors, network
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 10
+
+# What is left of a response that is not used is read, so that its connection can be used again.
+_MAX_UNUSED_BYTES = 4096
+
+HeadersFor = Callable[[URL], Mapping[str, str]]
+"""Returns the credentials for a URL as headers; called again after each redirect."""
+
+CaFileFor = Callable[[URL], Path | None]
+"""Returns the file with further certificate authorities for a URL, if there is one."""
+
+
+class HttpSession:
+    """Sends each host its own credentials, also after redirects; created, used and closed in fsspec's I/O loop."""
+
+    def __init__(self, filesystem: HTTPFileSystem, headers_for: HeadersFor, ca_file_for: CaFileFor) -> None:
+        self.filesystem = filesystem
+        self._headers_for = headers_for
+        self._ca_file_for = ca_file_for
+        self._tls_contexts: dict[Path, SSLContext] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        transfer: TransferConfig,
+        headers_for: HeadersFor,
+        ca_file_for: CaFileFor,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> HttpSession:
+        """Return a session without connections; `options` are further arguments of the filesystem."""
+        arguments = {"client_kwargs": await network.session_options(transfer), **options}
+        return cls(HTTPFileSystem(skip_instance_cache=True, **arguments), headers_for, ca_file_for)
+
+    @asynccontextmanager
+    async def get(
+        self, resource: str, url: URL, headers: Mapping[str, str] = {}, accepted: Collection[int] = ()
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a GET request and follow redirects; a status in `accepted` is no failure.
+
+        Raises:
+            aiohttp.ClientError: there is no response, or its status is one of failure.
+            StorageError: the redirects lead nowhere, or the end of the response cannot be known.
+        """
+        for _ in range(_MAX_REDIRECTS):
+            async with await self._send(url, headers) as response:
+                is_redirect = response.status in _REDIRECTS and "Location" in response.headers
+                if not is_redirect and (response.status < 400 or response.status in accepted):
+                    _require_length(resource, response)
+                    yield response
+                    return
+                with suppress(aiohttp.ClientError):
+                    await response.content.read(_MAX_UNUSED_BYTES)
+                response.raise_for_status()
+                url = _redirect_target(resource, url, response.headers["Location"])
+        raise StorageError(f"{resource}: the server redirects too often; check the URI")
+
+    async def close(self) -> None:
+        """Close all connections."""
+        session = await self.filesystem.set_session()
+        await session.close()
+
+    async def _send(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        credentials = self._headers_for(url)
+        if not any(name.lower() == "authorization" for name in credentials):
+            credentials = {**credentials, **network.netrc_login(url)}
+        session: aiohttp.ClientSession = await self.filesystem.set_session()
+        return await session.get(
+            url,
+            headers={"Accept-Encoding": "identity", **headers, **credentials},
+            ssl=await self._tls_context(url),
+            allow_redirects=False,
+        )
+
+    async def _tls_context(self, url: URL) -> SSLContext | bool:
+        """Return the context for a URL; True is that of the session."""
+        file = self._ca_file_for(url)
+        if file is None:
+            return True
+        if file not in self._tls_contexts:
+            self._tls_contexts[file] = await in_thread(network.tls_context, file)
+        return self._tls_contexts[file]
+
+
+def range_header(start: int, end: int) -> Mapping[str, str]:
+    """Return the header that requests the bytes from `start` up to `end`."""
+    return {"Range": f"bytes={start}-{end - 1}"}
+
+
+def check_range(resource: str, response: aiohttp.ClientResponse, size: int, start: int, end: int) -> None:
+    """Check that a response has the bytes from `start` up to `end` of a file of `size` bytes.
+
+    Raises:
+        StorageError: it has others, or they are encoded.
+    """
+    if encoding := response.headers.get("Content-Encoding", "").replace("identity", ""):
+        raise StorageError(
+            f"{resource}: has the content encoding {encoding!r}; configure the server to send it unencoded"
+        )
+    if response.status not in (200, 206):
+        raise StorageUnavailableError(f"{resource}: the server responds {response.status}; try again")
+    if response.status == 206 or (start, end) != (0, size):
+        errors.check_content_range(resource, response.headers.get("Content-Range"), size, start, end)
+    elif response.content_length not in (None, size):
+        raise errors.changed_error(resource)
+
+
+async def read_body(resource: str, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return the whole body of a response.
+
+    Raises:
+        StorageError: it has more than `max_bytes`.
+    """
+    body = bytearray()
+    while block := await response.content.read(max_bytes + 1 - len(body)):
+        body += block
+    if len(body) > max_bytes:
+        raise StorageError(f"{resource}: the response has more than {max_bytes:,} bytes; check the URI")
+    return bytes(body)
+
+
+def split_login(url: URL) -> tuple[URL, Mapping[str, str]]:
+    """Return a URL without its user and password, and the header that sends them."""
+    if url.user is None and url.password is None:
+        return url, {}
+    login = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+    return url.with_user(None), {"Authorization": f"Basic {login}"}
+
+
+def _require_length(resource: str, response: aiohttp.ClientResponse) -> None:
+    if response.version != aiohttp.HttpVersion10 and not errors.is_framed(response.status, response.headers):
+        raise StorageUnavailableError(f"{resource}: the response has no length; try again, or check proxies on the way")
+
+
+def _redirect_target(resource: str, url: URL, location: str) -> URL:
+    try:
+        target = url.join(URL(location, encoded=location.isascii()))
+    except ValueError:
+        target = URL()
+    if target.scheme not in ("http", "https") or not target.host:
+        raise StorageError(f"{resource}: the server redirects to an invalid address; check the URI")
+    return target.with_user(None)

@@ -1,0 +1,161 @@
+"""The networks of companies, for every store that speaks HTTP: proxies, and certificates of their own authorities."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from storage.filesystems.test_contract import contents, listed
+from storage.servers.proxies import ProxyServer, TlsFront
+from storage.store_servers import StoreServer
+
+from appliance.config.storage import GlobalStorageConfig
+from appliance.core.errors import MissingExtraError, StorageError
+
+Environment = pytest.MonkeyPatch
+
+KINDS = ("s3", "gs", "az", "http", "hf")
+FILES = {"model/config.json": b"{}", "model/model.safetensors": bytes(range(256)) * 400}
+MODEL = {name.removeprefix("model/"): data for name, data in FILES.items()}
+
+every_store = pytest.mark.parametrize("store_server", KINDS, indirect=True)
+
+
+@pytest.fixture
+def proxied(only_given_credentials: Environment) -> Environment:
+    """An environment without proxies, in which the loopback is no exception."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        only_given_credentials.delenv(name, raising=False)
+        only_given_credentials.delenv(name.upper(), raising=False)
+    return only_given_credentials
+
+
+@pytest.fixture
+def company_proxy() -> Iterator[ProxyServer]:
+    """A proxy."""
+    with ProxyServer() as server:
+        yield server
+
+
+@every_store
+@pytest.mark.parametrize(
+    ("variable", "scheme"), [("http_proxy", "http"), ("ALL_PROXY", "http"), ("ALL_PROXY", "socks5h")]
+)
+async def test_every_store_is_reached_through_the_users_proxy(
+    store_server: StoreServer, root: str, proxied: Environment, company_proxy: ProxyServer, variable: str, scheme: str
+) -> None:
+    """Its own library knows the proxies of one scheme at most."""
+    if scheme == "socks5h":
+        pytest.importorskip("python_socks")
+    store_server.fill(root, FILES)
+    proxied.setenv(variable, f"{scheme}://127.0.0.1:{company_proxy.port}")
+
+    assert await contents(store_server.uri(f"{root}/model/"), store_server.settings()) == MODEL
+    assert set(company_proxy.targets) == {f"127.0.0.1:{store_server.port}"}
+
+
+@every_store
+async def test_networks_in_no_proxy_are_reached_directly(
+    store_server: StoreServer, root: str, proxied: Environment
+) -> None:
+    """As curl reads them, and most libraries do not."""
+    store_server.fill(root, FILES)
+    proxied.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    proxied.setenv("NO_PROXY", "10.0.0.0/8,127.0.0.0/8")
+
+    assert await contents(store_server.uri(f"{root}/model/"), store_server.settings()) == MODEL
+
+
+@every_store
+async def test_a_malformed_proxy_is_named_by_its_variable(store_server: StoreServer, proxied: Environment) -> None:
+    """No traceback, and no password that is in it."""
+    proxied.setenv("http_proxy", "http://me:s3cret@proxy.test:port")
+
+    with pytest.raises(StorageError, match="http_proxy is not the address of a proxy; write it as") as caught:
+        await listed(store_server.uri("root/model/"), store_server.settings())
+    assert "s3cret" not in str(caught.value)
+
+
+@every_store
+async def test_a_socks_proxy_without_its_package_is_told(store_server: StoreServer, proxied: Environment) -> None:
+    """With the variable, and the extra to install."""
+    proxied.setenv("http_proxy", "socks5://127.0.0.1:9")
+    proxied.setitem(sys.modules, "python_socks", None)
+
+    with pytest.raises(MissingExtraError, match=r"SOCKS proxy in http_proxy needs .*appliance\[socks\]"):
+        await listed(store_server.uri("root/model/"), store_server.settings())
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """A certificate authority that no system trusts."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of its certificate."""
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    return file
+
+
+@pytest.fixture
+def front(store_server: StoreServer, authority: trustme.CA) -> Iterator[TlsFront]:
+    """The store with TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with TlsFront(store_server.port, context) as front:
+        yield front
+
+
+def with_tls(store_server: StoreServer, port: int, ca_file: Path | None) -> GlobalStorageConfig:
+    """Settings that reach the store with TLS, with the file of an authority in each block of credentials."""
+    credentials = json.loads(json.dumps(store_server.locate("root", port)[1]).replace("http://", "https://"))
+    if ca_file is not None:
+        blocks = credentials or {"http": [{"host": "127.0.0.1"}]}
+        credentials = {kind: [{**block, "ca_file": str(ca_file)} for block in found] for kind, found in blocks.items()}
+    return GlobalStorageConfig.model_validate({"credentials": credentials, "transfer": {"retries": 0}})
+
+
+@every_store
+@pytest.mark.parametrize("source", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "ca_file"])
+async def test_every_store_is_trusted_by_a_private_authority(
+    store_server: StoreServer, root: str, front: TlsFront, ca_file: Path, proxied: Environment, source: str
+) -> None:
+    """That of a variable, or of the credentials."""
+    store_server.fill(root, FILES)
+    if source != "ca_file":
+        proxied.setenv(source, str(ca_file))
+
+    settings = with_tls(store_server, front.port, ca_file if source == "ca_file" else None)
+    uri = store_server.uri(f"{root}/model/", front.port).replace("http://", "https://")
+    assert await contents(uri, settings) == MODEL
+
+
+@every_store
+async def test_an_authority_that_is_not_trusted_is_told_with_its_remedy(
+    store_server: StoreServer, front: TlsFront, proxied: Environment
+) -> None:
+    """The variable, and the key of the credentials."""
+    uri = store_server.uri("root/model/", front.port).replace("http://", "https://")
+
+    with pytest.raises(StorageError, match=r"certificate verify failed.*SSL_CERT_FILE.*ca_file"):
+        await listed(uri, with_tls(store_server, front.port, None))
+
+
+@every_store
+async def test_a_file_without_certificates_is_told(
+    store_server: StoreServer, front: TlsFront, tmp_path: Path, proxied: Environment
+) -> None:
+    """By the variable that names it."""
+    proxied.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    uri = store_server.uri("root/model/", front.port).replace("http://", "https://")
+
+    with pytest.raises(StorageError, match=r"REQUESTS_CA_BUNDLE is .*none\.pem, .*name a PEM file"):
+        await listed(uri, with_tls(store_server, front.port, None))
