@@ -35,10 +35,16 @@ def _check(raw: RawConfig, path: DataPath, scheme: str) -> Iterator[Diagnostic]:
             yield raw.diagnostic(uri, f"is {quoted}, of an unknown scheme; {hint}")
         elif package := missing_package(scheme):
             yield raw.diagnostic(uri, f"is {quoted}, and its filesystem is not installed: {package}")
-    elif raw.find((*path, "options")) and not isinstance(FILESYSTEMS[scheme], RemoteFilesystem):
-        yield raw.key_diagnostic(
-            (*path, "options"), f"is for filesystems of fsspec, and {quoted} is read by none; must be left out"
-        )
+    elif not isinstance(FILESYSTEMS[scheme], RemoteFilesystem):
+        if raw.find((*path, "options")):
+            yield raw.key_diagnostic(
+                (*path, "options"), f"is for filesystems of fsspec, and {quoted} is read by none; must be left out"
+            )
+        for key in ("include", "exclude"):
+            if raw.find((*path, key)):
+                yield raw.key_diagnostic(
+                    (*path, key), f"selects files to download, and all of {quoted} is used as it is; must be left out"
+                )
 
 
 def _check_hub(raw: RawConfig, path: DataPath, uri: str) -> Iterator[Diagnostic]:

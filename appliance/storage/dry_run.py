@@ -41,7 +41,7 @@ def explain(storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
     uri = resolved.pinned.uri
     filesystem = filesystem_for(uri)
     if isinstance(filesystem, LocalFilesystem):
-        return _explain_local(resolved, filesystem.find(uri, settings), "none: the files are local")
+        return _explain_local(resolved, filesystem.find(resolved.pinned, settings), "none: the files are local")
     if settings.offline:
         return _explain_local(resolved, resolved.cached_path(), "none: offline")
     if isinstance(filesystem, RemoteFilesystem):

@@ -64,7 +64,7 @@ def open_reader(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterat
     uri = resolved.pinned.uri
     filesystem = filesystem_for(uri)
     if isinstance(filesystem, LocalFilesystem):
-        yield _LocalReader(filesystem.find(uri, settings))
+        yield _LocalReader(filesystem.find(resolved.pinned, settings))
     elif path := resolved.cached_path():
         yield _LocalReader(path)
     elif settings.offline or not isinstance(filesystem, RemoteFilesystem):

@@ -111,7 +111,7 @@ def _find_or_fetch(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
     settings, uri = resolved.settings, resolved.pinned.uri
     filesystem = filesystem_for(uri)
     if isinstance(filesystem, LocalFilesystem):
-        return filesystem.find(uri, settings)
+        return filesystem.find(resolved.pinned, settings)
     if settings.offline:
         path = resolved.cached_path()
         if path is None:
@@ -123,7 +123,7 @@ def _find_or_fetch(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
     if isinstance(filesystem, RemoteFilesystem):
         path = fetch(filesystem.open(resolved.pinned, settings), resolved, on_progress)
     else:
-        path = filesystem.fetch(uri, settings, on_progress)
+        path = filesystem.fetch(resolved.pinned, settings, on_progress)
     resolved.remember(path)
     return path
 

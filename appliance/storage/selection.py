@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import structlog
 
 from appliance.config.storage import StorageConfig
+from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.storage.archives import is_archive
 from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.path_safety import name_conflict, name_error
 
@@ -57,9 +59,10 @@ def select(listing: Listing, storage: StorageConfig) -> Selection:
     left_out = {file.name: "stands for a directory" for file in listing.files if file.name.endswith("/")}
     # What archives contain is selected after they are unpacked.
     is_packed = any(file.unpack is not None for file in listing.files)
-    if not listing.is_file and not is_packed:
+    is_archive_file = listing.is_file and any(is_archive(file.name) for file in listing.files)
+    if not is_packed and not is_archive_file:
         rest = [file.name for file in listing.files if file.name not in left_out]
-        left_out |= _left_out(listing.uri, rest, storage)
+        left_out |= _left_out(listing, rest, storage)
     files = tuple(file for file in listing.files if file.name not in left_out)
     names = [file.name for file in files]
     if not files:
@@ -69,6 +72,21 @@ def select(listing: Listing, storage: StorageConfig) -> Selection:
     if not is_packed:
         _reject_pickles(listing.uri, names, storage)
     return Selection(files, left_out)
+
+
+def require_no_pickles(path: Path, storage: StorageConfig) -> None:
+    """Check files that are used where they are, of which none can be left out.
+
+    Raises:
+        StorageError: there are pickled weights, none as safetensors, and the storage does not allow them.
+    """
+    if storage.allow_pickle:
+        return
+    with translate_disk_errors(path):
+        found = path.rglob("*") if path.is_dir() else [path]
+        names = [file.relative_to(path).as_posix() if file != path else file.name for file in found if file.is_file()]
+    if not any(name.endswith(".safetensors") for name in names):
+        _reject_pickles(str(path), sorted(names), storage)
 
 
 def log_left_out(listing: Listing, selection: Selection) -> None:
@@ -95,13 +113,14 @@ def _check_names(listing: Listing) -> None:
             raise ArtifactCorruptError(f"{listing.uri}: the file {file.name!r} {error}; the model is refused")
 
 
-def _left_out(uri: str, names: Collection[str], storage: StorageConfig) -> dict[str, str]:
+def _left_out(listing: Listing, names: Collection[str], storage: StorageConfig) -> dict[str, str]:
     excluded = {name: "exclude matches it" for name in names if _matches(name, storage.exclude)}
     rest = [name for name in names if name not in excluded]
     if storage.include:
         others = {name: "include does not match it" for name in rest if not _matches(name, storage.include)}
     else:
-        others = _not_loaded(uri, rest, storage)
+        # A single file was meant, whatever it is.
+        others = {} if listing.is_file else _not_loaded(listing.uri, rest, storage)
     return excluded | others
 
 

@@ -156,3 +156,17 @@ except AccessDeniedError as error:
     said = subprocess.run([sys.executable, "-c", script, str(model)], capture_output=True, text=True, check=True).stdout
 
     assert "user 65534 cannot read it; change its owner or mode" in said
+
+
+def test_pickles_alone_are_refused_here_too(model: Path) -> None:
+    """In a directory or alone, unless they are allowed; beside safetensors nobody reads them."""
+    pickle = model / "pytorch_model.bin"
+    pickle.write_bytes(b"pickle")
+    for uri in (str(model), str(pickle)):
+        with pytest.raises(StorageError, match=r"pytorch_model\.bin: pickled.*allow_pickle: true"):
+            fetch_model(uri)
+        storage = StorageConfig(uri=uri, allow_pickle=True)
+        assert materialize(storage, GlobalStorageConfig(), lambda *_: None) == Path(uri)
+
+    (model / "model.safetensors").write_bytes(b"")
+    assert fetch_model(str(model)) == model

@@ -71,3 +71,11 @@ def test_a_path_that_is_not_there_is_told(root: Path) -> None:
     """As for any other path."""
     with pytest.raises(ArtifactNotFoundError, match='did you mean "models"'):
         fetch_model("pvc://claim/model", root)
+
+
+def test_pickles_on_a_volume_are_refused(root: Path) -> None:
+    """As from any store."""
+    (root / "claim/models/a b/model.pkl").write_bytes(b"pickle")
+
+    with pytest.raises(StorageError, match=r"model\.pkl: pickled"):
+        fetch_model("pvc://claim/models/a%20b", root)

@@ -153,8 +153,16 @@ def test_a_place_without_weights_is_fetched_whole() -> None:
 
 
 def test_one_file_is_fetched_when_it_is_named() -> None:
-    """Naming a file asks for it alone."""
-    assert selected("model.gguf", is_file=True, exclude=["*.gguf"]) == ["model.gguf"]
+    """Naming a file asks for it alone, whatever it is; of an archive, the members are selected later."""
+    assert selected("model.gguf", is_file=True) == ["model.gguf"]
+    assert selected("model.tar.gz", is_file=True, include=["*.safetensors"]) == ["model.tar.gz"]
+
+
+@pytest.mark.parametrize("rules", [{"exclude": ["*.gguf"]}, {"include": ["*.safetensors"]}])
+def test_globs_hold_for_one_file(rules: dict[str, list[str]]) -> None:
+    """What they leave nothing of is no model."""
+    with pytest.raises(ArtifactNotFoundError, match=r"the largest are model\.gguf"):
+        selected("model.gguf", is_file=True, **rules)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "C:x", "a\\..\\x", "a\0b", "", "a//b", "./a", "a/../"])

@@ -18,6 +18,7 @@ from appliance.core.errors import StorageError
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact, scheme_of
 from appliance.storage.filesystems.base import Store
+from appliance.storage.selection import require_no_pickles
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,11 @@ class LocalFilesystem:
 
     finder: str
 
-    def find(self, uri: str, settings: GlobalStorageConfig) -> Path:
-        """Return the path of a URI."""
-        return cast("Path", _load(self.finder)(uri, settings))
+    def find(self, storage: StorageConfig, settings: GlobalStorageConfig) -> Path:
+        """Return the path of a storage."""
+        path = cast("Path", _load(self.finder)(storage.uri, settings))
+        require_no_pickles(path, storage)
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,11 @@ class PackageIndex:
 
     fetcher: str
 
-    def fetch(self, uri: str, settings: GlobalStorageConfig, on_progress: OnProgress) -> Path:
-        """Return the path in the cache of what a URI names, downloaded if it is not there."""
-        return cast("Path", _load(self.fetcher)(uri, settings, on_progress))
+    def fetch(self, storage: StorageConfig, settings: GlobalStorageConfig, on_progress: OnProgress) -> Path:
+        """Return the path in the cache of what a storage names, downloaded if it is not there."""
+        path = cast("Path", _load(self.fetcher)(storage.uri, settings, on_progress))
+        require_no_pickles(path, storage)
+        return path
 
 
 Filesystem = LocalFilesystem | RemoteFilesystem | PackageIndex
