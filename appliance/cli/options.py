@@ -72,4 +72,10 @@ def _check_storages(raw: RawConfig) -> Iterator[Diagnostic]:
     yield from check(raw)
 
 
-VALIDATORS = (_check_adapters, _check_storages)
+def _check_engines(raw: RawConfig) -> Iterator[Diagnostic]:
+    from appliance.engines.vllm.config_check import check
+
+    yield from check(raw)
+
+
+VALIDATORS = (_check_adapters, _check_engines, _check_storages)
