@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import FILE, VALIDATORS, format_option, load_config, load_quietly, overrides
+from appliance.cli.options import FILE, format_option, load_config, load_quietly, overrides
 from appliance.config import LoadedConfig, schema_of
-from appliance.config.loader import check_without_secrets
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import printable
 from appliance.core.errors import ApplianceError, ConfigError, Problem
@@ -81,11 +80,10 @@ def validate(files: Sequence[Path], deep: bool, without_secrets: bool, format_: 
 
 def _check(file: Path, overrides: Sequence[str], *, deep: bool, without_secrets: bool) -> _Finding:
     try:
-        if without_secrets:
-            return _Finding(file, unresolved=check_without_secrets(file, overrides, validators=VALIDATORS))
         loaded = (load_quietly if deep else load_config)(file, overrides)
     except ConfigError as error:
-        return _Finding(file, error.problems)
+        unresolved = [problem for problem in error.problems if problem.is_unresolved and without_secrets]
+        return _Finding(file, [each for each in error.problems if each not in unresolved], unresolved=unresolved)
     return _check_layouts(file, loaded) if deep else _Finding(file)
 
 

@@ -106,24 +106,6 @@ def load(
     )
 
 
-def check_without_secrets(
-    path: Path,
-    overrides: Sequence[str] = (),
-    *,
-    environ: Mapping[str, str] | None = None,
-    validators: Sequence[Validator] = (),
-) -> Sequence[Problem]:
-    """Validate like `load`, and take references that cannot be resolved for valid values; return those references.
-
-    Raises:
-        ConfigError: something else is wrong.
-    """
-    raw, _, errors = _validate(path, overrides, environ, validators)
-    if others := [error for error in errors if not error.is_unresolved]:
-        raise ConfigError(_problems(raw, others)) from None
-    return _problems(raw, errors)
-
-
 def digest(config: Config) -> str:
     """Twelve characters that are equal for equal configs, wherever their values came from; secrets have no part."""
     import msgspec
@@ -189,7 +171,7 @@ def _path(raw: RawConfig, location: tuple[int | str, ...]) -> DataPath:
 
 def _order(diagnostic: Diagnostic) -> tuple[bool, int, int]:
     location = diagnostic.location
-    return location.line is None, location.line or 0, location.column or 0
+    return not location.line, location.line, location.column
 
 
 def _secrets(raw: RawConfig) -> Iterator[tuple[DataPath, frozenset[str]]]:

@@ -87,9 +87,10 @@ def _is_misspelt(word: str, other: str) -> bool:
     return SequenceMatcher(None, other, word).ratio() >= min_similarity
 
 
-def is_odd_address(key: str, value: str) -> bool:
+def is_odd_address(key: str | int, value: object) -> bool:
     """Whether the value of this key is an address with signs that often belong to a misplaced secret."""
-    return _ADDRESS.fullmatch(key) is not None and any(mark in redact(value) for mark in "@#")
+    is_address = isinstance(key, str) and isinstance(value, str) and _ADDRESS.fullmatch(key) is not None
+    return is_address and any(mark in redact(str(value)) for mark in "@#")
 
 
 def is_field(key: str) -> bool:

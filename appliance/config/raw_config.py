@@ -40,8 +40,8 @@ class Source:
     name: str
     """The file, or e.g. ``environment APPLIANCE__SERVER__PORT``."""
 
-    lines: tuple[str, ...] | None = None
-    """The lines of the file; None where positions would mean nothing."""
+    lines: tuple[str, ...] = ()
+    """The lines of the file; none where positions would mean nothing."""
 
     @classmethod
     def of_file(cls, name: str, text: str) -> Source:
@@ -50,21 +50,21 @@ class Source:
 
     def at(self, line: int, column: int) -> SourceLocation:
         """The location at `line` and `column`, both counted from 0."""
-        return SourceLocation(self) if self.lines is None else SourceLocation(self, line + 1, column + 1)
+        return SourceLocation(self, line + 1, column + 1) if self.lines else SourceLocation(self)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLocation:
-    """A point in a source; `line` and `column` count from 1 and are None where there are none."""
+    """A point in a source; `line` and `column` count from 1 and are 0 where there are none."""
 
     source: Source
-    line: int | None = None
-    column: int | None = None
+    line: int = 0
+    column: int = 0
 
     @property
     def is_secret(self) -> bool:
         """Whether the text here is secret, by the keys on its line and above it."""
-        if self.source.lines is None or self.line is None or self.column is None:
+        if not self.line:
             return MASK in mask(self.source.name, 0)[0]
         if masking.is_below_private(self.source.lines, self.line - 1):
             return True
@@ -78,13 +78,13 @@ class SourceLocation:
         is not in the file as it is, because it is folded or escaped.
         """
         lines = self.source.lines
-        if lines is None or self.line is None or self.column is None:
+        if not self.line:
             return self
         start = lines[self.line - 1][self.column - 1 :]
         skipped = len(_PROPERTIES.match(start)[0])  # type: ignore[index]  # it matches at least nothing
         match start[skipped : skipped + 1]:
             case "|":
-                return self._in_block(lines, self.line, line, offset)
+                return self._in_block(line, offset)
             case ">":
                 return self
             case quote:
@@ -92,12 +92,12 @@ class SourceLocation:
                 is_here = line == 1 and column <= len(lines[self.line - 1]) + 1
                 return SourceLocation(self.source, self.line, column) if is_here else self
 
-    def _in_block(self, lines: Sequence[str], head: int, line: int, offset: int | None) -> SourceLocation:
+    def _in_block(self, line: int, offset: int | None) -> SourceLocation:
         """In a literal block, whose lines begin below its indicator `|`, all indented alike."""
-        number = head + line
+        lines, number = self.source.lines, self.line + line
         if number > len(lines):
             return self
-        first = next((text for text in lines[head:] if text.strip()), "")
+        first = next((text for text in lines[self.line :] if text.strip()), "")
         indent = len(first) - len(first.lstrip(" "))
         text = lines[number - 1]
         column = len(text) - len(text.lstrip()) if offset is None else indent + offset
@@ -108,7 +108,7 @@ class SourceLocation:
 
         Secrets and the texts `hidden` are shown as ``***``, and with `is_cut` everything from the column on.
         """
-        if self.source.lines is None or self.line is None or self.column is None:
+        if not self.line:
             return ""
         # An error at the end of the text may lie one line past the last.
         line = self.source.lines[self.line - 1] if self.line <= len(self.source.lines) else ""
@@ -148,16 +148,17 @@ class Diagnostic:
     def problem(self, hidden: Iterable[str] = ()) -> Problem:
         """The error as it is reported, with ``***`` for secrets and for the texts `hidden`."""
         source = self.location.source
-        name = source.name if source.lines is not None else mask(source.name, 0, hidden)[0]
-        if self.is_secret and source.lines is None and "=" in name:
+        name = source.name if source.lines else mask(source.name, 0, hidden)[0]
+        if self.is_secret and not source.lines and "=" in name:
             name = f"{name.partition('=')[0]}={MASK}"
         return Problem(
             source=name,
-            line=self.location.line,
-            column=self.location.column,
+            line=self.location.line or None,
+            column=self.location.column or None,
             path=dotted((*self.path[:-1], MASK) if self.has_secret_key else self.path),
             message=self.message,
             snippet=self.location.snippet(hidden, is_cut=self.is_secret or self.has_secret_key),
+            is_unresolved=self.is_unresolved,
         )
 
 
@@ -247,7 +248,7 @@ class RawConfig:
         if not secrets:
             is_known = any(len(secret) > 3 and secret in str(value) for secret in self.secrets(()))
             return MASK if is_known or self._is_private(path) else quote(value)
-        if isinstance(path[-1], str) and isinstance(value, str) and masking.is_odd_address(path[-1], value):
+        if masking.is_odd_address(path[-1], value):
             return MASK
         is_address = isinstance(value, str) and secrets.issubset(masking.secrets_of_address(value))
         return quote(mask(value, 0)[0]) if is_address else MASK
@@ -273,11 +274,13 @@ class RawConfig:
                 yield ("models", index), model
 
     def _is_private(self, path: DataPath) -> bool:
-        value = self.find(path)
-        if path and isinstance(path[-1], str) and isinstance(value, str) and masking.is_odd_address(path[-1], value):
-            return True
         names = [part for part in path if isinstance(part, str)]
-        return bool(self.secrets(path)) or bool(names and masking.is_private_name(names[-1]))
+        is_private_name = bool(names) and masking.is_private_name(names[-1])
+        return (
+            is_private_name
+            or bool(self.secrets(path))
+            or (bool(path) and masking.is_odd_address(path[-1], self.find(path)))
+        )
 
     def _is_secret_key(self, path: DataPath) -> bool:
         """Whether the key at the end of `path` may be a secret itself: it is below a secret key and unlike our keys."""
@@ -325,15 +328,9 @@ def scalars(value: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]: 
 
 def dotted(path: DataPath) -> str:
     """The path as it is written in messages: ``models[0].engine.max_model_len``."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif _PLAIN_KEY.fullmatch(part):
-            text += f".{part}" if text else part
-        else:
-            text += f"[{json.dumps(part)}]"
-    return text
+    return "".join(
+        f".{part}" if isinstance(part, str) and _PLAIN_KEY.fullmatch(part) else f"[{json.dumps(part)}]" for part in path
+    ).removeprefix(".")
 
 
 def printable(text: str) -> str:

@@ -232,7 +232,7 @@ def _convert_text(text: str, schemas: Iterable[Schema]) -> Any:  # Any: JSON
     if not types or "string" in types:
         return text
     try:
-        parsed = parse(text, Source("", None))
+        parsed = parse(text, Source(""))
     except ConfigError:
         return text
     if not parsed.errors and json_types(parsed.data) & types:

@@ -121,8 +121,7 @@ def _error(location: SourceLocation, message: str) -> ConfigError:
 def _syntax_error(source: Source, error: MarkedYAMLError) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     location = source.at(mark.line, mark.column) if mark else source.at(0, 0)
-    lines = source.lines or ()
-    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    line = source.lines[mark.line] if mark and mark.line < len(source.lines) else ""
     if line[: mark.column if mark else 0].strip() == "" and "\t" in line[: len(line) - len(line.lstrip())]:
         return _error(location, "is indented with a tab; must be indented with spaces")
     context = f"{error.context} from line {error.context_mark.line + 1}" if error.context_mark else error.context
@@ -131,7 +130,7 @@ def _syntax_error(source: Source, error: MarkedYAMLError) -> ConfigError:
 
 
 def _location_at(source: Source, text: str, position: int) -> SourceLocation:
-    before = Source.of_file("", text[:position]).lines or ("",)
+    before = Source.of_file("", text[:position]).lines
     return source.at(len(before) - 1, len(before[-1]))
 
 
@@ -262,7 +261,7 @@ class _Constructor:
                 self._report(path, key, "the key is not text; must be text, in quotes if it looks like anything else")
             elif key.value in seen:
                 first = self._location(seen[key.value])
-                where = "" if first.line is None else f" (first on line {first.line})"
+                where = f" (first on line {first.line})" if first.line else ""
                 message, location = f"the key is here twice{where}; must be here once", self._location(key)
                 diagnostic = Diagnostic((*path, key.value), message, location, has_secret_key=location.is_secret)
                 self.errors.append(diagnostic)

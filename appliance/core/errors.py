@@ -53,6 +53,7 @@ class Problem:
 
     `line` and `column` count from 1 and are None if the value does not come from the file; `source` then names
     its origin, e.g. ``environment APPLIANCE__SERVER__PORT``. `snippet` is the line with a caret below it, or "".
+    `is_unresolved` says that it is a reference to a variable or a file that cannot be read.
     """
 
     source: str
@@ -61,6 +62,7 @@ class Problem:
     path: str
     message: str
     snippet: str = ""
+    is_unresolved: bool = False
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"

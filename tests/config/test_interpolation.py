@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import LoadedConfig
-from appliance.config.loader import check_without_secrets
+from appliance.config import LoadedConfig, load
 from appliance.core.errors import ConfigError
 
 CONFIG = """\
@@ -107,12 +106,14 @@ def test_references_under_free_keys_are_left_alone(load_text: Callable[..., Load
 
 
 def test_a_reference_without_its_value_is_the_only_error(tmp_path: Path) -> None:
-    """Wherever it stands, in engine arguments too; without secrets it is taken for a valid value."""
+    """Wherever it stands, in engine arguments too, it is taken for a valid value."""
     file = tmp_path / "config.yaml"
     file.write_text(
         CONFIG.format(uri="${env:UNSET}") + "    engine: {max_model_len: '${env:A}', args: {block_size: '${env:B}'}}\n"
     )
 
-    unresolved = check_without_secrets(file, environ={})
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
 
-    assert [problem.path.rpartition(".")[2] for problem in unresolved] == ["uri", "max_model_len", "block_size"]
+    found = {problem.path.rpartition(".")[2]: problem.is_unresolved for problem in caught.value.problems}
+    assert found == {"uri": True, "max_model_len": True, "block_size": True}

@@ -58,8 +58,6 @@ def assert_each_is_found(
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     missed = []
     for number, (path, key, location) in enumerate(closed_keys(file)):
-        assert location.line is not None
-        assert location.column is not None
         start, line = location.column - 1, lines[location.line - 1]
         wrongs = misspellings(key)
         for kind in kinds(number):

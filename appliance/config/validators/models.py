@@ -36,7 +36,7 @@ def names_are_unique(raw: RawConfig) -> Iterator[Diagnostic]:
     for path, name in names(raw):
         if name in seen:
             line = raw.location(seen[name]).line
-            where = "" if line is None else f" on line {line}"
+            where = f" on line {line}" if line else ""
             message = f"{raw.quote(path)} is taken{where}; must be unlike all other names and aliases"
             yield raw.diagnostic(path, message)
         seen.setdefault(name, path)
