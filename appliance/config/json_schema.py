@@ -119,8 +119,8 @@ def json_types(value: Any) -> frozenset[str]:  # Any: JSON
 
 
 def types_of(schema: Schema) -> Sequence[str]:
-    """The types that the schema itself allows; none where it does not say."""
-    types = schema.get("type", ())
+    """The types that the schema itself allows; none where it does not say. Choices refer to mappings alone."""
+    types = "object" if "$ref" in schema else schema.get("type", ())
     return [types] if isinstance(types, str) else types
 
 

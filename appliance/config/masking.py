@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from appliance.config.json_schema import property_names
 from appliance.core.suggestions import nearest
@@ -38,10 +38,10 @@ _NAME = re.compile(
 )
 _REST = re.compile(r"\s*(\S.*)")
 _KEY = re.compile(r"""(?<![\w-])["']?(?P<name>[\w-]+)["']?\s*[:=]\s*(?!\$\{)""")
-_QUOTED = r"""\s*("(?:\\.|[^"\\])*"?|'(?:''|[^'])*'?"""
-_BLOCK_VALUE = re.compile(rf"{_QUOTED}|[^\s\"'].*)")
 # A comma ends a value only where a key follows; a value that begins like a collection takes the rest of its line.
-_FLOW_VALUE = re.compile(rf"{_QUOTED}|[{{\[].*|[^\s\"',\]}}][^,\]}}]*(?:,(?![^,\]}}]*:)[^,\]}}]*)*)")
+_FLOW_VALUE = re.compile(
+    r"""\s*((?:"(?:\\.|[^"\\])*"?|'(?:''|[^'])*'?)[^,\]}]*|[{\[].*|[^\s"',\]}][^,\]}]*(?:,(?![^,\]}]*:)[^,\]}]*)*)"""
+)
 
 # A key of the file with a name like this is secret.
 _MIN_SIMILARITY = 0.8
@@ -52,6 +52,8 @@ _MAX_WRONG_LETTERS = 2.01
 
 # Everything below these keys is secret; people write the key itself in the position of its SHA-256.
 _SECTIONS = ("api_keys", "credentials", "headers", "sha256")
+
+# Unknown keys like these may be secret. Many keys resemble `options`, whose values are secret too.
 _PRIVATE_WORDS = (*_WORDS, *_SECTIONS, "secret", "token")
 _ADDRESS = re.compile(r"(.*_)?(url|endpoint|sink)")
 _LINE = re.compile(r"(?P<indent>\s*)(?P<dashes>(?:-\s+)*-?)(?P<key>[\"']?[\w-]+[\"']?\s*:(?=\s|$))?")
@@ -77,7 +79,7 @@ def is_secret_name(key: str) -> bool:
 def is_private_name(key: str) -> bool:
     """Whether the value of a key of this name, or everything below it, is not shown: it is secret, or may be."""
     word = key.lower().replace("-", "_")
-    if is_secret_name(key) or word in _SECTIONS:
+    if is_secret_name(key) or word in _SECTIONS or word == "options":
         return True
     return word not in property_names() and any(_is_misspelt(word, other) for other in _PRIVATE_WORDS)
 
@@ -161,24 +163,26 @@ def mask_below(line: str, column: int) -> tuple[str, int]:
 
 def mask(line: str, column: int, hidden: Iterable[str] = ()) -> tuple[str, int]:
     """The line with ``***`` for its secrets and for the texts `hidden`, and its `column`, from 0, then."""
-    shown, position, done = "", column, 0
-    for start, end in _merged([*_by_name(line), *secret_spans(line), *_by_text(line, hidden)]):
-        shown += line[done:start] + MASK
-        if column >= end:
-            position += len(MASK) - (end - start)
-        elif column > start:
-            position -= column - start
+    is_secret = bytearray(len(line))
+    for start, end in (*_by_name(line), *secret_spans(line), *_by_text(line, hidden)):
+        is_secret[start:end] = b"\1" * (end - start)
+    shown, position, done = "", 0, 0
+    for is_masked, group in groupby(is_secret):
+        end = done + len(list(group))
+        if done <= column:
+            position = len(shown) + (0 if is_masked else min(column, end) - done)
+        shown += MASK if is_masked else line[done:end]
         done = end
-    return shown + line[done:], position
+    return shown, position if column < len(line) else len(shown) + column - len(line)
 
 
 def _by_name(line: str) -> Iterator[tuple[int, int]]:
     for key in _KEY.finditer(line):
-        value = _FLOW_VALUE if "{" in line[: key.start()] or "[" in line[: key.start()] else _BLOCK_VALUE
-        if _is_section(key["name"]):
-            value = _REST
-        found = value.match(line, key.end())
-        if found and (is_private_name(key["name"]) or is_odd_address(key["name"], found[1])):
+        name, is_in_flow = key["name"], not {"{", "["}.isdisjoint(line[: key.start()])
+        # Below a section, or in doubt, everything that follows may be secret.
+        is_value = is_in_flow and (is_secret_name(name) or not is_private_name(name))
+        found = (_FLOW_VALUE if is_value else _REST).match(line, key.end())
+        if found and (is_private_name(name) or is_odd_address(name, found[1].partition(" #")[0])):
             yield found.span(1)
 
 
@@ -189,22 +193,6 @@ def _by_text(line: str, hidden: Iterable[str]) -> Iterator[tuple[int, int]]:
         if len(part) >= _SHORTEST:
             for written in {part, json.dumps(part)[1:-1], part.replace("'", "''")}:
                 yield from (found.span() for found in re.finditer(re.escape(written), line))
-
-
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-@lru_cache(4096)
-def _is_section(key: str) -> bool:
-    # Many keys resemble this one.
-    return key == "options" or bool(nearest(key.lower().replace("-", "_"), _SECTIONS, _MIN_SIMILARITY))
 
 
 def _matched(line: str) -> re.Match[str] | None:

@@ -228,7 +228,7 @@ def _convert_texts(raw: RawConfig) -> RawConfig:
 
 def _convert_text(text: str, schemas: Iterable[Schema]) -> Any:  # Any: JSON
     """The text as a value of a type that one of the schemas allows; unchanged where text is allowed or nothing fits."""
-    types = {name for schema in schemas for name in types_of(schema)}
+    types = {name for schema in schemas if "$ref" not in schema for name in types_of(schema)}
     if not types or "string" in types:
         return text
     try:

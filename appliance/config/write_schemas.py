@@ -111,13 +111,9 @@ class _Generator(GenerateJsonSchema):
         """A type or null, as one list of types where that is possible."""
         inner = self.generate_inner(schema["schema"])
         if not isinstance(inner.get("type"), str):
-            return self._typed_choices(super().nullable_schema(schema))
+            return super().nullable_schema(schema)
         made = inner | {"type": [inner["type"], "null"]}
         return made | {"enum": [*inner["enum"], None]} if "enum" in inner else made
-
-    def union_schema(self, schema: core_schema.UnionSchema) -> JsonSchemaValue:
-        """Choices that each name their type."""
-        return self._typed_choices(super().union_schema(schema))
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """A default where it is useful: that of a section is the defaults of its keys, and null is a key left out."""
@@ -160,13 +156,6 @@ class _Generator(GenerateJsonSchema):
             one, other = other, one
         required = self.resolve_ref_schema(one)["required"]
         return {"type": "object", "if": {"type": "object", "required": required}, "then": one, "else": other}
-
-    def _typed_choices(self, schema: JsonSchemaValue) -> JsonSchemaValue:
-        """Choices with a type each: an error chooses by it the one that was meant."""
-        for choice in schema.get("anyOf", ()):
-            if "$ref" in choice:
-                choice["type"] = self.resolve_ref_schema(choice).get("type", "object")
-        return schema
 
     def _described(self, schema: JsonSchemaValue) -> JsonSchemaValue:
         described = schema if "description" in schema else self.resolve_ref_schema(schema)
