@@ -79,7 +79,6 @@ class JsonObject:
             self._members.setdefault(name, _Member(b", ", msgspec.json.encode(name) + b": ", None)).value = value
 
     def write(self) -> bytes:
-        """Return the object as bytes."""
         return b"".join(piece for _, piece in self._pieces())
 
     def split(self, name: str) -> tuple[bytes, bytes, bytes]:

@@ -63,7 +63,6 @@ def has_more_containers(body: bytes, limit: int) -> bool:
 
 
 def _steps(body: bytes, mark: bytes = b"") -> Iterator[memoryview]:
-    """Yield the steps of brackets and marks, chunk by chunk."""
     others = bytes(each for each in range(256) if each not in _BRACKETS + mark)
     for text in _outside_strings(body):
         steps = text.translate(_AS_STEPS, others)
@@ -71,7 +70,6 @@ def _steps(body: bytes, mark: bytes = b"") -> Iterator[memoryview]:
 
 
 def _outside_strings(body: bytes) -> Iterator[bytes]:
-    """Yield what is outside of strings, chunk by chunk."""
     start, is_inside = 0, False
     while start < len(body):
         chunk = body[start : start + _CHUNK_BYTES]

@@ -204,11 +204,9 @@ class _Output(io.BufferedIOBase):
         return len(raw)
 
     def end_line(self) -> None:
-        """Write the line that this thread has begun."""
         self._end(self._begun.pop(threading.get_ident(), None))
 
     def end_lines(self) -> None:
-        """Write the lines that all threads have begun."""
         while self._begun:
             self._end(self._begun.popitem()[1])
 

@@ -54,7 +54,6 @@ class LineBuffer:
         self._may_continue = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the lines that are complete now, with their ends."""
         if b"\n" not in chunk and b"\r" not in chunk and not self._may_continue:
             # A long line, such as an image, is joined once, at its end.
             self._held.append(chunk)
@@ -91,7 +90,6 @@ class EventReader:
         self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the data of the events that are complete now."""
         for line in self._buffer.feed(chunk).splitlines():
             if not self._has_events:
                 yield line

@@ -17,9 +17,8 @@ from appliance.config.models import ADAPTER_PREFIX, GenerativeConfig, LocalModel
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import TEXT_GENERATIONS, FrontEnd, ModelRequest, ModelResponse, Operation
-from appliance.engines.vllm.engine import Engine, preload
+from appliance.engines.vllm.engine import Engine, HeadlessEngine, preload
 from appliance.engines.vllm.engine_args import EngineSpec
-from appliance.engines.vllm.headless import HeadlessEngine
 from appliance.planner.hardware import detect_hardware
 from appliance.planner.layouts import search_layout
 from appliance.planner.memory import EngineRequirements
@@ -85,7 +84,7 @@ class VllmModel(ABC, Generic[ConfigT]):
         return self._engine.max_num_seqs if self._engine else None
 
     def nodes(self) -> Mapping[int, str]:
-        return self._engine.nodes if self._engine else {}
+        return self._engine.states() if self._engine else {}
 
     def measured(self) -> Mapping[str, float]:
         return self._engine.measured if self._engine else {}
@@ -167,7 +166,7 @@ class WorkerNodeModel:
 
     def nodes(self) -> Mapping[int, str]:
         """See `RunsOnSeveralNodes.nodes`; the only one is rank 0."""
-        return self._engine.nodes if self._engine else {}
+        return self._engine.states() if self._engine else {}
 
     def prepare(self, cache_dir: Path | None) -> None:
         self._model.prepare(cache_dir)

@@ -15,10 +15,9 @@ from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.engines.vllm.engine import prepare
-from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
+from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments, require_weights
 from appliance.engines.vllm.fork_server import StartupTimings
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
-from appliance.engines.vllm.weight_files import require_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

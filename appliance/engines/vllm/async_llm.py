@@ -138,7 +138,6 @@ async def _merge(streams: list[Outputs], params: SamplingParams) -> Outputs:
 
 
 async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-    """Yield the outputs of one sequence, once its turn has come."""
     async with run_sequence() as turn, aclosing(outputs):
         is_first = True
         async for output in outputs:
@@ -182,7 +181,6 @@ class UsageMeter:
         self._counted: dict[int, int] = {}
 
     def count(self, output: RequestOutput) -> None:
-        """Add the tokens of the next output."""
         context = self._context
         if not self._has_begun:
             self._has_begun, self._stats = True, output.metrics

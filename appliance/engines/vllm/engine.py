@@ -32,7 +32,13 @@ from appliance.core.errors import ApplianceError, EngineDeadError, LoadError, Mi
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.async_llm import async_llm_class
-from appliance.engines.vllm.engine_args import WORKER_EXTENSION, EngineSpec, engine_arguments, frontend_arguments
+from appliance.engines.vllm.engine_args import (
+    WORKER_EXTENSION,
+    EngineSpec,
+    engine_arguments,
+    frontend_arguments,
+    require_weights,
+)
 from appliance.engines.vllm.env import CpuProfile, is_cpu_build, set_compile_cache, set_environment
 from appliance.engines.vllm.fork_server import (
     EngineProcesses,
@@ -43,13 +49,12 @@ from appliance.engines.vllm.fork_server import (
 )
 from appliance.engines.vllm.metrics import ENGINES
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
-from appliance.engines.vllm.multi_node import LeaderNode
+from appliance.engines.vllm.multi_node import LeaderNode, WorkerNode
 from appliance.engines.vllm.pooling import label_names, pooling_handlers
 from appliance.engines.vllm.request_decoder import require_decodable
 from appliance.engines.vllm.serving import Handler, generation_handlers
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
 from appliance.engines.vllm.watchdog import SharedHeartbeat, StallWatchdog, step_logger
-from appliance.engines.vllm.weight_files import require_weights
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -64,6 +69,8 @@ _GC_THRESHOLD = 10_000
 
 # An idle engine core exits within about a second.
 _STOP_SECONDS = 5.0
+
+_HEADLESS_POLL_SECONDS = 0.2
 
 _IMPORT_LOCK = threading.Lock()
 
@@ -156,7 +163,7 @@ class Engine:
                 self.measured = await _measure(llm)
             self._processes.record()
             _freeze_gc()
-            self._leader.announce_started()
+            self._leader.announce("started")
             self._rendezvous.announce_ready(llm.engine_core.stats_update_address)
         except Exception as error:
             self._kill()
@@ -224,9 +231,8 @@ class Engine:
             self._server.receive()
         return self._timings.seconds
 
-    @property
-    def nodes(self) -> Mapping[int, str]:
-        """The states of the model's other nodes by rank; empty if there are none."""
+    def states(self) -> Mapping[int, str]:
+        """Return the states of the model's other nodes by rank; empty if there are none."""
         return self._leader.states()
 
     @property
@@ -297,6 +303,88 @@ class Engine:
             self._statistics_at[str(core)] = time.monotonic()
 
 
+class HeadlessEngine(WorkerNode):
+    """vLLM's processes on a worker node; it serves no requests, and ends with the engine of rank 0."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._name = spec.names[0]
+        self._processes = EngineProcesses()
+        # vLLM ends its processes when the object that started them is collected.
+        self._owner: object = None
+
+    async def start(self) -> None:
+        """Wait for rank 0, start the ranks of this node, and wait until the whole engine computes.
+
+        Raises:
+            LoadError: rank 0 refuses this node, or vLLM refuses the model or the arguments.
+            EngineDeadError: rank 0 ended, or a rank of this node.
+        """
+        started = time.monotonic()
+        try:
+            prepare(self._spec, FrontendRendezvous(SINGLE_FRONT_END, self._name), StartupTimings())
+            spec = await self.join()
+            self._owner = await self.unless_lost(self._processes.start(partial(self._launch, spec)))
+            self._processes.record()
+            while not self.has_started:
+                self.check()
+                await asyncio.sleep(_HEADLESS_POLL_SECONDS)
+        except Exception as error:
+            failure = as_load_error(error, self._spec, None)
+            self._end(str(failure))
+            log.debug("engine.start_failed", model=self._name, exc_info=True)
+            raise failure from error
+        except BaseException:
+            self._end("it was stopped")
+            raise
+        log.info("engine.started", model=self._name, seconds=round(time.monotonic() - started, 2))
+
+    def check(self) -> None:
+        """Raise EngineDeadError if rank 0 or a rank of this node is dead."""
+        super().check()
+        if deaths := self._processes.describe_deaths():
+            reason = f"the engine died: {deaths}"
+            self.leave(reason)
+            raise EngineDeadError(reason)
+
+    async def close(self) -> None:
+        """End the processes; safe to call twice."""
+        self._end("it was stopped")
+
+    def _end(self, reason: str) -> None:
+        self.leave(reason)
+        self._processes.kill()
+
+    def _launch(self, spec: EngineSpec) -> object:
+        """Start the ranks as ``vllm serve --headless`` does, and return the object that owns them.
+
+        Blocks until they are connected to those of rank 0, or with several copies of the model just until they run.
+        """
+        # The import of `preload` may still be running in its thread.
+        import_vllm()
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.utils.network_utils import get_tcp_uri
+        from vllm.v1.engine.utils import CoreEngineProcManager
+        from vllm.v1.executor import Executor
+        from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+        config = create_engine_args(spec).create_engine_config(UsageContext.OPENAI_API_SERVER, headless=True)
+        self._processes.raise_if_killed()
+        parallel = config.parallel_config
+        if parallel.node_rank_within_dp > 0:
+            return MultiprocExecutor(config, monitor_workers=False)
+        return CoreEngineProcManager(
+            local_engine_count=parallel.data_parallel_size_local,
+            start_index=parallel.data_parallel_rank,
+            local_start_index=0,
+            vllm_config=config,
+            local_client=False,
+            handshake_address=get_tcp_uri(parallel.data_parallel_master_ip, parallel.data_parallel_rpc_port),
+            executor_class=Executor.get_class(config),
+            log_stats=True,
+        )
+
+
 def import_vllm() -> None:
     """Import what a start needs, which takes seconds."""
     # Two threads that import modules which import each other wait for one another.
@@ -346,7 +434,6 @@ def _create_fork_server(layout: LayoutConfig, timings: StartupTimings) -> ForkSe
 
 
 def _create_config(spec: EngineSpec, rendezvous: FrontendRendezvous) -> tuple[VllmConfig, Namespace]:
-    """Return vLLM's config of the engine, and the arguments for its serving classes."""
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 

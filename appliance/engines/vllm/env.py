@@ -141,7 +141,6 @@ class CpuProfile:
 
     @classmethod
     def of(cls, layout: LayoutConfig) -> CpuProfile:
-        """Return the profile for a layout on this machine."""
         threads = usable_cores()
         overridden_by: Sequence[str] = ()
         # Further elements of a list are for nested parallel regions.

@@ -172,7 +172,9 @@ def from_validation_error(
         value = value[part]
     field_errors = [_field_error(each, value, has_body=body is not None) for each in error.errors(include_url=False)]
     chosen = _best_match(field_errors)
-    path, text = _format_path((*prefix, *chosen[0].path)), _describe(chosen)
+    # As OpenAI writes it: `messages[0].content`.
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in (*prefix, *chosen[0].path))
+    path, text = "".join(parts).removeprefix("."), _describe(chosen)
     return RequestError(f"{path} {text}" if path else f"The body {text}", param=path or None)
 
 
@@ -266,11 +268,3 @@ def _describe(errors: Sequence[_FieldError]) -> str:
     if kind.startswith("is_instance") or "callable" in kind:
         return "has a value of the wrong type"
     return _clean(details["msg"].replace("Input should", "must"), None)
-
-
-def _format_path(path: Sequence[str | int]) -> str:
-    """Return a path as OpenAI writes it: ``messages[0].content``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text

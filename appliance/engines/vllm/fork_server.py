@@ -61,7 +61,6 @@ class StartupTimings:
         self._lock = threading.Lock()
 
     def add(self, phase: str, seconds: float) -> None:
-        """Add time to a phase."""
         with self._lock:
             # Replaced, not changed: another thread may be reading it.
             self.seconds = {**self.seconds, phase: self.seconds.get(phase, 0.0) + seconds}

@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -39,15 +38,11 @@ def convert(gguf: Path, cache: Cache, on_progress: OnProgress) -> Path:
         LoadError: the file is no GGUF, or of an architecture that cannot be converted.
         MissingExtraError: a package that the conversion needs is not installed.
     """
-    key = f"gguf://{gguf.stem}#{_fingerprint(gguf)} {_CONVERSION_VERSION}"
-    return cache.build(key, lambda target: _run(gguf, target, on_progress), on_progress)
-
-
-def _fingerprint(gguf: Path) -> str:
-    """Return the file's digest if it is known, else its path, size and time."""
     with translate_disk_errors(gguf):
         status = gguf.stat()
-    return sha256_in_cache(gguf) or f"{gguf.absolute()}:{status.st_size}:{status.st_mtime_ns}"
+    fingerprint = sha256_in_cache(gguf) or f"{gguf.absolute()}:{status.st_size}:{status.st_mtime_ns}"
+    key = f"gguf://{gguf.stem}#{fingerprint} {_CONVERSION_VERSION}"
+    return cache.build(key, lambda target: _run(gguf, target, on_progress), on_progress)
 
 
 def _run(gguf: Path, target: Path, on_progress: OnProgress) -> None:
@@ -86,7 +81,6 @@ def _require_convertible(gguf: Path) -> None:
 
 
 def _convert(source: Path, target: Path) -> None:
-    """Convert, in the child."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -101,27 +95,18 @@ def _convert(source: Path, target: Path) -> None:
     # Checked before, because each library reports a full disk differently.
     if shutil.disk_usage(target).free < model.get_memory_footprint():
         sys.exit(errno.ENOSPC)
-    _add_special_tokens(model.config, tokenizer)
-    _add_special_tokens(model.generation_config, tokenizer)
+    for config in (model.config, model.generation_config):
+        # Without an end token, generation never ends.
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(config, name, None) is None:
+                setattr(config, name, getattr(tokenizer, name))
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 
-def _add_special_tokens(config: Any, tokenizer: Any) -> None:  # Any: transformers' own untyped attributes
-    """Copy the special tokens that a config lacks: without an end token, generation never ends."""
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if getattr(config, name, None) is None:
-            setattr(config, name, getattr(tokenizer, name))
-
-
-def main() -> None:
-    """Convert, and exit with one line on stderr if that fails."""
+if __name__ == "__main__":
     try:
         _convert(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:
         traceback.print_exc()
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-if __name__ == "__main__":
-    main()

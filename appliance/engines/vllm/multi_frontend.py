@@ -38,12 +38,10 @@ class FrontendRendezvous:
 
     def __init__(self, front_end: FrontEnd, model: str) -> None:
         folder = front_end.folder
-        self.number = 0 if folder is None else front_end.number
-        self.count = 1 if folder is None else front_end.count
+        self.number, self.count = (0, 1) if folder is None else (front_end.number, front_end.count)
         # The path of a Unix socket has about a hundred bytes, and a model's name may have more, and slashes.
-        stem = (folder or Path()) / sha256(model.encode()).hexdigest()[:_NAME_CHARACTERS]
+        self._stem = stem = (folder or Path()) / sha256(model.encode()).hexdigest()[:_NAME_CHARACTERS]
         self.heartbeat_file = stem.with_suffix(".heartbeat")
-        self._stem = stem
         self._status_file = stem.with_suffix(".status")
         self._members_file = stem.with_suffix(".members")
         self._membership: FileLock | None = None

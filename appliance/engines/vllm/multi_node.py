@@ -62,6 +62,7 @@ class _Node:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
+        self._nodes = spec.layout.nodes
         self._loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def check(self) -> None:
@@ -85,7 +86,6 @@ class LeaderNode(_Node):
 
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
-        self._nodes = spec.layout.nodes
         self._connected: dict[int, asyncio.StreamWriter] = {}
         self._lost: set[int] = set()
         self._is_complete = asyncio.Event()
@@ -110,13 +110,12 @@ class LeaderNode(_Node):
             ) from error
         log.info("node.waiting", model=self._spec.names[0], missing=self.missing, port=port)
         await self._is_complete.wait()
-        self._send_all(Message("begin"))
+        self.announce("begin")
         own = next(iter(self._connected.values())).get_extra_info("sockname")[0]
         return replace(self._spec, addresses=NodeAddresses(own=own, leader=own))
 
     @property
     def missing(self) -> list[int]:
-        """The ranks that are not connected."""
         return sorted(set(range(1, self._nodes.count)) - self._connected.keys())
 
     def states(self) -> Mapping[int, str]:
@@ -127,9 +126,9 @@ class LeaderNode(_Node):
             for rank in ranks
         }
 
-    def announce_started(self) -> None:
-        """Tell the workers that the engine computes."""
-        self._send_all(Message("started"))
+    def announce(self, step: Literal["begin", "started"]) -> None:
+        for writer in self._connected.values():
+            _send(writer, Message(step))
 
     def close(self) -> None:
         """Disconnect all workers; safe to call twice."""
@@ -137,10 +136,6 @@ class LeaderNode(_Node):
             self._server.close()
         for writer in self._connected.values():
             writer.close()
-
-    def _send_all(self, message: Message) -> None:
-        for writer in self._connected.values():
-            _send(writer, message)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer):
@@ -183,9 +178,6 @@ class WorkerNode(_Node):
 
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
-        nodes = spec.layout.nodes
-        self._hello = Message(rank=nodes.rank, digest=_digest(spec))
-        self._address = (nodes.address, nodes.port)
         self.has_started = False
         """Whether the engine of rank 0 computes, with this node."""
         self._writer: asyncio.StreamWriter | None = None
@@ -197,8 +189,7 @@ class WorkerNode(_Node):
         Raises:
             LoadError: rank 0 refuses this node.
         """
-        host, port = self._address
-        log.info("leader.waiting", model=self._spec.names[0], address=host, port=port)
+        log.info("leader.waiting", model=self._spec.names[0], address=self._nodes.address, port=self._nodes.port)
         while (connection := await self._connect()) is None:  # noqa: ASYNC110 - rank 0 cannot wake us before it runs
             await asyncio.sleep(_RETRY_SECONDS)
         reader, self._writer = connection
@@ -227,11 +218,12 @@ class WorkerNode(_Node):
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Return a connection over which rank 0 has sent `begin`; None to try again."""
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection(*self._address), _CONNECT_SECONDS)
+            connecting = asyncio.open_connection(self._nodes.address, self._nodes.port)
+            reader, writer = await asyncio.wait_for(connecting, _CONNECT_SECONDS)
         except OSError:  # TimeoutError is one
             return None
         _set_keep_alive(writer)
-        _send(writer, self._hello)
+        _send(writer, Message(rank=self._nodes.rank, digest=_digest(self._spec)))
         message = None
         try:
             message = await _receive(reader)
@@ -239,14 +231,14 @@ class WorkerNode(_Node):
             if message is None or message.type != "begin":
                 writer.close()
         if message is not None and message.type == "refused":
-            raise LoadError(f"rank 0 at {self._address[0]} refuses this node: {message.reason}")
+            raise LoadError(f"rank 0 at {self._nodes.address} refuses this node: {message.reason}")
         return (reader, writer) if message is not None and message.type == "begin" else None
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while (message := await _receive(reader)) is not None:
             if message.type == "started":
                 self.has_started = True
-        self._loss.set_result(f"rank 0 at {self._address[0]} is gone")
+        self._loss.set_result(f"rank 0 at {self._nodes.address} is gone")
 
 
 def _digest(spec: EngineSpec) -> str:

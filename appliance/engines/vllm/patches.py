@@ -132,13 +132,11 @@ class SingleWaiterEvent:
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        """Wake the waiter, and let later waits return at once."""
         self._is_set = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def clear(self) -> None:
-        """Let later waits block."""
         self._is_set = False
 
     def wait(self) -> asyncio.Future[None]:

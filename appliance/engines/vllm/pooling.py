@@ -6,10 +6,13 @@ https://api.jina.ai/redoc, vLLM's ``/score``, and its ``/classify`` with every l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import msgspec
 from pydantic import TypeAdapter
@@ -22,21 +25,35 @@ from appliance.core.openai_types import (
     EmbeddingData,
     Embeddings,
     TokenClass,
+    Usage,
     encode_vector,
     new_id,
     now,
 )
+from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.request_decoder import decode_request
 from appliance.engines.vllm.serving import Endpoint, Handler, tokenization_handlers
-from appliance.engines.vllm.text_batcher import Encoded, TextBatcher, usage_of
+from appliance.engines.vllm.tokenization import cut_long_text
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from starlette.datastructures import State
+    from vllm import PoolingParams
+    from vllm.renderers import TokenizeParams
     from vllm.tasks import PoolingTask
     from vllm.v1.engine.async_llm import AsyncLLM
 
 # The two sides of a score, by each of vLLM's names for them.
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
+
+
+# Tokenized at once, before other requests get their turn: large enough that a batch is much faster than its texts one
+# by one, and still a matter of milliseconds.
+_BATCH_TEXTS = 64
+_BATCH_CHARACTERS = 65_536
+
+Inputs = Sequence[str] | Sequence[list[int]]
+"""Texts, or their token ids."""
 
 
 def pooling_handlers(llm: AsyncLLM, state: State, task: PoolingTask) -> Mapping[Operation, Handler]:
@@ -55,9 +72,8 @@ def pooling_handlers(llm: AsyncLLM, state: State, task: PoolingTask) -> Mapping[
         texts = TypeAdapter(EmbeddingCompletionRequest)
         handlers[Operation.EMBEDDING] = partial(_embed, batcher, name, texts, partial(_pool, others))
     if task in ("classify", "token_classify"):
-        classifier = Classifier(batcher, name, task, label_names(llm.model_config.hf_config.id2label))
-        texts = TypeAdapter(ClassificationCompletionRequest)
-        handlers[Operation.CLASSIFICATION] = partial(classifier.classify, texts)
+        labels, texts = label_names(llm.model_config.hf_config.id2label), TypeAdapter(ClassificationCompletionRequest)
+        handlers[Operation.CLASSIFICATION] = partial(_classify, batcher, name, task, labels, texts)
     if (scores := state.serving_scores) is not None:
         ranks = Endpoint(TypeAdapter(RerankRequest), scores)
         handlers[Operation.RERANK] = partial(_rerank, ranks)
@@ -131,47 +147,46 @@ def _has_chats(body: bytes) -> bool:
     return inputs.messages is not None or isinstance(first, dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Classifier:
-    """Classifies texts, or each of their tokens."""
+async def _classify(
+    batcher: TextBatcher,
+    name: str,
+    task: PoolingTask,
+    labels: Sequence[str],
+    request_type: TypeAdapter[Any],  # Any: vLLM's request types
+    request: ModelRequest,
+) -> ModelResponse:
+    """Classify texts, or each of their tokens."""
+    from vllm import PoolingParams
 
-    batcher: TextBatcher
-    name: str
-    task: PoolingTask
-    labels: Sequence[str]
+    decoded = await decode_request(request_type, request)
+    outputs = await batcher.encode(decoded, PoolingParams(task=task, use_activation=decoded.use_activation))
+    to_class = _class_of_tokens if task == "token_classify" else _class_of_text
+    response = Classifications(
+        id=new_id("classify"),
+        created=now(),
+        model=name,
+        data=[to_class(index, output, labels) for index, output in enumerate(outputs)],
+        usage=usage_of(outputs),
+    )
+    return ModelResponse(msgspec.json.encode(response))
 
-    async def classify(self, request_type: TypeAdapter[Any], request: ModelRequest) -> ModelResponse:
-        """Handle one request; see `Handler`."""
-        from vllm import PoolingParams
 
-        decoded = await decode_request(request_type, request)
-        pooling = PoolingParams(task=self.task, use_activation=decoded.use_activation)
-        outputs = await self.batcher.encode(decoded, pooling)
-        make = self._of_tokens if self.task == "token_classify" else self._of_text
-        response = Classifications(
-            id=new_id("classify"),
-            created=now(),
-            model=self.name,
-            data=[make(index, output) for index, output in enumerate(outputs)],
-            usage=usage_of(outputs),
-        )
-        return ModelResponse(msgspec.json.encode(response))
+def _class_of_text(index: int, output: Encoded, labels: Sequence[str]) -> Classification:
+    probs: list[float] = output.values.tolist()
+    by_label = dict(zip(labels, probs, strict=True))
+    best = max(by_label, key=by_label.__getitem__)
+    return Classification(index=index, label=best, probs=probs, num_classes=len(probs), probabilities=by_label)
 
-    def _of_text(self, index: int, output: Encoded) -> Classification:
-        probs: list[float] = output.values.tolist()
-        by_label = dict(zip(self.labels, probs, strict=True))
-        best = max(by_label, key=by_label.__getitem__)
-        return Classification(index=index, label=best, probs=probs, num_classes=len(probs), probabilities=by_label)
 
-    def _of_tokens(self, index: int, output: Encoded) -> Classification:
-        spans: Sequence[tuple[int | None, int | None]] = output.spans or [(None, None)] * len(output.tokens)
-        best, probabilities = output.values.argmax(axis=-1).tolist(), output.values.max(axis=-1).tolist()
-        tokens = [
-            TokenClass(token=token, start=start, end=end, label=self.labels[label], probability=probability)
-            for token, (start, end), label, probability in zip(output.tokens, spans, best, probabilities, strict=True)
-            if start is None or start != end
-        ]
-        return Classification(index=index, tokens=tokens)
+def _class_of_tokens(index: int, output: Encoded, labels: Sequence[str]) -> Classification:
+    spans: Sequence[tuple[int | None, int | None]] = output.spans or [(None, None)] * len(output.tokens)
+    best, probabilities = output.values.argmax(axis=-1).tolist(), output.values.max(axis=-1).tolist()
+    tokens = [
+        TokenClass(token=token, start=start, end=end, label=labels[label], probability=probability)
+        for token, (start, end), label, probability in zip(output.tokens, spans, best, probabilities, strict=True)
+        if start is None or start != end
+    ]
+    return Classification(index=index, tokens=tokens)
 
 
 def label_names(names: Mapping[int, str]) -> list[str]:
@@ -241,3 +256,119 @@ def _decode(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The body is not a request: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The engine's output for one text.
+
+    `values` has the shape `(dimensions,)` for an embedding, `(labels,)` for a classification, `(tokens, labels)` for
+    a classification of tokens. `spans` has the first and one past the last character of each token, `(0, 0)` for
+    special ones; it is empty for token ids.
+    """
+
+    values: NDArray[Any]  # Any: float32, or what the engine computes in
+    tokens: Sequence[int]
+    spans: Sequence[tuple[int, int]]
+
+
+def usage_of(outputs: Iterable[Encoded]) -> Usage:
+    """Return the tokens of all texts: special ones are counted, cut-off ones are not."""
+    tokens = sum(len(each.tokens) for each in outputs)
+    return Usage(prompt_tokens=tokens, total_tokens=tokens)
+
+
+class TextBatcher:
+    """Encodes batches of texts in one engine."""
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        self._llm = llm
+
+    async def encode(self, request: Any, pooling: PoolingParams) -> list[Encoded]:  # Any: vLLM's request types
+        """Encode the `input` of a request; cancelling this aborts it in the engine.
+
+        Raises:
+            RequestError: the request is at fault.
+            EngineDeadError: the engine core died meanwhile.
+        """
+        with translate_errors(request):
+            try:
+                with translate_errors():
+                    pooling.verify(self._llm.model_config)
+            except RequestError as error:
+                # Of all that is verified, only this comes from the client.
+                error.param = "dimensions"
+                raise
+            return await self._encode_all(request, pooling)
+
+    async def _encode_all(self, request: Any, pooling: PoolingParams) -> list[Encoded]:  # Any: vLLM's request types
+        tokenize, inputs = request.build_tok_params(self._llm.model_config), _as_list(request.input)
+        loop, executor = asyncio.get_running_loop(), self._llm.renderer._executor
+        prompts: list[Any] = []
+        for batch in _batches(inputs):
+            # In the renderer's own thread: a tokenizer may not be used by two at once.
+            prompts += await loop.run_in_executor(executor, self._tokenize, batch, tokenize)
+        arrived, name = time.time(), f"texts-{uuid4().hex}"
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._encode_one(prompt, pooling, arrived, f"{name}-{index}"))
+                    for index, prompt in enumerate(prompts)
+                ]
+        except BaseExceptionGroup as errors:
+            # One faulty text fails the request; the group has aborted the others.
+            raise errors.exceptions[0] from errors
+        return [task.result() for task in tasks]
+
+    def _tokenize(self, inputs: Inputs, params: TokenizeParams) -> list[Any]:  # Any: vLLM's prompts
+        renderer = self._llm.renderer
+        tokenizer = renderer.get_tokenizer()
+        texts = [item for item in inputs if isinstance(item, str)]
+        tokens: Any = inputs  # Any: what a tokenizer returns
+        spans: Any = [[] for _ in inputs]
+        if texts:
+            checked = [params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"] for text in texts]
+            checked = [cut_long_text(tokenizer, text, params) for text in checked]
+            with_spans = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
+            tokenized = tokenizer(checked, **params.get_encode_kwargs(), **with_spans)
+            tokens, spans = tokenized["input_ids"], tokenized.get("offset_mapping", spans)
+        for ids in tokens:
+            renderer.validate_token_ids(ids, parameter="input")
+        return [
+            params.apply_post_tokenization(tokenizer, {"prompt_token_ids": ids, "prompt_token_offsets": offsets})
+            for ids, offsets in zip(tokens, spans, strict=True)
+        ]
+
+    async def _encode_one(self, prompt: Any, pooling: PoolingParams, arrived: float, name: str) -> Encoded:
+        tokens = prompt["prompt_token_ids"]
+        engine_input = self._llm.renderer.process_for_engine({"prompt_token_ids": tokens}, arrived)
+        async for output in self._llm.encode(engine_input, pooling, name):
+            # As float32, because numpy has no bfloat16.
+            return Encoded(output.outputs.data.float().numpy(), tokens, prompt["prompt_token_offsets"])
+        raise AssertionError("the engine ended a request without an output; this is a bug")
+
+
+def _batches(inputs: Inputs) -> Iterator[Inputs]:
+    """Yield the inputs in order, as many at once as are tokenized together."""
+    begin = size = 0
+    for end, item in enumerate(inputs):
+        size += len(item)
+        if end > begin and (end - begin == _BATCH_TEXTS or size > _BATCH_CHARACTERS):
+            yield inputs[begin:end]
+            begin, size = end, len(item)
+    yield inputs[begin:]
+
+
+def _as_list(request_input: Any) -> Inputs:  # Any: one text, several, or the same as token ids
+    """Return the input as several; nothing to encode is refused, as OpenAI refuses it.
+
+    Source: https://platform.openai.com/docs/api-reference/embeddings/create#embeddings-create-input
+    """
+    is_single = isinstance(request_input, str) or (request_input and isinstance(request_input[0], int))
+    inputs: Inputs = [request_input] if is_single else request_input
+    if not inputs:
+        raise RequestError("input is empty; it must be a text, token ids, or a list of either", param="input")
+    for index, item in enumerate(inputs):
+        if not item:
+            raise RequestError(f"input[{index}] is empty; there is nothing to encode", param="input")
+    return inputs

@@ -35,12 +35,14 @@ class Endpoint:
     """Whether its streams are bytes already, which saves a generator for each token."""
 
     async def __call__(self, request: ModelRequest) -> ModelResponse:
-        """Decode the request, let vLLM serve it, encode the response; see `Handler`."""
+        from starlette.datastructures import Headers
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
         decoded = await decode_request(self.request_type, request)
         with translate_errors(decoded):
-            result = await self.serve(decoded, HttpRequest(request.headers))
+            # All that vLLM reads and writes of Starlette's request.
+            raw = SimpleNamespace(headers=Headers(dict(request.headers)), state=SimpleNamespace())
+            result = await self.serve(decoded, raw)
             if isinstance(result, ErrorResponse):
                 raise from_error_response(result)
         if isinstance(result, AsyncGenerator):
@@ -60,18 +62,6 @@ class Endpoint:
                         yield event.encode()
                     else:
                         yield sse.event(event.model_dump_json(**self.dump_options).encode(), event.type)
-
-
-class HttpRequest:
-    """All that vLLM reads and writes of Starlette's request."""
-
-    __slots__ = ("headers", "state")
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        from starlette.datastructures import Headers
-
-        self.headers = Headers(dict(headers))
-        self.state = SimpleNamespace()
 
 
 def generation_handlers(state: State) -> Mapping[Operation, Handler]:

@@ -41,7 +41,6 @@ class StallWatchdog:
         self._stall_seconds = self._idle_seconds = 0.0
 
     def record_step(self) -> None:
-        """Reset the time: the engine made a step."""
         self._checked_at = self._clock()
         self._stall_seconds = 0.0
         if self._heartbeat is not None:
