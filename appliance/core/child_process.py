@@ -65,10 +65,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], on_line: Callabl
 
 
 def end_with_parent(parent_pid: int | None = None) -> None:
-    """Have the kernel kill this process when the thread that started it ends.
-
-    With the parent's `parent_pid`, this process exits if the parent has ended already.
-    """
+    """Have the kernel kill this process with the thread that started it; exit if `parent_pid` has ended already."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent_pid is not None and os.getppid() != parent_pid:
         os._exit(1)

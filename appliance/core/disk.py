@@ -55,10 +55,7 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def translate_disk_errors(path: Path) -> Iterator[None]:
-    """Raise an OSError about `path` as a StorageError.
-
-    It surrounds single operations and never a callback, whose exceptions belong to the caller.
-    """
+    """Raise an OSError about `path` as a StorageError; never around a callback, whose exceptions are the caller's."""
     try:
         yield
     except OSError as error:
@@ -103,11 +100,7 @@ def make_private(directory: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file, and not through a link that someone else put in its place.
-
-    Raises:
-        OSError: it cannot be written, or is a link.
-    """
+    """Write a small file; raises OSError if it cannot be written, or someone else put a link in its place."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)

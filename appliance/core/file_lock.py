@@ -73,10 +73,7 @@ class FileLock:
 
 @contextmanager
 def exclusive_lock(path: Path, on_progress: OnProgress) -> Iterator[None]:
-    """Wait for the exclusive lock on `path` and hold it; `on_progress` is called during the wait.
-
-    A file beside it names the owner for the log messages of those who wait.
-    """
+    """Wait for the lock on `path` and hold it; a file beside it names the owner for the log of those who wait."""
     owner_file = path.with_suffix(".owner")
     with _wait_for(path, owner_file, on_progress):
         if dead := _read_owner(owner_file):

@@ -69,11 +69,7 @@ class JsonObject:
         return None if member is None or member.value is None else bytes(member.value)
 
     def change(self, changes: Mapping[str, Change]) -> None:
-        """Change some members; new ones go to the end.
-
-        Raises:
-            NotAnObjectError: a nested object has too many members.
-        """
+        """Change some members; new ones go to the end. Raises NotAnObjectError if a nested object is too large."""
         for name, change in changes.items():
             value = change(self.get(name))
             self._members.setdefault(name, _Member(b", ", msgspec.json.encode(name) + b": ", None)).value = value
@@ -100,11 +96,7 @@ class JsonObject:
 
 
 def edit(body: bytes, changes: Mapping[str, Change]) -> bytes:
-    """Return the object with some of its members changed.
-
-    Raises:
-        NotAnObjectError: the body is not a JSON object.
-    """
+    """Return the object with some of its members changed; raises as `JsonObject` does."""
     document = JsonObject(body)
     document.change(changes)
     return document.write()

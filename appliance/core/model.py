@@ -94,15 +94,13 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelResponse:
-    """The response to a request: a body, or a stream of bytes that the reader closes.
-
-    `headers`, by lower-case name, are added to those of the protocol.
-    """
+    """The response to a request: a body, or a stream of bytes that the reader closes."""
 
     body: bytes | AsyncGenerator[bytes]
     status: int = 200
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers by lower-case name, in addition to those of the protocol."""
 
 
 class Model(Protocol):
@@ -119,10 +117,8 @@ class Model(Protocol):
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """Get ready to answer; `artifacts` has a local file or directory for each of the config's storages.
 
-        It may be cancelled at any moment, and then leaves nothing running.
-
-        Raises:
-            LoadError: this model cannot be served as the config asks.
+        It may be cancelled at any moment, and then leaves nothing running. Raises LoadError if the model cannot be
+        served as the config asks.
         """
 
     async def check(self) -> None:

@@ -54,11 +54,7 @@ def is_form(content_type: str) -> bool:
 
 
 def read_form(body: bytes, content_type: str, max_parts: int = MAX_PARTS) -> Mapping[str, FormField]:
-    """Return the fields by name; of a list, the last one.
-
-    Raises:
-        FormError: the body is not a form, a field occurs twice, or there are too many fields.
-    """
+    """Return the fields by name; of a list, the last one. Raises FormError if one occurs twice, or for too many."""
     boundary = _boundary(content_type)
     fields: dict[str, FormField] = {}
     for field in _fields(body, boundary, max_parts):
@@ -69,11 +65,7 @@ def read_form(body: bytes, content_type: str, max_parts: int = MAX_PARTS) -> Map
 
 
 def text_value(body: bytes, field: FormField | None) -> str | None:
-    """Return the value of a field; None where there is no field.
-
-    Raises:
-        FormError: the field is a file, or not text in UTF-8.
-    """
+    """Return the value of a field, None where there is none; raises FormError for a file, and for text not in UTF-8."""
     if field is None:
         return None
     if field.is_file:

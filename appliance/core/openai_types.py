@@ -44,11 +44,7 @@ def now() -> int:
 
 
 def encode_vector(vector: Sequence[float] | bytes) -> str:
-    """Return a vector, or its bytes as little-endian float32, in base64.
-
-    Raises:
-        ValueError: an element is not a number, or too large for float32.
-    """
+    """Return a vector, or its bytes as little-endian float32, in base64; raises ValueError if it is not of numbers."""
     try:
         data = vector if isinstance(vector, bytes) else struct.pack(f"<{len(vector)}f", *vector)
     except (struct.error, OverflowError) as error:

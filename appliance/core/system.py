@@ -17,10 +17,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def exit_now(code: int) -> NoReturn:
-    """End this process and all its children at once.
-
-    A return would wait for threads that import or wait for an engine, which cannot be cancelled.
-    """
+    """End this process and all its children at once; a return would wait for threads that cannot be cancelled."""
     for child in psutil.Process().children(recursive=True):
         child.kill()
     sys.stdout.flush()

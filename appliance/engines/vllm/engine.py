@@ -146,11 +146,7 @@ class Engine:
         """Memory that it takes, by the names of a plan; empty before it has started."""
 
     async def start(self) -> None:
-        """Start the engine core, or join the one that another front end starts, and wait until it can compute.
-
-        Raises:
-            LoadError: vLLM refuses the model or the arguments.
-        """
+        """Start the engine core, or join the one that another front end starts; raises LoadError if vLLM refuses it."""
         started = time.monotonic()
         self._server = prepare(self._spec, self._rendezvous, self._timings)
         try:
@@ -201,12 +197,7 @@ class Engine:
         return llm, arguments
 
     async def handle(self, request: ModelRequest) -> ModelResponse:
-        """Handle one request with vLLM's serving class for its operation.
-
-        Raises:
-            RequestError: the request is at fault.
-            EngineDeadError: the engine core cannot compute any more.
-        """
+        """Handle one request with vLLM's serving class for its operation; see `Model.handle`."""
         self.check()
         await require_decodable(request.body)
         return await self._handlers[request.operation](request)

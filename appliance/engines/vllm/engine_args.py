@@ -83,10 +83,9 @@ class EngineSpec:
 
 
 def engine_arguments(spec: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
-    """Return the keyword arguments for vLLM's ``AsyncEngineArgs``: defaults for the machine, and the config over them.
+    """Return the arguments for vLLM's ``AsyncEngineArgs``: defaults for the machine, and the config over them.
 
-    Raises:
-        LoadError: an adapter cannot be served, or the weights leave no memory for the KV cache.
+    Raises LoadError if an adapter cannot be served, or the weights leave no memory for the KV cache.
     """
     engine = spec.engine
     uses_pickles = spec.allow_pickle and has_only_pickles(spec.artifact)

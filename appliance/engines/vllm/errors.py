@@ -80,12 +80,9 @@ _MAX_MESSAGE_CHARACTERS = 1000
 
 @contextmanager
 def translate_errors(request: object = None) -> Iterator[None]:
-    """Translate what vLLM raises for a request, one of its types; the `param` of an error is a field of that type.
+    """Raise what vLLM raises as RequestError, UnavailableError if it is overloaded, or EngineDeadError.
 
-    Raises:
-        RequestError: the request is at fault.
-        UnavailableError: vLLM is overloaded.
-        EngineDeadError: the engine core died meanwhile.
+    The `param` of an error is a field of `request`, one of vLLM's types.
     """
     try:
         yield

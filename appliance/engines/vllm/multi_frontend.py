@@ -39,6 +39,9 @@ class FrontendRendezvous:
     def __init__(self, front_end: FrontEnd, model: str) -> None:
         folder = front_end.folder
         self.number, self.count = (0, 1) if folder is None else (front_end.number, front_end.count)
+        self.is_host = self.number == 0
+        """Whether this front end starts the engine, and ends it."""
+        self.is_shared = self.count > 1
         # The path of a Unix socket has about a hundred bytes, and a model's name may have more, and slashes.
         self._stem = stem = (folder or Path()) / sha256(model.encode()).hexdigest()[:_NAME_CHARACTERS]
         self.heartbeat_file = stem.with_suffix(".heartbeat")
@@ -46,16 +49,6 @@ class FrontendRendezvous:
         self._members_file = stem.with_suffix(".members")
         self._membership: FileLock | None = None
         self._disconnects: zmq.Socket[bytes] | None = None
-
-    @property
-    def is_host(self) -> bool:
-        """Whether this front end starts the engine, and ends it."""
-        return self.number == 0
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether there are other front ends."""
-        return self.count > 1
 
     def addresses(self, number: int) -> tuple[str, str]:
         """Return where the front end of this number listens for the engine: for requests, and for outputs."""
@@ -69,14 +62,11 @@ class FrontendRendezvous:
 
     def announce_ready(self, stats_address: str | None) -> None:
         """Let the others join; `stats_address` is where copies of the engine publish their load."""
-        if self.is_host and self.is_shared:
-            self.heartbeat_file.touch()
-            self._write_status({"stats_address": stats_address})
+        self._announce({"stats_address": stats_address})
 
     def announce_failure(self, reason: str) -> None:
         """Let the others fail: there is no engine to join."""
-        if self.is_host and self.is_shared:
-            self._write_status({"error": reason})
+        self._announce({"error": reason})
 
     def client_arguments(self, raise_if_killed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
         """Return the arguments of vLLM's client; one that is not the host waits here for the engine, and joins it.
@@ -142,7 +132,9 @@ class FrontendRendezvous:
         lock.close()
         return False
 
-    def _write_status(self, status: object) -> None:
-        draft = self._stem.with_suffix(".draft")
-        draft.write_text(json.dumps(status))
-        draft.replace(self._status_file)
+    def _announce(self, status: object) -> None:
+        if self.is_host and self.is_shared:
+            self.heartbeat_file.touch()
+            draft = self._stem.with_suffix(".draft")
+            draft.write_text(json.dumps(status))
+            draft.replace(self._status_file)

@@ -92,11 +92,7 @@ class LeaderNode(_Node):
         self._server: asyncio.Server | None = None
 
     async def wait_for_workers(self) -> EngineSpec:
-        """Wait until all workers have the model and are connected; return the spec with the addresses of the nodes.
-
-        Raises:
-            LoadError: the port is taken.
-        """
+        """Wait until all workers have the model and are connected; return the spec with the addresses of the nodes."""
         if self._nodes.count == 1:
             return self._spec
         port = self._nodes.port
@@ -184,11 +180,7 @@ class WorkerNode(_Node):
         self._reading: asyncio.Task[None] | None = None
 
     async def join(self) -> EngineSpec:
-        """Wait until rank 0 is there and has all workers; return the spec with the addresses of the nodes.
-
-        Raises:
-            LoadError: rank 0 refuses this node.
-        """
+        """Wait until rank 0 has all workers; return the spec with the addresses of the nodes."""
         log.info("leader.waiting", model=self._spec.names[0], address=self._nodes.address, port=self._nodes.port)
         while (connection := await self._connect()) is None:  # noqa: ASYNC110 - rank 0 cannot wake us before it runs
             await asyncio.sleep(_RETRY_SECONDS)

@@ -235,10 +235,7 @@ def _text(value: Any, path: str) -> Any:  # Any: JSON values
 
 
 async def _score(endpoint: Endpoint, request: ModelRequest) -> ModelResponse:
-    """Score one text against one or several, or several one by one.
-
-    Cross-encoders read both texts of a pair together; for embeddings the score is the cosine.
-    """
+    """Score one text against one or several, or several one by one: with embeddings, the score is the cosine."""
     members = _decode(request.body, dict[str, Any])
     sides = next((pair for pair in _SIDES if all(side in members for side in pair)), None)
     if sides is None:
@@ -285,12 +282,7 @@ class TextBatcher:
         self._llm = llm
 
     async def encode(self, request: Any, pooling: PoolingParams) -> list[Encoded]:  # Any: vLLM's request types
-        """Encode the `input` of a request; cancelling this aborts it in the engine.
-
-        Raises:
-            RequestError: the request is at fault.
-            EngineDeadError: the engine core died meanwhile.
-        """
+        """Encode the `input` of a request; cancelling this aborts it in the engine. Raises as `translate_errors`."""
         with translate_errors(request):
             try:
                 with translate_errors():

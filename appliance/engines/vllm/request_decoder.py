@@ -48,11 +48,7 @@ async def decode_request(request_type: TypeAdapter[Any], request: ModelRequest) 
 
 
 def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's request types
-    """Decode the body as a request of vLLM's.
-
-    Raises:
-        RequestError: it is none, or asks for more than the model takes in one; `param` is the field at fault.
-    """
+    """Decode the body as a request of vLLM's; raises RequestError if it is none, or asks for more than allowed."""
     from vllm.exceptions import VLLMError
 
     try:

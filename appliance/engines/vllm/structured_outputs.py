@@ -189,11 +189,9 @@ class StructuredOutputsCheck:
         self._backend: str | None = None
 
     async def require_allowed(self, constraint: Any) -> None:  # Any: vLLM's parameters
-        """Return if the engine may compile the constraint, None included.
+        """Return if the engine may compile the constraint, None included; raises RequestError if not.
 
-        Raises:
-            RequestError: it is too large or too complex, does not compile, or refers to nothing.
-            UnavailableError: no process is there to compile it.
+        UnavailableError means that there is no process to check it.
         """
         require_small(constraint, self._limits)
         await self.require_compilable(constraint)

@@ -46,25 +46,21 @@ class FairExecutor:
 
     def _run_all(self) -> None:
         # All of it, because vLLM replaces a pool whose thread hangs: what was submitted to the old one is left here.
-        while (work := self._next()) is not None:
-            future, function = work
+        while True:
+            with self._lock:
+                if not self._queues:
+                    return
+                request = next(iter(self._queues))
+                queue = self._queues.pop(request)
+                future, function = queue.popleft()
+                if queue:
+                    self._queues[request] = queue
             # A future that its request has cancelled is skipped.
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function())
                 except BaseException as error:
                     future.set_exception(error)
-
-    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
-        with self._lock:
-            if not self._queues:
-                return None
-            request = next(iter(self._queues))
-            queue = self._queues.pop(request)
-            work = queue.popleft()
-            if queue:
-                self._queues[request] = queue
-            return work
 
 
 def cut_long_text(tokenizer: TokenizerLike, text: str, params: TokenizeParams) -> str:
