@@ -86,6 +86,9 @@ def _diagnostics(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
                     yield raw.key_diagnostic((*path, key), _unknown_key(path, key, known))
         case "anyOf" | "oneOf":
             yield from _alternatives(raw, error)
+        case "type" if "enum" in schema:
+            # The choices are all of this type, so that they are violated, too.
+            return
         case _:
             yield _diagnostic(raw, error, _must(raw, error))
 
