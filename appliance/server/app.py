@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -22,14 +23,7 @@ from appliance.models.factory import ModelFactory
 from appliance.models.health import HealthReport, public
 from appliance.models.manager import ModelManager
 from appliance.server.middleware import RequestMiddleware
-from appliance.server.worker_health import (
-    FreshHealth,
-    HealthProvider,
-    HealthPublisher,
-    MultiWorkerHealth,
-    SingleProcessHealth,
-    WorkerInfo,
-)
+from appliance.server.worker_health import MultiWorkerHealth, ServerHealth, WorkerInfo
 from appliance.telemetry.recorder import RequestRecorder
 from appliance.ui.redacted_config import RedactedConfig
 
@@ -42,14 +36,11 @@ def create_app(
 ) -> Litestar:
     """Return the application with all routes; when it starts up, the models begin to load.
 
-    `app.state` has the `manager`, the `health` for probes and the `published` one for other threads, the `telemetry`,
-    and `apply`, which applies a config that differs in hot keys only. `worker` is this process among several;
-    `secrets` are texts that are never shown.
+    `app.state` has the `manager`, the `health` for probes, the `telemetry`, and `apply`, which applies a config that
+    differs in hot keys only. `worker` is this process among several; `secrets` are texts that are never shown.
     """
-    front_end = SINGLE_FRONT_END if worker is None else worker.front_end
-    manager = ModelManager(config, front_end, factory=factory)
-    published = SingleProcessHealth(manager) if worker is None else MultiWorkerHealth(manager, worker)
-    health = FreshHealth(published, published.publish)
+    manager = ModelManager(config, SINGLE_FRONT_END if worker is None else worker.front_end, factory=factory)
+    health = ServerHealth(manager) if worker is None else MultiWorkerHealth(manager, worker)
     body_reader = BodyReader(lambda: manager.config.server)
     telemetry, redacted_config = RequestRecorder(config), RedactedConfig(config, secrets)
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
@@ -63,25 +54,29 @@ def create_app(
     ]
     paths = partial(openapi.documented_paths, has_page=config.server.page)
     handlers += ui.routes(config.server.page, paths, redacted_config, manager.authorizer)
-    app = _app(manager, handlers, manager.authorizer, telemetry)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
+        has_other_readers = worker is not None or config.server.probe_port is not None
+        manager.start()
+        async with health.published() if has_other_readers else nullcontext():
+            try:
+                yield
+            finally:
+                await manager.stop()
+                await telemetry.stop()
 
     def apply(loaded: LoadedConfig) -> None:
         manager.apply(loaded.config)
         telemetry.apply(loaded.config)
         redacted_config.apply(loaded.config, loaded.secrets)
 
-    app.state.manager, app.state.telemetry, app.state.apply = manager, telemetry, apply
-    app.state.health, app.state.published = health, published
-    app.on_startup.append(manager.start)
-    app.on_shutdown.extend([manager.stop, telemetry.stop])
-    if worker is not None or config.server.probe_port is not None:
-        publisher = HealthPublisher(published, manager)
-        app.on_startup.append(publisher.start)
-        app.on_shutdown.append(publisher.stop)
+    app = _app(manager, handlers, manager.authorizer, telemetry, [lifespan])
+    app.state.update({"manager": manager, "health": health, "telemetry": telemetry, "apply": apply})
     return app
 
 
-def create_probe_app(manager: ModelManager, health: HealthProvider, telemetry: RequestRecorder) -> Litestar:
+def create_probe_app(manager: ModelManager, health: ServerHealth, telemetry: RequestRecorder) -> Litestar:
     """Return an application with probes and metrics only, without keys, for a listener in a thread of its own.
 
     All that it calls of `manager` and `telemetry` is thread-safe.
@@ -90,7 +85,7 @@ def create_probe_app(manager: ModelManager, health: HealthProvider, telemetry: R
     return _app(manager, _probe_routes(health, manager, authorizer), authorizer, telemetry)
 
 
-def _probe_routes(health: HealthProvider, manager: ModelManager, authorizer: Authorizer) -> Sequence[BaseRouteHandler]:
+def _probe_routes(health: ServerHealth, manager: ModelManager, authorizer: Authorizer) -> Sequence[BaseRouteHandler]:
     def report() -> HealthReport:
         report = health.report()
         # The status is for everybody; names and states of the models are for those who may use them.
@@ -108,10 +103,15 @@ def _probe_routes(health: HealthProvider, manager: ModelManager, authorizer: Aut
 
 
 def _app(
-    manager: ModelManager, handlers: Sequence[BaseRouteHandler], authorizer: Authorizer, telemetry: RequestRecorder
+    manager: ModelManager,
+    handlers: Sequence[BaseRouteHandler],
+    authorizer: Authorizer,
+    telemetry: RequestRecorder,
+    lifespan: Sequence[Callable[[Litestar], AbstractAsyncContextManager[None]]] = (),
 ) -> Litestar:
     app = Litestar(
         handlers,
+        lifespan=lifespan,
         exception_handlers={Exception: error_responses.render},
         request_max_body_size=manager.config.server.max_body_bytes,
         # `appliance.api.openapi` builds the document at its first request.

@@ -33,7 +33,7 @@ from appliance.server.reload import ConfigReload, latest
 from appliance.server.shutdown import shutdown_gracefully
 from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
-from appliance.server.worker_health import FreshHealth, RemotePublisher, WorkerInfo, read
+from appliance.server.worker_health import WorkerInfo, read
 
 if TYPE_CHECKING:
     import grpc
@@ -166,9 +166,7 @@ def _listeners(
     port = config.server.probe_port
     if port is None:
         return [listener]
-    published = app.state.published
-    health = FreshHealth(published, RemotePublisher(asyncio.get_running_loop(), published.publish))
-    probe_app = create_probe_app(app.state.manager, health, app.state.telemetry)
+    probe_app = create_probe_app(app.state.manager, app.state.health, app.state.telemetry)
     # Without TLS: the probes of a platform have no client certificate.
     return [listener, ThreadedListener(Listener(probe_app, host, port, header_seconds=header_seconds))]
 

@@ -11,10 +11,11 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -27,7 +28,6 @@ from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
 from appliance.server.event_loop_watchdog import UNREADY_SECONDS
-from appliance.server.multiprocess_metrics import MetricFamilySum, counted, merged
 from appliance.server.shared_memory import SharedSlots
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -43,36 +43,49 @@ _REFRESH_SECONDS = 0.2
 # The state of a model in a worker that has not reported yet.
 _STARTING = {"state": State.PENDING.value, "reason": "a worker is starting"}
 
-
-class HealthProvider(Protocol):
-    """The health of the server and its metrics."""
-
-    def report(self) -> HealthReport:
-        """Return the health for probes."""
-
-    def metrics(self) -> Iterable[Metric]:
-        """Return the metrics for a scrape."""
+# Only metrics that grow can be summed; of all others each process has a value of its own.
+_SUMMED = frozenset({"counter", "histogram", "summary"})
 
 
-class PublishedHealth(HealthProvider, Protocol):
-    """The health as it was published last; any thread may read it."""
-
-    def publish(self) -> None:
-        """Publish the health of this process; to be called in the event loop that owns the models."""
-
-
-class SingleProcessHealth:
-    """The health of the only process."""
+class ServerHealth:
+    """The health and the metrics of the only process; any thread may read them."""
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
         self._stall_seconds = manager.config.server.stall_seconds
-        self.publish()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._is_answered = threading.Event()
+        self._is_answered.set()
+        self._published = time.monotonic(), manager.health(), of_models(manager)
 
-    def publish(self) -> None:
-        self._published = time.monotonic(), self._manager.health(), of_models(self._manager)
+    @asynccontextmanager
+    async def published(self) -> AsyncGenerator[None]:
+        """Publish again and again in the block, and a last time; readers in other threads ask this event loop to."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        task = asyncio.create_task(self._publish_forever())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self.publish()
 
     def report(self) -> HealthReport:
+        """Return the health for probes."""
+        self._refresh()
+        return self._report()
+
+    def metrics(self) -> Iterable[Metric]:
+        """Return the metrics for a scrape."""
+        self._refresh()
+        return self._metrics()
+
+    def publish(self) -> None:
+        """Publish the health of this process; to be called in the event loop that owns the models."""
+        self._published = time.monotonic(), self._manager.health(), of_models(self._manager)
+
+    def _report(self) -> HealthReport:
         published, health, _ = self._published
         silent_seconds = time.monotonic() - published
         if silent_seconds < min(UNREADY_SECONDS, self._stall_seconds):
@@ -84,78 +97,85 @@ class SingleProcessHealth:
             reason=f"the event loop has been blocked for {silent_seconds:.0f} seconds; the log says by what",
         )
 
-    def metrics(self) -> Iterable[Metric]:
-        yield from REGISTRY.collect()
-        yield from self._published[2]
+    def _metrics(self) -> Iterable[Metric]:
+        return [*REGISTRY.collect(), *self._published[2]]
 
-
-class HealthPublisher:
-    """Publishes again and again as long as the event loop runs."""
-
-    def __init__(self, published: PublishedHealth, manager: ModelManager) -> None:
-        self._published = published
-        self._manager = manager
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Publish from now on."""
-        self._task = asyncio.create_task(self._publish())
-
-    async def stop(self) -> None:
-        """Publish a last time."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._published.publish()
-
-    async def _publish(self) -> None:
+    async def _publish_forever(self) -> None:
         while True:
-            self._published.publish()
+            self.publish()
             await asyncio.sleep(_PUBLISH_SECONDS if self._manager.is_ready else _PUBLISH_SECONDS_UNREADY)
 
-
-class FreshHealth:
-    """Health that is published before it is read; `refresh` publishes it."""
-
-    def __init__(self, published: PublishedHealth, refresh: Callable[[], None]) -> None:
-        self._published = published
-        self._refresh = refresh
-
-    def report(self) -> HealthReport:
-        self._refresh()
-        return self._published.report()
-
-    def metrics(self) -> Iterable[Metric]:
-        self._refresh()
-        return self._published.metrics()
-
-
-class RemotePublisher:
-    """Has the event loop that owns the models publish, from another thread, and waits for that.
-
-    While the loop has not answered an earlier call, later ones do not wait.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, publish: Callable[[], None]) -> None:
-        self._loop = loop
-        self._publish = publish
-        self._is_done = threading.Event()
-        self._is_done.set()
-
-    def __call__(self) -> None:
-        """Return once it is published, or after a fraction of a second."""
-        if self._is_done.is_set():
-            self._is_done.clear()
+    def _refresh(self) -> None:
+        """Publish; another thread waits for the event loop to do it, unless the loop still owes an earlier answer."""
+        if self._loop is None or threading.get_ident() == self._thread:
+            self.publish()
+        elif self._is_answered.is_set():
+            self._is_answered.clear()
             # The loop may be closed already.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._run)
-                self._is_done.wait(_REFRESH_SECONDS)
+                self._loop.call_soon_threadsafe(self._answer)
+                self._is_answered.wait(_REFRESH_SECONDS)
 
-    def _run(self) -> None:
+    def _answer(self) -> None:
         try:
-            self._publish()
+            self.publish()
         finally:
-            self._is_done.set()
+            self._is_answered.set()
+
+
+@dataclass(slots=True)
+class MetricFamily:
+    """A metric family of one process, or the sum of those of several.
+
+    `values` have sample names and labels for keys. A value with a time belongs to something that all processes share.
+    """
+
+    name: str
+    documentation: str
+    type: str
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[float | None, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, metric: Metric) -> MetricFamily:
+        """Return a family that prometheus_client collected."""
+        values = {
+            (each.name, tuple(each.labels.items())): (
+                None if each.timestamp is None else float(each.timestamp),
+                float(each.value),
+            )
+            for each in metric.samples
+        }
+        return cls(metric.name, metric.documentation, metric.type, values)
+
+    def add(self, other: MetricFamily, worker: int | None) -> None:
+        """Sum counts, take the latest of shared values, and label all others with the number of the worker."""
+        for (name, labels), (at, value) in other.values.items():
+            is_shared = at is not None or self.type in _SUMMED
+            key = name, labels if is_shared else (*labels, ("worker", str(worker)))
+            before_at, before = self.values.get(key, (None, None))
+            if before is None:
+                self.values[key] = at, value
+            elif at is not None:
+                self.values[key] = max((before_at or 0.0, before), (at, value))
+            elif name.endswith("_created"):
+                self.values[key] = at, min(before, value)
+            else:
+                self.values[key] = at, before + value
+
+    def metric(self) -> Metric:
+        """Return the family as prometheus_client has it."""
+        metric = Metric(self.name, self.documentation, self.type)
+        for (name, labels), (_, value) in self.values.items():
+            metric.add_sample(name, dict(labels), value)
+        return metric
+
+
+def merged(families: Iterable[tuple[int | None, MetricFamily]]) -> list[MetricFamily]:
+    """Return one family for each name, given families with the numbers of their workers."""
+    sums: dict[str, MetricFamily] = {}
+    for worker, each in families:
+        sums.setdefault(each.name, MetricFamily(each.name, each.documentation, each.type)).add(each, worker)
+    return list(sums.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +185,13 @@ class WorkerSnapshot:
     pid: int
     at: float
     health: HealthReport
-    families: Sequence[MetricFamilySum]
-    past: Sequence[MetricFamilySum]
+    families: Sequence[MetricFamily]
+    past: Sequence[MetricFamily]
     """Counts of the workers that had this slot before, and died."""
+
+    def counts(self) -> list[MetricFamily]:
+        """Return all counts of the slot so far, which remain when the worker has ended."""
+        return merged((None, each) for each in (*self.past, *self.families) if each.type in _SUMMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,20 +209,19 @@ class WorkerInfo:
         return FrontEnd(self.number, self.slots.count, self.folder)
 
 
-class MultiWorkerHealth:
+class MultiWorkerHealth(ServerHealth):
     """The health of all workers: that of this one, and what the others published last."""
 
     def __init__(self, manager: ModelManager, worker: WorkerInfo) -> None:
-        self._manager = manager
+        super().__init__(manager)
         self._worker = worker
         before = read(worker.slots, worker.number)
-        self._past = past_of(before) if before else []
-        self._stall_seconds = manager.config.server.stall_seconds
+        self._past = before.counts() if before else []
 
     def publish(self) -> None:
         """Write this worker's health and metrics to its slot."""
         try:
-            families = [MetricFamilySum.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._manager))]
+            families = [MetricFamily.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._manager))]
         except Exception as error:
             log.error("metrics.dropped", reason=type(error).__name__)
             families = []
@@ -210,12 +233,12 @@ class MultiWorkerHealth:
             log.error("metrics.dropped", reason=str(error))
             write(self._worker.slots, self._worker.number, replace(own, families=[], past=[]))
 
-    def report(self) -> HealthReport:
+    def _report(self) -> HealthReport:
         """Return what holds in every worker; of each model the worst state."""
         snapshots = list(self._snapshots())
         now = time.monotonic()
         reported = [snapshot for snapshot in snapshots if snapshot is not None]
-        models = [_combine(models) for models in _by_name(reported)]
+        models = _combine(reported)
         if len(reported) < len(snapshots):
             models = [{**model, **_STARTING} for model in models]
         return HealthReport(
@@ -229,10 +252,15 @@ class MultiWorkerHealth:
             workers=[_describe(number, each, now) for number, each in enumerate(snapshots)],
         )
 
-    def metrics(self) -> Iterator[Metric]:
+    def _metrics(self) -> Iterable[Metric]:
         """Return counts summed over all workers, including dead ones; all else is labelled with the worker's number."""
-        snapshots = {number: each for number, each in enumerate(self._snapshots()) if each is not None}
-        return merged({number: (each.families, each.past) for number, each in snapshots.items()})
+        numbered = (
+            (number, family)
+            for number, each in enumerate(self._snapshots())
+            if each is not None
+            for family in (*each.families, *each.past)
+        )
+        return [family.metric() for family in merged(numbered)]
 
     def _snapshots(self) -> Iterator[WorkerSnapshot | None]:
         return (read(self._worker.slots, number) for number in range(self._worker.slots.count))
@@ -256,40 +284,38 @@ def mark_dead(slots: SharedSlots, number: int) -> None:
         models = [{**model, **_STARTING, "running": 0, "queued": 0} for model in last.health.models]
         # Still live: another worker takes its place, or the process ends.
         health = replace(last.health, is_live=True, is_ready=False, models=models)
-        write(slots, number, replace(last, health=health, families=[], past=past_of(last)))
-
-
-def past_of(snapshot: WorkerSnapshot) -> list[MetricFamilySum]:
-    """Return all counts of a slot so far."""
-    return counted([*snapshot.past, *snapshot.families])
+        write(slots, number, replace(last, health=health, families=[], past=last.counts()))
 
 
 def _is_ready(snapshot: WorkerSnapshot | None, now: float) -> bool:
     return snapshot is not None and snapshot.health.is_ready and now - snapshot.at < UNREADY_SECONDS
 
 
-def _by_name(reported: Sequence[WorkerSnapshot]) -> Iterable[Sequence[Any]]:  # Any: JSON values
-    """Return each model as all workers report it; during a reload some may not have it."""
-    models: dict[str, list[Any]] = {}
+def _combine(reported: Sequence[WorkerSnapshot]) -> list[dict[str, Any]]:  # Any: JSON values
+    """Return the worst state of each model, and the sums of its requests; during a reload some may not have it."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
     for model in (model for each in reported for model in each.health.models):
-        models.setdefault(model["name"], []).append(model)
-    return models.values()
+        by_name.setdefault(model["name"], []).append(model)
+    return [
+        {
+            **next((model for model in models if model["state"] != "ready"), models[0]),
+            **{count: sum(model[count] for model in models) for count in ("running", "queued")},
+        }
+        for models in by_name.values()
+    ]
 
 
 def _config_problems(config: Mapping[str, Any] | None) -> list[bool]:  # Any: JSON values
     return [bool((config or {}).get(key)) for key in ("error", "restart_required", "new_models")]
 
 
-def _combine(models: Sequence[Any]) -> dict[str, Any]:  # Any: JSON values
-    worst = next((model for model in models if model["state"] != "ready"), models[0])
-    return {**worst, **{count: sum(model[count] for model in models) for count in ("running", "queued")}}
-
-
 def _describe(number: int, snapshot: WorkerSnapshot | None, now: float) -> dict[str, Any]:  # Any: JSON values
     if snapshot is None:
         return {"worker": number, "ready": False, "reason": "it is starting"}
+    shown = {"worker": number, "pid": snapshot.pid, "ready": _is_ready(snapshot, now)}
+    if shown["ready"]:
+        return shown
     silent_seconds = round(now - snapshot.at, 1)
     is_silent = silent_seconds >= UNREADY_SECONDS
     reason = f"it has not reported for {silent_seconds} seconds" if is_silent else "its models say why"
-    shown = {"worker": number, "pid": snapshot.pid, "ready": _is_ready(snapshot, now)}
-    return shown if shown["ready"] else {**shown, "reason": reason}
+    return {**shown, "reason": reason}

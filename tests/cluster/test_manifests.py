@@ -21,7 +21,7 @@ from appliance.config import Config, load
 from appliance.config.models import GenerativeConfig
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_probe_app
-from appliance.server.worker_health import SingleProcessHealth
+from appliance.server.worker_health import ServerHealth
 from appliance.telemetry.recorder import RequestRecorder
 
 KUBERNETES = "1.37"
@@ -96,7 +96,7 @@ def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manif
     """Probes ask the listener of probes for routes it has, and every port of the container is one that we listen on."""
     server = _config(settings, pod, tmp_path).server
     manager = ModelManager(doubles(), factory=DoubleFactory())
-    app = create_probe_app(manager, SingleProcessHealth(manager), RequestRecorder(manager.config))
+    app = create_probe_app(manager, ServerHealth(manager), RequestRecorder(manager.config))
     container = manifests.container(pod)
     numbers = {each["name"]: each["containerPort"] for each in container["ports"]}
     probes = [container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")]

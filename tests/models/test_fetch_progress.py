@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.models.fetch import FetchProgress
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_probe_app
-from appliance.server.worker_health import SingleProcessHealth
+from appliance.server.worker_health import ServerHealth
 from appliance.telemetry.recorder import RequestRecorder
 
 
@@ -77,7 +77,7 @@ def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     manager.statuses[0].progress = FetchProgress(Clock())
     manager.statuses[0].progress.update("model", 50, 200)
 
-    with TestClient(create_probe_app(manager, SingleProcessHealth(manager), RequestRecorder(manager.config))) as client:
+    with TestClient(create_probe_app(manager, ServerHealth(manager), RequestRecorder(manager.config))) as client:
         text = client.get("/metrics").text
     samples = {
         sample.name: (sample.labels, sample.value)
