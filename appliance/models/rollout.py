@@ -72,7 +72,7 @@ class Rollout:
         finally:
             if not work.done():
                 work.cancel()
-                self.failed = dict.fromkeys(self._incoming, "a newer config came during the download")
+                self.failed.update(dict.fromkeys(self._incoming, "a newer config came during the download"))
         for runner in self._incoming.values():
             self._note_failure(runner)
 

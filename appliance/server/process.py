@@ -78,7 +78,7 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: Wor
     config = loaded.config
     app = create_app(config, worker, loaded.secrets, factory)
     manager: ModelManager = app.state.manager
-    config_reload = None if loaded.path is None else ConfigReload(loaded, manager, [app.state.apply])
+    config_reload = None if loaded.path is None else ConfigReload(loaded, manager, app.state.apply)
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
     listeners = _listeners(app, config, certificates)
     grpc_server = await _start_grpc(app, config, worker, certificates)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -30,11 +31,6 @@ _RETRY_SECONDS = 5.0
 # Reading an invalid config again takes at most a twentieth of one core.
 _RETRY_SHARE = 20
 
-Apply = Callable[[LoadedConfig], None]
-"""
-Applies the config that is served from now on, for components that do not read `ModelManager.config` each time.
-"""
-
 
 class ConfigReload:
     """Changes what a process serves.
@@ -43,13 +39,14 @@ class ConfigReload:
     Otherwise its hot keys are applied at once, and its models are replaced in one rollout after the other.
     """
 
-    def __init__(self, loaded: LoadedConfig, manager: ModelManager, appliers: Sequence[Apply]) -> None:
+    def __init__(self, loaded: LoadedConfig, manager: ModelManager, apply: Callable[[LoadedConfig], None]) -> None:
+        """`apply` is called with the config that is served from now on, for what does not read `manager.config`."""
         self._served = loaded
         self._target = loaded
         self._latest: LoadedConfig | None = loaded
         """The file as it was read last; None if it is not served."""
         self._manager = manager
-        self._appliers = (self._apply_to_log, *appliers)
+        self._apply_elsewhere = apply
         self._is_requested = asyncio.Event()
         self._has_target = asyncio.Event()
         self._watcher = FileWatcher(loaded.files)
@@ -58,9 +55,7 @@ class ConfigReload:
 
     def start(self) -> None:
         """Wait for `request`, and for changes of the file if the config says so; returns at once."""
-        self._tasks = [
-            asyncio.create_task(work) for work in (self._read_on_request(), self._watch_files(), self._roll_out())
-        ]
+        self._tasks = [asyncio.create_task(work) for work in (self._read_changes(), self._roll_out())]
 
     async def close(self) -> None:
         """Stop; nothing is changed any more."""
@@ -72,29 +67,30 @@ class ConfigReload:
         """Have the file read again soon; several requests until then count as one."""
         self._is_requested.set()
 
-    async def _watch_files(self) -> None:
+    async def _read_changes(self) -> None:
         while True:
-            await asyncio.sleep(FileWatcher.interval_seconds)
-            if self._manager.config.server.watch and await asyncio.to_thread(self._watcher.has_changed):
-                self.request()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_requested.wait(), FileWatcher.interval_seconds)
+            is_watched = self._manager.config.server.watch
+            if self._is_requested.is_set() or (is_watched and await asyncio.to_thread(self._watcher.has_changed)):
+                self._is_requested.clear()
+                await self._read()
 
-    async def _read_on_request(self) -> None:
-        while True:
-            await self._is_requested.wait()
-            self._is_requested.clear()
-            try:
-                await asyncio.to_thread(self._watcher.start_reading)
-                new = await asyncio.to_thread(self._served.reload)
-            except ConfigError as error:
-                self._watcher.reject()
-                self._reject(error)
-            except Exception:
-                self._watcher.reject()
-                # An unexpected error must not end the server.
-                log.exception("config.reload_crashed")
-            else:
-                self._watcher.accept(new.files)
-                self._accept(new)
+    async def _read(self) -> None:
+        try:
+            await asyncio.to_thread(self._watcher.start_reading)
+            new = await asyncio.to_thread(self._served.reload)
+            self._watcher.accept(new.files)
+            self._accept(new)
+        except ConfigError as error:
+            self._watcher.reject()
+            self._reject(error)
+        except Exception as error:
+            # An unexpected error must not end the server, or later reloads.
+            self._watcher.reject()
+            log.exception("config.reload_crashed")
+            self._latest = None
+            self._show(error=f"{self._served.path}: not applied: unexpected {type(error).__name__}: {error}")
 
     def _reject(self, error: ConfigError) -> None:
         self._latest = None
@@ -111,7 +107,8 @@ class ConfigReload:
             self._configure_log(self._manager.config.logging)
         changes = differences(self._served_config(), new)
         restart_required = [each.path for each in changes if each.change is Change.RESTART]
-        _log_changes(changes)
+        for each in changes:
+            log.info("config.changed", path=each.path, old=each.old, new=each.new, change=each.change)
         self._latest = None if restart_required else new
         if restart_required:
             if self._show(restart_required=restart_required):
@@ -121,16 +118,13 @@ class ConfigReload:
                     keys=restart_required,
                 )
             return
-        self._apply(new, changes)
+        # The hot keys, including those of models that are not replaced.
+        self._served = replace(new, secrets=self._served.secrets, hidden=self._served.hidden)
+        self._configure_log(new.config.logging)
+        self._apply_elsewhere(self._served)
+        self._apply_to_models(new, changes)
         self._target = new
         self._has_target.set()
-
-    def _apply(self, new: LoadedConfig, changes: Sequence[Difference]) -> None:
-        """Apply hot keys, including those of models that are not replaced."""
-        self._served = replace(new, secrets=self._served.secrets, hidden=self._served.hidden)
-        for apply in self._appliers:
-            apply(self._served)
-        self._apply_to_models(new, changes)
 
     def _apply_to_models(self, new: LoadedConfig, changes: Sequence[Difference]) -> None:
         replaced = _replaced_models(changes)
@@ -144,16 +138,18 @@ class ConfigReload:
             await self._has_target.wait()
             self._has_target.clear()
             target = self._target
-            changes = differences(self._served_config(), target)
-            # Again: a model may have been added meanwhile.
-            self._apply_to_models(target, changes)
-            rollout = Rollout(self._manager, target.config.models, _replaced_models(changes))
+            failed: dict[str, str] = {}
             try:
+                changes = differences(self._served_config(), target)
+                # Again: a model may have been added meanwhile.
+                self._apply_to_models(target, changes)
+                rollout = Rollout(self._manager, target.config.models, _replaced_models(changes))
+                failed = rollout.failed
                 await rollout.run(lambda target=target: target is not self._target)  # type: ignore[misc]
             except Exception as error:
                 log.exception("config.reload_crashed")
-                rollout.failed["?"] = f"unexpected {type(error).__name__}: {error}"
-            self._settle(target, rollout.failed)
+                failed["?"] = f"unexpected {type(error).__name__}: {error}"
+            self._settle(target, failed)
 
     def _settle(self, target: LoadedConfig, failed: Mapping[str, str]) -> None:
         if failed:
@@ -183,9 +179,6 @@ class ConfigReload:
         self._manager.config_status = replace(before, error=error, restart_required=restart_required)
         return True
 
-    def _apply_to_log(self, loaded: LoadedConfig) -> None:
-        self._configure_log(loaded.config.logging)
-
     def _configure_log(self, settings: LoggingConfig) -> None:
         logging_setup.configure(settings.format, settings.level, self._served.secrets)
 
@@ -204,11 +197,6 @@ def latest(loaded: LoadedConfig) -> LoadedConfig:
 
 def _replaced_models(changes: Sequence[Difference]) -> set[str]:
     return {each.model for each in changes if each.model is not None and each.change is Change.SWAP}
-
-
-def _log_changes(changes: Sequence[Difference]) -> None:
-    for each in changes:
-        log.info("config.changed", path=each.path, old=each.old, new=each.new, change=each.change)
 
 
 def _now() -> str:
@@ -238,7 +226,7 @@ class FileWatcher:
 
         Also true now and then if the config that was read was invalid. Blocks.
         """
-        before, now = self._polled, _digests(self._read)
+        before, now = self._polled, self._digests()
         self._polled = now
         if now != self._read:
             return now == before
@@ -246,7 +234,7 @@ class FileWatcher:
 
     def start_reading(self) -> None:
         """Note that the files are being read; they count as invalid until `accept`."""
-        self._read, self._is_valid, self._started = _digests(self._read), False, time.monotonic()
+        self._read, self._is_valid, self._started = self._digests(), False, time.monotonic()
 
     def accept(self, files: Mapping[Path, str]) -> None:
         """Note that these files were read, and are valid."""
@@ -256,14 +244,10 @@ class FileWatcher:
         """Note that they are invalid; the longer reading took, the later they are read again unchanged."""
         self._retry_seconds = max(_RETRY_SECONDS, _RETRY_SHARE * (time.monotonic() - self._started))
 
-
-def _digests(files: Iterable[Path]) -> dict[Path, str]:
-    return {file: _digest(file) for file in files}
-
-
-def _digest(file: Path) -> str:
-    try:
-        # A pipe or a device could block for ever.
-        return sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-    except OSError:
-        return ""
+    def _digests(self) -> dict[Path, str]:
+        digests = dict.fromkeys(self._read, "")
+        for file in digests:
+            # A pipe or a device could block for ever.
+            with suppress(OSError):
+                digests[file] = sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+        return digests

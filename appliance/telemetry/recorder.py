@@ -31,27 +31,21 @@ class RequestRecorder:
     """Counts, logs and traces the requests of this process as the config says; any thread may call it for probes."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
-        self._payload_log = PayloadLog(config.metadata)
-        self._exporter: SpanExporter | None = None
-        self._earlier_exporters: list[SpanExporter] = []
-        self.apply(config)
-
-    def apply(self, config: Config) -> None:
-        """Use this config from now on; spans of running requests are exported where they started.
-
+        """
         Raises:
             MissingExtraError: tracing is on, and OpenTelemetry is not installed.
         """
-        if self._exporter is None or config.tracing != self._config.tracing:
-            if self._exporter is not None:
-                self._earlier_exporters.append(self._exporter)
-            self._exporter = None
-            if config.tracing is not None:
-                from appliance.telemetry.otel import SpanExporter
+        self._payload_log = PayloadLog(config.metadata)
+        self._exporter: SpanExporter | None = None
+        if config.tracing is not None:
+            from appliance.telemetry.otel import SpanExporter
 
-                self._exporter = SpanExporter(config.tracing)
-        self._config = config
+            self._exporter = SpanExporter(config.tracing)
+        self.apply(config)
+
+    def apply(self, config: Config) -> None:
+        """Use a config that differs in hot keys only from now on."""
+        self._sample = config.logging.access.sample
         self._payload_log.config = config.logging.payloads
         metrics.show_build(digest(config))
 
@@ -73,7 +67,7 @@ class RequestRecorder:
         metrics.count(context)
         if not context.is_probe:
             has_failed = context.outcome >= 400 or context.outcome == 0
-            if has_failed or random.random() < self._config.logging.access.sample:  # noqa: S311 - not a secret
+            if has_failed or random.random() < self._sample:  # noqa: S311 - not a secret
                 log.info("request.ended", **_log_fields(context))
             if span is not None:
                 span.end(context)
@@ -82,8 +76,8 @@ class RequestRecorder:
 
     async def stop(self) -> None:
         """Send what waits, within seconds."""
-        exporters = [*self._earlier_exporters, *([self._exporter] if self._exporter else [])]
-        closing = [asyncio.to_thread(each.close, _FLUSH_SECONDS) for each in exporters]
+        exporter = self._exporter
+        closing = [] if exporter is None else [asyncio.to_thread(exporter.close, _FLUSH_SECONDS)]
         await asyncio.gather(self._payload_log.stop(), *closing)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from hashlib import sha256
@@ -410,3 +412,47 @@ def test_a_signal_while_models_load_is_not_lost(
     wait_until(lambda: server.post(CHAT, chat_bodies("n0")[0])[0] == 200, 30, server.log_tail)
 
     assert server.stop() == 0
+
+
+RELOAD = """
+import asyncio, sys
+from pathlib import Path
+from appliance.config import load
+from appliance.models.manager import ModelManager
+from appliance.server.reload import ConfigReload
+
+async def main():
+    file = Path(sys.argv[1])
+    manager = ModelManager((loaded := load(file)).config)
+
+    def apply(new):
+        if new.config.server.drain_seconds == 7:
+            raise RuntimeError("out of luck")
+
+    reload = ConfigReload(loaded, manager, apply)
+    reload.start()
+    for seconds, error in (7, True), (8, False):
+        file.write_text(file.read_text().replace(f": {seconds - 1}", f": {seconds}"))
+        reload.request()
+        async with asyncio.timeout(20):
+            while (manager.config_status.error is not None) != error:
+                await asyncio.sleep(0.05)
+        print(manager.config_status.error)
+    await reload.close()
+
+asyncio.run(main())
+"""
+
+
+def test_an_unexpected_error_is_shown_and_later_files_are_read(tmp_path: Path) -> None:
+    """A config that is valid, but cannot be applied because of a fault of ours, does not end reloads."""
+    file = File(tmp_path / "a.yaml", "http://127.0.0.1:9")
+    file.write(server={"drain_seconds": 6})
+
+    result = subprocess.run([sys.executable, "-c", RELOAD, str(file.path)], capture_output=True, text=True, check=True)
+
+    assert result.stdout.splitlines()[-2:] == [
+        f"{file.path}: not applied: unexpected RuntimeError: out of luck",
+        "None",
+    ]
+    assert "config.reload_crashed" in result.stderr

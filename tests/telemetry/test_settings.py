@@ -6,15 +6,13 @@ import json
 import time
 from pathlib import Path
 
-import collector
 import pytest
 from doubles import config
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
-from upstreams import Upstream
 
 from appliance.config.loader import digest
-from appliance.config.telemetry import AccessLogConfig, LoggingConfig, PayloadLogConfig, TracingConfig
+from appliance.config.telemetry import AccessLogConfig, LoggingConfig, PayloadLogConfig
 from appliance.core.request_context import RequestContext
 from appliance.telemetry.recorder import RequestRecorder
 
@@ -85,21 +83,3 @@ async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None
     assert telemetry.capture() is None
     for name in ("one", "two"):
         assert json.loads((tmp_path / name).read_text())["id"] == name
-
-
-async def test_a_request_is_told_to_the_collector_it_began_with(plain: Upstream) -> None:
-    """Traces may be switched off while requests are under way."""
-    collector.listen(plain)
-    telemetry, record = (
-        RequestRecorder(config(tracing=TracingConfig(endpoint=plain.origin))),
-        _record("under-way"),
-    )
-    traced = telemetry.start_span(record, dict)
-    telemetry.apply(PLAIN)
-
-    telemetry.record(record, span=traced)
-    await telemetry.stop()
-
-    assert traced is not None
-    assert telemetry.start_span(_record(), dict) is None
-    assert "under-way" in {each.attributes.get("appliance.request_id") for each in collector.spans(plain)}
