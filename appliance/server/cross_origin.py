@@ -56,22 +56,17 @@ class CrossOriginPolicy:
             return []
         if "*" in self._origins:
             return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*")]
-        origin = _by_name(scope).get(b"origin", b"")
-        if origin.decode("latin-1").lower() not in self._origins:
-            return [(b"vary", b"Origin")]
-        return [
-            (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", b"*"),
-            (b"vary", b"Origin"),
-        ]
+        origin, vary = _by_name(scope).get(b"origin", b""), (b"vary", b"Origin")
+        if not self._allow(origin):
+            return [vary]
+        return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", b"*"), vary]
 
     def preflight_headers(self, scope: HTTPScope) -> RawHeaders:
         """Return the further headers of the response to a preflight; [] if it is none, or its origin is not allowed."""
         if scope["method"] != "OPTIONS" or not self._origins:
             return []
         headers = _by_name(scope)
-        is_allowed = "*" in self._origins or headers.get(b"origin", b"").decode("latin-1").lower() in self._origins
-        if b"access-control-request-method" not in headers or not is_allowed:
+        if b"access-control-request-method" not in headers or not self._allow(headers.get(b"origin", b"")):
             return []
         # Client libraries choose their headers; `*` would not include Authorization.
         requested = headers.get(b"access-control-request-headers", b"")
@@ -80,6 +75,9 @@ class CrossOriginPolicy:
             (b"access-control-max-age", _PREFLIGHT_SECONDS),
             *([(b"access-control-allow-headers", requested)] if requested else []),
         ]
+
+    def _allow(self, origin: bytes) -> bool:
+        return "*" in self._origins or origin.decode("latin-1").lower() in self._origins
 
     def refusal(self, scope: HTTPScope) -> ForbiddenError | None:
         """Return why a request to a server without keys is rejected, or None."""

@@ -24,14 +24,13 @@ from appliance.api import PROBE, PROTOCOL
 from appliance.api.disconnect import discard
 from appliance.api.error_responses import rejection
 from appliance.api.kserve_names import HEADER, prefix_of
-from appliance.auth import Authorizer, Principal, authenticated
+from appliance.auth import Authorizer, authenticated
 from appliance.auth.allowed_hosts import is_local
-from appliance.config.root import MetadataConfig
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext, use_context
 from appliance.models.manager import ModelManager
 from appliance.server.cross_origin import CrossOriginPolicy, RawHeaders
-from appliance.telemetry.payload_log import BodyCapture
+from appliance.telemetry.payload_log import BodyCapture, CapturedBody
 from appliance.telemetry.recorder import RequestRecorder
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -118,42 +117,40 @@ class RequestMiddleware:
         if headers := self._cross_origin.preflight_headers(scope):
             await exchange.respond(204, headers, b"")
             return
-        strip_service_prefix(scope, self._manager.config.metadata)
-        principal, scope["headers"] = self._authorizer.authenticate(scope["headers"])
-        context.key = None if principal is None else principal.name
+        metadata, authorizer = self._manager.config.metadata, self._authorizer
+        if metadata.name is not None:
+            # KServe's gateway puts this before the paths of a service.
+            _strip(scope, f"/{metadata.namespace}/{metadata.name}")
+        principal, scope["headers"] = authorizer.authenticate(scope["headers"])
+        context.key, path = None if principal is None else principal.name, scope["path"]
+        is_public = path in self._public_paths or (path == "/metrics" and authorizer.are_metrics_open)
+        if principal is None and authorizer.is_closed and not is_public:
+            await exchange.reject(path, UnauthenticatedError())
+            return
         with authenticated(principal, is_local=is_local(scope)):
-            if error := self._authentication_error(scope, principal):
-                await self._reject(scope, exchange, context, error)
-                return
-            strip_model_prefix(scope, self._manager.config.metadata, self._visible_names)
-            rejected = None if self._authorizer.is_closed else self._cross_origin.refusal(scope)
-            if rejected is None:
+            if metadata.name is not None:
+                self._strip_model_prefix(scope, f"/{prefix_of(metadata.namespace)}")
+            refusal = None if authorizer.is_closed else self._cross_origin.refusal(scope)
+            if refusal is None:
                 await self._app(scope, exchange.receive, exchange.send)
             elif normalize_path(scope["path"]) in self._public_paths:
                 # Platforms call probes by any name of the server; pages of other origins learn the status only.
                 with authenticated(None, is_foreign=True):
                     await self._app(scope, exchange.receive, exchange.send)
             else:
-                await self._reject(scope, exchange, context, rejected)
+                await exchange.reject(scope["path"], refusal)
 
-    def _authentication_error(self, scope: HTTPScope, principal: Principal | None) -> UnauthenticatedError | None:
-        is_public = scope["path"] in self._public_paths or (
-            scope["path"] == "/metrics" and self._authorizer.are_metrics_open
-        )
-        return None if principal is not None or not self._authorizer.is_closed or is_public else UnauthenticatedError()
+    def _strip_model_prefix(self, scope: HTTPScope, prefix: str) -> None:
+        """Move ``/publishers/NAMESPACE/models/MODEL`` from the path to a header, for a model that the caller may use.
 
-    async def _reject(
-        self, scope: HTTPScope, exchange: _Exchange, context: RequestContext, error: RequestError
-    ) -> None:
-        """Send an error before any route is looked up, in the format of the path's protocol."""
-        await discard(exchange.receive)
-        context.error = type(error).__name__
-        body, headers = rejection(scope["path"], error)
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await exchange.respond(error.status, raw, b"" if scope["method"] == "HEAD" else body)
-
-    def _visible_names(self) -> Iterable[str]:
-        return (name for _, name in self._manager.visible())
+        After authentication, so that nobody can find out by trying which models there are.
+        """
+        if scope["path"].startswith(prefix):
+            # The longest name first: org/model before org.
+            for name in sorted((name for _, name in self._manager.visible()), key=len, reverse=True):
+                if _strip(scope, prefix + name):
+                    _set_headers(scope, {HEADER: (prefix + name)[1:]})
+                    return
 
     def _response_headers(
         self, scope: HTTPScope, request_id: bytes, cross_origin: RawHeaders, headers: Iterable[tuple[bytes, bytes]]
@@ -180,22 +177,6 @@ class _Exchange:
 
     One timer serves all messages: a timer for each would cost more than writing it.
     """
-
-    __slots__ = (
-        "_capture",
-        "_context",
-        "_headers",
-        "_is_complete",
-        "_loop",
-        "_receive",
-        "_seconds",
-        "_send",
-        "_sending_since",
-        "_sent",
-        "_task",
-        "_timer",
-        "is_stalled",
-    )
 
     def __init__(
         self,
@@ -232,7 +213,7 @@ class _Exchange:
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             self._is_complete = True
         if self._capture is not None:
-            self._copy(message)
+            _copy(message, self._capture.response)
         self._sending_since = self._loop.time()
         await self._send(message)
         self._sending_since = None
@@ -245,19 +226,19 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
+    async def reject(self, path: str, error: RequestError) -> None:
+        """Send an error before any route is looked up, in the format of the path's protocol."""
+        await discard(self.receive)
+        self._context.error = type(error).__name__
+        body, headers = rejection(path, error)
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.respond(error.status, raw, b"" if self._context.method == "HEAD" else body)
+
     def close(self) -> None:
         """End the timer; a response that is neither complete nor failed was abandoned by the client."""
         self._timer.cancel()
         if not self._is_complete and self._context.late_status is None:
             self._context.status = CLIENT_CLOSED_REQUEST
-
-    def _copy(self, message: Message) -> None:
-        if self._capture is None:
-            return
-        if message["type"] == "http.response.start":
-            self._capture.response.media_type = _media_type(message["headers"])
-        elif message["type"] == "http.response.body":
-            self._capture.response.add(message.get("body", b""))
 
     def _check(self) -> None:
         since = self._sending_since
@@ -269,26 +250,6 @@ class _Exchange:
             self._task.cancel()
 
 
-def strip_service_prefix(scope: HTTPScope, metadata: MetadataConfig) -> None:
-    """Remove ``/NAMESPACE/NAME``, which KServe's gateway puts before the paths of a service."""
-    if metadata.name is not None:
-        _strip(scope, f"/{metadata.namespace}/{metadata.name}")
-
-
-def strip_model_prefix(scope: HTTPScope, metadata: MetadataConfig, names: Callable[[], Iterable[str]]) -> None:
-    """Move ``/publishers/NAMESPACE/models/MODEL`` from the path to a header; `names` are those the caller may use.
-
-    To be called after authentication, so that nobody can find out by trying which models there are.
-    """
-    if metadata.name is None or not scope["path"].startswith(prefix := f"/{prefix_of(metadata.namespace)}"):
-        return
-    # The longest name first: org/model before org.
-    for name in sorted(names(), key=len, reverse=True):
-        if _strip(scope, prefix + name):
-            _set_headers(scope, {HEADER: (prefix + name)[1:]})
-            return
-
-
 def _strip(scope: HTTPScope, prefix: str) -> bool:
     path = scope["path"]
     if path != prefix and not path.startswith(f"{prefix}/"):
@@ -296,6 +257,13 @@ def _strip(scope: HTTPScope, prefix: str) -> bool:
     scope["path"] = path.removeprefix(prefix) or "/"
     scope["raw_path"] = scope["path"].encode()
     return True
+
+
+def _copy(message: Message, body: CapturedBody) -> None:
+    if message["type"] == "http.response.start":
+        body.media_type = _media_type(message["headers"])
+    elif message["type"] == "http.response.body":
+        body.add(message.get("body", b""))
 
 
 def _add_route(context: RequestContext, scope: Scope) -> None:

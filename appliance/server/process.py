@@ -30,8 +30,7 @@ from appliance.server.app import create_app, create_probe_app
 from appliance.server.event_loop_watchdog import Watchdog
 from appliance.server.listener import Listener, ThreadedListener
 from appliance.server.reload import ConfigReload, latest
-from appliance.server.shutdown import shutdown_gracefully
-from appliance.server.signals import Signals
+from appliance.server.shutdown import Signals, shutdown_gracefully
 from appliance.server.supervisor import Supervisor, worker_count
 from appliance.server.worker_health import WorkerInfo, read
 

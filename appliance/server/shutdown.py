@@ -1,14 +1,21 @@
-"""Graceful shutdown: readiness off, clients dismissed, requests finished, connections closed, models stopped."""
+"""The end of the process: signals, and graceful shutdown."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 
+from appliance.core.system import exit_now
 from appliance.models.manager import ModelManager
+from appliance.server.event_loop_watchdog import frames_of
 from appliance.server.listener import Listener, ThreadedListener
 
 if TYPE_CHECKING:
@@ -16,11 +23,89 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+
 # A request that is sent while its connection is being closed arrives within this time, and is answered.
 _LATE_REQUEST_SECONDS = 1.0
 
 # How long connections may take to close after that.
 _CLOSE_SECONDS = 5.0
+
+
+class Signals:
+    """`first` is done with the first SIGTERM or SIGINT; the second one ends the process at once.
+
+    Handlers of Python and of the event loop wait for the main thread, which may run code of a user that never
+    returns. `signal.set_wakeup_fd` writes each signal to a socket at once, and a thread reads it there.
+    """
+
+    def __init__(self, reload: Callable[[], None] | None, stop_seconds: Callable[[], float]) -> None:
+        """`reload` is called for each SIGHUP; if None, SIGHUP ends the process.
+
+        `stop_seconds` returns how long a graceful shutdown may take, after which the process ends anyway.
+        """
+        self._loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[signal.Signals] = self._loop.create_future()
+        self._reload = reload
+        self._stop_seconds = stop_seconds
+        self._deadline: float | None = None
+        self._main = threading.get_ident()
+        numbers = STOP_SIGNALS if reload is None else STOP_SIGNALS | {signal.SIGHUP}
+        self._inbox, self._outbox = socket.socketpair()
+        self._outbox.setblocking(False)
+        self._previous_wakeup_fd = signal.set_wakeup_fd(self._outbox.fileno(), warn_on_full_buffer=False)
+        # Only signals with a handler are written to the socket.
+        self._previous = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
+        # Workers start with them blocked, so that none is lost before this thread reads them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD})
+
+    @property
+    def is_termination(self) -> bool:
+        """Whether a platform, which has told load balancers, ends the process, and not a user at a terminal."""
+        return self.first.done() and self.first.result() is signal.SIGTERM
+
+    def close(self) -> None:
+        """Restore the handlers of before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_wakeup_fd)
+        self._outbox.close()
+        self._thread.join()
+        self._inbox.close()
+
+    def _listen(self) -> None:
+        while True:
+            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            if not select.select([self._inbox], [], [], left)[0]:
+                self._exit_late()
+            received = self._inbox.recv(64)
+            if not received:
+                return
+            for number in received:
+                # Other signals may have a handler of a model.
+                if number in self._previous:
+                    self._receive(signal.Signals(number))
+
+    def _receive(self, number: signal.Signals) -> None:
+        log.info("signal.received", signal=number.name)
+        if number not in STOP_SIGNALS:
+            if self._reload is not None:
+                self._loop.call_soon_threadsafe(self._reload)
+        else:
+            if self._deadline is not None:
+                exit_now(128 + number)
+            self._deadline = time.monotonic() + self._stop_seconds()
+            self._loop.call_soon_threadsafe(self.first.set_result, number)
+
+    def _exit_late(self) -> None:
+        log.error(
+            "server.failed",
+            reason=f"it did not stop within {self._stop_seconds():g} seconds of the signal",
+            frames=frames_of(self._main),
+        )
+        exit_now(1)
 
 
 async def shutdown_gracefully(

@@ -20,12 +20,12 @@ from appliance.core.child_process import end_with_parent
 from appliance.core.errors import ApplianceError
 from appliance.core.system import exit_now, usable_cores
 from appliance.server.shared_memory import SharedSlots
+from appliance.server.shutdown import STOP_SIGNALS
 from appliance.server.worker_health import WorkerInfo, mark_dead, read
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
-_SIGNALS = _STOPS | {signal.SIGHUP, signal.SIGCHLD}
+_SIGNALS = STOP_SIGNALS | {signal.SIGHUP, signal.SIGCHLD}
 
 # A worker that dies now and then is replaced; repeated deaths end the server, so that the fault is noticed.
 _MAX_DEATHS = 5
@@ -103,7 +103,7 @@ class Supervisor:
         elif number is signal.SIGHUP:
             log.info("signal.received", signal=number.name)
             self._send(number)
-        elif number in _STOPS:
+        elif number in STOP_SIGNALS:
             log.info("signal.received", signal=number.name)
             # The second signal ends every worker at once.
             self._code = 0 if self._deadline is None else 128 + number

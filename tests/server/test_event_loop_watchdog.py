@@ -28,7 +28,7 @@ class Blocking(OpenAIGenerativeModel):
 # What a container is told to end by, while Python code that never returns has the event loop.
 PROGRAM = """
 import asyncio, time
-from appliance.server.signals import Signals
+from appliance.server.shutdown import Signals
 
 async def main():
     Signals(None, lambda: 0.5)
