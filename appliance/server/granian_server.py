@@ -113,13 +113,9 @@ class _EmbeddedServer(Server):
 
 def _certificate_fds(certificate: Certificate | None) -> Sequence[int]:
     """Return descriptors of files in memory: Granian requires paths, and the config's files may change meanwhile."""
-    if certificate is None:
-        return ()
-    parts: Sequence[bytes | None] = (certificate.chain, certificate.key, certificate.client_ca)
-    return [_memory_file(part) for part in parts if part is not None]
-
-
-def _memory_file(content: bytes) -> int:
-    fd = os.memfd_create("certificate", os.MFD_CLOEXEC)
-    os.write(fd, content)
-    return fd
+    fds = []
+    if certificate is not None:
+        for part in filter(None, (certificate.chain, certificate.key, certificate.client_ca)):
+            fds.append(os.memfd_create("certificate", os.MFD_CLOEXEC))
+            os.write(fds[-1], part)
+    return fds

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from typing import Any
 
 import uvloop
 from litestar import Litestar
@@ -20,7 +21,7 @@ from appliance.server.granian_server import BACKLOG, GranianServer
 _MAX_UNSENT_BYTES = 64 * 1024
 
 # How late new connections may see a new certificate.
-_CERTIFICATE_CHECK_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
 
 # How long two servers accept side by side: Granian does not report when the new one has begun.
 _OVERLAP_SECONDS = 0.5
@@ -55,12 +56,13 @@ class Listener:
     ) -> None:
         """`header_seconds` limits the time for the head of a request, and between two requests of a connection."""
         self._app = app
-        self._header_seconds = header_seconds
-        self._settle_seconds = settle_seconds
         self._address = host, port
         self._certificates = certificates
-        self._dismissed = asyncio.Event()
+        self._header_seconds = header_seconds
+        self._settle_seconds = settle_seconds
+        self._is_dismissed = False
         self._stopped = asyncio.Event()
+        self._woken = asyncio.Event()
 
     async def serve(self) -> None:
         """Serve until `stop`, and then until every connection is done.
@@ -77,20 +79,21 @@ class Listener:
 
         New connections are accepted.
         """
-        self._dismissed.set()
+        self._is_dismissed = True
+        self._woken.set()
 
     def stop(self) -> None:
         """Accept no more connections."""
         self._stopped.set()
+        self._woken.set()
 
     async def _serve(self, listening: socket.socket) -> None:
         server = self._start(listening)
         retiring: dict[asyncio.Task[None], GranianServer] = {}
         try:
             while not self._stopped.is_set() and not server.task.done():
-                await self._wait_for_event(server)
+                settle_seconds = await self._next_replacement(server)
                 retiring = {task: old for task, old in retiring.items() if not task.done()}
-                settle_seconds = await self._replacement_seconds()
                 if settle_seconds is not None:
                     new = self._start(listening)
                     await asyncio.wait({new.task}, timeout=_OVERLAP_SECONDS)
@@ -111,21 +114,19 @@ class Listener:
         certificate = None if self._certificates is None else self._certificates.current
         return GranianServer(self._app, listening, certificate, self._header_seconds)
 
-    async def _wait_for_event(self, server: GranianServer) -> None:
-        """Return on `stop`, on `dismiss`, when the server has ended, and when the certificate is to be checked."""
-        events = [asyncio.create_task(each.wait()) for each in (self._stopped, self._dismissed)]
-        await asyncio.wait(
-            (server.task, *events), timeout=_CERTIFICATE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        for each in events:
-            each.cancel()
+    async def _next_replacement(self, server: GranianServer) -> float | None:
+        """Wait for an event, or until the certificate is to be checked.
 
-    async def _replacement_seconds(self) -> float | None:
-        """Return how long connections of the server have to send a request before it stops; None if it stays."""
+        Return how long connections of the server have to send a request before it is replaced; None if it stays.
+        """
+        woken = asyncio.create_task(self._woken.wait())
+        await asyncio.wait({server.task, woken}, timeout=_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        woken.cancel()
+        self._woken.clear()
         if self._stopped.is_set():
             return None
-        if self._dismissed.is_set():
-            self._dismissed.clear()
+        if self._is_dismissed:
+            self._is_dismissed = False
             return _DISMISS_SECONDS
         has_changed = self._certificates is not None and await asyncio.to_thread(self._certificates.refresh)
         return self._settle_seconds if has_changed else None
@@ -138,35 +139,32 @@ class Listener:
         await old.task
 
 
-class ThreadedListener:
-    """A `Listener` in a thread with an event loop of its own, so that probes are answered whatever the server does."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._loop = uvloop.new_event_loop()
-        self._ended: Future[None] = Future()
+class ThreadedListener(Listener):
+    """A listener in a thread with an event loop of its own, so that probes are answered whatever the server does."""
 
     async def serve(self) -> None:
         """Serve; see `Listener.serve`."""
-        threading.Thread(target=self._run, name="probes", daemon=True).start()
-        await asyncio.wrap_future(self._ended)
+        self._loop = uvloop.new_event_loop()
+        ended: Future[None] = Future()
+        threading.Thread(target=self._run, args=(super().serve(), ended), name="probes", daemon=True).start()
+        await asyncio.wrap_future(ended)
 
     def dismiss(self) -> None:
         """Close every connection after its running requests."""
-        self._call(self._listener.dismiss)
+        self._call(super().dismiss)
 
     def stop(self) -> None:
         """Accept no more connections."""
-        self._call(self._listener.stop)
+        self._call(super().stop)
 
-    def _run(self) -> None:
+    def _run(self, work: Coroutine[Any, Any, None], ended: Future[None]) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._listener.serve())
+                runner.run(work)
         except BaseException as error:
-            self._ended.set_exception(error)
+            ended.set_exception(error)
         else:
-            self._ended.set_result(None)
+            ended.set_result(None)
 
     def _call(self, function: Callable[[], None]) -> None:
         # The loop may have ended by itself.

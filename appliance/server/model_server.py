@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -76,9 +77,13 @@ class ModelServer:
             SystemExit: the server could not serve; the log says why.
         """
         config = self.config(models)
-        _require_main_thread()
-        code = serve(LoadedConfig(config), PythonModelFactory(models))
-        if code:
+        # Signals go to the main thread alone, and a loop that runs already cannot run another.
+        if threading.current_thread() is not threading.main_thread():
+            raise ApplianceError("ModelServer.start() runs in the main thread alone; call it there")
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise ApplianceError("ModelServer.start() has an event loop of its own; call it outside of yours")
+        if code := serve(LoadedConfig(config), PythonModelFactory(models)):
             sys.exit(code)
 
     def config(self, models: Sequence[BasePythonModel]) -> Config:
@@ -87,53 +92,35 @@ class ModelServer:
         Raises:
             ConfigError: the models cannot be served together.
         """
-        problems = [*_wrong(models), *self._too_many_workers()]
+        problems = [Problem(_SOURCE, None, None, path, message) for path, message in self._problems(models)]
         if problems:
             raise ConfigError(problems)
         configs = tuple(PythonModelConfig(name=model.name) for model in models)
         return Config.model_construct(models=configs, server=self._server, logging=self._logging)
 
-    def _too_many_workers(self) -> Iterable[Problem]:
-        if self._server.workers not in (1, "auto"):
-            yield _problem(
-                "server.workers", f"is {self._server.workers}, and loaded models belong to one process; must be 1"
-            )
-
-
-def _wrong(models: Sequence[object]) -> Iterable[Problem]:
-    if not models:
-        yield _problem("models", "is empty; must have one model or more")
-    seen: set[str] = set()
-    for index, model in enumerate(models):
-        where = f"models[{index}]"
-        if not isinstance(model, BasePythonModel):
-            hint = ", not the class itself" if isinstance(model, type) else ""
-            kind = f"is {model!r}" if isinstance(model, type) else f"is a {type(model).__name__}"
-            yield _problem(where, f"{kind}; must be an object of a subclass of appliance.openai's or Model{hint}")
-        elif model.name in seen:
-            yield _problem(f"{where}.name", f"is {model.name!r}, which is taken; must be unlike all other names")
-        else:
+    def _problems(self, models: Sequence[object]) -> Iterable[tuple[str, str]]:
+        """Yield a path and a message for each problem."""
+        if not models:
+            yield "models", "is empty; must have one model or more"
+        seen: set[str] = set()
+        for index, model in enumerate(models):
+            if not isinstance(model, BasePythonModel):
+                hint = ", not the class itself" if isinstance(model, type) else ""
+                kind = f"is {model!r}" if isinstance(model, type) else f"is a {type(model).__name__}"
+                yield (
+                    f"models[{index}]",
+                    f"{kind}; must be an object of a subclass of appliance.openai's or Model{hint}",
+                )
+                continue
+            name = f"models[{index}].name"
+            if model.name in seen:
+                yield name, f"is {model.name!r}, which is taken; must be unlike all other names"
+                continue
             seen.add(model.name)
-            yield from _ill_named(model, where)
-
-
-def _ill_named(model: BasePythonModel, where: str) -> Iterable[Problem]:
-    try:
-        PythonModelConfig(name=model.name)
-    except ValidationError as error:
-        yield _problem(f"{where}.name", f"is {model.name!r}; {error.errors()[0]['msg']}")
-
-
-def _problem(path: str, message: str) -> Problem:
-    return Problem(_SOURCE, None, None, path, message)
-
-
-def _require_main_thread() -> None:
-    """Signals go to the main thread alone, and a loop that runs already cannot run another."""
-    if threading.current_thread() is not threading.main_thread():
-        raise ApplianceError("ModelServer.start() runs in the main thread alone; call it there")
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise ApplianceError("ModelServer.start() has an event loop of its own; call it outside of yours")
+            try:
+                PythonModelConfig(name=model.name)
+            except ValidationError as error:
+                yield name, f"is {model.name!r}; {error.errors()[0]['msg']}"
+        workers = self._server.workers
+        if workers not in (1, "auto"):
+            yield "server.workers", f"is {workers}, and loaded models belong to one process; must be 1"

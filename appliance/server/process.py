@@ -80,17 +80,11 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: Wor
     config_reload = None if loaded.path is None else ConfigReload(loaded, manager, app.state.apply)
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
     listeners = _listeners(app, config, certificates)
-    grpc_server = await _start_grpc(app, config, worker, certificates)
+    grpc_server = await _start_grpc(app, config, certificates, shares_port=worker is not None)
     signals = Signals(None if config_reload is None else config_reload.request, lambda: _stop_seconds(manager.config))
     watchdog = Watchdog(config.server.stall_seconds)
     serving = [asyncio.create_task(listener.serve()) for listener in listeners]
-    log.info(
-        "server.started",
-        host=config.server.host,
-        port=config.server.port,
-        probe_port=config.server.probe_port,
-        grpc_port=config.server.grpc_port,
-    )
+    log.info("server.started", **config.server.model_dump(include={"host", "port", "probe_port", "grpc_port"}))
     if config_reload is not None:
         config_reload.start()
     exit_requested = asyncio.create_task(manager.exit_requested.wait())
@@ -117,26 +111,21 @@ def _configure_log(loaded: LoadedConfig) -> None:
 def _require_startable(config: Config) -> None:
     server = config.server
     for key, port in (("port", server.port), ("probe_port", server.probe_port), ("grpc_port", server.grpc_port)):
-        if port is not None:
-            _require_free(server.host, port, f"server.{key}")
+        if port is None:
+            continue
+        # Granian would share a port with another process that has it, and each would get half of the requests.
+        with socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((server.host, port))
+            except OSError as error:
+                fault = f"cannot listen on {server.host} port {port}: {error.strerror}"
+                raise ApplianceError(f"{fault}; choose another server.{key}") from error
     if server.grpc_port is not None:
         oip_grpc.require()
     if server.tls is not None:
         # An error ends the start before a client can connect; each worker reads the files again.
         read_certificate(server.tls)
-
-
-def _require_free(host: str, port: int, key: str) -> None:
-    """Granian would share a port with another process that has it, and each would get half of the requests."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ApplianceError(
-                f"cannot listen on {host} port {port}: {error.strerror}; choose another {key}"
-            ) from error
 
 
 @contextmanager
@@ -157,34 +146,28 @@ def _stop_seconds(config: Config) -> float:
     return config.server.drain_delay_seconds + config.server.drain_seconds + _EXIT_SECONDS
 
 
-def _listeners(
-    app: Litestar, config: Config, certificates: Certificates | None
-) -> Sequence[Listener | ThreadedListener]:
-    host, header_seconds = config.server.host, config.server.timeouts.header_seconds
-    listener = Listener(app, host, config.server.port, certificates, header_seconds=header_seconds)
-    port = config.server.probe_port
-    if port is None:
+def _listeners(app: Litestar, config: Config, certificates: Certificates | None) -> Sequence[Listener]:
+    host, port, probe_port = config.server.host, config.server.port, config.server.probe_port
+    header_seconds = config.server.timeouts.header_seconds
+    listener = Listener(app, host, port, certificates, header_seconds=header_seconds)
+    if probe_port is None:
         return [listener]
     probe_app = create_probe_app(app.state.manager, app.state.health, app.state.telemetry)
     # Without TLS: the probes of a platform have no client certificate.
-    return [listener, ThreadedListener(Listener(probe_app, host, port, header_seconds=header_seconds))]
+    return [listener, ThreadedListener(probe_app, host, probe_port, header_seconds=header_seconds)]
 
 
 async def _start_grpc(
-    app: Litestar, config: Config, worker: WorkerInfo | None, certificates: Certificates | None
+    app: Litestar, config: Config, certificates: Certificates | None, *, shares_port: bool
 ) -> grpc.aio.Server | None:
     if config.server.grpc_port is None:
         return None
     # Imported in the worker process: the threads of gRPC do not survive a fork.
     from appliance.api.grpc.server import create_server
 
+    state = app.state
     server, _ = create_server(
-        config,
-        app.state.manager,
-        app.state.health.report,
-        app.state.telemetry,
-        shares_port=worker is not None,
-        certificates=certificates,
+        config, state.manager, state.health.report, state.telemetry, shares_port=shares_port, certificates=certificates
     )
     await server.start()
     return server

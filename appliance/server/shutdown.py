@@ -16,7 +16,7 @@ import structlog
 from appliance.core.system import exit_now
 from appliance.models.manager import ModelManager
 from appliance.server.event_loop_watchdog import frames_of
-from appliance.server.listener import Listener, ThreadedListener
+from appliance.server.listener import Listener
 
 if TYPE_CHECKING:
     import grpc
@@ -110,7 +110,7 @@ class Signals:
 
 async def shutdown_gracefully(
     manager: ModelManager,
-    listeners: Sequence[Listener | ThreadedListener],
+    listeners: Sequence[Listener],
     serving: Sequence[asyncio.Task[None]],
     grpc_server: grpc.aio.Server | None,
     *,

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,14 +70,15 @@ class Supervisor:
         # Objects that exist now are never collected, so that their pages stay shared.
         gc.collect()
         gc.freeze()
-        for number in range(self._slots.count):
-            self._start(number)
+        for each in range(self._slots.count):
+            self._start(each)
         while self._numbers:
             self._wait()
-            for pid, code in _ended():
-                # The first process of a container also inherits orphans.
-                if pid in self._numbers:
-                    self._handle_death(pid, self._numbers.pop(pid), code)
+            with contextlib.suppress(ChildProcessError):
+                while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                    # The first process of a container also inherits orphans.
+                    if (number := self._numbers.pop(ended[0], None)) is not None:
+                        self._handle_death(ended[0], number, os.waitstatus_to_exitcode(ended[1]))
         return self._code
 
     def _start(self, number: int) -> None:
@@ -140,17 +141,8 @@ class Supervisor:
             return "it could not start"
         if self._folder is not None:
             return "the engine that the workers share accepts no replacement"
-        return "workers die too often" if self._die_too_often() else None
-
-    def _die_too_often(self) -> bool:
-        return len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS
-
-
-def _ended() -> Iterator[tuple[int, int]]:
-    """Yield each child that has ended, and its exit code, negative for a signal."""
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            yield ended[0], os.waitstatus_to_exitcode(ended[1])
+        is_often = len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS
+        return "workers die too often" if is_often else None
 
 
 def _become_worker(parent: int, work: Callable[[WorkerInfo], int], worker: WorkerInfo) -> NoReturn:
