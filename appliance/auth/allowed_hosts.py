@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -32,17 +33,12 @@ def is_local(scope: HTTPScope) -> bool:
     return True
 
 
-def is_private(name: str) -> bool:
-    """Return whether a name cannot be rebound: an IP address, a name without a dot, or one below a private domain."""
-    try:
-        ip_address(name)
-    except ValueError:
-        return "." not in name or name.endswith(_PRIVATE)
-    return True
-
-
 class AllowedHosts:
-    """The allowed names in addition to private ones; ``*.example.com`` is every name below it."""
+    """The allowed names; ``*.example.com`` is every name below it.
+
+    Private names cannot be rebound, and are always allowed: IP addresses, names without a dot, and those below a
+    private domain.
+    """
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self._names = frozenset(name.lower() for name in allowed)
@@ -51,10 +47,15 @@ class AllowedHosts:
         """Return whether a `Host` header, with or without a port, is empty or has an allowed name."""
         if not authority or "*" in self._names:
             return True
-        split = split_authority(authority)
-        if split is None or is_private(name := split[0]):
-            return split is not None
+        if (split := split_authority(authority)) is None:
+            return False
+        name = split[0]
+        with suppress(ValueError):
+            ip_address(name)
+            return True
         labels = name.split(".")
+        if len(labels) == 1 or name.endswith(_PRIVATE):
+            return True
         wildcards = {".".join(["*", *labels[start:]]) for start in range(1, len(labels))}
         return not self._names.isdisjoint({name, *wildcards})
 

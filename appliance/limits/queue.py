@@ -138,6 +138,11 @@ class RequestQueue:
         return len(self._units)
 
     @property
+    def running_requests(self) -> int:
+        """Requests whose turn has come."""
+        return len(self._running)
+
+    @property
     def queued(self) -> int:
         """Requests that wait for their turn."""
         return len(self._waiters)
@@ -329,7 +334,7 @@ class RequestQueue:
 
     def _require_queue_room(self, size: int) -> None:
         if self.limits.queued == 0:
-            raise self._refusal("concurrent", f"has {len(self._running)} requests running, as many as it may")
+            raise self._refusal("concurrent", f"has {self.running_requests} requests running, as many as it may")
         if self.queued >= self.limits.queued:
             raise self._refusal("queue", f"has {self.queued} requests waiting, as many as it may")
         tokens, max_tokens = self.queued_tokens, self.limits.queued_tokens

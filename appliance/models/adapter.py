@@ -38,7 +38,7 @@ class AdapterModel:
         self._handlers: Handlers = {}
         self._readiness = Readiness(
             self._send_warmup_request,
-            self._check_peer,
+            lambda: self._peers.check(config.target) if isinstance(config.target, str) else None,
             lambda: self._client.consecutive_failures if self._client else 0,
         )
 
@@ -79,10 +79,6 @@ class AdapterModel:
     async def _send_warmup_request(self) -> None:
         operation = next(operation for operation in SMALLEST_REQUESTS if operation in self.operations)
         await self._handlers[operation](dict(SMALLEST_REQUESTS[operation]), {})
-
-    def _check_peer(self) -> None:
-        if isinstance(self._config.target, str):
-            self._peers.check(self._config.target)
 
 
 def _decode(body: bytes) -> Json:

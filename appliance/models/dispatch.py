@@ -204,12 +204,10 @@ class _Exchange:
             context.admitted = time.monotonic()
             context.queued = arrived if context.admitted - arrived > _MIN_QUEUE_SECONDS else None
         started_ns = time.monotonic_ns()
-        status.requests.running += 1
         try:
             yield slots
         finally:
-            status.requests.running -= 1
-            status.requests.totals.add(time.monotonic_ns() - started_ns, is_success=self._is_success)
+            status.requests.add(time.monotonic_ns() - started_ns, is_success=self._is_success)
             prompt_tokens, output_tokens = (None, 0) if context is None else context.settle()
             slots.leave(prompt_tokens, is_success=self._is_success or self._has_first_token)
             if charge is not None:

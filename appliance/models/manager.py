@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
@@ -54,6 +54,7 @@ class ModelManager:
             end_process=self._end_process,
         )
         self.registry = ModelRegistry(map(self.new_runner, config.models), self.authorizer)
+        self.find, self.visible = self.registry.find, self.registry.visible
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Lock()
 
@@ -103,14 +104,6 @@ class ModelManager:
             config=config,
         )
 
-    def find(self, name: str | None) -> ModelStatus:
-        """Return the model with this name for the current caller; see `ModelRegistry.find`."""
-        return self.registry.find(name)
-
-    def visible(self) -> Sequence[tuple[ModelStatus, str]]:
-        """Return each model under each of the names that the current caller may use."""
-        return self.registry.visible()
-
     async def handle(self, name: str | None, request: ModelRequest) -> ModelResponse:
         """Have the named model answer; None means the only one there is.
 
@@ -156,7 +149,7 @@ class ModelManager:
             return
         _require_state(status, "loaded", State.UNLOADED)
         runner.change_state(State.PENDING, "an operator loads it")
-        await asyncio.shield(self._in_background(runner.load()))
+        await asyncio.shield(self.in_background(runner.load()))
         if not status.rule.is_ready:
             # With the reason, which other clients do not get: the caller is an operator.
             raise UnavailableError(f"The model {name!r} is {status.state}: {status.reason}")
@@ -170,18 +163,14 @@ class ModelManager:
         runner = self.registry.resolve(name)
         _require_state(runner.status, "unloaded", State.READY, State.UNAVAILABLE)
         unloading = runner.unload(self.config.server.drain_seconds, "an operator unloaded it")
-        await asyncio.shield(self._in_background(unloading))
+        await asyncio.shield(self.in_background(unloading))
 
     async def drain_and_stop(self, runner: ModelRunner, reason: str) -> None:
         """Stop a model that no new request reaches, once its requests have ended, and forget it."""
         await runner.drain_and_stop(self.config.server.drain_seconds, reason)
         self.registry.forget(runner)
 
-    def stop_in_background(self, runner: ModelRunner, reason: str) -> None:
-        """Run `drain_and_stop` without waiting for it."""
-        self._in_background(self.drain_and_stop(runner, reason))
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start work that goes on if its caller is cancelled, and ends with the server."""
         task = asyncio.create_task(work)
         self._tasks.add(task)

@@ -77,7 +77,8 @@ class ModelRunner:
         self._artifacts = FetchedArtifacts()
         self._deaths = RestartTracker(context.restart_policy)
         self._task: asyncio.Task[None] | None = None
-        self._has_loaded = asyncio.Event()
+        self.has_loaded = asyncio.Event()
+        """The load that `start` began has ended, successful or not."""
         self._is_stopped = False
         self._unloading = asyncio.Lock()
         """Held while the loaded model is closed, so that nothing is loaded in its place before."""
@@ -87,10 +88,6 @@ class ModelRunner:
     def start(self) -> None:
         """Start to load the model, and then to watch it; returns at once."""
         self._task = asyncio.create_task(self._run())
-
-    async def wait_loaded(self) -> None:
-        """Wait until the load that `start` began has ended, successful or not."""
-        await self._has_loaded.wait()
 
     async def fetch(self) -> None:
         """Download the model's files before its turn to load; does nothing for a model without storage."""
@@ -161,7 +158,7 @@ class ModelRunner:
 
     def continue_from(self, replaced: ModelRunner) -> None:
         """Take over the counts of the model that this one replaces."""
-        self.status.requests.totals = replaced.status.requests.totals
+        self.status.requests = replaced.status.requests
         self.status.restarts = replaced.status.restarts
 
     def change_state(self, state: State, reason: str) -> None:
@@ -187,7 +184,7 @@ class ModelRunner:
 
     async def _run(self) -> None:
         await self.load()
-        self._has_loaded.set()
+        self.has_loaded.set()
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             if self.status.state not in _WATCHED:

@@ -49,7 +49,7 @@ class LoadTimings:
 
 @dataclass(slots=True)
 class RequestTotals:
-    """How many requests of a model succeeded and failed, and the nanoseconds that they took."""
+    """How many requests of a model succeeded and failed, and the nanoseconds that they took; `dispatch` writes it."""
 
     succeeded: int = 0
     succeeded_ns: int = 0
@@ -65,14 +65,6 @@ class RequestTotals:
             self.succeeded, self.succeeded_ns = self.succeeded + 1, self.succeeded_ns + taken_ns
         else:
             self.failed, self.failed_ns = self.failed + 1, self.failed_ns + taken_ns
-
-
-@dataclass(slots=True)
-class RequestCounter:
-    """Counts the requests of one model; `dispatch` writes it. The totals may be shared with the model it replaces."""
-
-    running: int = 0
-    totals: RequestTotals = field(default_factory=RequestTotals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +106,8 @@ class ModelStatus:
     queue: RequestQueue
     tokenizer_queue: RequestQueue
     """For requests that only the tokenizer answers: they do not wait for the engine."""
-    requests: RequestCounter = field(default_factory=RequestCounter)
+    requests: RequestTotals = field(default_factory=RequestTotals)
+    """Shared with the model that it replaces."""
     state: State = State.PENDING
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     reason: str = "waiting for its turn to load"
@@ -150,7 +143,7 @@ class ModelStatus:
     @property
     def running(self) -> int:
         """Requests that the model works on."""
-        return self.requests.running
+        return self.queue.running_requests + self.tokenizer_queue.running_requests
 
     @property
     def queued(self) -> int:

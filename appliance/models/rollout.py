@@ -60,7 +60,7 @@ class Rollout:
                     await self._start(runner, is_outdated)
         for runner in self._removed:
             self._registry.remove(runner)
-            self._manager.stop_in_background(runner, _REMOVED)
+            self._manager.in_background(self._manager.drain_and_stop(runner, _REMOVED))
         await self._restore_unloaded()
         self._registry.sort_by(self._order)
 
@@ -82,10 +82,10 @@ class Rollout:
             self._registry.replace(runner)
             await self._manager.drain_and_stop(old, _REPLACED)
             runner.start()
-            await runner.wait_loaded()
+            await runner.has_loaded.wait()
             return
         runner.start()
-        await runner.wait_loaded()
+        await runner.has_loaded.wait()
         while runner.status.state is State.UNAVAILABLE and not is_outdated():  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         if not runner.status.rule.is_ready:
@@ -93,7 +93,7 @@ class Rollout:
             await self._drop(runner)
         elif (old := self._registry.replace(runner)) is not None:
             self._unloaded.pop(runner.status.name, None)
-            self._manager.stop_in_background(old, _REPLACED)
+            self._manager.in_background(self._manager.drain_and_stop(old, _REPLACED))
 
     def _note_failure(self, runner: ModelRunner) -> None:
         if runner.status.state in {State.FAILED, State.UNAVAILABLE}:

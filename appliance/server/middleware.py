@@ -30,7 +30,7 @@ from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext, use_context
 from appliance.models.manager import ModelManager
 from appliance.server.cross_origin import CrossOriginPolicy, RawHeaders
-from appliance.telemetry.payload_log import BodyCapture, CapturedBody
+from appliance.telemetry.payload_log import BodyCapture
 from appliance.telemetry.recorder import RequestRecorder
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -109,7 +109,10 @@ class RequestMiddleware:
             finally:
                 context.ended = time.monotonic()
                 exchange.close()
-                _add_route(context, scope)
+                # A request that was rejected early, or whose path is unknown, has no route.
+                if (handler := scope.get("route_handler")) is not None:
+                    context.route, context.protocol = scope["path_template"], handler.opt.get(PROTOCOL)
+                    context.is_probe = context.is_probe or PROBE in handler.opt
                 self._telemetry.record(context, capture, span)
                 structlog.contextvars.unbind_contextvars("trace_id")
 
@@ -210,10 +213,12 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._context.status = self._context.status or message["status"]
             message["headers"] = self._headers(message["headers"])
-        elif message["type"] == "http.response.body" and not message.get("more_body"):
-            self._is_complete = True
-        if self._capture is not None:
-            _copy(message, self._capture.response)
+            if self._capture is not None:
+                self._capture.response.media_type = _media_type(message["headers"])
+        elif message["type"] == "http.response.body":
+            self._is_complete = not message.get("more_body")
+            if self._capture is not None:
+                self._capture.response.add(message.get("body", b""))
         self._sending_since = self._loop.time()
         await self._send(message)
         self._sending_since = None
@@ -257,22 +262,6 @@ def _strip(scope: HTTPScope, prefix: str) -> bool:
     scope["path"] = path.removeprefix(prefix) or "/"
     scope["raw_path"] = scope["path"].encode()
     return True
-
-
-def _copy(message: Message, body: CapturedBody) -> None:
-    if message["type"] == "http.response.start":
-        body.media_type = _media_type(message["headers"])
-    elif message["type"] == "http.response.body":
-        body.add(message.get("body", b""))
-
-
-def _add_route(context: RequestContext, scope: Scope) -> None:
-    """Add the route to the context; a request that was rejected early, or whose path is unknown, has none."""
-    handler = scope.get("route_handler")
-    if handler is not None:
-        context.route = scope["path_template"]
-        context.protocol = handler.opt.get(PROTOCOL)
-        context.is_probe = context.is_probe or PROBE in handler.opt
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -79,7 +79,9 @@ class Signals:
         while True:
             left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if not select.select([self._inbox], [], [], left)[0]:
-                self._exit_late()
+                reason = f"it did not stop within {self._stop_seconds():g} seconds of the signal"
+                log.error("server.failed", reason=reason, frames=frames_of(self._main))
+                exit_now(1)
             received = self._inbox.recv(64)
             if not received:
                 return
@@ -98,14 +100,6 @@ class Signals:
                 exit_now(128 + number)
             self._deadline = time.monotonic() + self._stop_seconds()
             self._loop.call_soon_threadsafe(self.first.set_result, number)
-
-    def _exit_late(self) -> None:
-        log.error(
-            "server.failed",
-            reason=f"it did not stop within {self._stop_seconds():g} seconds of the signal",
-            frames=frames_of(self._main),
-        )
-        exit_now(1)
 
 
 async def shutdown_gracefully(

@@ -43,6 +43,8 @@ _REFRESH_SECONDS = 0.2
 # The state of a model in a worker that has not reported yet.
 _STARTING = {"state": State.PENDING.value, "reason": "a worker is starting"}
 
+_CONFIG_PROBLEMS = ("error", "restart_required", "new_models")
+
 # Only metrics that grow can be summed; of all others each process has a value of its own.
 _SUMMED = frozenset({"counter", "histogram", "summary"})
 
@@ -248,7 +250,12 @@ class MultiWorkerHealth(ServerHealth):
             # Before the first report there is none.
             retry_after=max((each.health.retry_after for each in reported), default=1),
             models=models,
-            config=max((each.health.config for each in reported), key=_config_problems, default=None),
+            # The one with the most problems.
+            config=max(
+                (each.health.config for each in reported),
+                key=lambda config: [bool((config or {}).get(key)) for key in _CONFIG_PROBLEMS],
+                default=None,
+            ),
             workers=[_describe(number, each, now) for number, each in enumerate(snapshots)],
         )
 
@@ -303,10 +310,6 @@ def _combine(reported: Sequence[WorkerSnapshot]) -> list[dict[str, Any]]:  # Any
         }
         for models in by_name.values()
     ]
-
-
-def _config_problems(config: Mapping[str, Any] | None) -> list[bool]:  # Any: JSON values
-    return [bool((config or {}).get(key)) for key in ("error", "restart_required", "new_models")]
 
 
 def _describe(number: int, snapshot: WorkerSnapshot | None, now: float) -> dict[str, Any]:  # Any: JSON values

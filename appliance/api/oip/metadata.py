@@ -137,7 +137,7 @@ def _configured(spec: TensorSpec) -> Json:
 
 
 def _statistics(status: ModelStatus, name: str) -> Json:
-    totals = status.requests.totals
+    totals = status.requests
     return {
         "name": name,
         "version": VERSION,
