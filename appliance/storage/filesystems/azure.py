@@ -57,7 +57,7 @@ class AzureStore(FilesystemStore):
 
         auth = self._auth
         connect, read = errors.client_timeouts(self._settings.transfer)
-        session = aiohttp.ClientSession(**await network.session_options(self._settings.transfer))
+        session = aiohttp.ClientSession(**await network.session_options(self._settings.transfer, auth.ca_file))
         service = BlobServiceClient(
             auth.account_url,
             credential=auth.sas or auth.tokens,

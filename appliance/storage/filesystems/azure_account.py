@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -65,6 +66,7 @@ class AzureAuth:
     account_url: str
     sas: str = ""
     tokens: AsyncTokenCredential | None = None
+    ca_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ def find_auth(uri: AzureUri, config: CredentialsConfig, environ: Mapping[str, st
             "set AZURE_STORAGE_ACCOUNT or storage.credentials.azure.account, or write the account into the URI"
         )
     sas = _sign(account, bucket, found.key) if found.key else found.sas
-    return AzureAuth(found.description, url.rstrip("/"), sas.removeprefix("?"), found.tokens)
+    ca_file = block.ca_file if block else None
+    return AzureAuth(found.description, url.rstrip("/"), sas.removeprefix("?"), found.tokens, ca_file)
 
 
 def _find_block(uri: AzureUri, config: CredentialsConfig, default_account: str | None) -> AzureCredentialsConfig | None:

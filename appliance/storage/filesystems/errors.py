@@ -12,6 +12,7 @@ from typing import Any
 from appliance.config.storage import TransferConfig
 from appliance.core.errors import (
     AccessDeniedError,
+    ApplianceError,
     ArtifactChangedError,
     ArtifactNotFoundError,
     StorageError,
@@ -67,11 +68,11 @@ OwnError = Callable[[str, BaseException, FailedResponse | None], StorageError | 
 
 def to_storage_error(
     resource: str, error: BaseException, access: AccessHint, own_error: OwnError = lambda *_: None
-) -> StorageError:
+) -> ApplianceError:
     """Return the error for what a client raised while it requested `resource`."""
     causes = [(cause, _response_of(cause)) for cause in _causes(error)]
     for cause, response in causes:
-        if isinstance(cause, StorageError):
+        if isinstance(cause, ApplianceError):
             return cause
         if found := own_error(resource, cause, response):
             return found

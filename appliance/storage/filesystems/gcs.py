@@ -59,7 +59,7 @@ class GcsStore(FilesystemStore):
 
             # Without an expiry, gcsfs never refreshes it, which it would do in the I/O loop.
             self._bearer = Bearer("unknown")  # type: ignore[no-untyped-call] # google-auth has none here
-        session = await network.session_options(self._settings.transfer)
+        session = await network.session_options(self._settings.transfer, self._block.ca_file)
         arguments = {
             "token": self._bearer,
             "access": "read_only",

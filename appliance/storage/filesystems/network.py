@@ -120,8 +120,8 @@ def proxy_of(url: URL) -> EnvironmentProxy | None:
     return proxy
 
 
-def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
-    """Return a context that trusts the system, the files that variables name, and `ca_file` of the credentials.
+def tls_context(ca_file: Path | str | None = None) -> ssl.SSLContext:
+    """Return a context that trusts the system, the files that variables name, and `ca_file` of the store.
 
     Raises:
         StorageError: a file is missing, or has no certificates.
@@ -129,7 +129,7 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     files = {name: os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)}
     if ca_file is not None:
-        files["ca_file of storage.credentials"] = str(ca_file.expanduser())
+        files["ca_file of the store"] = str(Path(ca_file).expanduser())
     for source, file in files.items():
         is_directory = Path(file).is_dir()
         try:

@@ -390,7 +390,8 @@ class OciStore(FilesystemStore):
         registry = endpoint.host_port_subcomponent or "" if endpoint else self._reference.registry
         login = await in_thread(find_login, registry, self._reference.name, self._block)
         self.credential = login.description
-        session = await network.session_options(self._settings.transfer)
+        ca_file = self._block.ca_file if self._block else None
+        session = await network.session_options(self._settings.transfer, ca_file)
         arguments = {"login": login, "endpoint": endpoint, "client_kwargs": session, "skip_instance_cache": True}
         return OciFileSystem(self._given_uri, **{**arguments, **self._options})
 

@@ -7,14 +7,16 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from appliance.config.credentials import S3CredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
+from appliance.core.concurrency import in_thread
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
 from appliance.core.uri import redact
-from appliance.storage.filesystems import errors
+from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.base import RemoteFile, hex_digest, known_digests
 from appliance.storage.filesystems.errors import FailedResponse
 from appliance.storage.filesystems.store import (
@@ -79,13 +81,13 @@ class S3Store(FilesystemStore):
             "endpoint_url": self._endpoint,
             "client_kwargs": {
                 "region_name": block.region or session.get_config_variable("region") or _DEFAULT_REGION,
-                # With None, botocore reads AWS_CA_BUNDLE.
-                "verify": None if _is_true(os.environ.get("S3_VERIFY_SSL", "1")) else False,
             },
             "config_kwargs": {
                 "connect_timeout": connect,
                 "read_timeout": read,
-                "max_pool_connections": max(64, transfer.parallel),
+                "http_session_cls": await _session_class(block.ca_file or session.get_config_variable("ca_bundle")),
+                # The connector has those of the environment.
+                "proxies": {},
                 # The download retries.
                 "retries": {"total_max_attempts": 1},
                 # Some stores send the checksum of the whole object with a range of it.
@@ -174,6 +176,20 @@ def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for
             ("md5", etag if is_plain and re.fullmatch("[0-9a-f]{32}", etag) else None),
         )
     )
+
+
+async def _session_class(ca_file: Path | str | None) -> type:
+    """Return the class of botocore's sessions, with the connections of all other stores."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    is_verified = _is_true(os.environ.get("S3_VERIFY_SSL", "1"))
+    context = await in_thread(network.tls_context, ca_file) if is_verified else False
+
+    class Session(AIOHTTPSession):  # type: ignore[misc] # aiobotocore has no types
+        async def _create_connector(self, _proxy_url: None) -> network.Connector:
+            return network.Connector(limit=0, ssl=context)
+
+    return Session
 
 
 async def _keys(session: AioSession, block: S3CredentialsConfig) -> tuple[str, dict[str, Any]]:  # Any: of s3fs
