@@ -22,9 +22,9 @@ from appliance.ui.redacted_config import RedactedConfig
 
 _FOLDER = Path(__file__).parent
 
-# The HTML of each page, and its scripts in the order of their imports.
-_INDEX = ("page.html", "server.js", "models.js", "playground.js", "page.js")
-_DOCS = ("docs.html", "server.js", "docs.js")
+# The title of each page, its HTML, and its scripts in the order of their imports.
+_INDEX = ("Appliance", "page.html", "server.js", "models.js", "playground.js", "page.js")
+_DOCS = ("Appliance: API", "docs.html", "server.js", "docs.js")
 
 
 def routes(
@@ -64,22 +64,23 @@ def _is_browser(request: Request[Any, Any, Any]) -> bool:  # Any: Litestar's use
     return "text/html" in request.headers.get("accept", "")
 
 
-def _page(files: tuple[str, ...]) -> Response[str]:
-    text, policy = page(files)
+def _page(parts: tuple[str, ...]) -> Response[str]:
+    text, policy = _render(*parts)
     return Response(text, media_type=MediaType.HTML, headers={"content-security-policy": policy})
 
 
 @cache
-def page(files: tuple[str, ...] = _INDEX) -> tuple[str, str]:
+def _render(title: str, body: str, *scripts: str) -> tuple[str, str]:
     """Return a page and its Content-Security-Policy, which allows its own style and script and no other server.
 
     Source: https://www.w3.org/TR/CSP3/
     """
-    html, *scripts = map(_read, files)
     style = _read("page.css")
     # One script of several modules: an import from another of them is already defined.
-    script = re.sub(r"^(?:import .*\n|export )", "", "".join(scripts), flags=re.MULTILINE)
-    text = html.replace("/* page.css */", style).replace("/* page.js */", script)
+    script = re.sub(r"^(?:import .*\n|export )", "", "".join(map(_read, scripts)), flags=re.MULTILINE)
+    text = _read("shell.html").replace("<!-- body -->\n", _read(body)).replace("<!-- title -->", title)
+    text = text.replace("<!-- key_form.html -->\n", _read("key_form.html"))
+    text = text.replace("/* page.css */", style).replace("/* page.js */", script)
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
