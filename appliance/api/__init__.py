@@ -1,4 +1,7 @@
-"""One file for each wire protocol: its wire types and its routes."""
+"""One file for each wire protocol: its wire types and its routes.
+
+What is wrong with a request, or with a model's response, is raised as a `RequestError` and rendered by the protocol.
+"""
 
 PROTOCOL = "protocol"
 """Key of a handler's `opt`: the name of its protocol."""

@@ -111,11 +111,7 @@ def _route(
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
-    """Return the type that the body is parsed as, here and later: the operation decides, not the client's header.
-
-    Raises:
-        RequestError: the client's header is another type.
-    """
+    """Return the type that the body is parsed as, here and later: the operation decides, not the client's header."""
     content_type = headers.get("content-type", "")
     if operation in MULTIPART_OPERATIONS:
         if not multipart.is_form(content_type):

@@ -110,14 +110,9 @@ def _run(failure: str, work: Callable[[], Result]) -> Result:
         LoadError: it raised.
         ModuleNotFoundError: a module is missing.
     """
-    missing: ModuleNotFoundError
     try:
-        with user_code(failure):
-            try:
-                return work()
-            except ModuleNotFoundError as error:
-                missing = error
+        with user_code(failure, passes=(ModuleNotFoundError,)):
+            return work()
     except (ApplianceError, NotImplementedError) as error:
         reason = describe_exception(error.__cause__ or error)
         raise LoadError(f"engine.python: {failure}: {reason}; the log says where in your code") from error
-    raise missing

@@ -352,18 +352,13 @@ class Rerank(OpenAIResponse):
 
 # https://platform.openai.com/docs/guides/error-codes, and vLLM's names for the same.
 _STATUSES: Mapping[str, int] = {
-    "invalid_request_error": 400,
-    "BadRequestError": 400,
     "authentication_error": 401,
     "permission_error": 403,
-    "not_found_error": 404,
-    "NotFoundError": 404,
+    **dict.fromkeys(("not_found_error", "NotFoundError"), 404),
     "rate_limit_error": 429,
-    "server_error": 500,
-    "InternalServerError": 500,
+    **dict.fromkeys(("server_error", "InternalServerError"), 500),
     "NotImplementedError": 501,
-    "service_unavailable_error": 503,
-    "ServiceUnavailableError": 503,
+    **dict.fromkeys(("service_unavailable_error", "ServiceUnavailableError"), 503),
 }
 
 

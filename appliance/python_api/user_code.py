@@ -51,15 +51,16 @@ class UserCodeError(ApplianceError):
 
 
 @contextmanager
-def user_code(name: str, *, is_logged: bool = True) -> Iterator[None]:
+def user_code(name: str, *, is_logged: bool = True, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Run code of a user, called `name` in messages; `is_logged` says whether an exception is logged here.
 
-    Our own errors and `NotImplementedError` pass, because users raise them on purpose.
+    Our own errors and `NotImplementedError` pass, because users raise them on purpose, and those of `passes`.
     """
     task = _current_task()
+    expected: tuple[type[Exception], ...] = (ApplianceError, NotImplementedError, *passes)
     try:
         yield
-    except (ApplianceError, NotImplementedError):
+    except expected:
         raise
     except BaseException as error:
         is_cancellation = isinstance(error, asyncio.CancelledError | GeneratorExit)

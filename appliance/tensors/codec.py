@@ -2,6 +2,8 @@
 
 Source: https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object", and Triton's binary tensor
 data extension (https://github.com/triton-inference-server/server, protocol/extension_binary_data.md).
+
+What is wrong with a body is raised as a `RequestError`.
 """
 
 from __future__ import annotations
@@ -64,11 +66,7 @@ class InferenceResponseBody(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
-    """Decode a request; `length` is the value of `LENGTH_HEADER`.
-
-    Raises:
-        RequestError: the body is not a request.
-    """
+    """Decode a request; `length` is the value of `LENGTH_HEADER`."""
     request, binary = _split(body, length, InferenceRequestBody)
     outputs = tuple(RequestedOutput(output.name, output.parameters or {}) for output in request.outputs or ())
     return InferenceRequest(_tensors(request.inputs, binary), request.id, outputs, request.parameters or {})
@@ -83,11 +81,7 @@ def write_request(request: InferenceRequest) -> tuple[bytes, dict[str, str]]:
 
 
 def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
-    """Decode a response; `length` is the value of `LENGTH_HEADER`.
-
-    Raises:
-        RequestError: the body is not a response.
-    """
+    """Decode a response; `length` is the value of `LENGTH_HEADER`."""
     response, binary = _split(body, length, InferenceResponseBody)
     tensors = _tensors(response.outputs, binary)
     return InferenceResponse(
@@ -98,11 +92,7 @@ def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
 def write_response(
     response: InferenceResponse, requested: Sequence[RequestedOutput] = (), *, prefers_binary: bool = False
 ) -> tuple[bytes, dict[str, str]]:
-    """Encode a response with the requested outputs, as JSON or binary data as requested; return body and headers.
-
-    Raises:
-        RequestError: a requested output does not exist, or cannot be written as JSON.
-    """
+    """Encode a response with the requested outputs, as JSON or binary data as requested; return body and headers."""
     tensors = response.select(requested)
     wanted = {output.name: output.parameters.get("binary_data") for output in requested}
     binary = {
@@ -121,11 +111,7 @@ def write_response(
 
 
 def decode(body: bytes, type_: type[Decoded]) -> Decoded:
-    """Decode JSON as `type_`.
-
-    Raises:
-        RequestError: it is not valid JSON, or not of that type.
-    """
+    """Decode JSON as `type_`."""
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:

@@ -24,11 +24,7 @@ _FIELDS: Mapping[str, str] = {
 
 
 def request_from_message(message: pb.ModelInferRequest) -> InferenceRequest:
-    """Return the request of a message.
-
-    Raises:
-        RequestError: its tensors are invalid.
-    """
+    """Return the request of a message."""
     inputs = _raw(message) if message.raw_input_contents else [_typed(each) for each in message.inputs]
     return InferenceRequest(
         inputs=inputs,
@@ -41,11 +37,7 @@ def request_from_message(message: pb.ModelInferRequest) -> InferenceRequest:
 def message_from_response(
     response: InferenceResponse, requested: Sequence[RequestedOutput], *, is_raw: bool
 ) -> pb.ModelInferResponse:
-    """Return the message of a response with the requested outputs; raw if `is_raw`, or if a datatype has no field.
-
-    Raises:
-        RequestError: a requested output does not exist.
-    """
+    """Return the message of a response with the requested outputs; raw if `is_raw`, or if a datatype has no field."""
     outputs = response.select(requested)
     message = pb.ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version or "", id=response.id or ""

@@ -31,11 +31,7 @@ _BODY_HEADERS = frozenset(
 
 
 def find_model(manager: ModelManager, name: str, version: str | None = None) -> ModelStatus:
-    """Return the model of this name and version.
-
-    Raises:
-        UnknownModelError: there is no such model or version.
-    """
+    """Return the model of this name and version."""
     status = manager.find(name)
     if version not in {None, "", VERSION}:
         raise UnknownModelError(f"The model {name!r} has version {VERSION} and no other; there is no {version[:40]!r}")
@@ -46,9 +42,6 @@ def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
     """Check that the current caller may use the model, and the operation if the model supports it.
 
     For other models, the body decides which operation is run, so the caller must be allowed one of the possible ones.
-
-    Raises:
-        RequestError: the caller may not, or there is no such model.
     """
     operations = manager.find(name).model.operations
     candidates = [signature.operation for signature in SIGNATURES if signature.operation in operations]
@@ -59,12 +52,7 @@ def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
 
 
 async def infer(manager: ModelManager, name: str, request: InferenceRequest, headers: Headers) -> InferenceResponse:
-    """Return the named model's response to an inference request.
-
-    Raises:
-        RequestError: the model is unknown or not ready, or the request is invalid.
-        EngineDeadError: the engine died during the request.
-    """
+    """Return the named model's response to an inference request."""
     operations = manager.find(name).model.operations
     if Operation.INFERENCE in operations:
         return await _forward_tensors(manager, name, request, headers)
@@ -78,12 +66,7 @@ async def infer(manager: ModelManager, name: str, request: InferenceRequest, hea
 async def run_operation(
     manager: ModelManager, name: str, signature: OperationSignature, texts: TextInputs, fields: Json, headers: Headers
 ) -> Sequence[Tensor]:
-    """Return the output tensors of an operation; `fields` are added to the bodies of its OpenAI requests.
-
-    Raises:
-        RequestError: the model is not ready, or the request is invalid.
-        EngineDeadError: the engine died during the request.
-    """
+    """Return the output tensors of an operation; `fields` are added to the bodies of its OpenAI requests."""
     if not all(column.texts for column in texts.values()):
         raise RequestError(f"There is nothing to do: {', '.join(signature.inputs)} must have an element or more")
     if signature.operation is Operation.CHAT_COMPLETION:
@@ -129,12 +112,7 @@ def error_of_response(response: ModelResponse) -> RequestError:
 
 
 async def response_body(response: ModelResponse) -> bytes:
-    """Return the body of a successful response.
-
-    Raises:
-        RequestError: the response is an error.
-        GatewayError: the response is a stream.
-    """
+    """Return the body of a successful response."""
     if not isinstance(response.body, bytes):
         await response.body.aclose()
         raise GatewayError("The model answered with a stream that nobody asked for")

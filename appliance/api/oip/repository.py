@@ -85,11 +85,7 @@ def index(manager: ModelManager, *, only_ready: bool = False) -> list[Repository
 
 
 async def change(manager: ModelManager, name: str, verb: Literal["load", "unload"]) -> None:
-    """Load or unload a model; see the methods of `ModelManager`.
-
-    Raises:
-        RequestError: the config does not allow it, or it cannot be done.
-    """
+    """Load or unload a model; see the methods of `ModelManager`."""
     _authorize(manager, name, verb)
     await (manager.load(name) if verb == "load" else manager.unload(name))
 

@@ -202,11 +202,7 @@ _TOKEN_OUTPUTS = {"label": "BYTES", "probability": "FP32", "text": "INT64", "sta
 
 
 def parse_inputs(request: InferenceRequest) -> tuple[TextInputs, Json]:
-    """Return the texts of a request, and the fields of the body, such as `max_tokens`, among its inputs and parameters.
-
-    Raises:
-        RequestError: an input or a parameter is neither a text nor a field.
-    """
+    """Return the texts of a request, and from its inputs and parameters the fields, such as `max_tokens`."""
     inputs = request.inputs
     if len(inputs) == 1 and inputs[0].datatype == "BYTES" and inputs[0].name not in _TEXTS:
         return {_TEXT: TextInput(inputs[0].texts(), inputs[0].shape)}, parse_fields(request.parameters)
@@ -219,11 +215,7 @@ def parse_inputs(request: InferenceRequest) -> tuple[TextInputs, Json]:
 
 
 def parse_fields(parameters: Mapping[str, Any]) -> Json:  # Any: JSON values
-    """Return the parameters that are fields of the body.
-
-    Raises:
-        RequestError: one of them is reserved.
-    """
+    """Return the parameters that are fields of the body."""
     fields = {name: value for name, value in parameters.items() if name not in _PROTOCOL_PARAMETERS}
     # As in Triton's vLLM backend.
     if fields.pop("exclude_input_in_output", True) is False:
@@ -242,9 +234,6 @@ def default_signature(operations: Collection[Operation], access: Authorizer | No
     """Return the signature of a model with these operations, if inputs and outputs do not decide it.
 
     With `access`, operations that the current caller may use come first.
-
-    Raises:
-        UnsupportedOperationError: none of the operations has a signature.
     """
     offered = _offered(operations)
     return next((each for each in offered if access is not None and access.may_request(each.operation)), offered[0])
@@ -253,13 +242,7 @@ def default_signature(operations: Collection[Operation], access: Authorizer | No
 def choose_signature(
     operations: Collection[Operation], inputs: Collection[str], requested: Collection[str], access: Authorizer
 ) -> OperationSignature:
-    """Return the signature that fits the names of the inputs and of the requested outputs.
-
-    Raises:
-        RequestError: none fits.
-        ForbiddenError: the current caller may use none of the operations.
-        UnsupportedOperationError: none of the operations has a signature.
-    """
+    """Return the signature that fits the names of the inputs and of the requested outputs."""
     offered = _offered(operations)
     allowed = [signature for signature in offered if access.may_request(signature.operation)]
     if not allowed:

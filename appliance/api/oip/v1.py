@@ -161,11 +161,7 @@ def _is_text(value: object) -> bool:
 
 
 def unwrap(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mode]:
-    """Return the data of a request, and the mode of its event; a request without an event is its own data.
-
-    Raises:
-        RequestError: the event is invalid.
-    """
+    """Return the data of a request, and the mode of its event; a request without an event is its own data."""
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/cloudevents-batch+json":
         raise RequestError("A batch of events is not taken; send each by itself", status=415)

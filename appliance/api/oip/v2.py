@@ -158,11 +158,7 @@ def routes(manager: ModelManager, health: Health, body_reader: BodyReader) -> li
 
 
 def _parse_path(rest: str) -> tuple[str, str | None, str]:
-    """Return name, version and verb of a path, parsed from its end: the name of a model may contain slashes.
-
-    Raises:
-        NotFoundException: there is no such path.
-    """
+    """Return name, version and verb of a path, parsed from its end: the name of a model may contain slashes."""
     found = _PATH.fullmatch(rest)
     if found is None:
         raise NotFoundException
@@ -254,12 +250,7 @@ def _parse(body: bytes, name: str) -> tuple[str, Json, Json]:
 
 
 async def _events(response: ModelResponse, base: Json) -> AsyncGenerator[bytes]:
-    """Convert an OpenAI stream to one of the Open Inference Protocol.
-
-    Raises:
-        RequestError: the stream has an error.
-        GatewayError: it is not an OpenAI stream.
-    """
+    """Convert an OpenAI stream to one of the Open Inference Protocol."""
     if isinstance(response.body, bytes):
         raise GatewayError("The model answered at once where a stream was asked for")
     async with aclosing(read_events(response.body, has_events=True)) as chunks:

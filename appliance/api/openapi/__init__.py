@@ -6,14 +6,13 @@ Source: https://spec.openapis.org/oas/v3.1.0
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
 
 import msgspec
-from litestar import Litestar, get, route
+from litestar import Litestar, get
 from litestar.handlers import BaseRouteHandler
-from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Method
@@ -25,9 +24,6 @@ from appliance.api.openai import PREFIXES
 from appliance.core.model import OPENAI_PATHS
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
-
-if TYPE_CHECKING:
-    from appliance.api.openapi.documented_routes import DocumentedRoute
 
 _OPERATIONS = {
     prefix + path: operation for operation, paths in OPENAI_PATHS.items() for path in paths for prefix in PREFIXES
@@ -79,20 +75,16 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
 
 def documented_paths(*, has_page: bool) -> Sequence[str]:
     """Return the paths of all routes; `has_page` is `server.page`."""
-    return sorted({path for path, _ in _documented()} - (frozenset() if has_page else _PAGE_PATHS))
-
-
-def _documented() -> Iterator[tuple[str, DocumentedRoute]]:
-    """Yield each path of each documented route."""
-    # It imports the types of all protocols, which a start has no time for.
     from appliance.api.openapi.documented_routes import documented_routes
 
-    return ((path, documented) for documented in documented_routes() for path in documented.paths)
+    return sorted({path for path, _ in documented_routes()} - (frozenset() if has_page else _PAGE_PATHS))
 
 
 @cache
 def _document() -> bytes:
-    documented = list(_documented())
+    # It imports the types of all protocols, which a start has no time for.
+    from appliance.api.openapi.documented_routes import documented_routes, with_slash
+
     config = OpenAPIConfig(
         "Appliance",
         server_version(),
@@ -104,39 +96,15 @@ def _document() -> bytes:
         render_plugins=[JsonRenderPlugin()],
     )
     # An application that serves nothing: handlers that read bodies themselves cannot declare the types of theirs.
-    handlers = [_handler(path, each) for path, each in documented]
-    document = Litestar(handlers, openapi_config=config, logging_config=None).openapi_schema.to_schema()
-    document["paths"] = {path: document["paths"][_with_slash(path)] for path, _ in documented}
-    for path, each in documented:
-        _complete(document["paths"][path][each.method.lower()], each)
+    app = Litestar([handler for _, handler in documented_routes()], openapi_config=config, logging_config=None)
+    document = app.openapi_schema.to_schema()
+    document["paths"] = {path: document["paths"][with_slash(path)] for path, _ in documented_routes()}
+    for path, handler in documented_routes():
+        (operation,) = document["paths"][path].values()
+        _complete(operation, **handler.opt)
     document["components"]["schemas"] |= {"ModelVersion": {"const": VERSION}, **_ERRORS}
     # A value may match several types of a union: [] is a list of texts and a list of numbers.
     return msgspec.json.encode(document).replace(b'"oneOf":', b'"anyOf":')
-
-
-def _handler(path: str, documented: DocumentedRoute) -> BaseRouteHandler:
-    async def without_body() -> Any: ...  # Any: set below
-
-    async def with_body(data: Any) -> Any: ...  # Any: set below
-
-    handler = without_body if documented.request is None else with_body
-    handler.__annotations__ = {"data": documented.request, "return": documented.response}
-    unavailable = ResponseSpec(documented.response, generate_examples=False, description="Not ready")
-    return route(
-        re.sub(r"{(\w+)}", r"{\1:str}", _with_slash(path)),
-        http_method=documented.method,
-        status_code=200,
-        summary=documented.summary,
-        tags=[documented.tag],
-        security=[{}] if documented.is_public else None,
-        responses={503: unavailable} if documented.is_probe else None,
-        response_description="Success",
-    )(handler)
-
-
-def _with_slash(path: str) -> str:
-    # Litestar requires that a parameter is a whole segment, which {name} of {name}:predict is not.
-    return path.replace("}:", "}/:")
 
 
 def _operation_id(_: object, method: Method, components: Sequence[str | PathParameterDefinition]) -> str:
@@ -144,19 +112,19 @@ def _operation_id(_: object, method: Method, components: Sequence[str | PathPara
     return "_".join([method.lower(), *(re.sub(r"\W+", "_", part) for part in parts)])
 
 
-def _complete(operation: Json, documented: DocumentedRoute) -> None:
+def _complete(operation: Json, *, media_type: str | None, is_body_optional: bool) -> None:
     """Add what Litestar cannot know to an operation: models, errors, and media types beside JSON."""
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _reference(f"Model{parameter['name'].capitalize()}")
-    if documented.is_body_optional:
+    if is_body_optional:
         operation["requestBody"]["required"] = False
-    error = "InferenceError" if documented.tag.startswith("Open Inference") else "OpenAIError"
+    error = "InferenceError" if operation["tags"][0].startswith("Open Inference") else "OpenAIError"
     responses = operation["responses"]
     # Litestar's own format of validation errors.
     responses.pop("400", None)
     responses["default"] = {"description": "Error", "content": {"application/json": {"schema": _reference(error)}}}
-    if documented.other_media_type is not None:
-        responses["200"].setdefault("content", {})[documented.other_media_type] = {}
+    if media_type is not None:
+        responses["200"].setdefault("content", {})[media_type] = {}
 
 
 def _reference(name: str) -> Json:

@@ -10,12 +10,17 @@ Source: https://platform.openai.com/docs/api-reference; messages are Anthropic's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import msgspec
+from litestar import route
 from litestar.datastructures import UploadFile
+from litestar.enums import HttpMethod
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, MultipartBody
 
 from appliance.api.oip import metadata, repository, v1, v2
@@ -27,30 +32,12 @@ from appliance.core.openai_types import Json
 from appliance.python_api import types
 from appliance.tensors.codec import InferenceRequestBody, InferenceResponseBody
 
-Tag = Literal["OpenAI", "Open Inference Protocol v1", "Open Inference Protocol v2", "Health", "Server"]
+Routes = Iterator[tuple[str, BaseRouteHandler]]
 
 _EVENTS = "text/event-stream"
 _STREAMED = frozenset(
     {Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE, Operation.TRANSCRIPTION}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentedRoute:
-    """One method of one or several paths, with the types of its request and response; None is not JSON."""
-
-    method: Literal["GET", "POST"]
-    paths: Sequence[str]
-    tag: Tag
-    summary: str
-    response: Any = None  # Any: types
-    request: Any = None  # Any: types
-    other_media_type: str | None = None
-    """A media type of responses beside JSON."""
-    is_body_optional: bool = False
-    is_public: bool = False
-    is_probe: bool = False
-    """503 has the same body as 200."""
 
 
 def _object(name: str, required: Mapping[str, Any], optional: Mapping[Any, Sequence[str]] = {}) -> Any:  # Any: types
@@ -171,24 +158,65 @@ _TYPES: Mapping[Operation, tuple[Any, Any]] = {  # Any: types
 }
 
 
-def documented_routes() -> Iterator[DocumentedRoute]:
-    """Yield all routes."""
+@cache
+def documented_routes() -> Sequence[tuple[str, BaseRouteHandler]]:
+    """Return all paths, each with a handler that serves nothing and has the types of its request and response."""
+    return [*_openai(), *_oip(), *_server()]
+
+
+def _openai() -> Routes:
+    def with_prefix(*paths: str) -> Sequence[str]:
+        return [prefix + path for prefix in PREFIXES for path in paths]
+
     for operation, paths in OPENAI_PATHS.items():
         request, response = _TYPES[operation]
-        body = (MultipartBody if operation in MULTIPART_OPERATIONS else JSONBody)[request]
+        body = MultipartBody if operation in MULTIPART_OPERATIONS else JSONBody
         summary = operation.replace("_", " ").capitalize()
-        stream = _EVENTS if operation in _STREAMED else None
-        yield DocumentedRoute("POST", _with_prefix(*paths), "OpenAI", summary, response, body, stream)
-    yield DocumentedRoute("GET", _with_prefix("/v1/models"), "OpenAI", "List models", ModelList)
-    yield DocumentedRoute("GET", _with_prefix("/v1/models/{name}"), "OpenAI", "Get a model", ModelObject)
+        media_type = _EVENTS if operation in _STREAMED else None
+        yield from _routes("POST", "OpenAI", with_prefix(*paths), summary, response, body[request], media_type)
+    yield from _routes("GET", "OpenAI", with_prefix("/v1/models"), "List models", ModelList)
+    yield from _routes("GET", "OpenAI", with_prefix("/v1/models/{name}"), "Get a model", ModelObject)
+
+
+def _oip() -> Routes:
+    def of_model(ending: str) -> Sequence[str]:
+        return [f"/v2/models/{{name}}{version}{ending}" for version in ("", "/versions/{version}")]
+
     for verb in ("predict", "explain"):
         path, summary = f"/v1/models/{{name}}:{verb}", f"{verb.capitalize()} for instances"
-        yield DocumentedRoute(
-            "POST", [path], "Open Inference Protocol v1", summary, Json, JSONBody[v1.PredictionRequest]
-        )
-    yield from _oip_v2()
-    yield from _health()
-    for path, summary, type_ in (
+        yield from _routes("POST", "Open Inference Protocol v1", [path], summary, Json, JSONBody[v1.PredictionRequest])
+    get, post = (partial(_routes, method, "Open Inference Protocol v2") for method in ("GET", "POST"))
+    yield from get(["/v2"], "Get server metadata", metadata.ServerMetadata)
+    for word in ("live", "ready"):
+        summary = f"Check whether the server is {word}"
+        yield from get([f"/v2/health/{word}"], summary, dict[str, bool], is_public=True, is_probe=True)
+    yield from get(["/v2/models"], "List the names of models", v2.ModelNames)
+    yield from get(["/v2/models/stats"], "Get statistics of all models", metadata.Statistics)
+    yield from get(of_model(""), "Get metadata of a model", metadata.ModelMetadata)
+    yield from get(of_model("/ready"), "Check whether a model is ready", v2.ModelReady, is_probe=True)
+    summary = "Get the configuration of a model, as Triton does"
+    yield from get(of_model("/config"), summary, metadata.ModelConfiguration)
+    yield from get(of_model("/stats"), "Get statistics of a model", metadata.Statistics)
+    request, binary = JSONBody[InferenceRequestBody], "application/octet-stream"
+    yield from post(of_model("/infer"), "Run inference on tensors", InferenceResponseBody, request, binary)
+    request_, summary = JSONBody[v2.GenerateRequest], "Generate text as a stream"
+    yield from post(of_model("/generate"), "Generate text", v2.GenerateResponse, request_)
+    yield from post(of_model("/generate_stream"), summary, None, request_, _EVENTS)
+    index, query = list[repository.RepositoryEntry], JSONBody[repository.IndexRequest]
+    summary = "List models with their states"
+    yield from post(["/v2/repository/index"], summary, index, query, is_body_optional=True)
+    for verb in ("load", "unload"):
+        yield from post([f"/v2/repository/models/{{name}}/{verb}"], f"{verb.capitalize()} a model", Json)
+
+
+def _server() -> Routes:
+    for paths, summary in (
+        (["/livez"], "Check whether the server works"),
+        (["/readyz", "/health", "/ping"], "Check whether all models are ready"),
+        (["/startupz"], "Check whether all models have been ready once"),
+    ):
+        yield from _routes("GET", "Health", paths, summary, ProbeResponse, is_public=True, is_probe=True)
+    for path, summary, response in (
         ("/", "List the routes", Json),
         ("/config", "Get the config without secrets, as YAML", None),
         ("/docs", "Open this document as a page", None),
@@ -196,56 +224,49 @@ def documented_routes() -> Iterator[DocumentedRoute]:
         ("/schema/openapi.json", "Get this document", Json),
         ("/metrics", "Get metrics for Prometheus", None),
     ):
-        yield DocumentedRoute("GET", [path], "Server", summary, type_)
+        yield from _routes("GET", "Server", [path], summary, response)
 
 
-def _with_prefix(*paths: str) -> Sequence[str]:
-    return [prefix + path for prefix in PREFIXES for path in paths]
+def _routes(
+    method: str,
+    tag: str,
+    paths: Sequence[str],
+    summary: str,
+    response: Any = None,  # Any: types
+    request: Any = None,  # Any: types
+    media_type: str | None = None,
+    *,
+    is_body_optional: bool = False,
+    is_public: bool = False,
+    is_probe: bool = False,
+) -> Routes:
+    """Yield one method of some paths.
+
+    A `response` of None is not JSON; `media_type` is another one of responses. A probe's 503 has the same body as 200.
+    """
+
+    async def without_body() -> Any: ...  # Any: set below
+
+    async def with_body(data: Any) -> Any: ...  # Any: set below
+
+    handler = without_body if request is None else with_body
+    handler.__annotations__ = {"data": request, "return": response}
+    unavailable = ResponseSpec(response, generate_examples=False, description="Not ready")
+    for path in paths:
+        declare = route(
+            re.sub(r"{(\w+)}", r"{\1:str}", with_slash(path)),
+            http_method=HttpMethod(method),
+            status_code=200,
+            summary=summary,
+            tags=[tag],
+            security=[{}] if is_public else None,
+            responses={503: unavailable} if is_probe else None,
+            response_description="Success",
+            opt={"media_type": media_type, "is_body_optional": is_body_optional},
+        )
+        yield path, declare(handler)
 
 
-def _oip_v2() -> Iterator[DocumentedRoute]:
-    def get(paths: Sequence[str], summary: str, response: Any, **options: Any) -> DocumentedRoute:  # Any: types
-        return DocumentedRoute("GET", paths, "Open Inference Protocol v2", summary, response, **options)
-
-    def post(paths: Sequence[str], summary: str, response: Any, request: Any = None, **options: Any) -> DocumentedRoute:
-        body: Any = JSONBody
-        body = None if request is None else body[request]
-        return DocumentedRoute("POST", paths, "Open Inference Protocol v2", summary, response, body, **options)
-
-    def of_model(ending: str) -> Sequence[str]:
-        return [f"/v2/models/{{name}}{version}{ending}" for version in ("", "/versions/{version}")]
-
-    yield get(["/v2"], "Get server metadata", metadata.ServerMetadata)
-    for word in ("live", "ready"):
-        summary = f"Check whether the server is {word}"
-        yield get([f"/v2/health/{word}"], summary, dict[str, bool], is_public=True, is_probe=True)
-    yield get(["/v2/models"], "List the names of models", v2.ModelNames)
-    yield get(["/v2/models/stats"], "Get statistics of all models", metadata.Statistics)
-    yield get(of_model(""), "Get metadata of a model", metadata.ModelMetadata)
-    yield get(of_model("/ready"), "Check whether a model is ready", v2.ModelReady, is_probe=True)
-    yield get(of_model("/config"), "Get the configuration of a model, as Triton does", metadata.ModelConfiguration)
-    yield get(of_model("/stats"), "Get statistics of a model", metadata.Statistics)
-    binary = "application/octet-stream"
-    yield post(
-        of_model("/infer"),
-        "Run inference on tensors",
-        InferenceResponseBody,
-        InferenceRequestBody,
-        other_media_type=binary,
-    )
-    yield post(of_model("/generate"), "Generate text", v2.GenerateResponse, v2.GenerateRequest)
-    summary = "Generate text as a stream"
-    yield post(of_model("/generate_stream"), summary, None, v2.GenerateRequest, other_media_type=_EVENTS)
-    index, summary = list[repository.RepositoryEntry], "List models with their states"
-    yield post(["/v2/repository/index"], summary, index, repository.IndexRequest, is_body_optional=True)
-    for verb in ("load", "unload"):
-        yield post([f"/v2/repository/models/{{name}}/{verb}"], f"{verb.capitalize()} a model", Json)
-
-
-def _health() -> Iterator[DocumentedRoute]:
-    for paths, summary in (
-        (("/livez",), "Check whether the server works"),
-        (("/readyz", "/health", "/ping"), "Check whether all models are ready"),
-        (("/startupz",), "Check whether all models have been ready once"),
-    ):
-        yield DocumentedRoute("GET", paths, "Health", summary, ProbeResponse, is_public=True, is_probe=True)
+def with_slash(path: str) -> str:
+    """Return the path for Litestar, where a parameter is a whole segment, which {name} of {name}:predict is not."""
+    return path.replace("}:", "}/:")
