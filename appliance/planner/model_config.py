@@ -130,7 +130,10 @@ class Architecture:
         self.text: HfConfig = text
         """The config of the language model, which is a part of the file for multimodal models."""
         self.kind = str(text.get("model_type") or config.get("model_type") or "")
-        self.name = _name(config) or self.kind
+        names = config.get("architectures") or []
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            raise ValueError(f"architectures is {_shown(names)}; must be a list of names")
+        self.name: str = next(iter(names), "") or self.kind
         self.layers = _required(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers", maximum=_MAX_LAYERS)
         self.heads = _required(text, "num_attention_heads", "n_head", "n_heads")
         self.hidden = _required(text, "hidden_size", "n_embd", "d_model", "dim")
@@ -147,13 +150,13 @@ class Architecture:
         self.intermediate = width or 4 * self.hidden
         self.expert_intermediate = experts or width
         self.experts = _first(text, *_EXPERT_KEYS, maximum=MAX_EXPERTS)
-        self.is_tied = _is_tied(self.kind, text, config)
+        is_tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+        # The default is that of transformers for the kind of model.
+        self.is_tied = self.kind.startswith(("gemma", "gpt2", "cohere")) if is_tied is None else bool(is_tied)
         dtypes = (each.get(key) for each in (config, text) for key in ("dtype", "torch_dtype"))
         self.dtype = TORCH_DTYPES.get(str(next(filter(None, dtypes), "")).removeprefix("torch."))
-        self.max_length = _max_length(self.kind, text)
-        """The longest text in tokens."""
-        self.default_length = _long_rope_length(text) or self.max_length
-        """vLLM's default for `max_model_len`."""
+        self.max_length, self.default_length = _lengths(self.kind, text)
+        """The longest text in tokens, and vLLM's default for `max_model_len`."""
         self.quantization = _quantization(config, text)
         self.attention = () if self.is_encoder else _attention(self)
         dense = frozenset(text.get("mlp_only_layers") or ())
@@ -164,14 +167,6 @@ class Architecture:
     def padded_vocabulary(self) -> int:
         """Rows of the embeddings as vLLM pads them (``pad_vocab_size``)."""
         return -(-self.vocabulary // 64) * 64
-
-
-def _name(config: HfConfig) -> str:
-    """Return the first of `architectures`, or an empty string."""
-    names = config.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
-        raise ValueError(f"architectures is {_shown(names)}; must be a list of names")
-    return names[0] if names else ""
 
 
 def _kv_heads(text: HfConfig) -> int:
@@ -190,12 +185,6 @@ def _is_sparse(model: Architecture, layer: int, dense: frozenset[int]) -> bool:
     if isinstance(step, list):
         return bool(step[layer])
     return (layer + (model.kind != "deepseek_v3")) % int(step) == 0
-
-
-def _is_tied(kind: str, text: HfConfig, config: HfConfig) -> bool:
-    """Whether input and output share their embeddings; the default is that of transformers for the kind of model."""
-    written = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
-    return kind.startswith(("gemma", "gpt2", "cohere")) if written is None else bool(written)
 
 
 def _required(config: HfConfig, *keys: str, maximum: int = _MAX_NUMBER) -> int:
@@ -227,23 +216,19 @@ def _shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
-def _max_length(kind: str, text: HfConfig) -> int | None:
-    """Return the longest text in tokens, with RoPE scaling (``_get_and_verify_max_len`` of vLLM 0.32)."""
-    written = min((text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)), default=None)
-    if written is None or "gemma3" in kind:
-        return written
-    factors = [each.get("factor") for rope_type, each in _ropes(text) if rope_type not in _INCLUDED_SCALING]
-    factor = next((each for each in reversed(factors) if each is not None), 1)
-    if type(factor) not in (int, float) or not 0 < factor < _MAX_ROPE_FACTOR:
-        raise ValueError(f"the factor of rope_scaling must be a number between 0 and {_MAX_ROPE_FACTOR}")
-    return int(written * factor)
-
-
-def _long_rope_length(text: HfConfig) -> int | None:
-    """Return the original length of a model with LongRoPE: it costs quality for short texts, so vLLM defaults to it."""
+def _lengths(kind: str, text: HfConfig) -> tuple[int | None, int | None]:
+    """Return the longest text in tokens, with RoPE scaling, and the default (``_get_and_verify_max_len`` of vLLM)."""
+    longest = min((text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)), default=None)
+    if longest is not None and "gemma3" not in kind:
+        factors = [each.get("factor") for rope_type, each in _ropes(text) if rope_type not in _INCLUDED_SCALING]
+        factor = next((each for each in reversed(factors) if each is not None), 1)
+        if type(factor) not in (int, float) or not 0 < factor < _MAX_ROPE_FACTOR:
+            raise ValueError(f"the factor of rope_scaling must be a number between 0 and {_MAX_ROPE_FACTOR}")
+        longest = int(longest * factor)
     original = text.get("original_max_position_embeddings")
+    # LongRoPE costs quality for short texts, so vLLM defaults to the original length.
     is_long = isinstance(original, int) and any(rope_type == "longrope" for rope_type, _ in _ropes(text))
-    return original if is_long else None
+    return longest, original if is_long else longest
 
 
 def _ropes(text: HfConfig) -> list[tuple[str, HfConfig]]:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from itertools import pairwise
 from math import prod
 
 from appliance.config.layout import LayoutConfig
@@ -164,13 +163,18 @@ def weight_bytes_by_rank(
                 by_experts[stage][group.experts] += size
             else:
                 common[stage] += size
-    shares = _expert_shares(model.experts, layout)
+    # Experts are dealt out in order; the first ranks take the rest (``determine_expert_map`` of vLLM).
+    each, over = divmod(model.experts, layout.tensor_parallel * layout.data_parallel)
     found = {}
     for stage, sizes in enumerate(by_experts):
-        experts = _by_expert(sizes)
+        experts: Counter[int] = Counter()
+        for members, size in sizes.items():
+            experts.update(dict.fromkeys(members, size))
         for data in range(layout.data_parallel):
             for tensor in range(layout.tensor_parallel):
-                local = shares[data * layout.tensor_parallel + tensor] if layout.expert_parallel else experts
+                rank = data * layout.tensor_parallel + tensor
+                share = range(rank * each + min(rank, over), (rank + 1) * each + min(rank + 1, over))
+                local = share if layout.expert_parallel else experts
                 found[stage, tensor, data] = common[stage] + sum(experts[expert] for expert in local)
     return found
 
@@ -197,23 +201,6 @@ def _stages_of(group: TensorGroup, ends: list[int], model: Architecture) -> Coll
         return {0, last} if model.is_tied else (0,)
     is_multimodal = any(word in group.name for word in ("visual", "vision", "audio", "projector"))
     return (0,) if is_multimodal else (last,)
-
-
-def _by_expert(sizes: Counter[Sequence[int]]) -> Counter[int]:
-    """Return the bytes of each expert."""
-    found: Counter[int] = Counter()
-    for experts, size in sizes.items():
-        for expert in experts:
-            found[expert] += size
-    return found
-
-
-def _expert_shares(experts: int, layout: LayoutConfig) -> list[range]:
-    """Return the experts of each rank, contiguous; the first ranks take the rest (``determine_expert_map`` of vLLM)."""
-    ranks = layout.tensor_parallel * layout.data_parallel
-    each, over = divmod(experts, ranks)
-    starts = [rank * each + min(rank, over) for rank in range(ranks + 1)]
-    return [range(start, end) for start, end in pairwise(starts)]
 
 
 def _rank_bytes(group: TensorGroup, model: Architecture, layout: LayoutConfig, dtype: str) -> int:
