@@ -219,7 +219,7 @@ class HttpTextService(_HttpService):
             async for event in events:
                 # Some services report the tokens so far in every event.
                 counts = self._tokens(event)
-                tokens = counts if counts.is_known else tokens
+                tokens = counts if any(counts) else tokens
                 # The first and the last event often have no text.
                 text = "" if self._piece.find(event) is None else self._piece.text(event)
                 yield GeneratedText(text, self._read_finish_reason(event))

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from yarl import URL
 
 from appliance.adapters.operations import GeneratedText, TokenCounts
 from appliance.adapters.service_client import Headers, ServiceClient
@@ -48,8 +47,12 @@ class OipClient:
         self._config = config
         self._client = client
         self._is_v1 = config.version == "v1"
-        name = quote(model, safe="")
-        self._url = _protocol_url(client, f"/v1/models/{name}:predict" if self._is_v1 else f"/v2/models/{name}/infer")
+        # The target's URL may end in the version already.
+        url, name = client.url(""), quote(model, safe="")
+        parts = url.raw_path.rstrip("/").split("/")
+        base = "/".join(parts[:-1] if parts[-1] in ("v1", "v2") else parts)
+        path = f"/v1/models/{name}:predict" if self._is_v1 else f"/v2/models/{name}/infer"
+        self._url = url.with_path(base + path, encoded=True, keep_query=True)
 
     def tensor_name(self, declared: str | None, default: str) -> str:
         """Return the name of a tensor; "" is none."""
@@ -57,40 +60,24 @@ class OipClient:
 
     async def infer(self, columns: Columns, output: str | None, parameters: Json, headers: Headers) -> list[Any]:
         """Return one item of the output for each row of the inputs: a text, a number or a vector."""
-        size = len(next(iter(columns.values())))
-        body = _instances(columns, parameters) if self._is_v1 else self._tensors(columns, output, parameters)
+        body = self._body(columns, output) | ({"parameters": parameters} if parameters else {})
         response = await self._client.post(self._url, msgspec.json.encode(body), headers)
         items = _predictions(response, output) if self._is_v1 else _rows(_tensor(response, output))
-        if len(items) != size:
+        if len(items) != (size := len(next(iter(columns.values())))):
             raise GatewayError(f"The target gave {len(items)} items for {size} texts")
         return items
 
-    def _tensors(self, columns: Columns, output: str | None, parameters: Json) -> Json:
+    def _body(self, columns: Columns, output: str | None) -> Json:
+        if "" in columns:
+            return {"instances": list(columns[""])}
+        if self._is_v1:
+            return {"instances": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
         rest = [1] * (self._config.text_rank - 1)
         inputs = [
             {"name": name, "shape": [len(texts), *rest], "datatype": "BYTES", "data": list(texts)}
             for name, texts in columns.items()
         ]
-        body: Json = {"inputs": inputs} | ({"parameters": parameters} if parameters else {})
-        return body if output is None else body | {"outputs": [{"name": output}]}
-
-
-def _protocol_url(client: ServiceClient, path: str) -> URL:
-    """Return the URL of a path of the protocol; the target's URL may end in the version already."""
-    url = client.url("")
-    parts = url.raw_path.rstrip("/").split("/")
-    if parts[-1] in ("v1", "v2"):
-        parts.pop()
-    return url.with_path("/".join(parts) + path, encoded=True, keep_query=True)
-
-
-def _instances(columns: Columns, parameters: Json) -> Json:
-    """Return one instance for each row: a mapping by name, or the text alone."""
-    if "" in columns:
-        rows: list[Any] = list(columns[""])
-    else:
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return {"instances": rows} | ({"parameters": parameters} if parameters else {})
+        return {"inputs": inputs} | ({} if output is None else {"outputs": [{"name": output}]})
 
 
 def _predictions(response: Any, output: str | None) -> list[Any]:  # Any: JSON values

@@ -10,15 +10,20 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec import UNSET
 
 from appliance.adapters.chat_request import ChatRequestBuilder
-from appliance.adapters.chat_response import ChatResponseFormat, chat_chunks, chat_completion
+from appliance.adapters.chat_response import (
+    ChatResponseFormat,
+    StopSequences,
+    chat_chunks,
+    chat_completion,
+    truncate_at_stop,
+)
 from appliance.adapters.service_client import Headers
-from appliance.adapters.tool_calls import StopSequences, truncate_at_stop
 from appliance.config.adapters import ChatConfig
 from appliance.core.concurrency import gather_limited, merge_streams
 from appliance.core.errors import GatewayError, RequestError
@@ -42,17 +47,14 @@ from appliance.limits.queue import require_size
 _UNSUPPORTED_FIELDS = ("logprobs", "top_logprobs", "prompt_logprobs", "echo", "suffix")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(NamedTuple):
     """Tokens that a service reports; 0 if it does not."""
 
     prompt: int = 0
     completion: int = 0
 
-    @property
-    def is_known(self) -> bool:
-        """The service reports tokens."""
-        return bool(self.prompt or self.completion)
+
+_UNKNOWN = TokenCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class GeneratedText:
 
     text: str
     finish_reason: str | None = None
-    tokens: TokenCounts = TokenCounts()
+    tokens: TokenCounts = _UNKNOWN
 
 
 class TextService(Protocol):
@@ -203,7 +205,7 @@ async def _generate(
     texts = await gather_limited([partial(service.generate, body, prompt, headers) for prompt in repeated])
     choices = [_choice(index, text, stop) for index, text in enumerate(texts)]
     tokens = _sum(text.tokens for text in texts)
-    return _completion(name, choices, _usage(tokens) if tokens.is_known else None)
+    return _completion(name, choices, _usage(tokens) if any(tokens) else None)
 
 
 async def _chunks(
@@ -251,8 +253,7 @@ def _usage(tokens: TokenCounts) -> Usage:
 
 
 def _sum(counts: Iterable[TokenCounts]) -> TokenCounts:
-    pairs = [(each.prompt, each.completion) for each in counts]
-    return TokenCounts(sum(prompt for prompt, _ in pairs), sum(completion for _, completion in pairs))
+    return TokenCounts(*map(sum, zip(*counts, strict=True)))
 
 
 def _texts(value: Any) -> list[str]:  # Any: JSON values

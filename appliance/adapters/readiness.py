@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from appliance.adapters.renderer import RenderError
 from appliance.adapters.templates import TemplateFaultError
@@ -19,23 +20,19 @@ _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 30.0
 _WARMUP_TIMEOUT_SECONDS = 300.0
 
 
+@dataclass
 class Readiness:
-    """Whether the target answers; a task of its own finds it out."""
+    """Whether the target answers; a task of its own finds it out.
 
-    def __init__(
-        self,
-        send_warmup_request: Callable[[], Awaitable[object]],
-        check_target: Callable[[], None],
-        consecutive_failures: Callable[[], int],
-    ) -> None:
-        """`check_target` raises what is known of the target without a request; `consecutive_failures` counts the
-        requests in a row that got no response.
-        """
-        self._send_warmup_request = send_warmup_request
-        self._check_target = check_target
-        self._consecutive_failures = consecutive_failures
-        self._reason: str | None = "sending the warm-up request"
-        self._task: asyncio.Task[None] | None = None
+    `check_target` raises what is known of the target without a request; `consecutive_failures` counts the requests in
+    a row that got no response.
+    """
+
+    send_warmup_request: Callable[[], Awaitable[object]]
+    check_target: Callable[[], None]
+    consecutive_failures: Callable[[], int]
+    _reason: str | None = field(default="sending the warm-up request", init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start the task."""
@@ -48,7 +45,7 @@ class Readiness:
             EngineDeadError: it cannot answer any more.
             UnavailableError: it cannot answer now.
         """
-        self._check_target()
+        self.check_target()
         if self._reason is not None:
             raise UnavailableError(self._reason)
 
@@ -65,18 +62,18 @@ class Readiness:
                 await asyncio.sleep(await self._warm_up(delay))
                 delay = min(delay * 2, _MAX_RETRY_SECONDS)
             await asyncio.sleep(_CHECK_SECONDS)
-            if self._consecutive_failures() >= _MAX_FAILURES:
+            if self.consecutive_failures() >= _MAX_FAILURES:
                 self._reason = "its target does not answer"
 
     async def _warm_up(self, delay: float) -> float:
         """Send the warm-up request, and return the seconds until the next attempt, usually `delay`."""
         try:
-            self._check_target()
+            self.check_target()
         except (UnavailableError, EngineDeadError):
             return _CHECK_SECONDS
         try:
             async with asyncio.timeout(_WARMUP_TIMEOUT_SECONDS):
-                await self._send_warmup_request()
+                await self.send_warmup_request()
         except TimeoutError:
             self._reason = f"its target did not respond within {_WARMUP_TIMEOUT_SECONDS:.0f} seconds"
         except GatewayError as error:

@@ -264,7 +264,8 @@ def load_chat_template(
     Raises:
         LoadError: there is no template where it should be, or it is not one.
     """
-    files = {} if tokenizer is None else _files(tokenizer)
+    paths = [] if tokenizer is None else [tokenizer] if tokenizer.is_file() else list(tokenizer.iterdir())
+    files = {path.name: path for path in paths if path.is_file()}
     if source is None:
         if tokenizer is None:
             return None
@@ -277,43 +278,30 @@ def load_chat_template(
         raise LoadError(f"the chat template is wrong in line {error.line}: {error}; correct it") from error
 
 
-def _files(tokenizer: Path) -> Mapping[str, Path]:
-    """Return the files of a tokenizer's directory by name, or the file that it is."""
-    paths = [tokenizer] if tokenizer.is_file() else list(tokenizer.iterdir())
-    return {path.name: path for path in paths if path.is_file()}
-
-
 def _tokenizer_template(files: Mapping[str, Path], tokenizer: Path) -> str:
     """Return the tokenizer's template; a file of its own precedes the config's key, as for transformers."""
-    if "chat_template.jinja" in files:
-        return _read(files["chat_template.jinja"])
-    only = next(iter(files.values())) if len(files) == 1 else None
-    if only is not None and only.suffix == ".jinja":
-        return _read(only)
-    for name in ("chat_template.json", _TOKENIZER_CONFIG):
-        found = _default_template(_read_json(files[name]).get("chat_template")) if name in files else None
-        if found is not None:
+    jinja = next((name for name in files if name.endswith(".jinja") and len(files) == 1), "chat_template.jinja")
+    if jinja in files:
+        return _read(files[jinja])
+    for name in [name for name in ("chat_template.json", _TOKENIZER_CONFIG) if name in files]:
+        found = _read_json(files[name]).get("chat_template")
+        if isinstance(found, list):
+            named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+            found = named.get("default")
+        if isinstance(found, str):
             return found
     raise LoadError(
         f"{tokenizer}: has no chat template, be it in chat_template.jinja or in {_TOKENIZER_CONFIG}; give chat_template"
     )
 
 
-def _default_template(template: Any) -> str | None:  # Any: JSON values
-    if isinstance(template, list):
-        named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
 def _special_tokens(files: Mapping[str, Path]) -> dict[str, str]:
     """Return the special tokens, such as ``bos_token``, which templates write out."""
-    found: Json = {}
-    for name in ("special_tokens_map.json", _TOKENIZER_CONFIG):
-        if name in files:
-            found |= {key: value for key, value in _read_json(files[name]).items() if key.endswith("_token")}
-    contents = {key: value.get("content") if isinstance(value, dict) else value for key, value in found.items()}
-    return {key: value for key, value in contents.items() if isinstance(value, str)}
+    contents: Json = {}
+    for name in [name for name in ("special_tokens_map.json", _TOKENIZER_CONFIG) if name in files]:
+        for key, value in _read_json(files[name]).items():
+            contents[key] = value.get("content") if isinstance(value, dict) else value
+    return {key: value for key, value in contents.items() if key.endswith("_token") and isinstance(value, str)}
 
 
 def _read_json(path: Path) -> Json:

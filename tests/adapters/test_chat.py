@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 
 from appliance.adapters.chat_request import ChatRequestBuilder, template_messages
-from appliance.adapters.chat_response import ChatResponseFormat, chat_chunks, chat_completion, chat_logprobs
+from appliance.adapters.chat_response import (
+    ChatResponseFormat,
+    StopSequences,
+    chat_chunks,
+    chat_completion,
+    chat_logprobs,
+    truncate_at_stop,
+)
 from appliance.adapters.templates import ChatTemplate
-from appliance.adapters.tool_calls import StopSequences, truncate_at_stop
 from appliance.core.errors import GatewayError, RequestError
 
 Json = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.adapters.tool_calls import ToolCallParser, split_tool_calls
+from appliance.adapters.chat_response import ToolCallParser, split_tool_calls
 from appliance.config.adapters import ToolCallsConfig
 
 HERMES = ToolCallsConfig()
