@@ -96,7 +96,13 @@ class UpstreamClient:
         except CONNECTION_ERRORS as error:
             raise _gateway_error(error) from error
         try:
-            _require_final(response.status)
+            # A client can get a final status alone (RFC 9110, section 15).
+            if 300 <= response.status < 400:
+                raise GatewayError("The upstream redirects, and redirects are not followed; set its url to the target.")
+            if not 200 <= response.status < 600:
+                raise GatewayError(
+                    f"The upstream answered with the status {response.status}, which is not a final response."
+                )
             return UpstreamResponse(response, self.config, sent_at)
         except GatewayError:
             response.close()
@@ -139,14 +145,6 @@ class UpstreamClient:
             auto_decompress=False,
             proxy=None if proxy is None else proxy.url,
         )
-
-
-def _require_final(status: int) -> None:
-    """Return if a client can get this status (RFC 9110, section 15)."""
-    if 300 <= status < 400:
-        raise GatewayError("The upstream redirects, and redirects are not followed; set its url to the target.")
-    if not 200 <= status < 600:
-        raise GatewayError(f"The upstream answered with the status {status}, which is not a final response.")
 
 
 class _LimitedResponseHandler(ResponseHandler):

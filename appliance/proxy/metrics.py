@@ -58,7 +58,9 @@ def track_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in upstreams))
     HEALTHY.labels(*labels).set_function(lambda: upstreams[0].is_healthy)
     for circuit in Circuit:
-        CIRCUIT.labels(*labels, circuit).set_function(partial(_is_in_state, upstreams, circuit))
+        CIRCUIT.labels(*labels, circuit).set_function(
+            partial(lambda state: upstreams[0].breaker.circuit is state, circuit)
+        )
 
 
 def untrack_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
@@ -81,10 +83,6 @@ def untrack_cache(model: str, cache: CacheState) -> None:
     """Report it no longer; safe to call twice."""
     if _remove((model,), cache):
         CACHE_BYTES.remove(model)
-
-
-def _is_in_state(upstreams: list[UpstreamState], circuit: Circuit) -> float:
-    return float(upstreams[0].breaker.circuit is circuit)
 
 
 def _remove(labels: tuple[str, ...], source: object) -> bool:
