@@ -40,7 +40,7 @@ class CompletionTarget(Protocol):
         """Return the tokens that the context has left after the prompt; None if they are unknown."""
 
 
-class CompletionsAdapter:
+class CompletionsOperations:
     """Chats and completions of the model `name`, over the completions of a target."""
 
     def __init__(self, name: str, config: CompletionsConfig, target: CompletionTarget) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.adapters.chat_request import ChatRequestBuilder
-from appliance.adapters.completions import CompletionsAdapter, PeerTarget, RemoteTarget
+from appliance.adapters.completions import CompletionsOperations, PeerTarget, RemoteTarget
 from appliance.adapters.http_service import HttpEmbeddingService, HttpRerankService, HttpTextService
 from appliance.adapters.oip import OipClient, OipEmbeddingService, OipRerankService, OipTextService
 from appliance.adapters.operations import (
@@ -57,9 +57,9 @@ def build_handlers(
     if isinstance(protocol, CompletionsConfig):
         assert chat is not None  # noqa: S101 - the config has a template
         peer_or_remote = RemoteTarget(client, model) if client else PeerTarget(str(target), peers)
-        adapter = CompletionsAdapter(name, protocol, peer_or_remote)
-        chat_handler = partial(chat_over_completions, adapter, chat)
-        return {Operation.CHAT_COMPLETION: chat_handler, Operation.COMPLETION: adapter.complete}
+        operations = CompletionsOperations(name, protocol, peer_or_remote)
+        chat_handler = partial(chat_over_completions, operations, chat)
+        return {Operation.CHAT_COMPLETION: chat_handler, Operation.COMPLETION: operations.complete}
     assert client is not None  # noqa: S101 - the config allows only a target elsewhere
     text: Callable[[Any], TextService] = partial(HttpTextService, client, model, renderer)  # Any: the config of it
     embedding: Callable[[Any], EmbeddingService] = partial(HttpEmbeddingService, client, model, renderer)
@@ -86,7 +86,7 @@ def build_handlers(
 
 
 async def chat_over_completions(
-    adapter: CompletionsAdapter, chat: ChatRequestBuilder, body: Json, headers: Headers
+    operations: CompletionsOperations, chat: ChatRequestBuilder, body: Json, headers: Headers
 ) -> Json | AsyncGenerator[Json]:
     """Return the chat completion, or its chunks."""
-    return await adapter.chat(body, await chat.completion(body), headers)
+    return await operations.chat(body, await chat.completion(body), headers)

@@ -33,8 +33,8 @@ Name = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@
 FailureAction = Literal["stay", "exit", "restart"]
 """What happens when a model fails: the process stays up and reports it, the process ends, or the model restarts."""
 
-ADAPTER_PREFIX = "adapters."
-"""What the names of adapters begin with among the storages of a model."""
+LORA_PREFIX = "adapters."
+"""What the names of LoRA adapters begin with among the storages of a model."""
 
 TOKENIZER = "tokenizer"
 """The name of the tokenizer among the storages of a model."""
@@ -198,7 +198,7 @@ class GenerativeConfig(LocalModelConfig):
 
     @property
     def storages(self) -> Mapping[str, StorageConfig]:
-        return {**super().storages} | {ADAPTER_PREFIX + adapter.name: adapter.storage for adapter in self.adapters}
+        return {**super().storages} | {LORA_PREFIX + adapter.name: adapter.storage for adapter in self.adapters}
 
 
 class EncoderConfig(LocalModelConfig):

@@ -13,7 +13,7 @@ import structlog
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
-from appliance.config.models import ADAPTER_PREFIX, GenerativeConfig, LocalModelConfig
+from appliance.config.models import LORA_PREFIX, GenerativeConfig, LocalModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import TEXT_GENERATIONS, FrontEnd, ModelRequest, ModelResponse, Operation
@@ -138,7 +138,7 @@ class GenerativeModel(VllmModel[GenerativeConfig]):
             chat_template=config.chat_template,
             tool_call_parser=config.tool_call_parser,
             reasoning_parser=config.reasoning_parser,
-            adapters={adapter.name: artifacts[ADAPTER_PREFIX + adapter.name] for adapter in config.adapters},
+            lora_adapters={adapter.name: artifacts[LORA_PREFIX + adapter.name] for adapter in config.adapters},
         )
 
 

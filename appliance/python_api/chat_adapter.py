@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.adapters.chat_request import ChatRequestBuilder, completion_request
-from appliance.adapters.completions import CompletionsAdapter, PeerTarget
+from appliance.adapters.completions import CompletionsOperations, PeerTarget
 from appliance.adapters.templates import load_chat_template
 from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import ApplianceError, RequestError
@@ -91,10 +91,10 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         prompt = await call_method(self.apply_chat_template, request)
         config = self._config.model_copy(update={"response_role": prompt.response_role})
         target = PeerTarget(self.name, _OwnCompletions(self))
-        adapter = CompletionsAdapter(request.model or self.name, config, target)
+        operations = CompletionsOperations(request.model or self.name, config, target)
         body = request_body(request, self.name)
         headers = {} if raw_request is None else dict(raw_request.headers)
-        response = await adapter.chat(body, completion_request(body, prompt.prompt, config.stop), headers)
+        response = await operations.chat(body, completion_request(body, prompt.prompt, config.stop), headers)
         return to_objects(response, ChatCompletion, ChatCompletionChunk)
 
 

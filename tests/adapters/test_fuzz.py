@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.adapters.chat_request import ChatRequestBuilder
-from appliance.adapters.completions import CompletionsAdapter
+from appliance.adapters.completions import CompletionsOperations
 from appliance.adapters.handlers import chat_over_completions
 from appliance.adapters.operations import GeneratedText, TokenCounts, chat_over_text, complete_over_text, embed, rerank
 from appliance.adapters.templates import ChatTemplate
@@ -83,8 +83,8 @@ class Service:
 
 SERVICE = Service()
 HANDLERS = (
-    partial(chat_over_completions, CompletionsAdapter("m", CONFIG, SERVICE), CHAT),
-    CompletionsAdapter("m", CONFIG, SERVICE).complete,
+    partial(chat_over_completions, CompletionsOperations("m", CONFIG, SERVICE), CHAT),
+    CompletionsOperations("m", CONFIG, SERVICE).complete,
     partial(chat_over_text, "m", SERVICE, ChatConfig(), CHAT),
     partial(chat_over_text, "m", SERVICE, ChatConfig(), None),
     partial(complete_over_text, "m", SERVICE),

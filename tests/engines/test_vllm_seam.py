@@ -51,7 +51,7 @@ def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
         artifact=tmp_path,
         layout=LayoutConfig(memory_fraction=0.5),
         engine=engine,
-        adapters={"x": tmp_path},
+        lora_adapters={"x": tmp_path},
     )
     fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
 

@@ -71,7 +71,7 @@ class EngineSpec:
     """Jinja text or a file's path; None for the model's own."""
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
-    adapters: Mapping[str, Path] = field(default_factory=dict)
+    lora_adapters: Mapping[str, Path] = field(default_factory=dict)
     """Directories of LoRA adapters by name."""
     pooler: Pooler | None = None
     """None for a model that generates text."""
@@ -102,7 +102,7 @@ def engine_arguments(spec: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # An
     }
     arguments |= layout_arguments(spec.layout, spec.addresses)
     arguments |= _cpu_arguments(spec) if on_cpu else {}
-    arguments |= _adapter_arguments(spec.adapters) if spec.adapters else {}
+    arguments |= _lora_arguments(spec.lora_adapters) if spec.lora_adapters else {}
     arguments |= _pooler_arguments(spec.pooler) if spec.pooler else {}
     configured = {
         "max_model_len": engine.max_model_len,
@@ -170,7 +170,7 @@ def frontend_arguments(spec: EngineSpec, engine_args: AsyncEngineArgs) -> Namesp
     arguments.chat_template = _template_text(spec.chat_template)
     arguments.tool_call_parser = spec.tool_call_parser
     arguments.enable_auto_tool_choice = spec.tool_call_parser is not None
-    arguments.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in spec.adapters.items()]
+    arguments.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in spec.lora_adapters.items()]
     return arguments
 
 
@@ -244,7 +244,7 @@ def _pooler_arguments(pooler: Pooler) -> dict[str, Any]:  # Any: vLLM's argument
     return {"runner": "pooling", "pooler_config": _without_none(config), "hf_overrides": overrides}
 
 
-def _adapter_arguments(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's argument values
+def _lora_arguments(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's argument values
     rank = 0
     for name, path in adapters.items():
         try:

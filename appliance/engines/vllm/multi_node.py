@@ -240,7 +240,7 @@ def _digest(spec: EngineSpec) -> str:
         spec.names,
         spec.layout.model_dump(mode="json", exclude={"devices": True, "nodes": {"rank", "address"}}),
         spec.engine.model_dump(mode="json"),
-        sorted(spec.adapters),
+        sorted(spec.lora_adapters),
         spec.pooler and asdict(spec.pooler),
     ]
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
