@@ -97,11 +97,14 @@ async def _generate(
             yield output
 
 
-def generate_choices(generate: Generate, params: SamplingParams, request_id: str) -> Outputs:
+async def generate_choices(generate: Generate, params: SamplingParams, request_id: str) -> Outputs:
     """Yield the outputs of several choices as vLLM does; each is a sequence that waits for its own turn.
 
     vLLM gives all choices to the engine at once. `generate` makes the outputs of one.
     """
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.utils.async_utils import merge_async_iterators
+
     streams = []
     for index in range(params.n):
         one = copy(params)
@@ -110,16 +113,8 @@ def generate_choices(generate: Generate, params: SamplingParams, request_id: str
             # As vLLM seeds the choices of a request.
             one.seed = params.seed + index
         streams.append(_in_turn(generate(one, f"{request_id}-{index}")))
-    return _merge(streams, params)
-
-
-async def _merge(streams: list[Outputs], params: SamplingParams) -> Outputs:
-    from vllm.sampling_params import RequestOutputKind
-    from vllm.utils.async_utils import merge_async_iterators
-
-    is_final_only = params.output_kind is RequestOutputKind.FINAL_ONLY
+    is_final_only, unfinished = params.output_kind is RequestOutputKind.FINAL_ONLY, params.n
     finals: dict[int, RequestOutput] = {}
-    unfinished = len(streams)
     async with aclosing(merge_async_iterators(*streams)) as outputs:
         async for index, output in outputs:
             for choice in output.outputs:

@@ -75,7 +75,7 @@ class _Node:
         either: list[asyncio.Future[Any]] = [self._loss, work]  # Any: each has a result of its own
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            self.check()
+            _Node.check(self)
             return await work
         finally:
             work.cancel()
