@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from threading import Thread
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -22,15 +22,6 @@ _MAX_CONCURRENT = 16
 
 # 2**30 times any first delay is longer than any limit; it keeps the power from overflowing.
 _MAX_EXPONENT = 30
-
-
-class Closable(Protocol):
-    """An object that must be closed."""
-
-    def close(self) -> None: ...
-
-
-Opened = TypeVar("Opened", bound=Closable)
 
 
 async def off_loop(
@@ -66,23 +57,6 @@ def start(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Ar
 async def in_thread(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
     """Return the result of `work`, run by `start`; cancelling this does not stop the thread."""
     return await asyncio.wrap_future(start(work, *args, **kwargs))
-
-
-@asynccontextmanager
-async def opened_in_thread(
-    work: Callable[Arguments, Opened], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> AsyncIterator[Opened]:
-    """Open with `work` in a thread, and close at the end; also what it opens after this was cancelled."""
-    opening = start(work, *args, **kwargs)
-    try:
-        opened = await asyncio.wrap_future(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(lambda late: None if late.exception() else late.result().close())
-        raise
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 async def gather_limited(works: Sequence[Callable[[], Awaitable[Item]]]) -> list[Item]:
