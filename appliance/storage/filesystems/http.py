@@ -226,10 +226,11 @@ class _Window:
         self._to_skip = start
         self._left = end - start
 
-    async def read(self, size: int, /) -> bytes:
-        while self._to_skip and (skipped := await self._content.read(min(size, self._to_skip))):
-            self._to_skip -= len(skipped)
-        block = await self._content.read(min(size, self._left)) if self._left else b""
+    async def readany(self) -> bytes:
+        block = b""
+        while self._left and not block and (received := await self._content.readany()):
+            block = received[self._to_skip :][: self._left]
+            self._to_skip = max(0, self._to_skip - len(received))
         self._left -= len(block)
         return block
 

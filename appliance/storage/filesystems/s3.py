@@ -74,8 +74,10 @@ class S3Store(FilesystemStore):
 
         block, transfer = self._block, self._settings.transfer
         session = AioSession(profile=block.profile)
+        # To parse the times of each response takes as long as to sign it, and nothing here reads them.
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
         self.credential, keys = await _keys(session, block)
-        connect, read = errors.client_timeouts(transfer)
+        connect, _ = errors.client_timeouts(transfer)
         arguments = {
             "session": session,
             "endpoint_url": self._endpoint,
@@ -84,10 +86,12 @@ class S3Store(FilesystemStore):
             },
             "config_kwargs": {
                 "connect_timeout": connect,
-                "read_timeout": read,
                 "http_session_cls": await _session_class(block.ca_file or session.get_config_variable("ca_bundle")),
                 # The connector has those of the environment.
                 "proxies": {},
+                # The download watches for stalls.
+                "read_timeout": None,
+                "user_agent": "appliance",
                 # The download retries.
                 "retries": {"total_max_attempts": 1},
                 # Some stores send the checksum of the whole object with a range of it.
@@ -129,7 +133,7 @@ class S3Store(FilesystemStore):
         )
         async with response["Body"] as body:
             errors.check_content_range(self._resource(file), response.get("ContentRange"), file.size, start, end)
-            yield body
+            yield body.raw_stream.content
 
     def _object(self, path: str) -> dict[str, str]:
         bucket, key, _ = self._filesystem.split_path(path)

@@ -6,6 +6,8 @@ import asyncio
 import importlib.util
 import inspect
 import re
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -43,6 +45,10 @@ Info = Mapping[str, Any]
 
 _CONCURRENCY = 16
 
+# What the I/O loop receives of one response before it wakes the thread that waits for it.
+_HANDOVER_BYTES = 1024 * 1024
+_HANDOVER_SECONDS = 0.2
+
 # One request of a filesystem that returns a range whole, held in memory and lost with a kill or a broken connection.
 _PART_BYTES = 1024 * 1024
 
@@ -56,8 +62,8 @@ _VERSION_FIELDS = (
 class Content(Protocol):
     """The bytes of a range, read in the I/O loop."""
 
-    async def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes as soon as there are any, b"" at the end."""
+    async def readany(self) -> bytes:
+        """Return what arrived, and wait if that is nothing; b"" at the end."""
 
 
 class FilesystemStore:
@@ -255,19 +261,19 @@ class _StreamBody:
         self._resource = resource
         self._content = content
         self._left = size
+        self._blocks: deque[bytes] = deque()
         self._is_aborted = False
-        self._reading: Future[bytes] | None = None
+        self._reading: Future[None] | None = None
 
     def read(self, size: int, /) -> bytes:
-        # One byte further, to notice a response that is too long.
-        reading = asyncio.run_coroutine_threadsafe(self._read(min(size, self._left + 1)), get_loop())
-        self._reading = reading
-        if self._is_aborted:
-            reading.cancel()
-        try:
-            block = reading.result()
-        except CancelledError:
-            raise StorageUnavailableError(f"{self._resource}: aborted; try again") from None
+        if not self._left:
+            return b""
+        if not self._blocks:
+            self._wait()
+        block = self._blocks.popleft()
+        if len(block) > size:
+            self._blocks.appendleft(block[size:])
+            block = block[:size]
         self._left -= len(block)
         if self._left < 0 or (self._left and not block):
             raise errors.length_error(self._resource, self._left)
@@ -278,9 +284,29 @@ class _StreamBody:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _read(self, size: int) -> bytes:
-        with self._store.translate_errors(self._resource):
-            return await self._content.read(size)
+    def _wait(self) -> None:
+        self._reading = asyncio.run_coroutine_threadsafe(self._receive(), get_loop())
+        if self._is_aborted:
+            self._reading.cancel()
+        try:
+            self._reading.result()
+        except CancelledError:
+            raise StorageUnavailableError(f"{self._resource}: aborted; try again") from None
+
+    async def _receive(self) -> None:
+        """Receive blocks until there are enough, or for a moment: to wake a thread costs more than a block."""
+        wanted, end = min(_HANDOVER_BYTES, self._left), time.monotonic() + _HANDOVER_SECONDS
+        try:
+            while wanted > 0 and time.monotonic() < end:
+                with self._store.translate_errors(self._resource):
+                    block = await self._content.readany()
+                self._blocks.append(block)
+                # At the end there is nothing to wait for.
+                wanted = wanted - len(block) if block else 0
+        except StorageError:
+            # What arrived before is good; the next attempt fails again.
+            if not self._blocks:
+                raise
 
 
 class _Parts:
@@ -297,18 +323,16 @@ class _Parts:
         self._end = end
         self._read_part = read_part
         self._check = check
-        self._part = memoryview(b"")
 
-    async def read(self, size: int, /) -> bytes:
-        if not self._part and self._position < self._end:
-            part_end = min(self._position + _PART_BYTES, self._end)
-            self._part = memoryview(await self._read_part(self._position, part_end))
-            self._position += len(self._part)
-            if self._position >= self._end:
-                # No request can ask for the listed version only, so it is looked at again.
-                await self._check()
-        block, self._part = self._part[:size], self._part[size:]
-        return bytes(block)
+    async def readany(self) -> bytes:
+        if self._position >= self._end:
+            return b""
+        part = await self._read_part(self._position, min(self._position + _PART_BYTES, self._end))
+        self._position += len(part)
+        if self._position >= self._end:
+            # No request can ask for the listed version only, so it is looked at again.
+            await self._check()
+        return part
 
 
 def require_package(package: str, extra: str, purpose: str) -> None:

@@ -7,6 +7,7 @@ import inspect
 
 def test_s3fs_has_what_the_store_uses() -> None:
     """Requests with conditions and checksums, retries that can be switched off, and a client that can be closed."""
+    from aiobotocore.response import AioStreamingBody
     from s3fs import S3FileSystem
 
     assert list(inspect.signature(S3FileSystem._call_s3).parameters) == ["self", "method", "akwarglist", "kwargs"]
@@ -14,6 +15,7 @@ def test_s3fs_has_what_the_store_uses() -> None:
     filesystem = S3FileSystem(skip_instance_cache=True)
     assert filesystem._s3 is None
     assert filesystem.split_path("s3://bucket/a/b.txt") == ("bucket", "a/b.txt", None)
+    assert isinstance(AioStreamingBody.raw_stream, property)
     assert "_s3creator" in inspect.getsource(S3FileSystem.set_session)
 
 
