@@ -21,7 +21,7 @@ from appliance.core.errors import GatewayError, RequestError
 
 Json = dict[str, Any]
 
-FACE = ChatResponseFormat("face", "assistant", top_logprobs=1)
+FORMAT = ChatResponseFormat("face", "assistant", top_logprobs=1)
 HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -50,7 +50,7 @@ def _text(text: str, reason: str | None = None, index: int = 0, **fields: Any) -
 
 
 async def _chunks(*chunks: Json) -> list[Json]:
-    return [made async for made in chat_chunks(_stream(*chunks), FACE)]
+    return [converted async for converted in chat_chunks(_stream(*chunks), FORMAT)]
 
 
 def _delta(delta: Json, reason: str | None = None, index: int = 0, **fields: Any) -> Json:
@@ -62,35 +62,35 @@ def _delta(delta: Json, reason: str | None = None, index: int = 0, **fields: Any
 ROLE = {"role": "assistant", "content": ""}
 
 
-async def test_chunks_are_openais() -> None:
+async def test_chunks_have_the_form_of_openai() -> None:
     """Role first, text, an end of its own, in one shape."""
-    made = await _chunks(_chunk(_text("Hel")), _chunk(_text("lo")), _chunk(_text("", "stop")))
+    converted = await _chunks(_chunk(_text("Hel")), _chunk(_text("lo")), _chunk(_text("", "stop")))
 
-    assert made == [_delta(ROLE), _delta({"content": "Hel"}), _delta({"content": "lo"}), _delta({}, "stop")]
+    assert converted == [_delta(ROLE), _delta({"content": "Hel"}), _delta({"content": "lo"}), _delta({}, "stop")]
 
 
 async def test_text_in_the_last_chunk_comes_before_the_end() -> None:
     """vLLM sends the last text together with the reason; neither is lost, nor what vLLM says besides."""
-    made = await _chunks(_chunk(_text("Hi", "length", stop_reason=5)))
+    converted = await _chunks(_chunk(_text("Hi", "length", stop_reason=5)))
 
-    assert made == [_delta(ROLE), _delta({"content": "Hi"}), _delta({}, "length", stop_reason=5)]
+    assert converted == [_delta(ROLE), _delta({"content": "Hi"}), _delta({}, "length", stop_reason=5)]
 
 
-async def test_a_reason_in_every_chunk_is_told_once() -> None:
+async def test_a_repeated_finish_reason_is_sent_once() -> None:
     """Some servers repeat it with each chunk, and clients would stop at the first."""
-    made = await _chunks(_chunk(_text("a", "length")), _chunk(_text("b", "length")))
+    converted = await _chunks(_chunk(_text("a", "length")), _chunk(_text("b", "length")))
 
-    assert [each["choices"][0]["finish_reason"] for each in made] == [None, None, None, "length"]
-    assert "".join(each["choices"][0]["delta"].get("content", "") for each in made) == "ab"
+    assert [each["choices"][0]["finish_reason"] for each in converted] == [None, None, None, "length"]
+    assert "".join(each["choices"][0]["delta"].get("content", "") for each in converted) == "ab"
 
 
-async def test_choices_side_by_side_each_have_their_role_and_end() -> None:
+async def test_each_of_several_choices_has_its_role_and_end() -> None:
     """Whether they come in one chunk or in turn."""
-    made = await _chunks(
+    converted = await _chunks(
         _chunk(_text("a", index=1)), _chunk(_text("b", index=0), _text("c", "stop", index=1)), _chunk(_text("", "stop"))
     )
 
-    assert made == [
+    assert converted == [
         _delta(ROLE, index=1),
         _delta({"content": "a"}, index=1),
         _delta(ROLE),
@@ -103,40 +103,42 @@ async def test_choices_side_by_side_each_have_their_role_and_end() -> None:
 
 async def test_empty_pieces_are_left_out() -> None:
     """A token that is half a character has no text yet."""
-    made = await _chunks(_chunk(_text("")), _chunk(_text("é")), _chunk(_text("")), _chunk(_text("", "stop")))
+    converted = await _chunks(_chunk(_text("")), _chunk(_text("é")), _chunk(_text("")), _chunk(_text("", "stop")))
 
-    assert [each["choices"][0]["delta"] for each in made] == [ROLE, {"content": "é"}, {}]
+    assert [each["choices"][0]["delta"] for each in converted] == [ROLE, {"content": "é"}, {}]
 
 
 async def test_usage_comes_after_the_end() -> None:
     """In a chunk without choices; before it, every chunk says that there is one to come."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    made = await _chunks(_chunk(_text("a"), usage=None), _chunk(_text("", "stop"), usage=None), _chunk(usage=usage))
+    converted = await _chunks(
+        _chunk(_text("a"), usage=None), _chunk(_text("", "stop"), usage=None), _chunk(usage=usage)
+    )
 
-    assert [each["usage"] for each in made] == [None, None, None, usage]
-    assert made[-1]["choices"] == []
-    assert made[-1]["id"] == "chatcmpl-1"
+    assert [each["usage"] for each in converted] == [None, None, None, usage]
+    assert converted[-1]["choices"] == []
+    assert converted[-1]["id"] == "chatcmpl-1"
 
 
 async def test_continuous_usage_stays_in_its_chunks() -> None:
     """vLLM counts with each chunk where it is asked to."""
-    made = await _chunks(_chunk(_text("a"), usage={"total_tokens": 1}), _chunk(_text("b", "stop"), usage={"n": 2}))
+    converted = await _chunks(_chunk(_text("a"), usage={"total_tokens": 1}), _chunk(_text("b", "stop"), usage={"n": 2}))
 
-    assert [each.get("usage") for each in made] == [{"total_tokens": 1}, {"total_tokens": 1}, {"n": 2}, None]
+    assert [each.get("usage") for each in converted] == [{"total_tokens": 1}, {"total_tokens": 1}, {"n": 2}, None]
 
 
 @pytest.mark.parametrize("chunks", [[], [_chunk(_text("Hel"))], [_chunk(usage={})]], ids=["none", "cut", "usage"])
-async def test_a_stream_that_breaks_off_has_no_end(chunks: list[Json]) -> None:
+async def test_a_truncated_stream_is_an_error(chunks: list[Json]) -> None:
     """What was cut must not look complete."""
     with pytest.raises(GatewayError, match="stream ended"):
         await _chunks(*chunks)
 
 
-def test_a_whole_answer_keeps_what_it_does_not_know() -> None:
+def test_a_response_keeps_unknown_fields() -> None:
     """Counts, fingerprints and the engine's own fields, of the answer and of each choice."""
     completion = _chunk(_text("Hi", "stop", stop_reason="x", prompt_logprobs=None), usage={"n": 1}, kv={"a": 1})
 
-    assert chat_completion(completion, FACE) == {
+    assert chat_completion(completion, FORMAT) == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 7,
@@ -156,24 +158,26 @@ def test_a_whole_answer_keeps_what_it_does_not_know() -> None:
     }
 
 
-def test_every_choice_of_a_whole_answer_is_told() -> None:
+def test_a_response_has_all_choices() -> None:
     """Each with its own index, text, end and logprobs."""
     logprobs = {"tokens": ["b"], "token_logprobs": [-1.0], "top_logprobs": None}
-    made = chat_completion(_chunk(_text("a", "length"), _text("b", "stop", index=1) | {"logprobs": logprobs}), FACE)
+    converted = chat_completion(
+        _chunk(_text("a", "length"), _text("b", "stop", index=1) | {"logprobs": logprobs}), FORMAT
+    )
 
     assert [
         (each["index"], each["message"]["content"], each["finish_reason"], bool(each["logprobs"]))
-        for each in made["choices"]
+        for each in converted["choices"]
     ] == [(0, "a", "length", False), (1, "b", "stop", True)]
 
 
-def test_an_answer_without_choices_is_none() -> None:
+def test_a_response_without_choices_is_an_error() -> None:
     """It is the target's fault, and said to be."""
     with pytest.raises(GatewayError, match="no choices"):
-        chat_completion({"id": "1"}, FACE)
+        chat_completion({"id": "1"}, FORMAT)
 
 
-def test_logprobs_are_told_as_chat_has_them() -> None:
+def test_logprobs_have_the_form_of_chats() -> None:
     """Token by token with its bytes, the likeliest alternatives first and no more than were asked for."""
     logprobs = {
         "text_offset": [0, 1, 2],
@@ -222,16 +226,16 @@ def test_logprobs_are_told_as_chat_has_them() -> None:
         ({"chat_template_kwargs": {"thinking": True}, "documents": [{"text": "d"}]}, {}),
     ],
 )
-async def test_each_field_goes_where_completions_have_it(asked: Json, sent: Json) -> None:
+async def test_fields_are_converted_to_those_of_completions(asked: Json, sent: Json) -> None:
     """By the same name, by its older one, or into the prompt alone."""
     assert await _chat().completion(HELLO | asked) == {"prompt": "Hi"} | sent
 
 
-async def test_a_template_gets_all_it_may_ask_for() -> None:
+async def test_a_template_gets_its_variables() -> None:
     """Documents, the effort, options of the client's own, and none of them over what is ours to say."""
     chat = _chat("{{ documents[0].text }} {{ reasoning_effort }} {{ thinking }} {{ messages | length }}")
 
-    made = await chat.completion(
+    converted = await chat.completion(
         HELLO
         | {
             "documents": [{"text": "doc"}],
@@ -240,10 +244,10 @@ async def test_a_template_gets_all_it_may_ask_for() -> None:
         }
     )
 
-    assert made["prompt"] == "doc low True 1"
+    assert converted["prompt"] == "doc low True 1"
 
 
-async def test_stop_texts_of_config_and_client_add_up() -> None:
+async def test_stop_sequences_of_config_and_client_are_joined() -> None:
     """One, several or none, each once."""
     chat = _chat("x", "<end>", "<eot>")
 
@@ -257,14 +261,14 @@ async def test_a_last_message_can_be_continued() -> None:
     chat = _chat("{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}")
     begun = {"messages": [*HELLO["messages"], {"role": "assistant", "content": "It is "}]}
 
-    made = await chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": False})
+    converted = await chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": False})
 
-    assert made["prompt"] == "<user>Hi</user><assistant>It is"
+    assert converted["prompt"] == "<user>Hi</user><assistant>It is"
     with pytest.raises(RequestError, match="exclude each other"):
         await chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": True})
 
 
-def test_messages_become_what_templates_take() -> None:
+def test_messages_are_converted_for_templates() -> None:
     """Parts become text, arguments of calls mappings, and a developer the system where the template knows no other."""
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     messages = [
@@ -274,13 +278,13 @@ def test_messages_become_what_templates_take() -> None:
         {"role": "assistant", "content": "x", "tool_calls": None},
     ]
 
-    made = template_messages(messages, knows_developer=False)
+    converted = template_messages(messages, knows_developer=False)
 
-    assert made[0] == {"role": "system", "content": "a\nb"}
-    assert made[1]["content"] == ""
-    assert made[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
-    assert made[2] == messages[2]
-    assert made[3] == {"role": "assistant", "content": "x"}
+    assert converted[0] == {"role": "system", "content": "a\nb"}
+    assert converted[1]["content"] == ""
+    assert converted[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
+    assert converted[2] == messages[2]
+    assert converted[3] == {"role": "assistant", "content": "x"}
     assert template_messages(messages[:1], knows_developer=True)[0]["role"] == "developer"
 
 
@@ -297,7 +301,7 @@ def test_messages_become_what_templates_take() -> None:
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]},
     ],
 )
-async def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> None:
+async def test_an_invalid_message_is_refused_with_its_path(message: Any) -> None:
     """400 with the field at fault, whatever the client sent."""
     with pytest.raises(RequestError) as caught:
         await _chat().completion({"messages": [*HELLO["messages"], message]})
@@ -309,14 +313,14 @@ async def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> N
     "fields",
     [{"logprobs": 3}, {"logprobs": True, "top_logprobs": "2"}, {"tools": {"f": 1}}, {"tools": ["f"]}],
 )
-async def test_a_field_of_the_wrong_kind_is_refused(fields: Json) -> None:
+async def test_a_field_of_the_wrong_type_is_refused(fields: Json) -> None:
     """Rather than sent on in some form."""
     with pytest.raises(RequestError):
         await _chat("{{ tools }}").completion(HELLO | fields)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_stop_text_is_met_however_it_is_cut(size: int) -> None:
+def test_a_stop_sequence_is_found_in_any_pieces(size: int) -> None:
     """Nothing of it and nothing after it is told, and nothing before it is lost."""
     text, stop = "one <|im_ two <|im_end|> three", ["<|im_end|>", "never"]
     stops, told = StopSequences(stop), ""
@@ -328,7 +332,7 @@ def test_a_stop_text_is_met_however_it_is_cut(size: int) -> None:
     assert told + stops.finish() == "one <|im_ two " == truncate_at_stop(text, stop)
 
 
-def test_what_only_began_like_a_stop_text_is_told() -> None:
+def test_the_beginning_of_a_stop_sequence_is_sent_at_the_end() -> None:
     """At the end, what was held back comes out."""
     stops = StopSequences(["<|im_end|>"])
 

@@ -22,55 +22,55 @@ ENDLESS = repeat(b"x" * 65536)
 
 
 @pytest.fixture
-async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
+async def service(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
     """The way to the scripted server, of whose answers a mebibyte is held."""
-    wire = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin, max_response_bytes=LIMIT)))
-    yield wire
-    await wire.close()
+    service = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin, max_response_bytes=LIMIT)))
+    yield service
+    await service.close()
 
 
-async def test_an_endless_answer_is_given_up(wire: ServiceClient, upstream: Upstream) -> None:
+async def test_an_endless_response_has_a_limit(service: ServiceClient, upstream: Upstream) -> None:
     """Whether it is good or an error."""
     for status in (200, 500):
         upstream.on("/a", Answer(status, ENDLESS))
         with pytest.raises(GatewayError, match="too long"):
-            await wire.post(wire.url("/a"), b"{}", {})
+            await service.post(service.url("/a"), b"{}", {})
 
 
 @pytest.mark.parametrize("media_type", [SSE, "application/x-ndjson"])
 @pytest.mark.parametrize("piece", [b"x" * 65536, b"data: " + b"x" * 65536 + b"\n"])
-async def test_an_endless_event_is_given_up(
-    wire: ServiceClient, upstream: Upstream, media_type: str, piece: bytes
+async def test_an_endless_event_has_a_limit(
+    service: ServiceClient, upstream: Upstream, media_type: str, piece: bytes
 ) -> None:
     """In one line, or in many lines of one event."""
     upstream.on("/a", Answer(body=repeat(piece), media_type=media_type))
-    events = await wire.lines(wire.url("/a"), b"{}", {})
+    events = await service.lines(service.url("/a"), b"{}", {})
 
     with pytest.raises(GatewayError):
         await anext(events)
 
 
 @pytest.mark.parametrize("status", [200, 400])
-async def test_an_answer_nested_without_end_is_no_answer(wire: ServiceClient, upstream: Upstream, status: int) -> None:
+async def test_a_deeply_nested_response_is_an_error(service: ServiceClient, upstream: Upstream, status: int) -> None:
     """Neither the stack nor the server ends over it."""
     nested = b"[" * 100_000 + b"]" * 100_000
     upstream.on("/a", Answer(status, nested))
     with pytest.raises(RequestError):
-        await wire.post(wire.url("/a"), b"{}", {})
+        await service.post(service.url("/a"), b"{}", {})
     upstream.on("/a", Answer(body=[nested + b"\n"], media_type="application/x-ndjson"))
     with pytest.raises(GatewayError):
-        await anext(await wire.lines(wire.url("/a"), b"{}", {}))
+        await anext(await service.lines(service.url("/a"), b"{}", {}))
 
 
-async def test_a_large_answer_is_read(wire: ServiceClient, upstream: Upstream) -> None:
+async def test_a_large_response_is_read(service: ServiceClient, upstream: Upstream) -> None:
     """In a thread, so that others are served meanwhile."""
     numbers = list(range(100_000))
     upstream.on("/a", Answer(body=msgspec.json.encode(numbers)))
 
-    assert await wire.post(wire.url("/a"), b"{}", {}) == numbers
+    assert await service.post(service.url("/a"), b"{}", {}) == numbers
 
 
-def test_content_in_parts_is_a_text_for_templates() -> None:
+def test_content_parts_are_joined_for_templates() -> None:
     """Joined as in chat templates; nothing else of a message is changed."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     plain: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
@@ -81,7 +81,7 @@ def test_content_in_parts_is_a_text_for_templates() -> None:
     ]
 
 
-def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
+def test_a_content_part_of_another_type_is_refused() -> None:
     """With the place it stands in."""
     image = {"type": "image_url", "image_url": {"url": "data:"}}
 
@@ -103,7 +103,7 @@ def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
         ([{"type": "refusal", "text": "a"}], "has a part of type 'refusal' whose refusal is not a text"),
     ],
 )
-def test_content_that_is_no_text_is_refused(content: object, message: str) -> None:
+def test_invalid_content_is_refused(content: object, message: str) -> None:
     """Alike for chat templates and for the templates of services."""
     messages = [{"role": "user", "content": content}]
     for read in (text_messages, partial(template_messages, knows_developer=True)):

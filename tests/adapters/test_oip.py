@@ -22,16 +22,16 @@ V1 = "/v1/models/m:predict"
 
 
 @pytest.fixture
-async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
+async def service(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
     """The way to the scripted server."""
-    wire = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin)))
-    yield wire
-    await wire.close()
+    service = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin)))
+    yield service
+    await service.close()
 
 
-async def _infer(wire: ServiceClient, version: str, texts: list[str], name: str | None = None) -> list[Any]:
+async def _infer(service: ServiceClient, version: str, texts: list[str], name: str | None = None) -> list[Any]:
     config = OipConfig.model_validate({"kind": "oip", "version": version, "embeddings": {}})
-    return await OipClient(config, wire, "m").infer({"text": texts}, name, {}, {})
+    return await OipClient(config, service, "m").infer({"text": texts}, name, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ async def _infer(wire: ServiceClient, version: str, texts: list[str], name: str 
     ids=["flat", "nested", "deep", "texts", "column", "several"],
 )
 async def test_a_tensor_is_read_along_its_first_dimension(
-    wire: ServiceClient, upstream: Upstream, answer: Answer, rows: list[Any]
+    service: ServiceClient, upstream: Upstream, answer: Answer, rows: list[Any]
 ) -> None:
     """Whether its data is nested, which the protocol allows, or in one list."""
     upstream.on(V2, answer)
 
-    assert await _infer(wire, "v2", ["one", "two"], "a") == rows
+    assert await _infer(service, "v2", ["one", "two"], "a") == rows
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ async def test_a_tensor_is_read_along_its_first_dimension(
         ({"outputs": [output("a", "FP32", [2, 0], [])]}, "gave 0 items for 2 texts"),
     ],
 )
-async def test_a_broken_tensor_is_the_targets_fault(
-    wire: ServiceClient, upstream: Upstream, answer: object, message: str
+async def test_an_invalid_tensor_is_a_gateway_error(
+    service: ServiceClient, upstream: Upstream, answer: object, message: str
 ) -> None:
     """502 with what is wrong with it; never an answer made of half of it."""
     upstream.on(V2, json_answer(answer))
 
     with pytest.raises(GatewayError, match=message):
-        await _infer(wire, "v2", ["one", "two"])
+        await _infer(service, "v2", ["one", "two"])
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ async def test_a_broken_tensor_is_the_targets_fault(
         ({"predictions": [{"a": 1, "b": 3}, {"a": 2, "b": 4}]}, "b", [3, 4]),
     ],
 )
-async def test_predictions_are_read_as_they_come(
-    wire: ServiceClient, upstream: Upstream, answer: object, name: str | None, rows: list[Any]
+async def test_predictions_are_read(
+    service: ServiceClient, upstream: Upstream, answer: object, name: str | None, rows: list[Any]
 ) -> None:
     """Plain, or by name."""
     upstream.on(V1, json_answer(answer))
 
-    assert await _infer(wire, "v1", ["one", "two"], name) == rows
+    assert await _infer(service, "v1", ["one", "two"], name) == rows
     # Servers that match paths as they are written know no escaped colon.
     assert [asked.raw_path for asked in upstream.asked] == [V1]
 
@@ -109,14 +109,14 @@ async def test_predictions_are_read_as_they_come(
         ({"predictions": [1]}, "gave 1 items for 2 texts"),
     ],
 )
-async def test_broken_predictions_are_the_targets_fault(
-    wire: ServiceClient, upstream: Upstream, answer: object, message: str
+async def test_invalid_predictions_are_a_gateway_error(
+    service: ServiceClient, upstream: Upstream, answer: object, message: str
 ) -> None:
     """502 with what is wrong with them."""
     upstream.on(V1, json_answer(answer))
 
     with pytest.raises(Exception, match=message) as caught:
-        await _infer(wire, "v1", ["one", "two"])
+        await _infer(service, "v1", ["one", "two"])
     assert getattr(caught.value, "status", None) == 502
 
 
@@ -129,14 +129,14 @@ async def test_broken_predictions_are_the_targets_fault(
         ("{}/serving/v2/?key=1", "/serving/v2/models/org%2Fm%20x/infer?key=1"),
     ],
 )
-async def test_the_model_is_found_under_any_form_of_its_address(upstream: Upstream, url: str, asked: str) -> None:
+async def test_the_url_of_the_model_is_built_from_any_target_url(upstream: Upstream, url: str, asked: str) -> None:
     """With the version or without, below a path, with a query; names with slashes are one part."""
     upstream.on("*", tensors(output("a", "BYTES", [1], ["x"])))
-    wire = ServiceClient(UpstreamClient(UpstreamConfig(url=url.format(upstream.origin))))
+    service = ServiceClient(UpstreamClient(UpstreamConfig(url=url.format(upstream.origin))))
     config = OipConfig.model_validate({"kind": "oip", "embeddings": {}})
 
-    await OipClient(config, wire, "org/m x").infer({"text": ["one"]}, None, {}, {})
-    await wire.close()
+    await OipClient(config, service, "org/m x").infer({"text": ["one"]}, None, {}, {})
+    await service.close()
 
     (seen,) = upstream.asked
     assert f"{seen.raw_path}?{seen.query}" == asked

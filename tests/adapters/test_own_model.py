@@ -68,14 +68,14 @@ def _comparable(done: ChatCompletion, near: Callable[..., Any]) -> dict[str, Any
 
 
 @pytest.mark.parametrize("messages", [MESSAGES, TALK], ids=["question", "talk"])
-def test_a_chat_is_the_models_own(client: openai.OpenAI, messages: Any) -> None:
+def test_an_adapted_chat_equals_that_of_the_model(client: openai.OpenAI, messages: Any) -> None:
     """Role, text, end and counts are the same."""
     own, adapted = _both(client, messages=messages, max_completion_tokens=40)
 
     assert adapted == own
 
 
-def test_without_a_limit_the_model_ends_by_itself(client: openai.OpenAI) -> None:
+def test_without_a_limit_the_model_finishes(client: openai.OpenAI) -> None:
     """The context's room is the limit of both, not the 16 tokens at which a completion ends."""
     own, adapted = _both(client, messages=LONG)
 
@@ -84,7 +84,7 @@ def test_without_a_limit_the_model_ends_by_itself(client: openai.OpenAI) -> None
     assert adapted["choices"][0]["finish_reason"] == "stop"
 
 
-def test_logprobs_are_the_models_own(client: openai.OpenAI) -> None:
+def test_adapted_logprobs_equal_those_of_the_model(client: openai.OpenAI) -> None:
     """Tokens, bytes, and as many alternatives as were asked for."""
     own, adapted = _both(client, messages=MESSAGES, max_tokens=8, logprobs=True, top_logprobs=2)
 
@@ -92,7 +92,7 @@ def test_logprobs_are_the_models_own(client: openai.OpenAI) -> None:
     assert {token["top_logprobs"] for token in adapted["choices"][0]["logprobs"]["content"]} == {2}
 
 
-def test_choices_stops_and_seeds_are_the_models_own(client: openai.OpenAI) -> None:
+def test_sampling_fields_reach_the_model(client: openai.OpenAI) -> None:
     """Fields of sampling reach the engine."""
     fields = {"temperature": 1, "n": 2, "stop": ["Paris"], "seed": 3, "max_tokens": 20, "extra_body": {"top_k": 1}}
 
@@ -102,7 +102,7 @@ def test_choices_stops_and_seeds_are_the_models_own(client: openai.OpenAI) -> No
     assert [choice["index"] for choice in adapted["choices"]] == [0, 1]
 
 
-def test_a_stream_is_the_models_own(client: openai.OpenAI) -> None:
+def test_an_adapted_stream_equals_that_of_the_model(client: openai.OpenAI) -> None:
     """The same pieces with the same usage at the end, the role in the first and the reason in the last."""
     streams = {}
     for model in ("smollm2", "adapted"):
@@ -126,7 +126,7 @@ def test_a_stream_is_the_models_own(client: openai.OpenAI) -> None:
     assert streams["adapted"] == streams["smollm2"]
 
 
-def test_a_prompt_that_is_too_long_is_refused_alike(client: openai.OpenAI) -> None:
+def test_a_prompt_that_is_too_long_is_refused(client: openai.OpenAI) -> None:
     """400 with the engine's words, through the adapter as without it."""
     long: list[ChatCompletionMessageParam] = [{"role": "user", "content": "word " * 3000}]
 
@@ -135,7 +135,7 @@ def test_a_prompt_that_is_too_long_is_refused_alike(client: openai.OpenAI) -> No
             client.chat.completions.create(model=model, messages=long, max_tokens=5)
 
 
-def test_the_probe_waits_for_the_target(served: ServerProcess) -> None:
+def test_an_adapter_is_ready_after_its_target(served: ServerProcess) -> None:
     """The adapter was ready only after its target was, though it stands first in the file."""
     events = [each for each in served.events() if each["event"] == "model.state_changed" and each["to"] == "ready"]
 

@@ -70,7 +70,7 @@ async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @asynccontextmanager
-async def _begun(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
+async def _started(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
     manager = ModelManager(config(*(configs or (_adapter(), CompleterConfig(name="base")))), factory=DoubleFactory())
     manager.start()
     try:
@@ -81,7 +81,7 @@ async def _begun(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]
 
 @asynccontextmanager
 async def _ready(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
-    async with _begun(*configs) as (manager, target):
+    async with _started(*configs) as (manager, target):
         target.may_load.set()
         await _until(lambda: manager.is_ready)
         target.asked.clear()
@@ -90,7 +90,7 @@ async def _ready(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]
 
 async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
     """Whatever the order in the file: until then the probe says what it waits for, and calls are told to come back."""
-    async with _begun() as (manager, target):
+    async with _started() as (manager, target):
         chat = manager.find("chat")
         await _until(lambda: chat.state is State.UNAVAILABLE and "its target 'base' is loading" in chat.reason)
         with pytest.raises(UnavailableError, match="its target 'base' is loading"):
@@ -103,9 +103,9 @@ async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
         assert manager.find("base").state is State.READY
 
 
-async def test_an_adapter_is_ready_only_after_a_real_answer() -> None:
+async def test_an_adapter_is_ready_only_after_a_response() -> None:
     """A target that answers nonsense is told with its reason, and asked again."""
-    async with _begun() as (manager, target):
+    async with _started() as (manager, target):
         chat, target.refusal = manager.find("chat"), RequestError("no chat today")
         target.may_load.set()
         await _until(lambda: "no chat today" in chat.reason)
@@ -116,7 +116,7 @@ async def test_an_adapter_is_ready_only_after_a_real_answer() -> None:
         await _until(lambda: chat.state is State.READY)
 
 
-async def test_a_target_that_dies_takes_its_adapter_along() -> None:
+async def test_a_failed_target_fails_its_adapter() -> None:
     """The reason names the target."""
     async with _ready() as (manager, target):
         target.is_dead = True
@@ -125,9 +125,9 @@ async def test_a_target_that_dies_takes_its_adapter_along() -> None:
         assert "its target 'base' is failed" in manager.find("chat").reason
 
 
-async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
+async def test_an_adapter_names_a_target_that_cannot_load() -> None:
     """Both are failed; what the target's error says is for operators, and stays with the target."""
-    async with _begun() as (manager, target):
+    async with _started() as (manager, target):
         target.load_fault = LoadError("too big")
         target.may_load.set()
         await _until(lambda: manager.find("chat").state is State.FAILED)
@@ -136,7 +136,7 @@ async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
         assert manager.find("chat").reason == "its target 'base' is failed: see the log"
 
 
-async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
+async def test_an_adapter_of_an_unavailable_target_is_unavailable() -> None:
     """Not failed: it comes back when the target does."""
     async with _ready() as (manager, target):
         target.is_away = True
@@ -147,7 +147,7 @@ async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
         assert manager.health().is_live
 
 
-async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
+async def test_a_target_without_completions_fails_to_load() -> None:
     """The class could not tell; the model can."""
 
     class Silent(DoubleConfig):
@@ -164,7 +164,7 @@ async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
     assert manager.find("chat").reason == "its target 'base' does not complete prompts; name one that does"
 
 
-async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
+async def test_a_request_has_the_name_of_the_target_and_the_rest_of_its_context() -> None:
     """
     What the prompt leaves of the context is the limit where nobody names one; no second beginning is put before it.
     """
@@ -198,7 +198,7 @@ class StrangerConfig(DoubleConfig):
         return Stranger()
 
 
-async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
+async def test_an_upstream_that_cannot_count_tokens_gets_the_default_limit() -> None:
     """Where nobody counts, the usual limit holds, and what it would refuse is taken out by the config."""
     adapter = _adapter(defaults={"add_special_tokens": None})
     async with _ready(adapter, StrangerConfig(name="base")) as (manager, target):
@@ -208,7 +208,7 @@ async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
         assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 1024}]
 
 
-async def test_completions_go_to_the_target_as_they_are() -> None:
+async def test_completions_are_forwarded_unchanged() -> None:
     """Nothing is decided for the client there: neither a limit nor the special tokens."""
     async with _ready() as (manager, target):
         await manager.handle("chat", ModelRequest(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
@@ -216,7 +216,7 @@ async def test_completions_go_to_the_target_as_they_are() -> None:
         assert target.asked == [{"model": "base", "prompt": "Hi", "mine": None}]
 
 
-async def test_adapters_stack() -> None:
+async def test_an_adapter_may_be_the_target_of_another() -> None:
     """An adapter's target may be an adapter, and an alias."""
     base = CompleterConfig(name="base", aliases=("ground",))
     async with _ready(_adapter("top", "middle"), _adapter("middle", "ground"), base) as (manager, _):
@@ -225,7 +225,7 @@ async def test_adapters_stack() -> None:
         assert json.loads(cast("bytes", reply.body))["model"] == "top"
 
 
-async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
+async def test_a_drain_waits_for_adapter_and_target() -> None:
     """A stream under way counts at the adapter and at its target, and what it still asks is answered."""
     async with _ready() as (manager, target):
         reply = await manager.handle("chat", STREAM)
@@ -245,7 +245,7 @@ async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
         assert [entry.running for entry in manager.statuses] == [0, 0]
 
 
-async def test_a_stream_that_nobody_reads_ends_at_the_target() -> None:
+async def test_an_abandoned_stream_is_cancelled_at_the_target() -> None:
     """Closing the adapter's stream closes the target's."""
     async with _ready() as (manager, target):
         reply = await manager.handle("chat", STREAM)

@@ -32,7 +32,7 @@ def _config(url: str, template: str = "{{ messages[0].content }}") -> AdapterCon
 
 
 @asynccontextmanager
-async def _begun(url: str, *template: str) -> AsyncGenerator[ModelManager]:
+async def _started(url: str, *template: str) -> AsyncGenerator[ModelManager]:
     manager = ModelManager(config(_config(url, *template)))
     manager.start()
     try:
@@ -47,13 +47,11 @@ async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_an_adapter_waits_for_a_target_that_is_not_there_yet(
-    upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]
-) -> None:
+async def test_an_adapter_waits_for_its_target(upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]) -> None:
     """Unavailable and alive, with the reason; ready by itself once the target answers."""
     proxy = fault_proxies(upstream.port)
     proxy.set(Fault("refuse"))
-    async with _begun(proxy.url) as manager:
+    async with _started(proxy.url) as manager:
         await _until(lambda: "cannot be reached" in manager.statuses[0].reason)
 
         assert manager.statuses[0].state is State.UNAVAILABLE
@@ -64,12 +62,12 @@ async def test_an_adapter_waits_for_a_target_that_is_not_there_yet(
         await _until(lambda: manager.is_ready)
 
 
-async def test_silence_in_the_middle_of_life_is_noticed(
+async def test_a_target_that_stops_answering_is_unavailable(
     upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]
 ) -> None:
     """One request without an answer is an accident, three in a row are not; an answer is the way back."""
     proxy = fault_proxies(upstream.port)
-    async with _begun(proxy.url) as manager:
+    async with _started(proxy.url) as manager:
         await _until(lambda: manager.is_ready)
         proxy.set(Fault("refuse"))
         for _ in range(3):
@@ -80,27 +78,27 @@ async def test_silence_in_the_middle_of_life_is_noticed(
         await _until(lambda: manager.is_ready)
 
 
-async def test_a_template_that_fails_is_not_said_to_be_a_refusal(upstream: Upstream) -> None:
+async def test_a_failing_template_is_not_called_a_refusal(upstream: Upstream) -> None:
     """The target was never asked."""
     upstream.asked.clear()
-    async with _begun(upstream.url, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}") as manager:
+    async with _started(upstream.url, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}") as manager:
         await _until(lambda: "calls itself too often" in manager.statuses[0].reason)
 
         assert "the first request cannot be made" in manager.statuses[0].reason
         assert not upstream.asked
 
 
-async def test_a_target_that_refuses_its_first_request_is_told_with_its_words(upstream: Upstream) -> None:
+async def test_the_refusal_of_the_warmup_request_is_the_reason(upstream: Upstream) -> None:
     """A wrong key or a wrong name shows in the probe, not in the first client's answer."""
     upstream.on("/v1/completions", error(401, "wrong key"))
-    async with _begun(upstream.url) as manager:
+    async with _started(upstream.url) as manager:
         await _until(lambda: "wrong key" in manager.statuses[0].reason)
 
         assert manager.statuses[0].state is State.UNAVAILABLE
 
 
 @pytest.mark.parametrize("has_keys", [False, True])
-async def test_only_operators_are_told_where_the_target_is(
+async def test_only_operators_see_the_address_of_the_target(
     has_keys: bool, upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]
 ) -> None:
     """Probes from elsewhere, listings and calls say that the target is away, without its address or its words."""

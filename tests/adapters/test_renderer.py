@@ -37,7 +37,7 @@ def renderer() -> Iterator[Renderer]:
 
 
 @pytest.mark.parametrize("source", GREEDY.values(), ids=GREEDY)
-def test_a_template_that_wants_all_memory_is_refused(renderer: Renderer, source: str) -> None:
+def test_a_template_that_needs_too_much_memory_is_refused(renderer: Renderer, source: str) -> None:
     """It is compiled without being computed, and rendered under a limit of memory."""
     template = ChatTemplate(source, renderer=renderer)
     before = psutil.Process().memory_info().rss
@@ -47,7 +47,7 @@ def test_a_template_that_wants_all_memory_is_refused(renderer: Renderer, source:
     assert psutil.Process().memory_info().rss - before < 2**29
 
 
-def test_a_template_that_fails_is_told_without_the_names_of_classes() -> None:
+def test_a_failing_template_has_a_plain_message() -> None:
     """Clients read it, who know the template and not the code that renders it."""
     for source, message in {
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "cannot take the request: it calls itself too often",
@@ -59,7 +59,7 @@ def test_a_template_that_fails_is_told_without_the_names_of_classes() -> None:
         assert "Error" not in str(raised.value)
 
 
-def test_a_template_without_an_end_is_ended() -> None:
+def test_an_endless_template_is_killed() -> None:
     """Its process is killed, and the next request has a new one."""
     with Renderer(seconds=1) as renderer:
         with pytest.raises(RequestError, match="takes longer than 1 seconds"):
@@ -68,7 +68,7 @@ def test_a_template_without_an_end_is_ended() -> None:
         assert ChatTemplate("{{ a }}", renderer=renderer).render({"a": "Grüße"}) == "Grüße"
 
 
-async def test_a_renderer_is_closed_while_it_renders() -> None:
+async def test_a_renderer_can_be_closed_while_it_renders() -> None:
     """The rendering fails at once, and nothing is rendered after it."""
     renderer = Renderer(seconds=600)
     endless = ChatTemplate(ENDLESS, renderer=renderer)
@@ -84,7 +84,7 @@ async def test_a_renderer_is_closed_while_it_renders() -> None:
         endless.render({})
 
 
-def test_a_renderer_gives_what_the_template_gives_here(renderer: Renderer) -> None:
+def test_a_renderer_returns_the_text_of_the_template(renderer: Renderer) -> None:
     """Tokens, variables and refusals pass through the process unchanged."""
     template = ChatTemplate("{{ bos }}{{ m | tojson }}", {"bos": "<s>"}, renderer)
     json = JsonTemplate('{"a": {{ a }}, "b": {{ b | tojson }}}', renderer)
@@ -99,7 +99,7 @@ def test_a_renderer_gives_what_the_template_gives_here(renderer: Renderer) -> No
         ChatTemplate("{{ raise_exception('no') }}", renderer=renderer).render({})
 
 
-def test_a_template_sees_no_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even one that escaped the sandbox would find none in its process."""
     monkeypatch.setenv("HF_TOKEN", "secret")
     others = psutil.Process().children()
@@ -120,13 +120,13 @@ def test_a_template_sees_no_secrets_of_the_environment(monkeypatch: pytest.Monke
     ],
     ids=["parentheses", "loops", "digits", "length"],
 )
-def test_a_template_that_cannot_be_compiled_is_told(source: str) -> None:
+def test_a_template_that_does_not_compile_is_an_error(source: str) -> None:
     """Whatever limit of Jinja or Python it exceeds, it is the template's fault and no traceback."""
     with pytest.raises(TemplateFaultError):
         ChatTemplate(source)
 
 
-def test_a_server_answers_and_ends_whatever_a_template_does(tmp_path: Path) -> None:
+def test_a_server_answers_and_stops_while_a_template_is_rendered(tmp_path: Path) -> None:
     """While an endless template is rendered, probes answer; SIGTERM ends the server and the template's process."""
     with Upstream() as upstream:
         file = tmp_path / "appliance.yaml"

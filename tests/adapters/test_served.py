@@ -34,7 +34,7 @@ def _said(chunks: list[ChatCompletionChunk]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
-def test_a_chat_is_a_completion_of_its_prompt(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_chat_is_sent_as_a_completion(client: openai.OpenAI, scripted: Upstream) -> None:
     """The messages go through the template, and the text comes back as a message under the name the client used."""
     done = client.chat.completions.create(model="chat", messages=HELLO, max_completion_tokens=9)
 
@@ -57,7 +57,7 @@ def test_a_chat_is_a_completion_of_its_prompt(client: openai.OpenAI, scripted: U
     }
 
 
-def test_every_field_goes_along(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_every_field_is_forwarded(client: openai.OpenAI, scripted: Upstream) -> None:
     """Sampling, choices, bias, logprobs, users and fields that nobody here knows; the newer limit wins."""
     sampling: dict[str, Any] = {
         "temperature": 0.25,
@@ -97,7 +97,7 @@ def test_every_field_goes_along(client: openai.OpenAI, scripted: Upstream) -> No
     }
 
 
-def test_an_answer_without_a_limit_is_not_sixteen_tokens_long(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_chat_without_a_limit_has_a_default_limit(client: openai.OpenAI, scripted: Upstream) -> None:
     """A completion ends after 16 tokens by itself; a chat has room, as the config says or as much as is usual."""
     client.chat.completions.create(model="chat", messages=HELLO)
     client.chat.completions.create(model="plain", messages=HELLO)
@@ -105,7 +105,7 @@ def test_an_answer_without_a_limit_is_not_sixteen_tokens_long(client: openai.Ope
     assert [asked.json()["max_tokens"] for asked in scripted.calls] == [1024, 77]
 
 
-def test_a_stream_of_a_chat_is_one_as_openai_has_it(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_chat_stream_has_the_form_of_openai(client: openai.OpenAI, scripted: Upstream) -> None:
     """The role in the first chunk alone, reasons only at the end, then the usage, and one id for all."""
     chunks = list(
         client.chat.completions.create(
@@ -129,7 +129,7 @@ def test_a_stream_of_a_chat_is_one_as_openai_has_it(client: openai.OpenAI, scrip
     assert _asked(scripted)["stream_options"] == {"include_usage": True}
 
 
-def test_a_stream_without_a_wish_for_usage_has_none(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_stream_has_no_usage_unless_requested(client: openai.OpenAI, scripted: Upstream) -> None:
     """Every chunk has its choice."""
     chunks = list(client.chat.completions.create(model="chat", messages=HELLO, stream=True))
 
@@ -137,7 +137,7 @@ def test_a_stream_without_a_wish_for_usage_has_none(client: openai.OpenAI, scrip
     assert "stream_options" not in _asked(scripted)
 
 
-def test_tools_go_through_the_template(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_tools_are_rendered_by_the_template(client: openai.OpenAI, scripted: Upstream) -> None:
     """Where the template has a place for them, they are in the prompt; where they may not be called, they are not."""
     client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL])
     client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL], tool_choice="none")
@@ -151,7 +151,7 @@ def test_tools_go_through_the_template(client: openai.OpenAI, scripted: Upstream
 CALLING = 'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
 
 
-def test_a_tool_call_in_the_text_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_tool_call_in_the_text_is_returned(client: openai.OpenAI, scripted: Upstream) -> None:
     """Whole, with its reason, and for a client that offers no tools the text as it is."""
     scripted.on("/v1/completions", json_answer({"id": "c", "created": 1, "choices": [{"index": 0, "text": CALLING}]}))
 
@@ -167,7 +167,7 @@ def test_a_tool_call_in_the_text_is_one_for_the_client(client: openai.OpenAI, sc
     assert (plain.finish_reason, plain.message.content) == ("stop", CALLING)
 
 
-def test_a_tool_call_in_a_stream_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_tool_call_in_a_stream_is_returned(client: openai.OpenAI, scripted: Upstream) -> None:
     """Its marks are in no delta, however they were cut."""
     pieces = [CALLING[start : start + 5] for start in range(0, len(CALLING), 5)]
     chunks: list[bytes | float] = [
@@ -200,7 +200,7 @@ def test_a_tool_call_in_a_stream_is_one_for_the_client(client: openai.OpenAI, sc
         ({"model": "service", "n": 1000}, "n"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(
+def test_unsupported_fields_are_refused_by_name(
     client: openai.OpenAI, scripted: Upstream, fields: dict[str, Any], param: str | None
 ) -> None:
     """Nothing is lost in silence: 400 in OpenAI's shape, and the target is not asked."""
@@ -212,7 +212,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 
 
 @pytest.mark.parametrize(("fields", "param"), [({"prompt": ["a"] * 2049}, "prompt"), ({"prompt": "a", "n": 129}, "n")])
-def test_more_than_a_request_may_ask_for_is_refused(
+def test_a_request_over_the_limits_is_refused(
     client: openai.OpenAI, scripted: Upstream, fields: dict[str, Any], param: str
 ) -> None:
     """Each prompt and choice is a request to the target."""
@@ -234,7 +234,7 @@ def test_a_refusal_of_the_target_keeps_its_retry_after(client: openai.OpenAI, sc
     assert refused.value.response.headers["retry-after"] == delay
 
 
-def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_refusal_of_the_target_keeps_status_and_message(client: openai.OpenAI, scripted: Upstream) -> None:
     """Status, message, param and code go through, whole and before a stream's first byte."""
     scripted.on("/v1/completions", error(422, "too long by far", param="prompt", code="too_long"))
 
@@ -245,7 +245,7 @@ def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenA
 
 
 @pytest.mark.parametrize("oddity", ERRORS)
-def test_an_odd_error_of_a_target_is_one_in_openais_shape(
+def test_unusual_errors_of_a_target_become_openai_errors(
     adapters: ServerProcess, scripted: Upstream, oddity: str
 ) -> None:
     """The status stays; whatever the body was, there is a message, and a code only if it is a word."""
@@ -274,7 +274,7 @@ def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.Op
         next(chunks)
 
 
-def test_completions_of_the_same_target_go_through(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_completions_are_forwarded(client: openai.OpenAI, scripted: Upstream) -> None:
     """Whole and streamed, under the adapter's name."""
     whole = client.completions.create(model="talk", prompt="Hi", max_tokens=3)
     chunks = list(client.completions.create(model="chat", prompt="Hi", stream=True))
@@ -305,7 +305,7 @@ def test_a_service_chats_through_a_template(client: openai.OpenAI, scripted: Ups
     assert done.model == model
 
 
-def test_a_request_template_makes_the_request(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_request_template_renders_the_request(client: openai.OpenAI, scripted: Upstream) -> None:
     """The client's fields fill it, defaults stand in for those it leaves out, and headers of the config go along."""
     client.chat.completions.create(model="service", messages=HELLO, temperature=0.75)
     client.chat.completions.create(model="service", messages=HELLO, temperature=None)
@@ -319,7 +319,7 @@ def test_a_request_template_makes_the_request(client: openai.OpenAI, scripted: U
     assert chat.header("authorization") is None
 
 
-def test_a_service_tells_its_tokens(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_service_reports_tokens(client: openai.OpenAI, scripted: Upstream) -> None:
     """Counts are found where the config says, whole and streamed."""
     whole = client.chat.completions.create(model="service", messages=[{"role": "user", "content": "Hi"}])
     *_, last = client.completions.create(
@@ -344,7 +344,7 @@ def test_a_service_streams_line_by_line(client: openai.OpenAI, scripted: Upstrea
 
 
 @pytest.mark.parametrize("model", ["service", "stacked", "tensors"])
-def test_a_service_streams_a_chat_up_to_its_stop(client: openai.OpenAI, scripted: Upstream, model: str) -> None:
+def test_a_stream_of_a_service_ends_at_a_stop_sequence(client: openai.OpenAI, scripted: Upstream, model: str) -> None:
     """A stop text that is spread over pieces still ends the answer before it."""
     chunks = list(client.chat.completions.create(model=model, messages=HELLO, stop="Дом, 你", stream=True))
 
@@ -353,7 +353,7 @@ def test_a_service_streams_a_chat_up_to_its_stop(client: openai.OpenAI, scripted
     assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"
 
 
-def test_choices_of_a_stream_come_side_by_side(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_choices_of_a_stream_are_generated_in_parallel(client: openai.OpenAI, scripted: Upstream) -> None:
     """Each choice has its role, its text and its end."""
     chunks = list(client.chat.completions.create(model="service", messages=HELLO, n=3, stream=True))
     choices = [choice for chunk in chunks for choice in chunk.choices]
@@ -390,7 +390,7 @@ def test_dimensions_that_a_model_lacks_are_refused(client: openai.OpenAI, script
 
 
 @pytest.mark.parametrize("model", ["service", "tensors", "instances"])
-def test_a_service_ranks(adapters: ServerProcess, scripted: Upstream, model: str) -> None:
+def test_a_service_reranks(adapters: ServerProcess, scripted: Upstream, model: str) -> None:
     """Documents come best first with their scores, as many as are asked for."""
     body = {"model": model, "query": "q", "documents": ["a", "ccc", {"text": "bb"}], "top_n": 2}
 
@@ -404,7 +404,7 @@ def test_a_service_ranks(adapters: ServerProcess, scripted: Upstream, model: str
     ]
 
 
-def test_documents_are_ranked_in_batches(adapters: ServerProcess, scripted: Upstream) -> None:
+def test_documents_are_reranked_in_batches(adapters: ServerProcess, scripted: Upstream) -> None:
     """As many requests as the batches are, and one order over all of them."""
     documents = ["x" * length for length in (1, 5, 2, 9, 3, 7)]
 
@@ -414,7 +414,7 @@ def test_documents_are_ranked_in_batches(adapters: ServerProcess, scripted: Upst
     assert [each["index"] for each in said["results"]] == [3, 5, 1, 4, 2, 0]
 
 
-def test_a_key_that_the_target_repeats_is_not_told(adapters: ServerProcess, scripted: Upstream) -> None:
+def test_a_key_in_the_response_of_the_target_is_masked(adapters: ServerProcess, scripted: Upstream) -> None:
     """Neither to the client nor to anybody else."""
     scripted.on("/v1/completions", error(401, "Incorrect API key provided: secret-key."))
 
@@ -424,7 +424,7 @@ def test_a_key_that_the_target_repeats_is_not_told(adapters: ServerProcess, scri
     assert said["error"]["message"] == "Incorrect API key provided: ***."
 
 
-def test_tensors_are_as_the_protocol_has_them(
+def test_tensors_have_the_form_of_the_protocol(
     client: openai.OpenAI, adapters: ServerProcess, scripted: Upstream
 ) -> None:
     """Names, shapes and types of the inputs, names of the outputs, and sampling as parameters."""
@@ -445,7 +445,7 @@ def test_tensors_are_as_the_protocol_has_them(
     }
 
 
-def test_instances_are_as_the_protocol_has_them(
+def test_instances_have_the_form_of_the_protocol(
     client: openai.OpenAI, adapters: ServerProcess, scripted: Upstream
 ) -> None:
     """A text alone is an instance itself, a pair is a mapping by name."""
@@ -464,7 +464,7 @@ def test_instances_are_as_the_protocol_has_them(
         ({"error": "the GPU is on fire"}, "the GPU is on fire"),
     ],
 )
-def test_an_answer_that_is_none_is_told(
+def test_an_invalid_response_is_a_gateway_error(
     client: openai.OpenAI, scripted: Upstream, answer: object, message: str
 ) -> None:
     """502 with what was found where."""
@@ -477,7 +477,7 @@ def test_an_answer_that_is_none_is_told(
     assert message in str(caught.value)
 
 
-def test_a_service_that_refuses_is_heard(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_a_refusal_of_a_service_reaches_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
     """The status stays, and the text of any shape becomes the message."""
     scripted.on("/generate", json_answer({"detail": [{"msg": "inputs too long"}]}, 413))
 
@@ -487,7 +487,7 @@ def test_a_service_that_refuses_is_heard(client: openai.OpenAI, scripted: Upstre
     assert caught.value.status_code == 413
 
 
-def test_a_trace_travels_and_a_key_does_not(adapters: ServerProcess, scripted: Upstream) -> None:
+def test_a_trace_is_forwarded_and_a_key_is_not(adapters: ServerProcess, scripted: Upstream) -> None:
     """The request id and the trace reach the target; the client's own key stays here."""
     headers = {"x-request-id": "abc-1", "traceparent": "00-1-2-03", "authorization": "Bearer mine", "x-odd": "1"}
 
@@ -500,7 +500,7 @@ def test_a_trace_travels_and_a_key_does_not(adapters: ServerProcess, scripted: U
     assert asked.header("x-odd") is None
 
 
-def test_an_operation_that_has_no_key_is_refused(client: openai.OpenAI, scripted: Upstream) -> None:
+def test_an_operation_that_is_not_configured_is_refused(client: openai.OpenAI, scripted: Upstream) -> None:
     """What the config does not offer is a clear error."""
     with pytest.raises(openai.BadRequestError, match="does not support embedding"):
         client.embeddings.create(model="chat", input="a")
@@ -528,7 +528,7 @@ GOOD |= {"all in one chunk", "byte by byte", "gzip", "charset"}
 
 
 @pytest.mark.parametrize("oddity", STREAMS)
-def test_odd_streams_of_targets_are_read(client: openai.OpenAI, scripted: Upstream, oddity: str) -> None:
+def test_unusual_streams_of_targets_are_read(client: openai.OpenAI, scripted: Upstream, oddity: str) -> None:
     """What the wild has instead of a stream by the book is one for the client; what is broken is an error."""
     scripted.on("/v1/completions", STREAMS[oddity])
 

@@ -33,7 +33,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
-def test_a_template_renders_as_transformers_has_it(source: str) -> None:
+def test_a_template_renders_as_in_transformers(source: str) -> None:
     """Whitespace, JSON, tags, tokens and functions: the same prompt, so the model sees what it was trained on."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -57,13 +57,13 @@ def test_a_template_renders_as_transformers_has_it(source: str) -> None:
         "{{ messages + 1 }}",
     ],
 )
-def test_a_template_cannot_do_more_than_render(source: str) -> None:
+def test_a_template_is_sandboxed(source: str) -> None:
     """The sandbox holds, and whatever breaks is the request's refusal and not ours to break over."""
     with pytest.raises(RequestError, match="chat template of this model"):
         ChatTemplate(source).render({"messages": [1]})
 
 
-def test_a_request_that_is_no_json_is_told() -> None:
+def test_a_rendered_request_that_is_not_json_is_an_error() -> None:
     """A template can give JSON for one request and none for another."""
     template = JsonTemplate('{"a": {{ a }}}')
 
@@ -72,7 +72,7 @@ def test_a_request_that_is_no_json_is_told() -> None:
         template.render({"a": "text"})
 
 
-def test_what_is_put_through_tojson_cannot_break_out() -> None:
+def test_tojson_escapes_the_text_of_a_client() -> None:
     """A client's text stays a text, whatever signs are in it."""
     nasty = 'a", "admin": true, "b": "\\ \u2028 </script> {{ 1 + 1 }}'
 
@@ -103,9 +103,7 @@ SEVERAL = [{"name": "tool_use", "template": "tools"}, {"name": "default", "templ
     ],
     ids=["config", "file", "json", "several", "map"],
 )
-def test_a_tokenizers_template_is_found_without_the_tokenizer(
-    tmp_path: Path, files: dict[str, Any], prompt: str
-) -> None:
+def test_the_template_of_a_tokenizer_is_found(tmp_path: Path, files: dict[str, Any], prompt: str) -> None:
     """In each place transformers writes it to, with the special tokens beside it."""
     template = load_chat_template(None, _write(tmp_path, files))
 
@@ -113,7 +111,7 @@ def test_a_tokenizers_template_is_found_without_the_tokenizer(
     assert template.render({}) == prompt
 
 
-def test_a_file_alone_will_do(tmp_path: Path) -> None:
+def test_a_tokenizer_may_be_one_file(tmp_path: Path) -> None:
     """A tokenizer's config, or a template, is enough: nobody fetches weights for a template."""
     _write(tmp_path, {"tokenizer_config.json": CONFIG, "my.jinja": "mine"})
     config, own = (load_chat_template(None, tmp_path / name) for name in ("tokenizer_config.json", "my.jinja"))
@@ -123,7 +121,7 @@ def test_a_file_alone_will_do(tmp_path: Path) -> None:
     assert (config.render({}), own.render({})) == ("<s>config", "mine")
 
 
-def test_a_template_of_ones_own_goes_before_the_tokenizers(tmp_path: Path) -> None:
+def test_a_configured_template_precedes_that_of_the_tokenizer(tmp_path: Path) -> None:
     """The tokenizer's special tokens serve it; it is inline, or a file."""
     _write(tmp_path, {"tokenizer_config.json": CONFIG, "own.jinja": "{{ bos_token }}file"})
     inline = load_chat_template("{{ bos_token }}inline", tmp_path)
@@ -142,7 +140,7 @@ def test_a_template_of_ones_own_goes_before_the_tokenizers(tmp_path: Path) -> No
         ({"chat_template.jinja": "a\n{% if %}"}, "wrong in line 2"),
     ],
 )
-def test_a_tokenizer_without_a_good_template_is_a_failed_load(
+def test_a_tokenizer_without_a_valid_template_fails_to_load(
     tmp_path: Path, files: dict[str, Any], message: str
 ) -> None:
     """The reason names the place and the remedy."""

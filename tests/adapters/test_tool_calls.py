@@ -39,7 +39,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("marks", "text", "said", "calls"), CASES)
-def test_calls_are_told_from_text(marks: ToolCallsConfig, text: str, said: str, calls: list[Any]) -> None:
+def test_tool_calls_are_found_in_text(marks: ToolCallsConfig, text: str, said: str, calls: list[Any]) -> None:
     """Whatever the model's marks; what is no call stays in the text, marks and all."""
     rest, made = split_tool_calls(text, marks)
 
@@ -50,7 +50,7 @@ def test_calls_are_told_from_text(marks: ToolCallsConfig, text: str, said: str, 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize(("marks", "text", "said", "calls"), CASES)
-def test_calls_are_told_from_text_in_pieces(
+def test_tool_calls_are_found_in_pieces_of_text(
     marks: ToolCallsConfig, text: str, said: str, calls: list[Any], size: int
 ) -> None:
     """The same, however the text is cut."""

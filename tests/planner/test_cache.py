@@ -15,7 +15,7 @@ from appliance.planner.memory import EngineRequirements, MemoryEstimate
 from appliance.planner.model_config import Architecture, AttentionKind
 from appliance.planner.model_info import ModelInfo
 
-BLOCK, FLIGHT = 16, 100
+BLOCK, IN_FLIGHT = 16, 100
 DENSE: Mapping[str, Any] = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -32,7 +32,7 @@ MIXED = {
 
 
 def _cache(config: Mapping[str, Any], dtype: str = "auto", **layout: int) -> KvCache:
-    return KvCache(Architecture(config).attention, LayoutConfig(**layout), BLOCK, 2, FLIGHT, dtype)
+    return KvCache(Architecture(config).attention, LayoutConfig(**layout), BLOCK, 2, IN_FLIGHT, dtype)
 
 
 @pytest.mark.parametrize(("ranks", "heads"), [(1, 4), (2, 2), (4, 1), (8, 1)])
@@ -44,17 +44,17 @@ def test_a_block_has_the_heads_of_a_rank(ranks: int, heads: int) -> None:
     assert cache.token_bytes == cache.block_bytes[0] // BLOCK
 
 
-def test_a_text_takes_whole_blocks() -> None:
+def test_a_sequence_takes_whole_blocks() -> None:
     """17 tokens take two blocks of 16."""
     cache = _cache(DENSE)
 
     assert [cache.blocks_of(tokens) for tokens in (1, 16, 17, 33)] == [1, 1, 2, 3]
 
 
-def test_windows_bound_what_a_text_takes() -> None:
+def test_windows_limit_the_blocks_of_a_sequence() -> None:
     """Of 6 layers in three groups of 2, one group keeps all tokens, two the window and what is under way."""
     cache = _cache(MIXED)
-    window = -(-(64 - 1 + FLIGHT) // BLOCK) + 1
+    window = -(-(64 - 1 + IN_FLIGHT) // BLOCK) + 1
 
     assert len(cache.groups) == 3
     assert cache.block_bytes == (2 * BLOCK * 4 * 2 * 8 * 2,)
@@ -66,7 +66,7 @@ def test_windows_bound_what_a_text_takes() -> None:
     ("machine", "stages", "batches", "tokens"),
     [("cpu", 1, 1, 2048), ("cpu", 2, 2, 4096), ("h100-80gb", 1, 2, 8192), ("h100-80gb", 2, 3, 8192)],
 )
-def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, batches: int, tokens: int) -> None:
+def test_the_number_of_concurrent_batches_is_that_of_vllm(machine: str, stages: int, batches: int, tokens: int) -> None:
     """One for each stage, and on GPUs another one, which is prepared meanwhile."""
     hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named_hardware(machine)
     layout = LayoutConfig(pipeline_parallel=stages)
@@ -77,7 +77,7 @@ def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, ba
     assert estimate.cache.in_flight == batches * tokens
 
 
-def test_latent_attention_keeps_one_vector_on_every_rank() -> None:
+def test_latent_attention_caches_one_vector_on_every_rank() -> None:
     """The latent vector and the rotated part of the keys, whatever the number of heads and ranks."""
     latent = {**DENSE, "model_type": "deepseek_v3", "kv_lora_rank": 512, "qk_rope_head_dim": 64}
 
@@ -101,14 +101,14 @@ def test_the_smallest_stage_decides_how_many_blocks_there_are() -> None:
     assert cache.blocks_in([half * 10, half * 7 + 1]) == 7
 
 
-def test_ranks_that_share_tokens_need_fewer_blocks() -> None:
+def test_context_parallel_ranks_need_fewer_blocks() -> None:
     """With decode context parallel 2, a block of each rank holds 32 tokens of a text."""
     cache = _cache(DENSE, tensor_parallel=8, decode_context_parallel=2)
 
     assert cache.blocks_of(64) == 2
 
 
-def test_the_longest_text_leaves_one_block() -> None:
+def test_the_longest_sequence_leaves_one_block() -> None:
     """Of 10 blocks of 16 tokens, one is never used; the limit of the model bounds it as well."""
     cache = _cache(DENSE)
 
@@ -117,7 +117,7 @@ def test_the_longest_text_leaves_one_block() -> None:
     assert cache.longest(1, 100) == 0
 
 
-def test_an_encoder_caches_nothing() -> None:
+def test_an_encoder_has_no_cache() -> None:
     """It has no groups, and no text takes a block."""
     cache = _cache({**DENSE, "model_type": "bert"})
 
@@ -134,7 +134,7 @@ def test_an_encoder_caches_nothing() -> None:
         ({"model_type": "qwen2", "sliding_window": 512, "use_sliding_window": False}, 0),
     ],
 )
-def test_which_layers_slide(config: dict[str, Any], sliding: int) -> None:
+def test_which_layers_have_sliding_attention(config: dict[str, Any], sliding: int) -> None:
     """As each kind of model does where its config does not list its layers."""
     kinds = [each.kind for each in Architecture({**DENSE, **config}).attention]
 

@@ -41,9 +41,9 @@ class PlannedConfig(DoubleConfig):
         return {"model": self.folder}
 
     def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
-        said = {"name": self.name, "class": "generative", "storage": {"uri": str(self.folder)}}
+        fields = {"name": self.name, "class": "generative", "storage": {"uri": str(self.folder)}}
         engine = {"kv_cache_memory_bytes": 1 << 28, "max_model_len": 1024}
-        model = GenerativeConfig.model_validate(said | {"engine": engine})
+        model = GenerativeConfig.model_validate(fields | {"engine": engine})
         return ModelFactory().plan(model, artifacts)
 
     def build(self, peers: Peers) -> MeasuredDouble:
@@ -73,15 +73,15 @@ async def _served(model_config: DoubleConfig) -> tuple[Mapping[str, Any], list[A
             await manager.stop()
 
 
-async def test_probes_and_log_hold_the_plan_against_the_load(
+async def test_probes_and_log_compare_the_plan_with_the_load(
     write: Write, tmp_path: Path, published: Published
 ) -> None:
     """Both sides have the same names, what nobody measured has one, and the log says how far they are apart."""
     folder = write(published["SmolLM2-135M"])
 
-    shown, logged = await _served(PlannedConfig(name="it", has_storage=True, folder=folder))
+    described, logged = await _served(PlannedConfig(name="it", has_storage=True, folder=folder))
 
-    planned, real = shown["plan"]["planned"], shown["plan"]["measured"]
+    planned, real = described["plan"]["planned"], described["plan"]["measured"]
     (event,) = [each for each in logged if each["event"] == "model.measured"]
     assert planned["weight_bytes"] == 134_515_008 * 4
     assert planned["kv_cache_bytes"] == 1 << 28
@@ -92,21 +92,21 @@ async def test_probes_and_log_hold_the_plan_against_the_load(
     assert event["planned"] == planned
 
 
-async def test_a_model_without_a_plan_is_served_all_the_same(tmp_path: Path) -> None:
+async def test_a_model_without_a_plan_is_served(tmp_path: Path) -> None:
     """The probes have no plan, and the log says why."""
-    shown, logged = await _served(UnplannedConfig(name="it", has_storage=True, folder=tmp_path))
+    described, logged = await _served(UnplannedConfig(name="it", has_storage=True, folder=tmp_path))
 
     (event,) = [each for each in logged if each["event"] == "model.plan_failed"]
-    assert "plan" not in shown
+    assert "plan" not in described
     assert "none of the known ones" in event["reason"]
 
 
-def test_a_layout_that_cannot_work_has_no_figures(write: Write, published: Published) -> None:
+def test_a_layout_that_cannot_work_has_no_plan(write: Write, published: Published) -> None:
     """Its plan is that of another layout, against which nothing can be held; nor is that of changed sizes."""
     folder = write(published["SmolLM2-135M"])
-    said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
+    fields = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
     configs = [
-        GenerativeConfig.model_validate(said | more)
+        GenerativeConfig.model_validate(fields | more)
         for more in ({"layout": {"tensor_parallel": 2}}, {"engine": {"args": {"hf_overrides": {"hidden_size": 8}}}})
     ]
 

@@ -22,10 +22,10 @@ CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
 
 def _dtypes(folder: Path, engine: EngineConfig) -> tuple[str, str]:
     """What the engine is told, and what the plan counts with."""
-    setup = EngineSpec(("it",), folder, LayoutConfig(), engine)
-    subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
-    planned = MemoryEstimate(subject, LayoutConfig(), EngineRequirements(engine), CPU)
-    return engine_arguments(setup, on_cpu=True)["dtype"], planned.dtype
+    spec = EngineSpec(("it",), folder, LayoutConfig(), engine)
+    info = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
+    planned = MemoryEstimate(info, LayoutConfig(), EngineRequirements(engine), CPU)
+    return engine_arguments(spec, on_cpu=True)["dtype"], planned.dtype
 
 
 @pytest.mark.parametrize(
@@ -53,16 +53,16 @@ def test_a_small_model_computes_in_float32(
     assert _dtypes(folder, EngineConfig.model_validate(engine)) == dtypes
 
 
-def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
+def test_the_cache_gets_what_memory_fraction_leaves(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
     """Weights count as they are loaded, in float32 twice what their files hold in bfloat16."""
     folder = write(published["SmolLM2-135M"])
-    subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
-    loaded = 4 * sum(tensor.elements for tensor in subject.tensors)
+    info = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
+    loaded = 4 * sum(tensor.elements for tensor in info.tensors)
     total, _ = usable_memory()
     layout = LayoutConfig(memory_fraction=(loaded + 2**24) / total)
 
     real = engine_arguments(EngineSpec(("it",), folder, layout, EngineConfig()), on_cpu=True)["kv_cache_memory_bytes"]
-    (planned,) = MemoryEstimate(subject, layout, EngineRequirements(EngineConfig()), CPU).ranks
+    (planned,) = MemoryEstimate(info, layout, EngineRequirements(EngineConfig()), CPU).ranks
 
     assert planned.weight_bytes == loaded
     assert real == planned.kv_cache_bytes == pytest.approx(2**24, abs=8)

@@ -62,7 +62,7 @@ CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
 }
 
 
-def _look(folder: Path) -> object:
+def _inspect(folder: Path) -> object:
     return inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
 
 
@@ -72,13 +72,13 @@ def _appliance(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("changes", "message"), CONFIGS.values(), ids=CONFIGS)
-def test_a_config_of_absurd_numbers_is_refused(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:
+def test_a_config_with_invalid_numbers_is_refused(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:
     """Before anything as large as the number says is made."""
     (tmp_path / "config.json").write_text(json.dumps({**SMALL, **changes}))
     before = psutil.Process().memory_info().rss
 
     with pytest.raises(ArtifactCorruptError, match=f"config.json.*{message}"):
-        _look(tmp_path)
+        _inspect(tmp_path)
     assert psutil.Process().memory_info().rss - before < 2**28
 
 
@@ -95,7 +95,7 @@ HEADERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("tensors", "message"), HEADERS.values(), ids=HEADERS)
-def test_a_header_whose_tensors_cannot_be_is_refused(
+def test_a_header_with_invalid_tensors_is_refused(
     tmp_path: Path, tensors: Mapping[str, tuple[list[float], int, int]], message: str
 ) -> None:
     """By the name of the tensor, before anything is counted."""
@@ -108,7 +108,7 @@ def test_a_header_whose_tensors_cannot_be_is_refused(
     (tmp_path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(64))
 
     with pytest.raises(ArtifactCorruptError, match=message):
-        _look(tmp_path)
+        _inspect(tmp_path)
 
 
 def _text(text: str) -> bytes:
@@ -133,22 +133,22 @@ GGUFS: Mapping[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("raw", "message"), GGUFS.values(), ids=GGUFS)
-def test_a_gguf_file_of_absurd_sizes_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
+def test_a_gguf_file_with_invalid_sizes_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
     """Also where the file is as large as it says: holes cost nothing to write."""
     with (tmp_path / "model.gguf").open("wb") as file:
         file.write(raw)
         file.truncate(46 * 2**30)
 
     with pytest.raises(ArtifactCorruptError, match=f"model.gguf .*{message}"):
-        _look(tmp_path)
+        _inspect(tmp_path)
 
 
-def test_a_gguf_file_of_an_unknown_version_is_refused_by_its_version(tmp_path: Path) -> None:
+def test_a_gguf_file_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
     """What follows may mean anything."""
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 99, 0, 0))
 
     with pytest.raises(ArtifactCorruptError, match="GGUF version 99 is not known"):
-        _look(tmp_path)
+        _inspect(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_gguf_file_of_an_unknown_version_is_refused_by_its_version(tmp_path: P
         ("model.safetensors.index.json", b'{"weight_map": {"a": []}}', "has no weight_map"),
     ],
 )
-def test_a_file_of_absurd_json_is_refused(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
+def test_a_file_with_invalid_json_is_refused(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
     """Nested without an end, larger than any, or of other types than the format has."""
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
     for each in "ab":
@@ -171,10 +171,10 @@ def test_a_file_of_absurd_json_is_refused(tmp_path: Path, name: str, raw: bytes,
     (tmp_path / name).write_bytes(raw)
 
     with pytest.raises(ArtifactCorruptError, match=f"{name}.*{message}|{message}"):
-        _look(tmp_path)
+        _inspect(tmp_path)
 
 
-def test_an_encoder_of_absurd_json_fails_its_load(tmp_path: Path) -> None:
+def test_an_encoder_with_invalid_json_fails_to_load(tmp_path: Path) -> None:
     """What its task is cannot be known."""
     (tmp_path / "config.json").write_bytes(DEEP)
 
@@ -182,7 +182,7 @@ def test_an_encoder_of_absurd_json_fails_its_load(tmp_path: Path) -> None:
         choose_task(None, tmp_path)
 
 
-def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp_path: Path) -> None:
+def test_the_command_line_names_a_corrupt_file_with_its_exit_code(tmp_path: Path) -> None:
     """`plan` ends with 16, and `validate --deep` too, without a traceback."""
     model = tmp_path / "model"
     model.mkdir()
@@ -197,7 +197,7 @@ def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp
         assert "Traceback" not in done.stderr
 
 
-def test_a_plan_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
+def test_a_plan_escapes_control_characters(tmp_path: Path) -> None:
     """A model's name of its architecture is any text."""
     model = tmp_path / "model"
     model.mkdir()
@@ -216,11 +216,11 @@ def test_a_plan_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
     assert r"m: \x1b[31mRED\x07, " in done.stdout, done.stderr
 
 
-def test_an_error_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
+def test_an_error_escapes_control_characters(tmp_path: Path) -> None:
     """Also where it quotes a model's files."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _named("\x1b[31m"))
+    (model / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _gguf_name("\x1b[31m"))
     file = tmp_path / "config.yaml"
     file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
     for words in (["plan"], ["validate", "--deep"]):
@@ -230,11 +230,11 @@ def test_an_error_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
         assert "\x1b" not in done.stdout + done.stderr
 
 
-def _named(architecture: str) -> bytes:
+def _gguf_name(architecture: str) -> bytes:
     return _text("general.architecture") + struct.pack("<I", 8) + _text(architecture)
 
 
-def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() -> None:
+def test_a_tensor_with_too_many_experts_is_not_split_into_experts() -> None:
     """Nothing is made for each of them."""
     model = Architecture({**SMALL, "num_experts": 8})
     tensors = [TensorInfo("model.layers.0.mlp.experts.gate_up_proj", "BF16", (10**9, 64, 64))]
@@ -245,7 +245,7 @@ def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() ->
     assert MAX_EXPERTS < 10**9
 
 
-def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tensors_are_classified_by_names_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """300,000 tensors have three plain names, and each of these is looked at once."""
     model = Architecture({**SMALL, "num_hidden_layers": 60, "num_experts": 1700})
     names = ("gate_proj", "up_proj", "down_proj")

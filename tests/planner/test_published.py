@@ -17,7 +17,7 @@ MODELS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).with_name("p
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model["name"])
-def test_parameters_are_as_many_as_published(model: dict[str, Any]) -> None:
+def test_the_number_of_parameters_is_the_published_one(model: dict[str, Any]) -> None:
     """Rounded as its maker rounds it, the count of a model is the published one."""
     number, unit = model["published"][:-1], model["published"][-1]
     digits = Decimal(number)
@@ -27,7 +27,7 @@ def test_parameters_are_as_many_as_published(model: dict[str, Any]) -> None:
     assert Decimal(counted).scaleb(-UNITS[unit]).quantize(digits) == digits
 
 
-def test_the_table_has_models_of_all_kinds() -> None:
+def test_the_published_models_are_of_all_kinds() -> None:
     """Twenty models and more: with one and several heads for keys, experts, latent attention, windows, encoders."""
     kinds = {model["config"]["model_type"] for model in MODELS}
 

@@ -82,7 +82,7 @@ def _plan(file: Path) -> Plan:
     return plan
 
 
-def _hold(file: Path, engines: RealEngines, extra_bytes: int = 0) -> None:
+def _compare(file: Path, engines: RealEngines, extra_bytes: int = 0) -> None:
     """
     Compare a plan with the engine: the bytes of each rank, which are more by so many, the tokens, the longest text.
     """
@@ -97,23 +97,23 @@ def _hold(file: Path, engines: RealEngines, extra_bytes: int = 0) -> None:
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
 @pytest.mark.parametrize("name", ["llama", "qwen-tied", "mixtral", "deepseek", "gemma-sliding", "bert"])
-def test_an_engine_holds_what_is_planned(
+def test_an_engine_has_the_planned_memory(
     engines: RealEngines, saved: Callable[..., Path], name: str, ranks: int
 ) -> None:
     """Bytes of weights on each rank, tokens of the KV cache, the longest text."""
-    _hold(_file(saved(name), {"tensor_parallel": ranks}), engines)
+    _compare(_file(saved(name), {"tensor_parallel": ranks}), engines)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(("method", "scales"), [("gptq", 0), ("awq", 0), ("int8", _SCALES)])
-def test_quantized_weights_are_counted_as_they_lie(
+def test_quantized_weights_have_the_planned_size(
     engines: RealEngines, saved: Callable[..., Path], method: str, scales: int, ranks: int
 ) -> None:
     """Packs, zero points and scales of each format have the sizes and types that vLLM gives them."""
     layers = SMALL["wide"]["num_hidden_layers"]
 
-    _hold(_file(saved("wide", method), {"tensor_parallel": ranks}), engines, scales * layers)
+    _compare(_file(saved("wide", method), {"tensor_parallel": ranks}), engines, scales * layers)
 
 
 @pytest.mark.long
@@ -125,11 +125,11 @@ def test_quantized_weights_are_counted_as_they_lie(
         ("mixtral", {"tensor_parallel": 2, "expert_parallel": True}),
     ],
 )
-def test_unlike_ranks_are_told_apart(
+def test_ranks_of_different_sizes_are_planned_separately(
     engines: RealEngines, saved: Callable[..., Path], name: str, layout: Config
 ) -> None:
     """Stages of 2 and 1 layers, and ranks of 2 experts and 1: each rank has its own figure."""
-    _hold(_file(saved(name), layout), engines)
+    _compare(_file(saved(name), layout), engines)
 
 
 def _heads(heads: int, kv_heads: int, **more: object) -> dict[str, object]:
@@ -184,7 +184,7 @@ BY_A_RANK: list[Refused] = [
     ("name", "changes", "layout", "engine", "key", "words"),
     [*BY_ITS_CONFIG, *(pytest.param(*each, marks=pytest.mark.long) for each in BY_A_RANK)],
 )
-def test_what_we_refuse_vllm_refuses(
+def test_vllm_refuses_what_the_planner_refuses(
     engines: RealEngines,
     tmp_path: Path,
     name: str,
@@ -205,7 +205,7 @@ def test_what_we_refuse_vllm_refuses(
 
 
 @pytest.mark.long
-def test_stretched_positions_take_longer_texts(engines: RealEngines, tmp_path: Path) -> None:
+def test_scaled_positions_allow_longer_texts(engines: RealEngines, tmp_path: Path) -> None:
     """A factor that the written length does not count is allowed for by both."""
     stretched = {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
     (tmp_path / "config.json").write_text(json.dumps({**SMALL["llama"], **stretched}))

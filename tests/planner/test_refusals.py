@@ -13,7 +13,7 @@ from appliance.planner.model_config import Architecture
 
 Published = Mapping[str, Mapping[str, Any]]
 
-IMPOSSIBLE = [
+VIOLATIONS = [
     ("Llama-3.1-70B", {"tensor_parallel": 6}, "layout.tensor_parallel", "64 attention heads"),
     ("Llama-3.1-70B", {"tensor_parallel": 128}, "layout.tensor_parallel", "64 attention heads"),
     ("SmolLM2-135M", {"tensor_parallel": 2}, "layout.tensor_parallel", "9 attention heads"),
@@ -47,8 +47,8 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "layout", "key", "word"), IMPOSSIBLE)
-def test_what_cannot_work_is_named_with_its_key(
+@pytest.mark.parametrize(("name", "layout", "key", "word"), VIOLATIONS)
+def test_a_layout_that_cannot_work_is_refused_by_key(
     published: Published, name: str, layout: dict[str, Any], key: str, word: str
 ) -> None:
     """The refusal names the key at fault, its value, and the size it does not go with."""
@@ -73,18 +73,18 @@ def test_what_cannot_work_is_named_with_its_key(
         ("BERT-base", {"tensor_parallel": 4}),
     ],
 )
-def test_what_works_is_left_alone(published: Published, name: str, layout: dict[str, Any]) -> None:
+def test_a_layout_that_works_is_not_refused(published: Published, name: str, layout: dict[str, Any]) -> None:
     """Layouts that people use are not refused."""
     assert constraint_violations(Architecture(published[name]), LayoutConfig(**layout)) == []
 
 
-def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
+def test_a_layout_that_splits_quantization_blocks_is_refused(published: Published) -> None:
     """Experts of width 1536 in FP8 blocks of 128: eight ranks would cut the blocks, four do not, nor do whole experts.
     Attention of 14 heads of 64 in groups of 128: two ranks would have three groups and a half each.
     """
     group_tensors = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
-    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
-    model = Architecture({**published["Qwen3-235B-A22B"], **said})
+    settings = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    model = Architecture({**published["Qwen3-235B-A22B"], **settings})
 
     found = constraint_violations(model, LayoutConfig(tensor_parallel=8))
 
@@ -97,7 +97,7 @@ def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
     assert constraint_violations(model, LayoutConfig(tensor_parallel=8, expert_parallel=True)) == []
 
 
-def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_model_len_is_limited_by_the_model(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A longer one is refused, unless its positions are stretched by a factor that the written length does not count, or
     vLLM's own variable lets it pass.
@@ -117,7 +117,7 @@ def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published, m
 
 
 @pytest.mark.parametrize(
-    ("said", "longest", "usual"),
+    ("settings", "longest", "usual"),
     [
         ({}, None, None),
         ({"max_position_embeddings": 4096, "n_positions": 1024}, 1024, 1024),
@@ -145,11 +145,11 @@ def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published, m
         ),
     ],
 )
-def test_lengths_are_read_as_vllm_reads_them(
-    published: Published, said: dict[str, Any], longest: int | None, usual: int | None
+def test_lengths_are_those_of_vllm(
+    published: Published, settings: dict[str, Any], longest: int | None, usual: int | None
 ) -> None:
     """What is written, with its factor where that is still to come; of long RoPE, what it was made for first."""
     sizes = {key: value for key, value in published["Llama-2-7B"].items() if key != "max_position_embeddings"}
-    model = Architecture({**sizes, **said})
+    model = Architecture({**sizes, **settings})
 
     assert (model.max_length, model.default_length) == (longest, usual)

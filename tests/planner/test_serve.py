@@ -35,7 +35,7 @@ def _config(tmp_path: Path, uri: str, **layout: int) -> Path:
     return file
 
 
-def test_what_lies_here_is_refused_before_the_port_opens(write: Write, tmp_path: Path, published: Published) -> None:
+def test_a_local_model_is_refused_before_the_port_opens(write: Write, tmp_path: Path, published: Published) -> None:
     """Exit code 2, with the line of the file and layouts that divide."""
     file = _config(tmp_path, str(write(published["Qwen2.5-7B"])), tensor_parallel=8)
 
@@ -54,9 +54,7 @@ def test_what_lies_here_is_refused_before_the_port_opens(write: Write, tmp_path:
     assert "those that divide: tensor_parallel 4, tensor_parallel 2" in done.stderr
 
 
-def test_what_lies_elsewhere_is_refused_before_it_is_fetched(
-    write: Write, tmp_path: Path, published: Published
-) -> None:
+def test_a_remote_model_is_refused_before_its_download(write: Write, tmp_path: Path, published: Published) -> None:
     """The model fails with the reason, and of the weights not a byte was asked for."""
     config = (write(published["Qwen2.5-7B"]) / "config.json").read_bytes()
     with serving({"config.json": config, "model.safetensors": 1 << 20}) as store:
@@ -73,7 +71,7 @@ def test_what_lies_elsewhere_is_refused_before_it_is_fetched(
     assert sent < 1 << 16
 
 
-def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_an_unavailable_store_does_not_refuse_the_layout(tmp_path: Path) -> None:
     """The model is fetched, or fails to be, as it would without a plan."""
     (model_config,) = load(_config(tmp_path, "http://127.0.0.1:9/model/", tensor_parallel=8), environ={}).config.models
     settings = GlobalStorageConfig(cache_dir=tmp_path / "cache", transfer=TransferConfig(retries=0))
@@ -82,7 +80,7 @@ def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> 
         fetch_artifacts(ModelFactory(), model_config, settings, lambda *_: None)
 
 
-def test_a_layout_that_is_left_to_us_is_settled_by_the_files(write: Write, published: Published) -> None:
+def test_an_auto_layout_is_chosen_by_the_files(write: Write, published: Published) -> None:
     """On a machine without GPUs `auto` is one rank; a layout of the file stays what it is."""
     folder = write(published["SmolLM2-135M"])
     said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}

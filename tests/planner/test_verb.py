@@ -45,34 +45,36 @@ def file(tmp_path: Path) -> File:
     return written
 
 
-def test_people_see_ranks_tokens_and_times(write: Write, file: File, published: Published) -> None:
+def test_the_text_has_ranks_tokens_and_times(write: Write, file: File, published: Published) -> None:
     """The table has the weights of each kind of rank, the cache, the longest text and how many fit."""
-    done = _plan(file(write(published["Llama-3.1-70B"]), "{tensor_parallel: 8}"), "--gpu", "h100-80gb:8")
+    result = _plan(file(write(published["Llama-3.1-70B"]), "{tensor_parallel: 8}"), "--gpu", "h100-80gb:8")
 
-    assert done.returncode == 0, done.stderr
-    assert "it: llama, 70.55 billion parameters in BF16" in done.stdout
-    assert "tensor_parallel 8 on 8 x h100-80gb with 79.6 GiB each" in done.stdout
-    assert "tensor 0-7  16.43 GiB" in done.stdout
-    assert "40,960 bytes a token" in done.stdout
-    assert "longest text 131,072 tokens" in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "it: llama, 70.55 billion parameters in BF16" in result.stdout
+    assert "tensor_parallel 8 on 8 x h100-80gb with 79.6 GiB each" in result.stdout
+    assert "tensor 0-7  16.43 GiB" in result.stdout
+    assert "40,960 bytes a token" in result.stdout
+    assert "longest text 131,072 tokens" in result.stdout
 
 
-def test_an_impossible_layout_has_its_line_and_the_nearest_that_work(
+def test_a_layout_that_cannot_work_is_refused_with_the_nearest_that_do(
     write: Write, file: File, published: Published
 ) -> None:
     """Exit code 2, the place in the file, the fault, and layouts to take instead."""
     config = file(write(published["Llama-3.1-70B"]), "{tensor_parallel: 6}")
 
-    done = _plan(config, "--gpu", "h100-80gb:8")
+    result = _plan(config, "--gpu", "h100-80gb:8")
 
-    assert done.returncode == 2
-    assert f"{config}:5:31: models[0].layout.tensor_parallel: is 6, and the model has 64 attention heads" in done.stderr
-    assert "nearest that work: tensor_parallel 4, tensor_parallel 8" in done.stderr
-    assert "1 problem found" in done.stderr
-    assert "in place of tensor_parallel 6, which cannot work" in done.stdout
+    assert result.returncode == 2
+    assert (
+        f"{config}:5:31: models[0].layout.tensor_parallel: is 6, and the model has 64 attention heads" in result.stderr
+    )
+    assert "nearest that work: tensor_parallel 4, tensor_parallel 8" in result.stderr
+    assert "1 problem found" in result.stderr
+    assert "in place of tensor_parallel 6, which cannot work" in result.stdout
 
 
-def test_what_only_does_not_fit_can_be_forced(write: Write, file: File, published: Published) -> None:
+def test_too_little_memory_can_be_forced(write: Write, file: File, published: Published) -> None:
     """Memory is an estimate: it refuses with exit code 2, and with `--force` only tells."""
     config = file(write(published["Llama-3.1-70B"]))
 
@@ -83,29 +85,29 @@ def test_what_only_does_not_fit_can_be_forced(write: Write, file: File, publishe
     assert "forced: it may fail once it loads" in forced.stderr
 
 
-def test_experts_that_are_not_there_are_left_out(write: Write, file: File, published: Published) -> None:
+def test_expert_parallelism_without_experts_is_refused(write: Write, file: File, published: Published) -> None:
     """No other size is a remedy for a dense model with expert parallelism."""
-    done = _plan(file(write(published["Llama-3.1-8B"]), "{expert_parallel: true}"), "--gpu", "h100-80gb:8")
+    result = _plan(file(write(published["Llama-3.1-8B"]), "{expert_parallel: true}"), "--gpu", "h100-80gb:8")
 
-    assert done.returncode == 2
-    assert "expert_parallel: is true, and the model has no experts; must be left out" in done.stderr
+    assert result.returncode == 2
+    assert "expert_parallel: is true, and the model has no experts; must be left out" in result.stderr
 
 
-def test_a_shape_that_cannot_be_is_not_forced(write: Write, file: File, published: Published) -> None:
+def test_sizes_that_do_not_divide_cannot_be_forced(write: Write, file: File, published: Published) -> None:
     """No estimate is at fault where heads do not divide."""
     config = file(write(published["Qwen2.5-7B"]), "{tensor_parallel: 8}")
 
     assert _plan(config, "--gpu", "h100-80gb:8", "--force").returncode == 2
 
 
-def test_programs_get_json(write: Write, file: File, published: Published) -> None:
+def test_the_json_has_sizes_and_refusals(write: Write, file: File, published: Published) -> None:
     """One object for each model, with bytes, seconds and refusals."""
     config = file(write(published["Qwen2.5-7B"]), engine="{max_model_len: 32768}")
 
-    done = _plan(config, "--gpu", "l4-24gb:1", "--format", "json")
+    result = _plan(config, "--gpu", "l4-24gb:1", "--format", "json")
 
-    (plan,) = json.loads(done.stdout)
-    assert done.returncode == 0, done.stderr
+    (plan,) = json.loads(result.stdout)
+    assert result.returncode == 0, result.stderr
     assert plan["model"] == "it"
     assert plan["parameters"] == 7_615_616_512
     assert plan["ranks"][0]["weight_bytes"] == 7_615_616_512 * 2
@@ -113,16 +115,16 @@ def test_programs_get_json(write: Write, file: File, published: Published) -> No
     assert plan["refusals"] == []
 
 
-def test_the_layout_is_chosen_where_it_is_left_to_us(write: Write, file: File, published: Published) -> None:
+def test_an_auto_layout_has_the_fewest_devices(write: Write, file: File, published: Published) -> None:
     """`auto` takes the fewest devices that hold the model, and says so."""
-    done = _plan(file(write(published["Qwen2.5-7B"]), "auto"), "--gpu", "t4-16gb:8")
+    result = _plan(file(write(published["Qwen2.5-7B"]), "auto"), "--gpu", "t4-16gb:8")
 
-    assert done.returncode == 0, done.stderr
-    assert "tensor_parallel 2 on 8 x t4-16gb" in done.stdout
-    assert "2 ranks are the fewest that hold it and divide its heads" in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "tensor_parallel 2 on 8 x t4-16gb" in result.stdout
+    assert "2 ranks are the fewest that hold it and divide its heads" in result.stdout
 
 
-def test_hardware_that_nobody_knows_is_refused() -> None:
+def test_unknown_hardware_is_refused() -> None:
     """A misspelt name is told from a known one; any memory can be named."""
     example = Path(__file__).parents[2] / "examples/proxy.yaml"
 
@@ -134,37 +136,37 @@ def test_hardware_that_nobody_knows_is_refused() -> None:
     assert "there is nothing to plan" in free.stdout
 
 
-def test_under_a_thousandth_is_read_over_the_network(write: Write, file: File, published: Published) -> None:
+def test_under_a_thousandth_of_a_model_is_downloaded_for_a_plan(write: Write, file: File, published: Published) -> None:
     """Of a model on a web server, only the config and the headers are asked for, by ranges."""
     folder = write({**published["SmolLM2-135M"], "num_hidden_layers": 8})
     files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
     whole = files["model.safetensors"]
 
     with serving(files) as server:
-        done = _plan(file(server.uri), "--gpu", "l4-24gb:1", "--gbit", "2", "--format", "json")
+        result = _plan(file(server.uri), "--gpu", "l4-24gb:1", "--gbit", "2", "--format", "json")
         sent = server.sent
 
-    assert done.returncode == 0, done.stderr
-    (plan,) = json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr
+    (plan,) = json.loads(result.stdout)
     assert plan["source"] == "the headers of its safetensors"
     assert sent < len(whole) / 1000
     assert plan["disk_bytes"] >= len(whole)
     assert plan["timing"]["download_seconds"] == pytest.approx(len(whole) * 8 / 2e9, abs=0.2)
 
 
-def test_probes_wait_for_the_download(write: Write, file: File, published: Published) -> None:
+def test_the_startup_probe_allows_for_the_download(write: Write, file: File, published: Published) -> None:
     """The start-up probe of the container has time for the weights of 70 billion parameters to load."""
     config = file(write(published["Llama-3.1-70B"]), "{tensor_parallel: 8}")
 
-    done = _plan(config, "--gpu", "h100-80gb:8", "--probes")
+    result = _plan(config, "--gpu", "h100-80gb:8", "--probes")
 
-    probes = YAML(typ="safe").load(done.stdout)
+    probes = YAML(typ="safe").load(result.stdout)
     assert probes["startupProbe"]["httpGet"] == {"path": "/startupz", "port": 8080}
     assert probes["startupProbe"]["failureThreshold"] * probes["startupProbe"]["periodSeconds"] > 141 / 2 + 60
     assert probes["livenessProbe"]["httpGet"]["path"] == "/livez"
 
 
-def test_models_that_share_gpus_must_say_how(write: Write, tmp_path: Path, published: Published) -> None:
+def test_models_that_share_gpus_need_a_memory_fraction(write: Write, tmp_path: Path, published: Published) -> None:
     """Two models on the same GPU, none with a share, are refused; each on its own is not."""
     folder = write(published["SmolLM2-135M"])
     models = [{"name": name, "class": "generative", "storage": {"uri": str(folder)}} for name in "ab"]
@@ -177,7 +179,7 @@ def test_models_that_share_gpus_must_say_how(write: Write, tmp_path: Path, publi
     assert _plan(apart, "--gpu", "l4-24gb:2").returncode == 0
 
 
-def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
+def test_a_plan_imports_no_engine(write: Write, published: Published) -> None:
     """Neither torch nor vLLM nor transformers is imported for it."""
     folder = write(published["SmolLM2-135M"])
     code = (
@@ -189,9 +191,9 @@ def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
         "print(*sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout.split() == []
+    assert result.stdout.split() == []
 
 
 def test_the_layout_of_an_example_works_for_its_model(write: Write, published: Published) -> None:
@@ -199,9 +201,9 @@ def test_the_layout_of_an_example_works_for_its_model(write: Write, published: P
     example = Path(__file__).parents[2] / "examples/expert-parallel.yaml"
     uri = f"models.qwen3-235b.storage.uri={write(published['Qwen3-235B-A22B'])}"
 
-    done = _plan(example, "--gpu", "h100-80gb:8", "--set", uri, "--format", "json")
+    result = _plan(example, "--gpu", "h100-80gb:8", "--set", uri, "--format", "json")
 
-    (plan,) = json.loads(done.stdout)
-    assert done.returncode == 0, done.stderr
+    (plan,) = json.loads(result.stdout)
+    assert result.returncode == 0, result.stderr
     assert len(plan["ranks"]) == 8
     assert plan["kv_tokens"] > 4 * plan["max_model_len"]
