@@ -203,9 +203,7 @@ class OciCredentialsConfig(StoreCredentialsConfig):
 
 
 class CredentialsConfig(BaseConfig):
-    """Credentials for each kind of store; an entry that names its bucket, account, owner or host takes precedence over
-    one without.
-    """
+    """Credentials for each kind of store; an entry that names its bucket, account, owner or host goes first."""
 
     s3: tuple[S3CredentialsConfig, ...] = ()
     """For `s3://`."""

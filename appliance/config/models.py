@@ -100,11 +100,9 @@ AnyEngine = Annotated[
 ]
 """The engine: a class of the user if the key `python` names one, else vLLM."""
 
-_WHERE_FROM = "Where the model's bytes come from"
-
 _STORAGE_FOR_VLLM: JsonDict = {
     "if": {"required": ["engine"], "properties": {"engine": {"type": "object", "required": ["python"]}}},
-    "else": {"required": ["storage"], "properties": {"storage": {"description": f"{_WHERE_FROM}."}}},
+    "else": {"required": ["storage"], "properties": {"storage": {"description": "Where the model's bytes come from."}}},
 }
 
 

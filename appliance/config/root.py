@@ -23,9 +23,7 @@ class MetadataConfig(BaseConfig):
     """
 
     name: Label | None = None
-    """Name of the service: the name of its LLMInferenceService in Kubernetes; lower-case letters, digits and `-`. Unset
-    is no gateway.
-    """
+    """Name of the LLMInferenceService in Kubernetes; lower-case letters, digits and `-`. Unset is no gateway."""
 
     namespace: Label = "default"
     """Namespace of the service; lower-case letters, digits and `-`."""

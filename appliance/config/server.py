@@ -71,9 +71,7 @@ class KeyConfig(BaseConfig):
     """
 
     operations: tuple[Operation, ...] | None = None
-    """Operations that the key may use; an empty list permits only listings and metrics, for example for Prometheus.
-    Unset is every operation.
-    """
+    """Operations that the key may use; `[]` permits only listings and metrics, as for Prometheus. Unset is all."""
 
     limits: KeyLimitsConfig = KeyLimitsConfig()
     """Rate limits of the key; unset is no limit."""

@@ -87,9 +87,7 @@ class GlobalStorageConfig(BaseConfig):
     """Cache, credentials and download settings for all models."""
 
     cache_dir: Path | None = None
-    """Directory for downloaded and converted models, and for code that engines compile; unset is `appliance` in the
-    user's cache directory.
-    """
+    """Directory of models and of code that engines compile; unset is `appliance` in the user's cache directory."""
 
     pvc_root: Path = Path("/mnt/pvc")
     """Directory of the mounted volumes in `pvc://NAME/path`."""

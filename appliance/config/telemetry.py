@@ -26,9 +26,7 @@ class PayloadLogConfig(BaseConfig):
     """
 
     sink: Annotated[str, Field(pattern=r"^(https?://[^\s]+|/[^\s]*[^/\s])$")]
-    """A URL to which each event is posted, or the absolute path of a file to which events are appended as lines of
-    JSON.
-    """
+    """A URL to post each event to, or the absolute path of a file to append events to as lines of JSON."""
 
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     """Headers of the requests to the URL, such as `Authorization`; their values are never shown."""

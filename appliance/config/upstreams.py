@@ -33,9 +33,7 @@ class TimeoutsConfig(BaseConfig):
     """Limit of the time to connect, in seconds."""
 
     first_byte_seconds: Seconds = 600
-    """Limit of the time from a request to the first byte of its response, in seconds; without streaming that includes
-    the whole generation.
-    """
+    """Limit of the time to the first byte of a response, in seconds; without streaming, of the whole generation."""
 
     idle_seconds: Seconds = 120
     """Limit of the silence between two bytes of a response, in seconds."""
@@ -48,9 +46,7 @@ class UpstreamTlsConfig(BaseConfig):
     """TLS of an `https://` upstream: trusted certificate authorities, and the client certificate."""
 
     ca: Path | None = None
-    """PEM file of the certificate authorities that are trusted; unset trusts those of the system, or of
-    `SSL_CERT_FILE`.
-    """
+    """PEM file of the trusted certificate authorities; unset trusts those of the system, or of `SSL_CERT_FILE`."""
 
     certificate: Path | None = None
     """PEM file of the client certificate, for upstreams that require one; unset sends none."""
@@ -90,9 +86,7 @@ class UpstreamConfig(BaseConfig):
     """Time limits of a request."""
 
     max_response_bytes: Annotated[int, Field(ge=1024)] = 128 * 1024 * 1024
-    """Limit of a response that is read whole, such as JSON, and of a line of a stream, in decoded bytes; a longer one
-    is 502.
-    """
+    """Limit of a response that is read whole, and of a line of a stream, in decoded bytes; a longer one is 502."""
 
     @model_validator(mode="after")
     def _has_tls(self) -> Self:
@@ -133,9 +127,7 @@ class CircuitBreakerConfig(BaseConfig):
     """When an upstream that fails gets no requests."""
 
     failures: Annotated[int, Field(ge=1)] = 5
-    """Consecutive failures that open the circuit breaker: no response, a timeout, a status of 500 or more, a truncated
-    response.
-    """
+    """Consecutive failures that open it: no response, a truncated one, a timeout, or a status of 500 or more."""
 
     open_seconds: Annotated[float, Field(gt=0)] = 10
     """Time without requests to the upstream, in seconds, before one trial request is sent."""
@@ -201,9 +193,7 @@ class RequestRewriteConfig(BaseConfig):
     """
 
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
-    """Text that is inserted before the client's own system prompt in chat completions, responses and messages; unset
-    inserts none.
-    """
+    """Text inserted before the client's system prompt in chat completions, responses and messages; unset is none."""
 
 
 class ResponseCacheConfig(BaseConfig):
@@ -220,6 +210,4 @@ class ResponseCacheConfig(BaseConfig):
     """Lifetime of an entry, in seconds."""
 
     shared: bool = False
-    """Whether API keys share entries. If false, neither a response nor its latency reveals what other clients
-    requested.
-    """
+    """Whether API keys share entries. If false, no response and no latency reveals what others requested."""
