@@ -11,23 +11,20 @@ import re
 import traceback
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import structlog
 from litestar import Response
+from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException, MethodNotAllowedException
-from litestar.handlers import BaseRouteHandler
-from litestar.types import Scope
 
-from appliance.api import PROTOCOL
 from appliance.api.disconnect import AnyRequest
 from appliance.core.errors import ApplianceError, RequestError, UnauthenticatedError
-from appliance.core.model import Operation
 from appliance.core.request_context import current_context
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# Paths of the Open Inference Protocol, for requests that have no route; /v2/rerank is Cohere's.
+# Paths of the Open Inference Protocol; /v2/rerank is Cohere's.
 _OIP_PATH = re.compile(r"/v2(?!/rerank$)(/.*)?|/v1/models/.+:(predict|explain)")
 
 # https://platform.openai.com/docs/guides/error-codes; other client errors are invalid_request_error.
@@ -40,27 +37,27 @@ _TYPES: Mapping[int, str] = {
 
 _Format = Literal["openai", "openai_responses", "anthropic", "oip"]
 
-# Operations of OpenAI's routes whose errors have a format of their own.
-_OPERATION_FORMATS: Mapping[str | None, _Format] = {
-    Operation.RESPONSE: "openai_responses",
-    Operation.MESSAGE: "anthropic",
-    Operation.COUNT_TOKENS: "anthropic",
-}
-
 
 def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:  # Any: JSON values
     """Return the response for any exception; an unexpected one is logged, and the response does not describe it."""
     status, message = _status_and_message(request, error)
     if context := current_context():
         context.error = type(error).__name__
-    body = _body(_format(request.scope, error), status, message, error)
+    body = _body(_format_of(request.scope["path"]), status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
 
 def rejection(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
     """Return body and headers of the response to a request that is rejected before its route is known."""
-    body = json.dumps(_body(_format_of_path(path), error.status, str(error), error)).encode()
+    body = json.dumps(_body(_format_of(path), error.status, str(error), error)).encode()
     return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
+
+
+def refuse_method(request: AnyRequest, *allowed: str) -> Response[Any]:  # Any: no body
+    """Return the response to OPTIONS, and raise for another method that the path does not take."""
+    if request.method != HttpMethod.OPTIONS:
+        raise MethodNotAllowedException(headers={"Allow": ", ".join(allowed)})
+    return Response(None, status_code=204, headers={"Allow": ", ".join(sorted({*allowed, "OPTIONS"}))})
 
 
 async def with_error_event(
@@ -80,7 +77,7 @@ async def with_error_event(
             status, message = _status_and_message(request, error)
             if context := current_context():
                 context.error, context.late_status = type(error).__name__, status
-            error_format = _format(request.scope, error)
+            error_format = _format_of(request.scope["path"])
             body = _body(error_format, status, message, error)
             if error_format == "openai_responses":
                 body = _responses_event(body["error"], last)
@@ -116,21 +113,13 @@ def _status_and_message(request: AnyRequest, error: Exception) -> tuple[int, str
     return error.status_code, messages.get(error.status_code, error.detail)
 
 
-def _format(scope: Scope, error: Exception) -> _Format:
-    # Litestar sets it once the route is known; its type says always.
-    handler = cast("BaseRouteHandler | None", scope.get("route_handler"))
-    # A handler raises 405 for a path below its own that no protocol has.
-    if handler is None or isinstance(error, MethodNotAllowedException):
-        return _format_of_path(scope["path"])
-    if str(handler.opt.get(PROTOCOL)).startswith("oip"):
-        return "oip"
-    return _OPERATION_FORMATS.get(handler.name, "openai")
-
-
-def _format_of_path(path: str) -> _Format:
+def _format_of(path: str) -> _Format:
+    path = path.rstrip("/")
     if _OIP_PATH.fullmatch(path):
         return "oip"
-    return "anthropic" if "/v1/messages" in path else "openai"
+    if "/v1/messages" in path:
+        return "anthropic"
+    return "openai_responses" if path.endswith("/v1/responses") else "openai"
 
 
 def _body(error_format: _Format, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values

@@ -87,7 +87,7 @@ def _route(
 ) -> BaseRouteHandler:
     paths = [prefix + path for prefix in PREFIXES for path in OPENAI_PATHS[operation]]
 
-    @post(paths, status_code=200, name=operation, opt=_OPT)
+    @post(paths, status_code=200, opt=_OPT)
     async def answer(request: AnyRequest) -> Response[Any]:
         headers = dict(request.headers)
         async with before_body(request):

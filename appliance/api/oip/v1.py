@@ -19,14 +19,13 @@ from uuid import uuid4
 import msgspec
 from litestar import Response
 from litestar.enums import HttpMethod
-from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
 from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
-from appliance.api.error_responses import with_error_event
+from appliance.api.error_responses import refuse_method, with_error_event
 from appliance.api.oip.inference import Headers, authorize, inner_headers, response_body, run_operation
 from appliance.api.oip.signatures import TextInput, choose_signature, parse_fields
 from appliance.core.concurrency import off_loop
@@ -59,15 +58,15 @@ class PredictionRequest(msgspec.Struct):
 
 def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHandler]:
     """Return ``POST /v1/models/NAME:predict`` and ``:explain``; GET below this path is OpenAI's."""
-    methods = [HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
+    methods = [HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE, HttpMethod.OPTIONS]
 
-    # All methods, because Litestar's own refusal would list those of both paths.
+    # All methods, because Litestar's own answers to others would list those of both paths.
     @route("/v1/models/{rest:path}", http_method=methods, status_code=200, opt={PROTOCOL: "oip_v1"})
     async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
         name, _, verb = rest.removeprefix("/").rpartition(":")
         operation = _OPERATIONS.get(verb) if name else None
         if operation is None or request.method != HttpMethod.POST:
-            raise MethodNotAllowedException(headers={"Allow": "GET" if operation is None else "POST"})
+            return refuse_method(request, "GET" if operation is None else "POST")
         async with before_body(request):
             authorize(manager, name, operation)
         headers = dict(request.headers)

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import msgspec
 from litestar import Response, get
 from litestar.enums import HttpMethod
-from litestar.exceptions import MethodNotAllowedException, NotFoundException
+from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
@@ -24,7 +24,7 @@ from appliance.adapters.service_client import read_events
 from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
-from appliance.api.error_responses import with_error_event
+from appliance.api.error_responses import refuse_method, with_error_event
 from appliance.api.oip import metadata
 from appliance.api.oip.inference import (
     VERSION,
@@ -127,14 +127,12 @@ def routes(manager: ModelManager, health: Health, body_reader: BodyReader) -> li
     async def list_models() -> ModelNames:
         return {"models": [name for _, name in manager.visible()]}
 
-    methods = [HttpMethod.GET, HttpMethod.HEAD, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
-
-    # All methods, because Litestar's own refusal would list those of all paths that the wildcard serves.
-    @route("/v2/models/{rest:path}", http_method=methods, status_code=200, opt=_OPT)
+    # All methods, because Litestar's own answers to others would list those of all paths that the wildcard serves.
+    @route("/v2/models/{rest:path}", http_method=list(HttpMethod), status_code=200, opt=_OPT)
     async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
         name, version, verb = _parse_path(rest)
         if request.method not in _METHODS[verb]:
-            raise MethodNotAllowedException(headers={"Allow": ", ".join(_METHODS[verb])})
+            return refuse_method(request, *_METHODS[verb])
         if rest == "/stats":
             return Response(metadata.all_statistics(manager))
         if verb in _GETS:
