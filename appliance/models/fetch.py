@@ -33,16 +33,6 @@ class _AbandonedError(Exception):
     """Ends the thread of a download that is not needed any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The download of one storage; `total` is None while it is unknown."""
-
-    earlier: int
-    """Bytes that were there before, which count as fetched but not for the rate."""
-    fetched: int
-    total: int | None
-
-
 class FetchProgress:
     """Bytes and rate of a download over all its parts.
 
@@ -52,31 +42,31 @@ class FetchProgress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.part = ""
         self._clock = clock
-        self._parts: Mapping[str, _Part] = {}
+        # Of each storage: bytes that were there before, all fetched bytes, and the total, None while it is unknown.
+        self._parts: Mapping[str, tuple[int, int, int | None]] = {}
         self._samples = deque([(clock(), 0)])
 
     def update(self, part: str, fetched: int, total: int | None) -> None:
         """Note the bytes of one part; those of its first update were there before."""
-        before = self._parts.get(part)
-        is_first = before is None or (before.total is None and before.fetched == 0)
-        earlier = fetched if is_first or before is None else min(before.earlier, fetched)
-        self._parts = {**self._parts, part: _Part(earlier, fetched, total)}
+        earlier, before, before_total = self._parts.get(part, (fetched, 0, None))
+        is_first = before == 0 and before_total is None
+        self._parts = {**self._parts, part: (fetched if is_first else min(earlier, fetched), fetched, total)}
         self.part = part
         now = self._clock()
-        self._samples.append((now, sum(each.fetched - each.earlier for each in self._parts.values())))
+        self._samples.append((now, sum(fetched - earlier for earlier, fetched, _ in self._parts.values())))
         while len(self._samples) > 2 and self._samples[1][0] < now - _RATE_WINDOW_SECONDS:
             self._samples.popleft()
 
     @property
     def fetched(self) -> int:
         """Bytes that are here."""
-        return sum(part.fetched for part in self._parts.values())
+        return sum(fetched for _, fetched, _ in self._parts.values())
 
     @property
     def total(self) -> int | None:
         """Bytes of all parts that have begun; None while one of them is unknown."""
-        sizes = [part.total for part in self._parts.values()]
-        return None if not sizes or None in sizes else sum(size for size in sizes if size is not None)
+        sizes = [total for _, _, total in self._parts.values() if total is not None]
+        return sum(sizes) if sizes and len(sizes) == len(self._parts) else None
 
     @property
     def rate(self) -> float:

@@ -50,22 +50,21 @@ class CrossOriginPolicy:
         # A server that listens on all interfaces has names that only its network knows; programs use those.
         self._is_strict = server.allowed_hosts is not None or is_loopback(server.host)
 
-    def response_headers(self, scope: HTTPScope) -> RawHeaders:
-        """Return the CORS headers of the response; see `preflight_headers` for those of a preflight."""
+    def response_headers(self, headers: Mapping[bytes, bytes]) -> RawHeaders:
+        """Return the CORS headers of the response to a request with these headers; see also `preflight_headers`."""
         if not self._origins:
             return []
         if "*" in self._origins:
             return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*")]
-        origin, vary = _by_name(scope).get(b"origin", b""), (b"vary", b"Origin")
+        origin, vary = headers.get(b"origin", b""), (b"vary", b"Origin")
         if not self._allow(origin):
             return [vary]
         return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", b"*"), vary]
 
-    def preflight_headers(self, scope: HTTPScope) -> RawHeaders:
+    def preflight_headers(self, method: str, headers: Mapping[bytes, bytes]) -> RawHeaders:
         """Return the further headers of the response to a preflight; [] if it is none, or its origin is not allowed."""
-        if scope["method"] != "OPTIONS" or not self._origins:
+        if method != "OPTIONS" or not self._origins:
             return []
-        headers = _by_name(scope)
         if b"access-control-request-method" not in headers or not self._allow(headers.get(b"origin", b"")):
             return []
         # Client libraries choose their headers; `*` would not include Authorization.
@@ -81,60 +80,34 @@ class CrossOriginPolicy:
 
     def refusal(self, scope: HTTPScope) -> ForbiddenError | None:
         """Return why a request to a server without keys is rejected, or None."""
-        source = _Source(scope)
-        return self._foreign_page(source, scope) or self._rebound_name(source, scope)
-
-    def _foreign_page(self, source: _Source, scope: HTTPScope) -> ForbiddenError | None:
-        if "*" in self._origins:
-            return None
-        for origin in source.origins:
-            if origin.lower() not in self._origins and not _is_same(origin, source.hosts):
-                return ForbiddenError(
-                    f"Pages of {origin[:100]!r} may not send requests to this server; "
-                    "server.cors.origins in the config allows it"
-                )
-        # A link to a page of ours is fine; an image or a script of another site is not.
-        is_link = scope["method"] in {"GET", "HEAD"} and source.fetch_mode == "navigate"
-        if not source.origins and source.fetch_site in {"cross-site", "same-site"} and not is_link:
-            return ForbiddenError(
-                "Pages of other sites may not send requests to this server; server.cors in the config allows it"
-            )
-        return None
-
-    def _rebound_name(self, source: _Source, scope: HTTPScope) -> ForbiddenError | None:
-        if scope["scheme"] == "https" or source.came_over_tls:
-            return None
-        is_at_risk = bool(source.origins) or normalize_path(scope["path"]) in self._guarded_paths
-        if not self._is_strict and not is_at_risk:
-            return None
-        for host in source.hosts:
-            if not self._hosts.allow(host):
-                return ForbiddenError(
-                    f"This server is not called {host[:100]!r}; server.allowed_hosts in the config allows the name"
-                )
-        return None
-
-
-class _Source:
-    """The headers of a request that tell which page sent it, and to which name of the server."""
-
-    def __init__(self, scope: HTTPScope) -> None:
-        values: dict[bytes, list[str]] = {}
+        headers: dict[bytes, list[str]] = {}
         for name, value in scope["headers"]:
-            values.setdefault(name.lower(), []).append(value.decode("latin-1").strip())
-        self.hosts: Sequence[str] = values.get(b"host", [])
-        self.origins: Sequence[str] = values.get(b"origin", [])
-        self.fetch_site = "".join(values.get(b"sec-fetch-site", []))
-        self.fetch_mode = "".join(values.get(b"sec-fetch-mode", []))
-
-    @property
-    def came_over_tls(self) -> bool:
-        """Whether a proxy in front ended TLS: browsers send these headers, and scripts cannot set them."""
-        return all(origin.startswith("https://") for origin in self.origins) and bool(self.origins or self.fetch_site)
-
-
-def _by_name(scope: HTTPScope) -> Mapping[bytes, bytes]:
-    return {name.lower(): value for name, value in scope["headers"]}
+            headers.setdefault(name.lower(), []).append(value.decode("latin-1").strip())
+        hosts, origins = headers.get(b"host", []), headers.get(b"origin", [])
+        fetch_site, fetch_mode = ("".join(headers.get(name, [])) for name in (b"sec-fetch-site", b"sec-fetch-mode"))
+        if "*" not in self._origins:
+            for origin in origins:
+                if origin.lower() not in self._origins and not _is_same(origin, hosts):
+                    sender, key = f"Pages of {origin[:100]!r}", "server.cors.origins"
+                    return ForbiddenError(
+                        f"{sender} may not send requests to this server; {key} in the config allows it"
+                    )
+            # A link to a page of ours is fine; an image or a script of another site is not.
+            is_link = scope["method"] in {"GET", "HEAD"} and fetch_mode == "navigate"
+            if not origins and fetch_site in {"cross-site", "same-site"} and not is_link:
+                return ForbiddenError(
+                    "Pages of other sites may not send requests to this server; server.cors in the config allows it"
+                )
+        # A proxy in front may have ended TLS: browsers send these headers, and scripts cannot set them.
+        is_behind_tls = all(origin.startswith("https://") for origin in origins) and bool(origins or fetch_site)
+        is_at_risk = bool(origins) or normalize_path(scope["path"]) in self._guarded_paths
+        if scope["scheme"] != "https" and not is_behind_tls and (self._is_strict or is_at_risk):
+            for host in hosts:
+                if not self._hosts.allow(host):
+                    return ForbiddenError(
+                        f"This server is not called {host[:100]!r}; server.allowed_hosts in the config allows the name"
+                    )
+        return None
 
 
 def _is_same(origin: str, hosts: Sequence[str]) -> bool:

@@ -74,31 +74,19 @@ class Watchdog:
                     log.warning("event_loop.recovered", blocked_seconds=round(blocked_seconds, 1))
                 seen, blocked_seconds, logged = self._heartbeats, 0.0, 0
             elif logged < len(self._stages) and blocked_seconds >= self._stages[logged]:
-                self._log_blocked(blocked_seconds)
                 logged += 1
-
-    def _log_blocked(self, blocked_seconds: float) -> None:
-        write = log.error if blocked_seconds >= self._stall_seconds else log.warning
-        stack = _stack(self._watched)
-        # The innermost function of the user's code is the one to change.
-        own = [each for each in stack if not each.filename.startswith(_LIBRARY_PATHS)]
-        write(
-            "event_loop.blocked",
-            blocked_seconds=round(blocked_seconds, 1),
-            function=_format((own or stack)[-1]) if stack else None,
-            frames=[_format(each) for each in stack],
-        )
+                write = log.error if blocked_seconds >= self._stall_seconds else log.warning
+                frames, function = frames_of(self._watched)
+                write("event_loop.blocked", blocked_seconds=round(blocked_seconds, 1), function=function, frames=frames)
 
 
-def frames_of(thread: int) -> list[str]:
-    """Return the stack of a thread, the innermost call last: function, file, line and source of each."""
-    return [_format(each) for each in _stack(thread)]
+def frames_of(thread: int) -> tuple[list[str], str | None]:
+    """Return the stack of a thread, the innermost call last, and which call is the one to change.
 
-
-def _stack(thread: int) -> list[traceback.FrameSummary]:
+    Each is function, file, line and source. The one to change is the innermost of the user's code, if there is one.
+    """
     frame = sys._current_frames().get(thread)
-    return traceback.extract_stack(frame)[-_MAX_FRAMES:] if frame is not None else []
-
-
-def _format(frame: traceback.FrameSummary) -> str:
-    return f"{frame.name} ({frame.filename}:{frame.lineno}): {frame.line}"
+    stack = [] if frame is None else traceback.extract_stack(frame)[-_MAX_FRAMES:]
+    frames = [f"{each.name} ({each.filename}:{each.lineno}): {each.line}" for each in stack]
+    own = [text for text, each in zip(frames, stack, strict=True) if not each.filename.startswith(_LIBRARY_PATHS)]
+    return frames, next(reversed(own or frames), None)

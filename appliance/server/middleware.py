@@ -81,24 +81,33 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             raise RuntimeError("Granian accepts no websockets; this is a bug")
-        request_id = _request_id(scope["headers"])
+        # The first of each name.
+        headers = {name.lower(): value for name, value in reversed(list(scope["headers"]))}
+        request_id = headers.get(b"x-request-id", b"")
+        if not _SAFE_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex.encode()
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id.decode()),
             use_context(request_id.decode()) as context,
         ):
             context.method, context.path = scope["method"], scope["path"]
-            span = self._telemetry.start_span(context, partial(_trace_headers, scope["headers"]))
+            span = self._telemetry.start_span(context, partial(_trace_headers, headers))
             if span is not None:
                 structlog.contextvars.bind_contextvars(trace_id=context.trace)
             # vLLM reads the id and the trace from the headers.
             _set_headers(scope, {"x-request-id": request_id.decode(), **context.trace_headers})
             capture = self._telemetry.capture()
-            headers = partial(self._response_headers, scope, request_id, self._cross_origin.response_headers(scope))
-            exchange = _Exchange(context, receive, send, headers, self._send_seconds, capture)
+            add_headers = partial(
+                self._response_headers, scope, request_id, self._cross_origin.response_headers(headers)
+            )
+            exchange = _Exchange(context, receive, send, add_headers, self._send_seconds, capture)
             if capture is not None:
-                capture.request.media_type = _media_type(scope["headers"])
+                capture.request.media_type = _media_type(headers)
             try:
-                await self._respond(scope, exchange, context)
+                if preflight := self._cross_origin.preflight_headers(scope["method"], headers):
+                    await exchange.respond(204, preflight, b"")
+                else:
+                    await self._respond(scope, exchange, context)
             except asyncio.CancelledError:
                 if not exchange.is_stalled:
                     raise
@@ -117,9 +126,6 @@ class RequestMiddleware:
                 structlog.contextvars.unbind_contextvars("trace_id")
 
     async def _respond(self, scope: HTTPScope, exchange: _Exchange, context: RequestContext) -> None:
-        if headers := self._cross_origin.preflight_headers(scope):
-            await exchange.respond(204, headers, b"")
-            return
         metadata, authorizer = self._manager.config.metadata, self._authorizer
         if metadata.name is not None:
             # KServe's gateway puts this before the paths of a service.
@@ -186,12 +192,12 @@ class _Exchange:
         context: RequestContext,
         receive: Receive,
         send: Send,
-        headers: Callable[[Iterable[tuple[bytes, bytes]]], RawHeaders],
+        add_headers: Callable[[Iterable[tuple[bytes, bytes]]], RawHeaders],
         seconds: float,
         capture: BodyCapture | None,
     ) -> None:
         self._context, self._receive, self._send = context, receive, send
-        self._headers, self._seconds, self._capture = headers, seconds, capture
+        self._add_headers, self._seconds, self._capture = add_headers, seconds, capture
         self.is_stalled = self._is_complete = False
         self._sent = 0
         self._sending_since: float | None = None
@@ -212,9 +218,10 @@ class _Exchange:
         """Send a message, and let other tasks run after every few."""
         if message["type"] == "http.response.start":
             self._context.status = self._context.status or message["status"]
-            message["headers"] = self._headers(message["headers"])
+            message["headers"] = self._add_headers(message["headers"])
             if self._capture is not None:
-                self._capture.response.media_type = _media_type(message["headers"])
+                given = {name.lower(): value for name, value in message["headers"]}
+                self._capture.response.media_type = _media_type(given)
         elif message["type"] == "http.response.body":
             self._is_complete = not message.get("more_body")
             if self._capture is not None:
@@ -264,16 +271,10 @@ def _strip(scope: HTTPScope, prefix: str) -> bool:
     return True
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    for name, value in headers:
-        if name.lower() == b"x-request-id" and _SAFE_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex.encode()
-
-
-def _trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
-    names = (b"traceparent", b"tracestate")
-    return {name.decode(): value.decode("latin-1") for name, value in headers if name.lower() in names}
+def _trace_headers(headers: Mapping[bytes, bytes]) -> Mapping[str, str]:
+    return {
+        name.decode(): headers[name].decode("latin-1") for name in (b"traceparent", b"tracestate") if name in headers
+    }
 
 
 def _set_headers(scope: HTTPScope, headers: Mapping[str, str]) -> None:
@@ -283,6 +284,5 @@ def _set_headers(scope: HTTPScope, headers: Mapping[str, str]) -> None:
     scope["headers"] = [*(header for header in scope["headers"] if header[0].lower() not in names), *ours]
 
 
-def _media_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    types = (value for name, value in headers if name.lower() == b"content-type")
-    return next(types, b"application/octet-stream").decode("latin-1")
+def _media_type(headers: Mapping[bytes, bytes]) -> str:
+    return headers.get(b"content-type", b"application/octet-stream").decode("latin-1")

@@ -80,7 +80,7 @@ class Signals:
             left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if not select.select([self._inbox], [], [], left)[0]:
                 reason = f"it did not stop within {self._stop_seconds():g} seconds of the signal"
-                log.error("server.failed", reason=reason, frames=frames_of(self._main))
+                log.error("server.failed", reason=reason, frames=frames_of(self._main)[0])
                 exit_now(1)
             received = self._inbox.recv(64)
             if not received:
