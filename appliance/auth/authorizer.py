@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NoReturn
 
 from appliance.config.server import ServerConfig
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
@@ -34,6 +33,10 @@ class Principal:
     def may_request(self, operation: Operation) -> bool:
         """Return whether it may request this operation."""
         return self.operations is None or operation in self.operations
+
+
+_EVERYBODY = Principal("", is_admin=True)
+_NOBODY = Principal("", frozenset(), frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +81,12 @@ class Authorizer:
         """Use this config from now on; running requests are not affected."""
         self.are_metrics_open = config.metrics == "open"
         """Whether metrics need no key."""
-        self._keys = tuple(
-            (
-                key.digest,
-                Principal(
-                    key.name,
-                    None if key.models is None else frozenset(key.models),
-                    None if key.operations is None else frozenset(key.operations),
-                    key.admin,
-                ),
-            )
-            for key in config.api_keys or ()
-        )
+        keys = []
+        for key in config.api_keys or ():
+            models = None if key.models is None else frozenset(key.models)
+            operations = None if key.operations is None else frozenset(key.operations)
+            keys.append((key.digest, Principal(key.name, models, operations, key.admin)))
+        self._keys = tuple(keys)
 
     @property
     def is_closed(self) -> bool:
@@ -106,35 +103,32 @@ class Authorizer:
                 kept.append(header)
         return principal, kept
 
+    @property
+    def _principal(self) -> Principal:
+        """Whoever asks: the key, or without one everybody if there are no keys."""
+        is_open = not self.is_closed and not _current.get().is_foreign
+        return current_principal() or (_EVERYBODY if is_open else _NOBODY)
+
     def sees(self, *names: str) -> bool:
         """Return whether the current principal may see a model with these names."""
-        principal = current_principal()
-        if principal is None:
-            return self._is_for_everybody
-        return principal.models is None or not principal.models.isdisjoint(names)
+        models = self._principal.models
+        return models is None or not models.isdisjoint(names)
 
     @property
     def sees_every_model(self) -> bool:
         """Whether the current principal may use every model, and read the config, errors and metrics of the server."""
-        principal = current_principal()
-        return self._is_for_everybody if principal is None else principal.models is None
+        return self._principal.models is None
 
     @property
     def is_operator(self) -> bool:
         """Whether the current principal may read why the server fails: by its key, or without keys on this machine."""
-        principal = current_principal()
-        if principal is None:
-            return self._is_for_everybody and _current.get().is_local
-        return principal.is_admin or principal.models is None
+        principal = self._principal
+        has_key = principal is not _EVERYBODY
+        return (principal.is_admin or principal.models is None) and (has_key or _current.get().is_local)
 
     def may_request(self, operation: Operation) -> bool:
         """Return whether the current principal may request this operation."""
-        principal = current_principal()
-        return self._is_for_everybody if principal is None else principal.may_request(operation)
-
-    @property
-    def _is_for_everybody(self) -> bool:
-        return not self.is_closed and not _current.get().is_foreign
+        return self._principal.may_request(operation)
 
     def require_key(self) -> None:
         """Return if there is a principal, or if there are no keys."""
@@ -143,16 +137,11 @@ class Authorizer:
 
     def require_operation(self, operation: Operation) -> None:
         """Return if the current principal may request this operation."""
-        self.require_key()
-        if not self.may_request(operation):
-            _refuse(f"request {operation}", "operations")
+        self._require(self.may_request(operation), f"request {operation}", "operations")
 
     def require_admin(self) -> None:
         """Return if the current principal may load and unload models."""
-        self.require_key()
-        principal = current_principal()
-        if principal is not None and not principal.is_admin:
-            _refuse("load and unload models", "admin")
+        self._require(self._principal.is_admin, "load and unload models", "admin")
 
     def require_metrics(self) -> None:
         """Return if the current principal may read the metrics of all models."""
@@ -161,9 +150,14 @@ class Authorizer:
 
     def require_every_model(self, action: str) -> None:
         """Return if the current principal may use every model, which `action` requires."""
+        self._require(self.sees_every_model, action, "models")
+
+    def _require(self, is_allowed: bool, action: str, key: str) -> None:
         self.require_key()
-        if not self.sees_every_model:
-            _refuse(action, "models")
+        if not is_allowed:
+            raise ForbiddenError(
+                f"The key {self._principal.name!r} may not {action}; server.api_keys[].{key} in the config allows it"
+            )
 
     def _principal_of(self, header: Header) -> Principal | None:
         name, value = header[0].lower(), header[1].strip()
@@ -177,11 +171,3 @@ class Authorizer:
             if hmac.compare_digest(known, digest):
                 found = principal
         return found
-
-
-def _refuse(action: str, key: str) -> NoReturn:
-    principal = current_principal()
-    raise ForbiddenError(
-        f"The key {principal.name if principal else ''!r} may not {action}; server.api_keys[].{key} in the config "
-        "allows it"
-    )
