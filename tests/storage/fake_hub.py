@@ -42,6 +42,8 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     token: str | None = None
     """The only valid token; None for a public model."""
+    login: str | None = None
+    """The only valid header of a login, where a mirror asks for one."""
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Put files on a branch, and return the commit's id."""
@@ -121,6 +123,8 @@ class Hub:
         given = request.headers.get("Authorization")
         if given == "Bearer wrong":
             return _error(401, "", "Invalid credentials in Authorization header")
+        if repository and repository.login not in (None, given):
+            return _error(401, "", "Log in")
         if repository is None:
             # Without a token the hub responds alike for missing and private models.
             return _error(401, "RepoNotFound", "Repository not found")

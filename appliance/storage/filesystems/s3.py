@@ -7,8 +7,9 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from appliance.config.credentials import S3CredentialsConfig, block_for, value_of
@@ -192,6 +193,11 @@ async def _session_class(ca_file: Path | str | None) -> type:
     class Session(AIOHTTPSession):  # type: ignore[misc] # aiobotocore has no types
         async def _create_connector(self, _proxy_url: None) -> network.Connector:
             return network.Connector(limit=0, ssl=context)
+
+        async def _get_session(self, proxy_url: None) -> Any:  # Any: what sends requests
+            session = await super()._get_session(proxy_url)
+            # A redirect would take the session token to a host that the store names.
+            return SimpleNamespace(request=partial(session.request, allow_redirects=False))
 
     return Session
 

@@ -494,6 +494,19 @@ def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatc
     assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
 
 
+def test_a_mirror_takes_the_login_of_netrc(
+    hub: Hub, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every host on the web."""
+    repository = hub.repository("owner/model")
+    repository.commit(FILES)
+    repository.login = "Basic bWU6czNjcmV0"
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password s3cret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    assert contents(fetch_model("hf://owner/model", cache)) == FETCHED
+
+
 def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) -> None:
     """Page by page; digests are in it as well."""
     hub.repository("owner/model").commit(FILES)

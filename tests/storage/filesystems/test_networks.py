@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 from storage.filesystems.test_contract import contents, listed
+from storage.servers import web
 from storage.servers.proxies import ProxyServer, TlsFront
 from storage.store_servers import StoreServer
 
@@ -89,6 +90,36 @@ async def test_a_socks_proxy_without_its_package_is_told(store_server: StoreServ
 
     with pytest.raises(MissingExtraError, match=r"SOCKS proxy in http_proxy needs .*appliance\[socks\]"):
         await listed(store_server.uri("root/model/"), store_server.settings())
+
+
+@pytest.mark.parametrize(
+    ("uri", "credentials"),
+    [
+        (
+            "s3://models/model",
+            {"s3": [{"access_key_id": "s3cret", "secret_access_key": "s3cret", "session_token": "s3cret"}]},
+        ),
+        ("az://models/model", {"azure": [{"account": "account", "account_key": "czNjcmV0"}]}),
+        ("hf://owner/model", {"hf": [{"token": "s3cret"}]}),
+    ],
+)
+async def test_no_credential_goes_where_a_store_redirects(
+    uri: str, credentials: dict[str, list[dict[str, str]]], tmp_path: Path, only_given_credentials: Environment
+) -> None:
+    """Whatever header it is in."""
+    with web.own(tmp_path / "store") as store, web.own(tmp_path / "other") as other:
+        store.leads_to = other.url
+        block = {**next(iter(credentials.values()))[0], "endpoint_url": store.url}
+        settings = GlobalStorageConfig.model_validate(
+            {"credentials": {next(iter(credentials)): [block]}, "transfer": {"retries": 0}}
+        )
+
+        with pytest.raises(StorageError):
+            await listed(uri, settings)
+    assert store.seen
+    assert "s3cret" in str(store.seen) or uri.startswith("az:")
+    assert "s3cret" not in str(other.seen)
+    assert not any("Authorization" in headers or "X-Ms-" in str(headers) for headers in other.seen)
 
 
 @pytest.fixture(scope="module")

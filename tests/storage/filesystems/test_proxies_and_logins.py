@@ -48,6 +48,36 @@ async def test_what_no_proxy_names_is_reached_directly(server: WebServer, only_g
     assert await contents(f"{server.url}/model.gguf", GlobalStorageConfig()) == MODEL
 
 
+async def test_a_login_of_netrc_does_not_replace_a_header(
+    server: WebServer, tmp_path: Path, only_given_credentials: Environment
+) -> None:
+    """That of the config goes before it; aiohttp refuses to send both."""
+    logins = tmp_path / "netrc"
+    logins.write_text("default login me password s3cret\n")
+    only_given_credentials.setenv("NETRC", str(logins))
+    server.wants = {"Authorization": "Bearer t0ken", "X-More": "1"}
+    block = {"host": "127.0.0.1", "headers": server.wants}
+
+    settings = GlobalStorageConfig.model_validate({"credentials": {"http": [block]}})
+    assert await contents(f"{server.url}/model.gguf", settings) == MODEL
+
+
+async def test_a_login_of_netrc_is_for_its_host(
+    server: WebServer, tmp_path: Path, only_given_credentials: Environment
+) -> None:
+    """Also where a redirect leads: there the login of that host is used, and no other."""
+    logins = tmp_path / "netrc"
+    logins.write_text("machine 127.0.0.1 login me password s3cret\nmachine localhost login you password other\n")
+    only_given_credentials.setenv("NETRC", str(logins))
+    only_given_credentials.setenv("NO_PROXY", "127.0.0.1,localhost")
+    with web.own(tmp_path / "first") as first:
+        first.wants = {"Authorization": basic("me:s3cret")}
+        first.leads_to = f"http://localhost:{server.port}"
+        server.wants = {"Authorization": basic("you:other")}
+
+        assert await contents(f"{first.url}/model.gguf", GlobalStorageConfig()) == MODEL
+
+
 async def test_a_login_of_the_users_netrc_is_used(
     server: WebServer, tmp_path: Path, only_given_credentials: Environment
 ) -> None:

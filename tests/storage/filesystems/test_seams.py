@@ -43,6 +43,30 @@ def test_gcsfs_never_refreshes_a_token_without_an_expiry() -> None:
     assert filesystem._get_headers({})["authorization"] == "Bearer second"
 
 
+def test_aiohttp_has_what_the_connector_overrides() -> None:
+    """The choice of a connection, and its making; a request takes a proxy until then."""
+    from aiohttp import ClientRequest, TCPConnector
+
+    for method in (TCPConnector.connect, TCPConnector._create_connection):
+        assert list(inspect.signature(method).parameters) == ["self", "req", "traces", "timeout"]
+    assert list(inspect.signature(ClientRequest.update_proxy).parameters)[1:] == [
+        "proxy",
+        "proxy_auth",
+        "proxy_headers",
+    ]
+
+
+def test_huggingface_hub_sends_everything_over_one_client() -> None:
+    """That of the process, whose `send` is replaced, and its filesystem has no threads of its own with one worker."""
+    import httpx2
+    from huggingface_hub import HfApi, HfFileSystem, get_session
+
+    assert isinstance(get_session(), httpx2.Client)
+    assert get_session().event_hooks["request"]
+    assert "get_session()" in inspect.getsource(HfApi.model_info)
+    assert HfFileSystem(token=False, max_workers=1, skip_instance_cache=True).max_workers == 1
+
+
 def test_adlfs_leaves_its_client_to_a_subclass() -> None:
     """Whatever the environment says."""
     from adlfs import AzureBlobFileSystem
