@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import EngineDeadError
-from appliance.engines.vllm.watchdog import SharedHeartbeat, StallWatchdog
+from appliance.engines.vllm.watchdog import StallWatchdog
 
 
 class _Watched:
     """A watchdog of ten seconds that looks every half second, as the lifecycle does."""
 
-    def __init__(self, heartbeat: SharedHeartbeat | None = None) -> None:
+    def __init__(self, heartbeat_file: Path | None = None) -> None:
         self.now = 0.0
-        self.stall = StallWatchdog(10, lambda: self.now, heartbeat)
+        self.stall = StallWatchdog(10, lambda: self.now, heartbeat_file)
 
     def passes(self, seconds: float, unfinished: int, step_every: float | None = None) -> None:
         """Time with so many requests, and a step every so often."""
@@ -84,7 +84,7 @@ def test_steps_that_another_front_end_sees_are_progress(tmp_path: Path) -> None:
     """A request that waits behind those of others hears of no step; both stall when the engine does."""
     file = tmp_path / "pulse"
     file.touch()
-    busy, waiting = _Watched(SharedHeartbeat(file)), _Watched(SharedHeartbeat(file))
+    busy, waiting = _Watched(file), _Watched(file)
     for _ in range(120):
         busy.passes(1, unfinished=5, step_every=1)
         waiting.passes(1, unfinished=1)

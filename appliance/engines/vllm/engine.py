@@ -54,7 +54,7 @@ from appliance.engines.vllm.pooling import label_names, pooling_handlers
 from appliance.engines.vllm.request_decoder import require_decodable
 from appliance.engines.vllm.serving import Handler, generation_handlers
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
-from appliance.engines.vllm.watchdog import SharedHeartbeat, StallWatchdog, step_logger
+from appliance.engines.vllm.watchdog import StallWatchdog, step_logger
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -137,8 +137,8 @@ class Engine:
         self._processes = EngineProcesses()
         self._timings = StartupTimings()
         self._server: ForkServer | None = None
-        heartbeat = SharedHeartbeat(self._rendezvous.heartbeat_file) if self._rendezvous.is_shared else None
-        self._watchdog = StallWatchdog(spec.engine.stall_seconds, heartbeat=heartbeat)
+        heartbeat_file = self._rendezvous.heartbeat_file if self._rendezvous.is_shared else None
+        self._watchdog = StallWatchdog(spec.engine.stall_seconds, heartbeat_file=heartbeat_file)
         self._statistics_at: dict[str, float] = {}
         self._llm: AsyncLLM | None = None
         self._handlers: Mapping[Operation, Handler] = {}

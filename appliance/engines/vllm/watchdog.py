@@ -31,11 +31,16 @@ class StallWatchdog:
         self,
         max_stall_seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        heartbeat: SharedHeartbeat | None = None,
+        heartbeat_file: Path | None = None,
     ) -> None:
-        """`heartbeat` carries the steps that other front ends of the engine see; None if there are none."""
+        """The file is for several front ends, each of which sees the steps of its own requests alone.
+
+        Its modification time is the last step that one of them has seen, written at most once between two checks.
+        """
         self._max_stall_seconds = max_stall_seconds
-        self._heartbeat = heartbeat
+        self._heartbeat_file = heartbeat_file
+        self._heartbeat: int | None = None
+        self._has_step = False
         self._clock = clock
         self._checked_at = clock()
         self._stall_seconds = self._idle_seconds = 0.0
@@ -43,12 +48,11 @@ class StallWatchdog:
     def record_step(self) -> None:
         self._checked_at = self._clock()
         self._stall_seconds = 0.0
-        if self._heartbeat is not None:
-            self._heartbeat.has_own_beat = True
+        self._has_step = True
 
     def check(self, unfinished: int) -> None:
         """Raise EngineDeadError if the engine has stalled; to be called every second or more often."""
-        if self._heartbeat is not None and self._heartbeat.has_beaten():
+        if self._heartbeat_file is not None and self._has_step_anywhere(self._heartbeat_file):
             self._stall_seconds = 0.0
         now = self._clock()
         passed = min(now - self._checked_at, _MAX_INTERVAL_SECONDS)
@@ -65,27 +69,13 @@ class StallWatchdog:
             if self._idle_seconds > _IDLE_SECONDS:
                 self._stall_seconds = 0.0
 
-
-class SharedHeartbeat:
-    """Steps of an engine that several front ends share, each of which sees those of its own requests alone.
-
-    It is the modification time of a file, which is touched at most once between two checks.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._seen: int | None = None
-        self.has_own_beat = False
-        """Whether this front end has seen a step since the last check."""
-
-    def has_beaten(self) -> bool:
-        """Whether any front end has seen a step since the last call."""
-        if self.has_own_beat:
-            self.has_own_beat = False
+    def _has_step_anywhere(self, file: Path) -> bool:
+        if self._has_step:
+            self._has_step = False
             # Not the kernel's clock, which advances in steps of milliseconds.
-            os.utime(self._file, ns=(now := time.monotonic_ns(), now))
-        before, self._seen = self._seen, self._file.stat().st_mtime_ns
-        return self._seen != before
+            os.utime(file, ns=(now := time.monotonic_ns(), now))
+        before, self._heartbeat = self._heartbeat, file.stat().st_mtime_ns
+        return self._heartbeat != before
 
 
 def step_logger(on_step: Callable[[int, bool], None]) -> Callable[[VllmConfig, int], StatLoggerBase]:
