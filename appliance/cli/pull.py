@@ -66,7 +66,8 @@ def pull_models(config: Config) -> None:
     console = Console()
     for model in config.models:
         with _progress_bars(model.name) as on_progress:
-            paths = ModelFactory().materialize(model, config.storage, on_progress)
+            factory = ModelFactory()
+            paths = factory.materialize(model, config.storage, on_progress)
             files = {
                 part: verify_storage(storage, config.storage, partial(on_progress, part))
                 for part, storage in model.storages.items()
@@ -74,6 +75,7 @@ def pull_models(config: Config) -> None:
             # Converted files are no storage of their own.
             for part, path in paths.items():
                 verify(path, partial(on_progress, part))
+        factory.require_complete(model, paths)
         for part, path in paths.items():
             console.print(f"{model.name} {part}: {path}", soft_wrap=True, highlight=False)
             if part in files and (digest := files[part].digest):

@@ -30,12 +30,16 @@ class _Finding:
     unresolved: Sequence[Problem] = ()
     """References whose values are unchecked, with `--without-secrets`."""
 
+    warnings: Sequence[Problem] = ()
+    """What models lack that they can be served without."""
+
     storage_exit_code: int = 0
     """That of the first storage that could not be read."""
 
     def as_text(self) -> str:
         """Every problem with its location, or that there is none."""
         lines = [str(problem) for problem in (*self.problems, *self.unread)] or [f"{self.file}: good"]
+        lines += [f"warning: {warning}" for warning in self.warnings]
         for each in self.unresolved:
             reason = each.message.partition(";")[0]
             lines.append(f"{each.source}:{each.line}:{each.column}: {each.path}: not checked: {reason}")
@@ -44,6 +48,7 @@ class _Finding:
     def as_json(self) -> dict[str, Any]:  # Any: JSON values
         """The same for programs."""
         lists = {"problems": self.problems, "unread": self.unread, "unresolved": self.unresolved}
+        lists |= {"warnings": self.warnings} if self.warnings else {}
         keys = ("source", "line", "column", "path", "message")
         rows = {name: [{key: getattr(each, key) for key in keys} for each in found] for name, found in lists.items()}
         return {"file": str(self.file), "valid": not self.problems, **rows}
@@ -51,7 +56,11 @@ class _Finding:
 
 @click.command()
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
-@click.option("--deep", is_flag=True, help="Read the models' config.json too, and check their layouts; no weights.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Read the models' headers too, and check that their layouts work and no file is missing.",
+)
 @click.option(
     "--without-secrets",
     is_flag=True,
@@ -88,21 +97,26 @@ def _check(file: Path, overrides: Sequence[str], *, deep: bool, without_secrets:
 
 
 def _check_layouts(file: Path, loaded: LoadedConfig) -> _Finding:
-    """Check the layouts against the config.json of each model in its storage."""
+    """Check the layouts against the config.json of each model in its storage, and that its files are complete."""
+    from appliance.planner.completeness import check_files
     from appliance.planner.planner import check
 
     problems: list[Problem] = []
     unread: list[Problem] = []
+    warnings: list[Problem] = []
     codes: list[int] = []
+    settings = loaded.config.storage
     for index, config in enumerate(loaded.config.models):
+        uri = ("models", index, "storage", "uri")
         try:
-            violations = check(config, loaded.config.storage)
-        except ApplianceError as error:
-            unread.append(loaded.problem(("models", index, "storage", "uri"), f"cannot be read; {error}"))
-            codes.append(error.exit_code)
-        else:
+            violations = check(config, settings)
             problems += [loaded.problem(("models", index, *each.path), each.message) for each in violations]
-    return _Finding(file, problems, unread, storage_exit_code=next(iter(codes), 0))
+            gaps = check_files(config, config.storages.get("model"), settings)
+            warnings += [loaded.problem(uri, gap) for gap in gaps]
+        except ApplianceError as error:
+            unread.append(loaded.problem(uri, f"cannot be read; {error}"))
+            codes.append(error.exit_code)
+    return _Finding(file, problems, unread, warnings=warnings, storage_exit_code=next(iter(codes), 0))
 
 
 @click.command()

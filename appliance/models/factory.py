@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from appliance.config.engine import EngineConfig, PythonConfig
 from appliance.config.models import (
     AdapterConfig,
@@ -17,17 +19,21 @@ from appliance.config.models import (
     ProxyConfig,
 )
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.core.model import Model, Operation, Peers
 from appliance.engines.vllm import gguf_convert
 from appliance.models.encoder import EncoderModel
 from appliance.models.vllm_model import GenerativeModel, VllmModel, WorkerNodeModel
+from appliance.planner.completeness import check_files, check_store
 from appliance.planner.hardware import detect_hardware
 from appliance.planner.layouts import ConstraintViolation
 from appliance.planner.memory import EngineRequirements
 from appliance.planner.model_info import inspect_model
-from appliance.planner.planner import Plan, precheck_layout
+from appliance.planner.planner import Plan, precheck_layout, precheck_settings
 from appliance.planner.planner import plan as plan_model
 from appliance.storage import Cache, materialize
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 OnPartProgress = Callable[[str, int, int | None], None]
 """Called with a part's name, its bytes so far and in all, None while that is unknown; may raise to stop the work."""
@@ -80,8 +86,16 @@ class ModelFactory:
         """Make every storage of the model a local path, in a format the model can load; blocks.
 
         Raises:
+            ArtifactCorruptError: the store does not have all files of the model; then nothing is downloaded.
             StorageError: the files cannot be fetched.
         """
+        try:
+            check_store(config, precheck_settings(storage))
+        except ArtifactCorruptError:
+            raise
+        except StorageError as error:
+            # A store that cannot be read now does not keep the download from trying.
+            log.info("model.precheck_failed", model=config.name, reason=str(error))
         artifacts = {
             part: materialize(source, storage, partial(on_progress, part)) for part, source in config.storages.items()
         }
@@ -90,6 +104,16 @@ class ModelFactory:
             cache = Cache.at(storage.cache_dir)
             artifacts["model"] = gguf_convert.convert(artifacts["model"], cache, partial(on_progress, "conversion"))
         return artifacts
+
+    def require_complete(self, config: ModelConfig, artifacts: Mapping[str, Path]) -> None:
+        """Check that the fetched files are all of a model; what it can do without is logged.
+
+        Raises:
+            ArtifactCorruptError: something is missing without which no engine starts.
+        """
+        source = StorageConfig(uri=str(artifacts["model"]), allow_pickle=True) if "model" in artifacts else None
+        for gap in check_files(config, source, GlobalStorageConfig()):
+            log.warning("model.incomplete", model=config.name, reason=gap)
 
     def precheck(self, config: ModelConfig, storage: GlobalStorageConfig) -> Sequence[ConstraintViolation]:
         """Return why the layout of a model that is not downloaded yet cannot work; blocks.

@@ -125,6 +125,7 @@ def fetch_artifacts(
 
     Raises:
         LoadError: the config's layout is impossible for the model; then nothing is downloaded.
+        ArtifactCorruptError: the files are not all of a model.
         StorageError: the download failed.
     """
     try:
@@ -136,6 +137,7 @@ def fetch_artifacts(
         if violations:
             raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in violations))
     paths = factory.materialize(config, storage, on_progress)
+    factory.require_complete(config, paths)
     artifacts = {part: artifact_of(path) for part, path in paths.items()}
     locks = list(filter(None, map(hold, paths.values())))
     digests = {part: artifact[1].digest for part, artifact in artifacts.items() if artifact is not None}

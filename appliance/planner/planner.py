@@ -195,9 +195,7 @@ def check(config: ModelConfig, settings: GlobalStorageConfig) -> list[Constraint
     """
     if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig) or not config.storage:
         return []
-    stall_seconds = min(_PRECHECK_STALL_SECONDS, settings.transfer.stall_seconds)
-    transfer = settings.transfer.model_copy(update={"retries": 0, "stall_seconds": stall_seconds})
-    model = inspect_config(config.storage, settings.model_copy(update={"transfer": transfer}))
+    model = inspect_config(config.storage, precheck_settings(settings))
     if _overrides_sizes(config.engine):
         return []
     layout = LayoutConfig() if config.layout == "auto" else config.layout
@@ -205,6 +203,13 @@ def check(config: ModelConfig, settings: GlobalStorageConfig) -> list[Constraint
         with_suggestions(each, "those that divide", dividing_layouts(model, layout), each.remedy)
         for each in constraint_violations(model, layout, config.engine.max_model_len)
     ]
+
+
+def precheck_settings(settings: GlobalStorageConfig) -> GlobalStorageConfig:
+    """Return the settings with which files are looked at before a download."""
+    stall_seconds = min(_PRECHECK_STALL_SECONDS, settings.transfer.stall_seconds)
+    transfer = settings.transfer.model_copy(update={"retries": 0, "stall_seconds": stall_seconds})
+    return settings.model_copy(update={"transfer": transfer})
 
 
 def _overrides_sizes(engine: EngineConfig) -> bool:

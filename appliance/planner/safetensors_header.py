@@ -7,7 +7,7 @@ The format: 8 bytes with the header's length, the header in JSON, the data of th
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from operator import itemgetter
@@ -97,7 +97,7 @@ def read_config(files: FileReader) -> tuple[Mapping[str, Any], int]:  # Any: JSO
         raise ArtifactCorruptError(
             f"{files.location}: has no config.json; a model's directory has one, which says what it is"
         )
-    return _read_json(files, "config.json", bounded_json.CONFIG_BYTES)
+    return read_json(files, "config.json", bounded_json.CONFIG_BYTES)
 
 
 def read_tensors(files: FileReader) -> tuple[list[TensorInfo], int]:
@@ -106,7 +106,7 @@ def read_tensors(files: FileReader) -> tuple[list[TensorInfo], int]:
     Raises:
         ArtifactCorruptError: a file is not safetensors.
     """
-    names, index_bytes = _index_files(files)
+    names, index_bytes = weight_files(files)
     lengths = files.read([FileRange(name, 0, min(_LENGTH_BYTES, files.files[name])) for name in names])
     ranges = []
     for name, raw in zip(names, lengths, strict=True):
@@ -137,17 +137,24 @@ def require_tensor_count(files: FileReader, name: str, tensors: int) -> None:
         raise ArtifactCorruptError(f"{files.location}: {name} has {tensors} tensors; must be at most {_MAX_TENSORS}")
 
 
-def _index_files(files: FileReader) -> tuple[list[str], int]:
-    """Return the files of the index, if there is one, and its size: other files hold the same weights again."""
+def weight_files(files: FileReader) -> tuple[list[str], int]:
+    """Return the files of the index, if there is one, and its size: other files hold the same weights again.
+
+    Raises:
+        ArtifactCorruptError: the index is not valid, or names a file that is missing.
+    """
     names = [name for name in files.files if name.endswith(".safetensors") and "/" not in name]
-    if not files.files.get(_INDEX) or len(names) < 2:
+    if not files.files.get(_INDEX):
         return names, 0
-    index, size = _read_json(files, _INDEX, _MAX_INDEX_BYTES)
+    index, size = read_json(files, _INDEX, _MAX_INDEX_BYTES)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(each, str) for each in weight_map.values()):
         raise _corrupt(files, _INDEX, "has no weight_map of file names")
-    indexed: Collection[str] = set(weight_map.values())
-    return [name for name in names if name in indexed] or names, size
+    indexed = set(weight_map.values())
+    if missing := sorted(indexed - files.files.keys()):
+        more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        raise _corrupt(files, _INDEX, f"names {missing[0][:200]}{more}, which the model does not have")
+    return [name for name in names if name in indexed], size
 
 
 def _tensors(header: Mapping[str, Any], data_bytes: int) -> dict[str, TensorInfo]:  # Any: JSON values
@@ -159,12 +166,14 @@ def _tensors(header: Mapping[str, Any], data_bytes: int) -> dict[str, TensorInfo
     found = [_tensor(name, entry) for name, entry in header.items() if name != "__metadata__"]
     at = 0
     for tensor, start, end in sorted(found, key=itemgetter(1, 2)):
-        if start != at or end - start != tensor.size_bytes or end > data_bytes:
+        if start != at or end - start != tensor.size_bytes:
             raise ValueError(
                 f"the data_offsets of the tensor {tensor.name[:200]!r} are {start} and {end}; "
                 f"must be {at} and {at + tensor.size_bytes} by the tensors before it, in {data_bytes} bytes of data"
             )
         at = end
+    if at > data_bytes:
+        raise ValueError(f"it has {data_bytes} bytes of tensors, and {at} by its header, so it is incomplete")
     return {tensor.name: tensor for tensor, _, _ in found}
 
 
@@ -178,7 +187,12 @@ def _tensor(name: str, entry: Any) -> tuple[TensorInfo, int, int]:  # Any: JSON 
     raise ValueError(f"the tensor {name[:200]!r} must have a dtype, a shape and two data_offsets")
 
 
-def _read_json(files: FileReader, name: str, max_bytes: int) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
+def read_json(files: FileReader, name: str, max_bytes: int) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
+    """Return the object in a JSON file, and the size of the file.
+
+    Raises:
+        ArtifactCorruptError: it is too large, or no JSON object.
+    """
     size = files.files[name]
     _require_size(files, name, size, max_bytes)
     return _json_object(files, name, files.read([FileRange(name, 0, size)])[0]), size

