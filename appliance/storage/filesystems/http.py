@@ -40,7 +40,12 @@ _MISSING = frozenset({404, 410})
 
 def open_store(uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})) -> Store:
     """Return the store of a web URL, Azure's for its hosts."""
-    return AzureStore(uri, settings) if is_azure(uri) else HttpStore(uri, settings, options)
+    if is_azure(uri):
+        return AzureStore(uri, settings, options)
+    if options:
+        # Headers of the session would go to every host.
+        raise StorageError(f"{redact(uri)}: takes no storage.options; set headers in storage.credentials.http")
+    return HttpStore(uri, settings)
 
 
 class HttpStore(FilesystemStore):
@@ -48,10 +53,8 @@ class HttpStore(FilesystemStore):
 
     _session: HttpSession
 
-    def __init__(
-        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
-        super().__init__(uri, settings, options)
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
+        super().__init__(uri, settings)
         self._url, login = split_login(_parse(uri))
         self._uri = redact(str(self._url))
         self._root = unquote(self._url.raw_path).rstrip("/")
@@ -61,9 +64,7 @@ class HttpStore(FilesystemStore):
         self.remedy = f"set the headers of {self._url.host} in storage.credentials.http"
 
     async def _connect(self) -> Any:  # Any: fsspec has no types
-        self._session = await HttpSession.open(
-            self._settings.transfer, self._auth.headers, self._auth.ca_file, self._options
-        )
+        self._session = await HttpSession.open(self._settings.transfer, self._auth.headers, self._auth.ca_file)
         return self._session.filesystem
 
     async def _disconnect(self) -> None:

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from ssl import SSLContext
-from types import MappingProxyType
-from typing import Any
 
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
@@ -45,16 +43,10 @@ class HttpSession:
         self._tls_contexts: dict[Path, SSLContext] = {}
 
     @classmethod
-    async def open(
-        cls,
-        transfer: TransferConfig,
-        headers_for: HeadersFor,
-        ca_file_for: CaFileFor,
-        options: Mapping[str, Any] = MappingProxyType({}),
-    ) -> HttpSession:
-        """Return a session without connections; `options` are further arguments of the filesystem."""
-        arguments = {"client_kwargs": await network.session_options(transfer), **options}
-        return cls(HTTPFileSystem(skip_instance_cache=True, **arguments), headers_for, ca_file_for)
+    async def open(cls, transfer: TransferConfig, headers_for: HeadersFor, ca_file_for: CaFileFor) -> HttpSession:
+        """Return a session without connections."""
+        options = await network.session_options(transfer)
+        return cls(HTTPFileSystem(skip_instance_cache=True, client_kwargs=options), headers_for, ca_file_for)
 
     @asynccontextmanager
     async def get(

@@ -108,7 +108,9 @@ class HubStore(FilesystemStore):
         self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
         require_package("huggingface_hub", "hf", "Fetching hf://")
-        super().__init__(uri, settings, options)
+        if options:
+            raise StorageError(f"{redact(uri)}: takes no storage.options; set token in storage.credentials.hf")
+        super().__init__(uri, settings)
         self._model = parse(uri)
         self._uri = str(self._model)
         self._must_be_directory = False
@@ -126,8 +128,7 @@ class HubStore(FilesystemStore):
         )
         self._client = HubClient(self._session, self._hub.endpoint, self._uri)
         # The session has the token. More workers would be threads of its own, and not of `HubClient`.
-        options = {"endpoint": self._hub.endpoint, "token": False, "max_workers": 1, **self._options}
-        return HfFileSystem(skip_instance_cache=True, **options)
+        return HfFileSystem(endpoint=self._hub.endpoint, token=False, max_workers=1, skip_instance_cache=True)
 
     async def _disconnect(self) -> None:
         await self._session.close()

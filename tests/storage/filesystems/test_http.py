@@ -305,6 +305,16 @@ async def test_a_part_of_an_indivisible_file_is_exact(tmp_path: Path) -> None:
             assert await read(store, file, 500_003, 500_008) == b"34567"
 
 
+@pytest.mark.parametrize("uri", ["https://host.test/model.gguf", "hf://owner/name"])
+def test_options_are_refused_with_what_to_set_instead(uri: str) -> None:
+    """Those of the session would go to every host that a redirect leads to."""
+    storage = StorageConfig.model_validate({"uri": uri, "options": {"headers": {"Authorization": "s3cret"}}})
+
+    with pytest.raises(StorageError, match=r"takes no storage\.options; set .* in storage\.credentials") as caught:
+        materialize(storage, settings(), lambda *_: None)
+    assert "s3cret" not in str(caught.value)
+
+
 async def test_two_queries_without_a_version_are_two_places(tmp_path: Path) -> None:
     """Where nothing but the query tells two files of one size apart, one must not be taken for the other."""
     with web.own(tmp_path) as server:
