@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from storage.fake_hub import Hub
-from storage.servers import azure, gcs, registry, s3, web
+from storage.servers import azure, gcs, registry, s3, sftp, web
 
-from appliance.config.storage import GlobalStorageConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.uri import scheme_of
 
 Fill = Callable[[str, Mapping[str, bytes]], None]
+
+# What reaches the servers of a scheme besides the URI.
+_OPTIONS: Mapping[str, Mapping[str, object]] = {
+    "sftp": {"host_key_policy": "auto_add", "look_for_keys": False, "allow_agent": False}
+}
+
+
+def storage_at(uri: str, options: Mapping[str, object] | None = None) -> StorageConfig:
+    """The storage of a URI, with the options that reach its server."""
+    known = _OPTIONS.get(scheme_of(uri) or "", {})
+    return StorageConfig.model_validate({"uri": uri, "options": {**known, **(options or {})}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +32,14 @@ class StoreServer:
 
     `fill` puts files by their names below a root, and `locate` gives the URI of a path in a root, a directory's with
     `/` at its end, and the credentials for the store on a port: its own, or that of a proxy before it.
+    `overhead_bytes` is what two downloads of four megabytes need besides the model: handshakes and packets of SSH.
     """
 
     kind: str
     port: int
     fill: Fill
     locate: Callable[[str, int], tuple[str, Mapping[str, object]]]
-    limits: Mapping[str, object] = field(default_factory=dict)
+    overhead_bytes: int = 0
 
     def uri(self, path: str, port: int | None = None) -> str:
         """The URI of a path such as `root/model/`."""
@@ -129,3 +142,16 @@ def of_registry(server: registry.RegistryServer) -> StoreServer:
         return f"oci://127.0.0.1:{port}/{path.rstrip('/')}", {}
 
     return StoreServer("oci", server.port, fill, locate)
+
+
+def of_sftp(server: sftp.SftpServer) -> StoreServer:
+    """A directory of an SSH server, which fsspec reads without a store of ours for its bytes."""
+
+    def fill(root: str, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            server.put(f"{root}/{name}", data)
+
+    def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
+        return f"sftp://{sftp.USER}:{sftp.PASSWORD}@127.0.0.1:{port}/{path}", {}
+
+    return StoreServer("sftp", server.port, fill, locate, overhead_bytes=100_000)

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from faultproxy import FaultProxy
 from storage import fake_hub, store_servers
-from storage.servers import azure, gcs, registry, s3, web
+from storage.servers import azure, gcs, registry, s3, sftp, web
 from storage.store_servers import StoreServer
 
 # What would change who we are to a store.
@@ -20,7 +20,7 @@ _FOREIGN = (
     *("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"),
 )
 
-KINDS = ("s3", "s3-moto", "gs", "az", "http", "http-nginx", "hf", "oci")
+KINDS = ("s3", "s3-moto", "gs", "az", "http", "http-nginx", "hf", "oci", "sftp")
 
 # For long tests: moto is slow, and SeaweedFS is as much S3.
 WITHOUT_MOTO = tuple(kind for kind in KINDS if kind != "s3-moto")
@@ -106,6 +106,13 @@ def hub_server() -> Iterator[fake_hub.Hub]:
         yield hub
 
 
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sftp.SftpServer]:
+    """An SSH server."""
+    with sftp.running(tmp_path_factory.mktemp("sftp-root")) as server:
+        yield server
+
+
 def _start(kind: str, request: pytest.FixtureRequest) -> StoreServer:
     if kind == "s3":
         return store_servers.of_s3(kind, request.getfixturevalue("seaweedfs"))
@@ -117,6 +124,8 @@ def _start(kind: str, request: pytest.FixtureRequest) -> StoreServer:
         return store_servers.of_azure(request.getfixturevalue("azurite"))
     if kind == "oci":
         return store_servers.of_registry(request.getfixturevalue("registry_server"))
+    if kind == "sftp":
+        return store_servers.of_sftp(request.getfixturevalue("sftp_server"))
     if kind == "hf":
         return store_servers.of_hub(request.getfixturevalue("hub_server"))
     return store_servers.of_web(kind, request.getfixturevalue("nginx" if kind == "http-nginx" else "web_server"))

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
-from storage.store_servers import StoreServer
+from storage.store_servers import StoreServer, storage_at
 
-from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
 from appliance.storage.filesystems.registry import RemoteFilesystem, filesystem_for
@@ -38,7 +38,7 @@ async def opened(
     """The store of a URI, closed in the end."""
     filesystem = filesystem_for(uri)
     assert isinstance(filesystem, RemoteFilesystem)
-    store = filesystem.open(StorageConfig.model_validate({"uri": uri, "options": options or {}}), settings)
+    store = filesystem.open(storage_at(uri, options), settings)
     try:
         yield store
     finally:

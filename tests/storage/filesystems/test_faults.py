@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 from faultproxy import ALWAYS, Fault, FaultProxy
 from storage.filesystems.conftest import KINDS, WITHOUT_MOTO
-from storage.store_servers import StoreServer
+from storage.store_servers import StoreServer, storage_at
 
-from appliance.config.storage import StorageConfig
 from appliance.core.errors import StorageError, StorageTimeoutError, StorageUnavailableError
 from appliance.storage import materialize
 
 FILES = {"model/config.json": b"{}", "model/model.safetensors": random.Random(1).randbytes(1_000_000)}
 SIZE = sum(map(len, FILES.values()))
 
-# Signatures cover the Range header, so that nobody can take it out; moto does not look at them.
-UNSIGNED = [kind for kind in KINDS if kind != "s3"]
+# Signatures cover the Range header, so that nobody can take it out; moto does not look at them. SSH has none.
+UNSIGNED = [kind for kind in KINDS if kind not in ("s3", "sftp")]
 
 # Each store shows these faults, and these stores show all of them; the rest is for test-long.
 EVERYWHERE = ("reset", "stall", "corrupt")
@@ -48,6 +47,8 @@ def over_stores(*rows: tuple[Fault, Any]) -> list[Any]:  # Any: pytest's rows
         )
         for kind in WITHOUT_MOTO
         for fault, expected in rows
+        # A part of SSH is whole or lost: nothing passes where every connection breaks within one.
+        if (kind, fault.kind, fault.times, expected) != ("sftp", "reset", ALWAYS, 30)
     ]
 
 
@@ -57,7 +58,7 @@ def fetch_model(
     """Fetch the model through the proxy."""
     transfer = {"stall_seconds": stall_seconds, "retries": 2, "chunk_bytes": 64 * 1024, "parallel": 4}
     settings = store_server.settings(proxy.port, cache_dir=tmp_path / "cache", transfer=transfer)
-    path = materialize(StorageConfig(uri=store_server.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
+    path = materialize(storage_at(store_server.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
     return {f"model/{file.name}": file.read_bytes() for file in path.iterdir()}
 
 
@@ -147,7 +148,7 @@ def test_a_fetch_goes_on_where_it_was_broken_off(
             raise StopError
 
     settings = store_server.settings(proxy.port, cache_dir=tmp_path / "cache")
-    storage = StorageConfig(uri=store_server.uri(f"{filled}/model/", proxy.port))
+    storage = storage_at(store_server.uri(f"{filled}/model/", proxy.port))
     with pytest.raises(StopError):
         materialize(storage, settings, stop)
     proxy.set(None)
