@@ -7,7 +7,7 @@ unknown tag, and has none for merged keys. Here one pass over its nodes finds ev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, ScalarEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -52,6 +53,7 @@ _MERGE = f"{_TAG}merge"
 
 # YAML 1.2's core schema has neither dates nor `=`: both are text.
 _TEXT = {f"{_TAG}{name}" for name in ("str", "timestamp", "value", "merge")}
+_SCALARS = {f"{_TAG}{name}" for name in ("null", "bool", "int", "float")}
 
 
 def read(path: Path) -> RawConfig:
@@ -99,7 +101,7 @@ def parse(text: str, source: Source) -> RawConfig:
         raise _error(source.at(0, 0), f"is not YAML: {error}; must be YAML 1.2") from None
     if node is None:
         return RawConfig(None, {(): source.at(0, 0)}, {})
-    constructor = _Constructor(source)
+    constructor = _Constructor(source, yaml.constructor)
     data = constructor.construct(node)
     return RawConfig(data, constructor.locations, constructor.key_locations, errors=constructor.errors)
 
@@ -220,11 +222,12 @@ class _LimitedParser(Parser):
 class _Constructor:
     """Builds the data of one document; records where everything stands, and every error."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, scalars: SafeConstructor) -> None:
         self.locations: dict[DataPath, SourceLocation] = {}
         self.key_locations: dict[DataPath, SourceLocation] = {}
         self.errors: list[Diagnostic] = []
         self._source = source
+        self._scalars = scalars
 
     def construct(self, node: Node, path: DataPath = ()) -> Any:  # Any: what a file holds before it is checked
         """The data of `node`, which stands at `path`; UNKNOWN for a node with an error."""
@@ -233,7 +236,7 @@ class _Constructor:
             return self._mapping(node, path)
         if isinstance(node, SequenceNode) and node.tag == f"{_TAG}seq":
             return [self.construct(item, (*path, index)) for index, item in enumerate(node.value)]
-        if isinstance(node, ScalarNode) and node.tag in _TEXT | _CONVERSIONS.keys():
+        if isinstance(node, ScalarNode) and node.tag in _TEXT | _SCALARS:
             return self._scalar(node, path)
         tag = "a tag" if location.is_secret else f"the tag {str(node.tag).replace(_TAG, '!!')}"
         return self._report(path, node, f"has {tag}; must be plain YAML, without tags")
@@ -286,8 +289,8 @@ class _Constructor:
         if len(text) > _MAX_DIGITS:
             return self._report(path, node, _TOO_LONG)
         try:
-            value = _CONVERSIONS[str(node.tag)](text)
-        except ValueError:
+            value = self._scalars.construct_object(node)
+        except (ValueError, KeyError, IndexError):
             # The resolver's patterns are wider than the core schema's: `+_` is text.
             return text
         if isinstance(value, float) and not math.isfinite(value):
@@ -302,28 +305,3 @@ class _Constructor:
 
     def _location(self, node: Node) -> SourceLocation:
         return self._source.at(node.start_mark.line, node.start_mark.column)
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _integer(text: str) -> int:
-    digits = text.replace("_", "").lower()
-    base = {"0b": 2, "0o": 8, "0x": 16}.get(digits.lstrip("+-")[:2], 10)
-    return int(digits, base)
-
-
-def _float(text: str) -> float:
-    special = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
-    return special.get(text.lower()) or float(text.replace("_", ""))
-
-
-_CONVERSIONS: Mapping[str, Callable[[str], bool | int | float | None]] = {
-    f"{_TAG}null": lambda _: None,
-    f"{_TAG}bool": _boolean,
-    f"{_TAG}int": _integer,
-    f"{_TAG}float": _float,
-}
