@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -26,6 +28,10 @@ from appliance.core.errors import ConfigError, Problem
 _LOCK_FILE = ("storage", "lock_file")
 
 
+def _without_file() -> NoReturn:
+    raise AssertionError("this config has no file; this is a bug")
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
     """A valid config, and what must not be shown of it."""
@@ -43,35 +49,21 @@ class LoadedConfig:
     path: Path | None = None
     """The config's own file; None where a program made the config."""
 
-    overrides: tuple[str, ...] = ()
-    """The `--set` options that were merged into the file."""
-
     raw: RawConfig | None = field(default=None, repr=False, compare=False)
     """The file as it was read, for errors that are found later."""
 
-    validators: Sequence[Validator] = field(default=(), repr=False, compare=False)
-    """The validators of other packages that it was loaded with."""
+    reload: Callable[[], LoadedConfig] = field(default=_without_file, repr=False, compare=False)
+    """Load the config that the file has now, as this one was loaded; raises a ConfigError if something is wrong."""
 
     @property
     def digest(self) -> str | None:
         """The SHA-256 of the config's own file, as `sha256sum` prints it."""
         return None if self.path is None else self.files.get(self.path)
 
-    def reload(self) -> LoadedConfig:
-        """The config that the file has now.
-
-        Raises:
-            ConfigError: something is wrong.
-        """
-        if self.path is None:
-            raise AssertionError("this config has no file; this is a bug")
-        return load(self.path, self.overrides, validators=self.validators)
-
     def problem(self, path: DataPath, message: str) -> Problem:
         """An error of the value at `path`, with its location in the file."""
-        if self.raw is None:
-            raise AssertionError("this config has no file; this is a bug")
-        return self.raw.diagnostic(path, message).problem(self.raw.secrets(()))
+        raw = self.raw or _without_file()
+        return raw.diagnostic(path, message).problem(raw.secrets(()))
 
 
 def load(
@@ -100,9 +92,8 @@ def load(
         frozenset(_by_name(raw, secret_path) for secret_path in secret),
         raw.files,
         path,
-        tuple(overrides),
         raw,
-        validators,
+        partial(load, path, overrides, validators=validators),
     )
 
 
