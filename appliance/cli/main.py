@@ -36,7 +36,7 @@ class _Commands(click.Group):
             from appliance.config.raw_config import printable
 
             # The text may quote a model's files, with signs that a terminal acts on.
-            text = "\n".join(map(printable, str(error).split("\n")))
+            text = printable(str(error), kept="\t\n")
             if isinstance(error, ConfigError):
                 count = len(error.problems)
                 click.echo(f"{text}\n{count} problem{'s' if count > 1 else ''} found", err=True)

@@ -88,8 +88,8 @@ def _show(planned: Sequence[Plan], format_: str) -> str:
     if format_ == "json":
         return json.dumps([plan.describe() for plan in planned], indent=2)
     # Names come out of the models' files, and may have any signs in them.
-    lines = "\n\n".join(map(report, planned)).split("\n")
-    return "\n".join(map(printable, lines)) or "no model here is computed by vLLM: there is nothing to plan"
+    text = printable("\n\n".join(map(report, planned)), kept="\t\n")
+    return text or "no model here is computed by vLLM: there is nothing to plan"
 
 
 def _show_probes(config: Config, planned: Sequence[Plan]) -> str:
@@ -120,14 +120,11 @@ def _check(loaded: LoadedConfig, planned: Sequence[tuple[int, Plan]], *, force: 
 def _crowded(planned: Sequence[tuple[int, Plan]]) -> Iterator[tuple[int, ConstraintViolation]]:
     """Models that share GPUs without a limit: each would take as much memory as if it were alone."""
     for index, plan in planned:
-        others = [other.layout.devices for other_index, other in planned if other_index != index]
-        is_limited = plan.layout.memory_fraction or plan.layout.kv_cache
-        if not plan.hardware.is_cpu and not is_limited and any(_share_devices(plan, devices) for devices in others):
+        # Models without devices of their own may take any.
+        own = set(plan.layout.devices or ())
+        others = [set(other.layout.devices or ()) for other_index, other in planned if other_index != index]
+        is_limited = plan.hardware.is_cpu or plan.layout.memory_fraction or plan.layout.kv_cache
+        if not is_limited and any(not own or not other or own & other for other in others):
             message = "is not set, and other models take memory of the same devices"
             path = ("layout", "memory_fraction")
             yield index, ConstraintViolation(path, message, "must be set for each of them", is_memory=True)
-
-
-def _share_devices(plan: Plan, others: Sequence[int | str] | None) -> bool:
-    devices = plan.layout.devices
-    return devices is None or others is None or bool(set(devices) & set(others))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -11,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import click
@@ -89,7 +89,10 @@ async def _until_ready(session: aiohttp.ClientSession, server: asyncio.subproces
     while time.monotonic() - started < seconds:
         if server.returncode is not None:
             raise SmokeError(f"the server ended with exit code {server.returncode}")
-        status, models = await _readiness(session)
+        status, models = 0, []
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with session.get("/readyz", timeout=aiohttp.ClientTimeout(total=10)) as response:
+                status, models = response.status, (await response.json())["models"]
         for line in (f"{model['name']} is {model['state']}: {model['reason']}" for model in models):
             if line not in logged:
                 logged.add(line)
@@ -101,14 +104,6 @@ async def _until_ready(session: aiohttp.ClientSession, server: asyncio.subproces
             raise SmokeError(f"a model failed: {failed[0]}")
         await asyncio.sleep(_POLL_SECONDS)
     raise SmokeError(f"it was not ready within {seconds:.0f} seconds; allow more with --timeout")
-
-
-async def _readiness(session: aiohttp.ClientSession) -> tuple[int, list[dict[str, Any]]]:  # Any: JSON values
-    try:
-        async with session.get("/readyz", timeout=aiohttp.ClientTimeout(total=10)) as response:
-            return response.status, (await response.json())["models"]
-    except (aiohttp.ClientError, TimeoutError):
-        return 0, []
 
 
 async def _check(session: aiohttp.ClientSession, expectation: ExpectConfig) -> None:

@@ -80,8 +80,7 @@ def validate(files: Sequence[Path], deep: bool, without_secrets: bool, format_: 
     if format_ == "json":
         click.echo(json.dumps([finding.as_json() for finding in found], indent=2))
     else:
-        text = "\n".join(finding.as_text() for finding in found)
-        click.echo("\n".join(map(printable, text.split("\n"))))
+        click.echo(printable("\n".join(finding.as_text() for finding in found), kept="\t\n"))
     if any(finding.problems for finding in found):
         sys.exit(ConfigError.exit_code)
     sys.exit(next((finding.storage_exit_code for finding in found if finding.storage_exit_code), 0))

@@ -333,9 +333,9 @@ def dotted(path: DataPath) -> str:
     ).removeprefix(".")
 
 
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would act on or an encoder would refuse."""
-    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
+def printable(text: str, kept: str = "\t") -> str:
+    """The text with everything escaped that a terminal would act on or an encoder would refuse, but for `kept`."""
+    return "".join(char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text)
 
 
 def is_unicode(text: str) -> bool:
