@@ -14,7 +14,7 @@ from appliance import ui
 from appliance.api import error_responses, metrics, openai, openapi, probes
 from appliance.api.body import BodyReader
 from appliance.api.kserve_names import KServeNames
-from appliance.api.oip import repository, v1, v2
+from appliance.api.oip import v1, v2
 from appliance.auth import PUBLIC, Authorizer
 from appliance.config import Config, LoadedConfig
 from appliance.config.server import ServerConfig
@@ -48,7 +48,6 @@ def create_app(
         *openai.routes(manager, names, body_reader),
         *v1.routes(manager, body_reader),
         *v2.routes(manager, health.report, body_reader),
-        *repository.routes(manager, body_reader),
         *openapi.routes(manager),
         *_probe_routes(health, manager, manager.authorizer),
     ]

@@ -20,7 +20,7 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.converters import message_from_response, request_from_message
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
 from appliance.api.grpc.interceptor import recognize
-from appliance.api.oip import metadata, repository
+from appliance.api.oip import metadata
 from appliance.api.oip.inference import authorize, find_model, infer
 from appliance.api.probes import Health
 from appliance.auth import authenticated
@@ -88,19 +88,21 @@ class InferenceService(GRPCInferenceServiceServicer):
         return _fill(pb.ModelStatisticsResponse(), statistics)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
-        models = repository.index(self._manager, only_ready=request.ready)
+        models = metadata.repository_index(self._manager, only_ready=request.ready)
         return _fill(pb.RepositoryIndexResponse(), {"models": models})
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        await repository.change(self._manager, request.model_name, "load")
+        metadata.authorize_change(self._manager, request.model_name, "load")
+        await self._manager.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        await repository.change(self._manager, request.model_name, "unload")
+        metadata.authorize_change(self._manager, request.model_name, "unload")
+        await self._manager.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
 

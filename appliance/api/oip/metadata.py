@@ -1,18 +1,26 @@
-"""Metadata of the server and its models, and statistics."""
+"""Metadata of the server and its models, statistics, and the index of the model repository."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TypedDict
 
 from appliance.api.oip.inference import VERSION
 from appliance.api.oip.signatures import TensorSpec, default_signature
-from appliance.core.errors import UnsupportedOperationError
+from appliance.core.errors import ForbiddenError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
+from appliance.models.state import RULES, State
+
+# State in the repository index, for each state of a model; other states are UNAVAILABLE.
+_STATES: Mapping[State, str] = {
+    State.READY: "READY",
+    **dict.fromkeys((State.PENDING, State.FETCHING, State.LOADING, State.PROVING, State.RESTARTING), "LOADING"),
+    State.DRAINING: "UNLOADING",
+}
 
 
 class ServerMetadata(TypedDict):
@@ -56,6 +64,18 @@ class Statistics(TypedDict):
     """
 
     model_stats: Sequence[Json]
+
+
+class RepositoryEntry(TypedDict):
+    """A name of a model with its state.
+
+    Source: https://github.com/triton-inference-server/server, protocol/extension_model_repository.md
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
 
 
 def server_version() -> str:
@@ -108,6 +128,28 @@ def all_statistics(manager: ModelManager) -> Statistics:
     for status, name in manager.visible():
         first.setdefault(status.config.name, (status, name))
     return {"model_stats": [_statistics(status, name) for status, name in first.values()]}
+
+
+def repository_index(manager: ModelManager, *, only_ready: bool = False) -> list[RepositoryEntry]:
+    """Return the repository index: every name of every model with its state."""
+    return [
+        {
+            "name": name,
+            "version": VERSION,
+            "state": _STATES.get(status.state, "UNAVAILABLE"),
+            "reason": "" if RULES[status.state].can_answer else status.client_message,
+        }
+        for status, name in manager.visible()
+        if RULES[status.state].can_answer or not only_ready
+    ]
+
+
+def authorize_change(manager: ModelManager, name: str, verb: str) -> None:
+    """Raise a `RequestError` if the current caller may not load and unload this model."""
+    manager.authorizer.require_admin()
+    if not manager.config.server.admin:
+        raise ForbiddenError(f"Nobody may {verb} models here; server.admin: true in the config allows it")
+    manager.find(name)
 
 
 def _platform(status: ModelStatus) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, TypedDict
 
 import msgspec
-from litestar import Response, get
+from litestar import Response, get, post
 from litestar.enums import HttpMethod
 from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler, route
@@ -75,6 +75,12 @@ class ModelNames(TypedDict):
     models: Sequence[str]
 
 
+class IndexRequest(msgspec.Struct):
+    """The optional body of a request for the index."""
+
+    ready: bool = False
+
+
 class _ModelReady(TypedDict):
     name: str
     ready: bool
@@ -117,7 +123,7 @@ class _Chunk(msgspec.Struct):
 
 
 def routes(manager: ModelManager, health: Health, body_reader: BodyReader) -> list[BaseRouteHandler]:
-    """Return the routes for health, metadata, inference and generation."""
+    """Return the routes for health, metadata, inference, generation and the model repository."""
 
     @get("/v2", opt=_OPT)
     async def show_server() -> metadata.ServerMetadata:
@@ -152,7 +158,29 @@ def routes(manager: ModelManager, health: Health, body_reader: BodyReader) -> li
     ready = probe(
         ["/v2/health/ready"], health, lambda report: report.is_ready, lambda _, is_ready: {"ready": is_ready}, **_OPT
     )
-    return [show_server, list_models, live, ready, answer]
+    return [show_server, list_models, live, ready, answer, *_repository(manager, body_reader)]
+
+
+def _repository(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHandler]:
+    @post("/v2/repository/index", status_code=200, opt=_OPT)
+    async def show_index(request: AnyRequest) -> list[metadata.RepositoryEntry]:
+        body = await body_reader.json(request)
+        return metadata.repository_index(manager, only_ready=bool(body) and decode(body, IndexRequest).ready)
+
+    @post("/v2/repository/models/{rest:path}", status_code=200, opt=_OPT)
+    async def change_model(request: AnyRequest, rest: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
+        name, _, verb = rest.removeprefix("/").rpartition("/")
+        if verb not in {"load", "unload"} or not name:
+            raise NotFoundException
+        async with before_body(request):
+            metadata.authorize_change(manager, name, verb)
+            _require_json(request)
+        # The body would say how to load the model; the config decides that.
+        await body_reader.json(request)
+        await (manager.load(name) if verb == "load" else manager.unload(name))
+        return {"name": name, verb: True}
+
+    return [show_index, change_model]
 
 
 def _parse_path(rest: str) -> tuple[str, str | None, str]:
@@ -263,3 +291,10 @@ def _choices(chunk: Any) -> Sequence[_Choice]:  # Any: JSON values
         return msgspec.convert(chunk, _Chunk).choices
     except ValueError as error:
         raise GatewayError(f"The model's stream is not what the operation gives: {error}") from error
+
+
+def _require_json(request: AnyRequest) -> None:
+    # A browser sends forms to other origins without a preflight request; JSON it does not.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in {"", "application/json"}:
+        raise RequestError(f"Content-Type is {media_type[:80]!r}; it must be application/json", status=415)

@@ -23,7 +23,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, MultipartBody
 
-from appliance.api.oip import metadata, repository, v1, v2
+from appliance.api.oip import metadata, v1, v2
 from appliance.api.openai import PREFIXES, ModelList, ModelObject
 from appliance.api.probes import ProbeResponse
 from appliance.core import openai_types
@@ -202,7 +202,7 @@ def _oip() -> Routes:
     request_, summary = JSONBody[v2.GenerateRequest], "Generate text as a stream"
     yield from post(of_model("/generate"), "Generate text", v2.GenerateResponse, request_)
     yield from post(of_model("/generate_stream"), summary, None, request_, _EVENTS)
-    index, query = list[repository.RepositoryEntry], JSONBody[repository.IndexRequest]
+    index, query = list[metadata.RepositoryEntry], JSONBody[v2.IndexRequest]
     summary = "List models with their states"
     yield from post(["/v2/repository/index"], summary, index, query, is_body_optional=True)
     for verb in ("load", "unload"):
