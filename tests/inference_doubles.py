@@ -40,7 +40,7 @@ OPERATIONS: Mapping[Kind, frozenset[Operation]] = {
 }
 
 
-class Speaker(Double):
+class OperationDouble(Double):
     """Upper-case texts, their lengths as numbers, and tensors twice as large."""
 
     def __init__(self, kind: Kind) -> None:
@@ -143,19 +143,19 @@ def _twice(call: ModelRequest) -> ModelResponse:
     return ModelResponse(body, headers=headers)
 
 
-class SpeakerConfig(DoubleConfig):
+class OperationDoubleConfig(DoubleConfig):
     """Declares one."""
 
     kind: Kind = "writer"
     """What it can be asked."""
 
     def build(self, peers: Peers) -> Model:
-        return Speaker(self.kind)
+        return OperationDouble(self.kind)
 
 
-def speakers(*kinds: Kind, **others: Any) -> Config:
+def operation_doubles(*kinds: Kind, **others: Any) -> Config:
     """A config of one model of each kind, under the kind's name."""
-    return config(*(SpeakerConfig(name=kind, kind=kind) for kind in kinds or OPERATIONS), **others)
+    return config(*(OperationDoubleConfig(name=kind, kind=kind) for kind in kinds or OPERATIONS), **others)
 
 
 class InferenceClient(AsyncClient):
@@ -201,7 +201,7 @@ def main() -> None:
     from appliance.server.process import serve
 
     server = ServerConfig.model_validate(dict(word.split("=", 1) for word in sys.argv[1:]))
-    sys.exit(serve(LoadedConfig(speakers(server=server)), DoubleFactory()))
+    sys.exit(serve(LoadedConfig(operation_doubles(server=server)), DoubleFactory()))
 
 
 if __name__ == "__main__":

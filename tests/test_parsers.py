@@ -40,7 +40,7 @@ def mutated(draw: st.DrawFn, parser: Parser) -> bytes:
 @pytest.mark.parametrize(
     "seconds", [SECONDS, pytest.param(FAULT_SECONDS, marks=[pytest.mark.faults, pytest.mark.timeout(900)])]
 )
-def test_a_parser_raises_nothing_but_what_it_says(parser: Parser, seconds: float) -> None:
+def test_parser_raises_only_its_declared_errors(parser: Parser, seconds: float) -> None:
     """Bodies of the official clients, and good ones of every route, with something wrong."""
     end = time.monotonic() + seconds
 
@@ -57,7 +57,7 @@ def test_a_parser_raises_nothing_but_what_it_says(parser: Parser, seconds: float
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
-def test_a_good_body_is_taken(parser: Parser) -> None:
+def test_valid_body_is_parsed(parser: Parser) -> None:
     """A row whose seeds are all refused would test nothing."""
     assert any(_is_taken(parser, body) for body in parser.seeds)
 
@@ -75,7 +75,7 @@ def _is_taken(parser: Parser, body: bytes) -> bool:
     [(parser, shape) for parser in PARSERS for shape in parser.shapes],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_time_grows_with_size_alone(parser: Parser, shape: str) -> None:
+def test_parsing_time_is_linear_in_size(parser: Parser, shape: str) -> None:
     """
     Sixteen times the bytes in not much more than sixteen times the time of this thread, where a square would be 256.
     """

@@ -48,7 +48,7 @@ async def _make_ready(client: Client) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_probes_tell_each_model_with_its_reason(client: Client) -> None:
+async def test_probes_list_each_model_with_its_reason(client: Client) -> None:
     """While models load: live, not ready, not started, and why."""
     live, ready, started = [await client.get(path) for path in ("/livez", "/readyz", "/startupz")]
 
@@ -67,7 +67,7 @@ async def test_probes_agree_once_models_are_ready(client: Client) -> None:
         assert (await client.head(path)).status_code == 200
 
 
-async def test_a_refusal_while_loading_says_when_to_come_back(client: Client) -> None:
+async def test_response_while_loading_has_retry_after(client: Client) -> None:
     """503 in OpenAI's shape with `Retry-After`."""
     answer = await client.post("/v1/completions", json={"model": "one"})
 
@@ -109,7 +109,7 @@ async def test_a_model_must_be_named_where_there_are_two(client: Client) -> None
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"model": 3}', b'{"model": "\xff"}', b"[" * 100_000])
-async def test_a_body_that_is_none_is_refused(client: Client, body: bytes) -> None:
+async def test_invalid_body_is_rejected(client: Client, body: bytes) -> None:
     """400, whatever is wrong with it."""
     assert (await client.post("/v1/completions", content=body)).status_code == 400
 
@@ -117,7 +117,7 @@ async def test_a_body_that_is_none_is_refused(client: Client, body: bytes) -> No
 @pytest.mark.parametrize(
     ("fault", "status"), [(RuntimeError("secret detail"), 500), (EngineDeadError("the engine died"), 503)]
 )
-async def test_a_failure_says_nothing_about_the_inside(client: Client, fault: Exception, status: int) -> None:
+async def test_server_errors_hide_internals(client: Client, fault: Exception, status: int) -> None:
     """An unforeseen exception is 500 without its text; a dead engine is 503."""
     await _make_ready(client)
     _doubles(client)[0].answer_fault = fault
@@ -129,7 +129,7 @@ async def test_a_failure_says_nothing_about_the_inside(client: Client, fault: Ex
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_an_anthropic_error_has_the_word_its_clients_look_for(client: Client) -> None:
+async def test_anthropic_error_has_its_type(client: Client) -> None:
     """Under the messages path the error object has its type beside it."""
     answer = await client.post("/v1/messages", json={"model": "one"})
 
@@ -144,7 +144,7 @@ async def test_the_index_lists_the_routes(client: Client) -> None:
     assert {"/v1/chat/completions", "/openai/v1/models", "/readyz", "/metrics"} <= set(body["routes"])
 
 
-async def test_metrics_say_where_each_model_stands(client: Client) -> None:
+async def test_metrics_have_the_state_of_each_model(client: Client) -> None:
     """One series for each model and state."""
     response = await client.get("/metrics")
     text = response.text
@@ -155,7 +155,7 @@ async def test_metrics_say_where_each_model_stands(client: Client) -> None:
     assert 'appliance_requests_queued{model="two"} 0.0' in text
 
 
-async def test_metrics_say_how_long_each_phase_of_a_load_took(client: Client) -> None:
+async def test_metrics_have_the_duration_of_each_load_phase(client: Client) -> None:
     """The phase under way too, so that one that hangs shows; a model that is ready has no further phase."""
     loading = (await client.get("/metrics")).text
     await _make_ready(client)
@@ -166,7 +166,7 @@ async def test_metrics_say_how_long_each_phase_of_a_load_took(client: Client) ->
     assert 'phase="ready"' not in ready
 
 
-async def test_a_fault_in_the_middle_of_a_stream_is_its_last_event(client: Client) -> None:
+async def test_error_in_a_stream_is_its_last_event(client: Client) -> None:
     """The status is sent already, so the error comes as an event in OpenAI's shape, and the stream ends."""
     await _make_ready(client)
     double = _doubles(client)[0]

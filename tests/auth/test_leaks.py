@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from auth_doubles import ADMIN_KEY, FULL_KEY, MODEL_KEY, AppClient, bearer_header, config_with_keys
-from inference_doubles import InferenceClient, Speaker, speakers
+from inference_doubles import InferenceClient, OperationDouble, operation_doubles
 
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -77,7 +77,7 @@ ODD: list[tuple[str, str, dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 async def client() -> AsyncGenerator[InferenceClient]:
     """Of an application with a model of each kind, which a test may break as long as it mends them."""
-    async with InferenceClient(speakers(server=ServerConfig(max_body_bytes=8192))) as client:
+    async with InferenceClient(operation_doubles(server=ServerConfig(max_body_bytes=8192))) as client:
         yield await client.wait_until_ready()
         await client.manager.stop()
 
@@ -85,7 +85,7 @@ async def client() -> AsyncGenerator[InferenceClient]:
 def _break(client: InferenceClient, fault: Exception | None) -> None:
     for entry in client.manager.statuses:
         model = entry.model
-        assert isinstance(model, Speaker)
+        assert isinstance(model, OperationDouble)
         model.answer_fault = fault
 
 
@@ -120,9 +120,9 @@ async def test_an_odd_request_hears_nothing_of_the_inside(
 
 async def test_a_failed_model_is_refused_without_its_reason() -> None:
     """Why it failed is for the probes."""
-    async with InferenceClient(speakers("writer")) as client:
+    async with InferenceClient(operation_doubles("writer")) as client:
         model = client.manager.statuses[0].model
-        assert isinstance(model, Speaker)
+        assert isinstance(model, OperationDouble)
         model.load_fault = LoadError("/models/secret/config.json: is no JSON")
         client.manager.start()
         async with asyncio.timeout(20):
@@ -204,7 +204,7 @@ async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_grpc_says_nothing_of_the_inside(client: InferenceClient, fault: str) -> None:
     """Its details are as bare as the bodies of HTTP."""
-    of = speakers(server=ServerConfig(host="127.0.0.1"))
+    of = operation_doubles(server=ServerConfig(host="127.0.0.1"))
     server, port = create_server(of, client.manager, client.manager.health, RequestRecorder(of))
     await server.start()
     _break(client, FAULTS[fault]())

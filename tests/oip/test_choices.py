@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from auth_doubles import bearer_header
-from inference_doubles import InferenceClient, speakers
+from inference_doubles import InferenceClient, operation_doubles
 
 from appliance.config.server import KeyConfig, ServerConfig
 from appliance.core.model import Operation
@@ -23,9 +23,9 @@ KEYS = (
         ("/v1/models/everything:predict", {"instances": [{"query": "b"}]}),
     ],
 )
-async def test_a_request_without_inputs_is_told_what_its_key_may_ask(path: str, body: object) -> None:
+async def test_error_for_missing_inputs_names_what_the_key_allows(path: str, body: object) -> None:
     """Each pair of inputs and outputs once, and none of an operation that the key is not for."""
-    async with InferenceClient(speakers("everything", server=ServerConfig(api_keys=KEYS))) as client:
+    async with InferenceClient(operation_doubles("everything", server=ServerConfig(api_keys=KEYS))) as client:
         await client.wait_until_ready()
         chat = await client.post(path, json=body, headers=bearer_header(CHAT))
         look = await client.post(path, json=body, headers=bearer_header(LOOK))

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from reference_servers import Reference, environment, serving
 
-VISITORS = Path(__file__).parent / "visitors"
+PROGRAMS = Path(__file__).parent / "programs"
 DOUBLES = Path(__file__).parent.parent / "inference_doubles.py"
 
 Matrix = Mapping[str, str]
 
 
 @pytest.fixture(scope="session")
-def visitors(pytestconfig: pytest.Config) -> Path:
+def client_python(pytestconfig: pytest.Config) -> Path:
     """The Python of KServe and of tritonclient."""
     return environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
 
@@ -29,7 +29,7 @@ def visitors(pytestconfig: pytest.Config) -> Path:
 def _matrix(python: Path, server: Reference) -> Matrix:
     shown: dict[str, str] = {}
     for program in ("triton_client.py", "kserve_client.py"):
-        words: list[str | Path] = [python, VISITORS / program, str(server.http), str(server.grpc), "echo"]
+        words: list[str | Path] = [python, PROGRAMS / program, str(server.http), str(server.grpc), "echo"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         shown |= json.loads(done.stdout.splitlines()[-1])
@@ -37,22 +37,22 @@ def _matrix(python: Path, server: Reference) -> Matrix:
 
 
 @pytest.mark.slow
-def test_every_row_of_the_matrix_is_ok(visitors: Path, tmp_path: Path) -> None:
+def test_each_client_feature_works(client_python: Path, tmp_path: Path) -> None:
     """Whatever tritonclient and KServe's clients can ask of a model of tensors."""
     words: list[str | Path] = [sys.executable, DOUBLES, "port={http}", "grpc_port={grpc}", "host=127.0.0.1"]
     with serving(tmp_path / "log", words, "/v2/health/ready") as server:
-        matrix = _matrix(visitors, server)
+        matrix = _matrix(client_python, server)
 
     assert len(matrix) == 18
     assert {name: said for name, said in matrix.items() if said != "ok"} == {}
 
 
 @pytest.mark.long
-def test_the_matrix_tells_servers_apart(visitors: Path, tmp_path: Path) -> None:
+def test_other_servers_fail_some_features(client_python: Path, tmp_path: Path) -> None:
     """KServe's own server answers its own clients, and not all that tritonclient sends: the rows are no formality."""
-    words: list[str | Path] = [visitors, VISITORS / "kserve_echo.py", "{http}", "{grpc}"]
+    words: list[str | Path] = [client_python, PROGRAMS / "kserve_echo.py", "{http}", "{grpc}"]
     with serving(tmp_path / "log", words, "/v2/models/echo/ready") as server:
-        matrix = _matrix(visitors, server)
+        matrix = _matrix(client_python, server)
 
     good = {name for name, said in matrix.items() if said == "ok"}
     assert {"kserve_rest_json", "kserve_rest_binary", "kserve_grpc", "http_infer_binary"} <= good

@@ -19,7 +19,7 @@ from reference_servers import Reference, environment, serving
 from appliance.core.errors import RequestError
 from appliance.tensors.codec import LENGTH_HEADER, read_response
 
-VISITORS = Path(__file__).parent / "visitors"
+PROGRAMS = Path(__file__).parent / "programs"
 DOUBLES = Path(__file__).parent.parent / "inference_doubles.py"
 
 
@@ -130,7 +130,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
 def kserve(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """KServe's ModelServer."""
     python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
-    words: list[str | Path] = [python, VISITORS / "kserve_echo.py", "{http}", "{grpc}"]
+    words: list[str | Path] = [python, PROGRAMS / "kserve_echo.py", "{http}", "{grpc}"]
     with serving(tmp_path_factory.mktemp("kserve") / "log", words, "/v2/models/echo/ready") as server:
         yield server
 
@@ -142,7 +142,7 @@ def mlserver(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     names = {"HTTP_PORT": "{http}", "GRPC_PORT": "{grpc}", "METRICS_PORT": "{more}"}
     settings = {f"MLSERVER_{name}": port for name, port in names.items()}
     more = {**settings, "MLSERVER_PARALLEL_WORKERS": "0", "MLSERVER_HOST": "127.0.0.1"}
-    words: list[str | Path] = [python.with_name("mlserver"), "start", VISITORS / "mlserver_echo"]
+    words: list[str | Path] = [python.with_name("mlserver"), "start", PROGRAMS / "mlserver_echo"]
     with serving(tmp_path_factory.mktemp("mlserver") / "log", words, "/v2/models/echo/ready", more) as server:
         yield server
 
@@ -189,7 +189,9 @@ def _differences(ours: Reference, theirs: Reference, name: str) -> dict[tuple[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kserve", "mlserver"])
-def test_answers_are_the_same_but_for_the_table(ours: Reference, name: str, request: pytest.FixtureRequest) -> None:
+def test_responses_equal_the_reference_except_listed_differences(
+    ours: Reference, name: str, request: pytest.FixtureRequest
+) -> None:
     """No difference that has no reason, and no reason for what does not differ."""
     found = _differences(ours, request.getfixturevalue(name), name)
     listed = {key for key in DIFFERENT if key[0] == name}

@@ -15,7 +15,7 @@ def _events(text: str) -> list[dict[str, Any]]:
     return [json.loads(event.removeprefix("data: ")) for event in text.strip().split("\n\n")]
 
 
-async def test_a_text_is_generated_whole(client: InferenceClient) -> None:
+async def test_generate_returns_the_whole_text(client: InferenceClient) -> None:
     """Parameters stand in their own object, or beside the text as clients of Triton have them."""
     body = {"id": "7", "text_input": "a b", "parameters": {"max_tokens": 3}, "temperature": 0, "stream": False}
 
@@ -27,7 +27,7 @@ async def test_a_text_is_generated_whole(client: InferenceClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["writer", "talker"])
-async def test_a_text_is_generated_as_it_comes(client: InferenceClient, name: str) -> None:
+async def test_generate_stream_sends_each_new_part(client: InferenceClient, name: str) -> None:
     """Each event has what is new, wherever the model's own events were cut; be they of a completion or of a chat."""
     answer = await client.post(f"/v2/models/{name}/generate_stream", json={"text_input": "a é c"})
 
@@ -36,7 +36,7 @@ async def test_a_text_is_generated_as_it_comes(client: InferenceClient, name: st
     assert _events(answer.text)[0]["model_name"] == name
 
 
-async def test_a_fault_in_the_middle_is_the_last_event(fresh: InferenceClient) -> None:
+async def test_error_in_a_stream_is_the_last_event(fresh: InferenceClient) -> None:
     """The status is sent already; the event has the protocol's shape of errors."""
     fresh.model("writer").stream_fault = EngineDeadError("the engine died")
 
@@ -46,7 +46,7 @@ async def test_a_fault_in_the_middle_is_the_last_event(fresh: InferenceClient) -
     assert _events(answer.text)[-1] == {"error": f"The model failed on this request; {why}"}
 
 
-async def test_a_fault_before_the_first_word_has_its_status(fresh: InferenceClient) -> None:
+async def test_error_before_the_first_event_has_its_status(fresh: InferenceClient) -> None:
     """Nothing has been sent yet, so the refusal is a plain one."""
     fresh.model("writer").answer_fault = RequestError("too long")
 

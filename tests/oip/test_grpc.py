@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
-from inference_doubles import InferenceClient, speakers
+from inference_doubles import InferenceClient, operation_doubles
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -48,7 +48,7 @@ class Remote:
 
 @asynccontextmanager
 async def _remote(server_section: ServerConfig = SERVER, logging: LoggingConfig = QUIET) -> AsyncGenerator[Remote]:
-    config = speakers(server=server_section, logging=logging)
+    config = operation_doubles(server=server_section, logging=logging)
     async with InferenceClient(config) as inner:
         await inner.wait_until_ready()
         telemetry = RequestRecorder(config)
@@ -69,7 +69,7 @@ async def remote() -> AsyncGenerator[Remote]:
 
 
 @pytest.fixture
-async def fragile() -> AsyncGenerator[Remote]:
+async def fresh_remote() -> AsyncGenerator[Remote]:
     """One whose models a test may break."""
     async with _remote() as remote:
         yield remote
@@ -105,7 +105,7 @@ def test_the_messages_are_those_of_the_proto(tmp_path: Path) -> None:
     assert [(ROOT / folder / file.name).read_text() == file.read_text() for file in made] == [True] * 3
 
 
-async def test_the_server_and_its_models_say_what_they_are(remote: Remote) -> None:
+async def test_metadata_of_server_and_models(remote: Remote) -> None:
     """The same as over REST."""
     server = await remote.call.ServerMetadata(pb.ServerMetadataRequest())
     model = await remote.call.ModelMetadata(pb.ModelMetadataRequest(name="embedder", version="1"))
@@ -119,7 +119,7 @@ async def test_the_server_and_its_models_say_what_they_are(remote: Remote) -> No
     assert {each.state for each in index.models} == {"READY"}
 
 
-async def test_a_request_is_told_of_like_any_other(remote: Remote) -> None:
+async def test_request_is_logged_and_counted(remote: Remote) -> None:
     """
     Counted by its protocol, and logged with gRPC's word for how it ended beside HTTP's number; a probe is not told of.
     """
@@ -154,7 +154,7 @@ async def test_both_messages_go_to_the_payload_log(tmp_path: Path) -> None:
     assert {each["datacontenttype"] for each in events} == {"application/protobuf"}
 
 
-async def test_raw_tensors_are_answered_raw(remote: Remote) -> None:
+async def test_response_to_raw_tensors_is_raw(remote: Remote) -> None:
     """With the id, and the outputs the client wants in its order."""
     wanted = [{"name": "probabilities"}, {"name": "label"}]
 
@@ -183,7 +183,7 @@ TYPED = [
 
 
 @pytest.mark.parametrize(("datatype", "field", "values", "twice"), TYPED, ids=[row[0] for row in TYPED])
-async def test_typed_tensors_are_answered_typed(
+async def test_response_to_typed_tensors_is_typed(
     remote: Remote, datatype: str, field: str, values: list[Any], twice: list[Any]
 ) -> None:
     """Each datatype in its own field."""
@@ -196,7 +196,7 @@ async def test_typed_tensors_are_answered_typed(
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-async def test_floats_of_16_bits_travel_raw(remote: Remote, datatype: str) -> None:
+async def test_16_bit_floats_are_raw(remote: Remote, datatype: str) -> None:
     """There is no field for them."""
     tensor = Tensor.of_values("in", datatype, (2,), [1.5, -2.0])
 
@@ -205,7 +205,7 @@ async def test_floats_of_16_bits_travel_raw(remote: Remote, datatype: str) -> No
     assert Tensor.of_raw("out", datatype, (2,), answer.raw_output_contents[0]).values() == [3.0, -4.0]
 
 
-async def test_parameters_of_any_type_are_fields_of_the_call(remote: Remote) -> None:
+async def test_parameters_of_any_type_are_fields_of_the_request(remote: Remote) -> None:
     """Texts, whole numbers, floats and truths."""
     said: dict[str, Any] = {
         "max_tokens": {"int64_param": 3},
@@ -268,7 +268,7 @@ async def test_a_wrong_request_is_an_invalid_argument(remote: Remote, name: str)
     assert await _code(remote.call.ModelInfer(WRONG[name])) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_what_nobody_has_is_not_found(remote: Remote) -> None:
+async def test_unknown_model_or_version_is_not_found(remote: Remote) -> None:
     """Models and versions alike."""
     for call in (
         remote.call.ModelInfer(_request("nobody", _text("a"))),
@@ -292,12 +292,12 @@ async def test_what_nobody_has_is_not_found(remote: Remote) -> None:
         (RuntimeError("secret detail"), grpc.StatusCode.INTERNAL),
     ],
 )
-async def test_a_fault_has_its_own_code(fragile: Remote, fault: Exception, code: grpc.StatusCode) -> None:
+async def test_each_error_has_its_code(fresh_remote: Remote, fault: Exception, code: grpc.StatusCode) -> None:
     """With its text, but for what nobody foresaw; a wait worth trying is in the trailing metadata."""
-    fragile.inner.model("writer").answer_fault = fault
+    fresh_remote.inner.model("writer").answer_fault = fault
 
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await fragile.call.ModelInfer(_request("writer", _text("a")))
+        await fresh_remote.call.ModelInfer(_request("writer", _text("a")))
 
     assert raised.value.code() is code
     assert "secret" not in (raised.value.details() or "")
@@ -305,7 +305,7 @@ async def test_a_fault_has_its_own_code(fragile: Remote, fault: Exception, code:
         assert ("retry-after", "3") in [*raised.value.trailing_metadata()]
 
 
-async def test_a_message_is_not_larger_than_a_body_may_be(remote: Remote) -> None:
+async def test_message_size_is_limited_like_a_body(remote: Remote) -> None:
     """Neither as it is, nor once it is decompressed."""
     large = _request("writer", _text("a" * 5000))
 
@@ -314,15 +314,15 @@ async def test_a_message_is_not_larger_than_a_body_may_be(remote: Remote) -> Non
     assert await _code(packed) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_a_client_that_cancels_ends_the_work(fragile: Remote) -> None:
+async def test_client_cancellation_cancels_the_request(fresh_remote: Remote) -> None:
     """What it asked for is not computed to its end."""
-    call = fragile.call.ModelInfer(_request("writer", _text("wait")))
-    entry = fragile.inner.manager.find("writer")
-    await fragile.inner.wait_until(lambda: entry.running == 1)
+    call = fresh_remote.call.ModelInfer(_request("writer", _text("wait")))
+    entry = fresh_remote.inner.manager.find("writer")
+    await fresh_remote.inner.wait_until(lambda: entry.running == 1)
 
     call.cancel()
 
-    await fragile.inner.wait_until(lambda: entry.running == 0)
+    await fresh_remote.inner.wait_until(lambda: entry.running == 0)
     assert entry.requests.failed == 1
 
 
@@ -338,19 +338,19 @@ async def test_the_request_id_is_echoed(remote: Remote) -> None:
     assert len(ids[1]) == 32
 
 
-async def test_statistics_count_calls_of_either_protocol(fragile: Remote) -> None:
+async def test_statistics_count_calls_of_either_protocol(fresh_remote: Remote) -> None:
     """They are the model's."""
-    await fragile.call.ModelInfer(_request("writer", _text("a")))
-    await fragile.inner.post("/v1/completions", json={"model": "writer", "prompt": "a"})
+    await fresh_remote.call.ModelInfer(_request("writer", _text("a")))
+    await fresh_remote.inner.post("/v1/completions", json={"model": "writer", "prompt": "a"})
 
-    told = await fragile.call.ModelStatistics(pb.ModelStatisticsRequest(name="writer"))
-    all_ = await fragile.call.ModelStatistics(pb.ModelStatisticsRequest())
+    told = await fresh_remote.call.ModelStatistics(pb.ModelStatisticsRequest(name="writer"))
+    all_ = await fresh_remote.call.ModelStatistics(pb.ModelStatisticsRequest())
 
     assert told.model_stats[0].inference_stats.success.count == 2
-    assert len(all_.model_stats) == len(fragile.inner.manager.statuses)
+    assert len(all_.model_stats) == len(fresh_remote.inner.manager.statuses)
 
 
-async def test_an_operator_unloads_and_loads_where_the_config_allows_it(remote: Remote) -> None:
+async def test_admin_unloads_and_loads_if_the_config_allows_it(remote: Remote) -> None:
     """With the codes of what is forbidden, and of what cannot be done now."""
     load, unload = pb.RepositoryModelLoadRequest(model_name="mood"), pb.RepositoryModelUnloadRequest(model_name="mood")
     async with _remote(SERVER.model_copy(update={"admin": True})) as allowed:
@@ -365,26 +365,26 @@ async def test_an_operator_unloads_and_loads_where_the_config_allows_it(remote: 
     assert await _code(remote.call.RepositoryModelUnload(unload)) is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_health_follows_readiness(fragile: Remote) -> None:
+async def test_health_follows_readiness(fresh_remote: Remote) -> None:
     """For the server, its service and each model; a watcher hears of the change, and liveness goes on."""
-    watch = fragile.health.Watch(health_pb2.HealthCheckRequest(service="mood"))
+    watch = fresh_remote.health.Watch(health_pb2.HealthCheckRequest(service="mood"))
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     first = await watch.read()
-    fragile.inner.model("mood").is_away = True
+    fresh_remote.inner.model("mood").is_away = True
     second = await asyncio.wait_for(watch.read(), 10)
     watch.cancel()
 
     services = ("", "inference.GRPCInferenceService", "readiness", "mood", "writer", "liveness")
-    checks = [fragile.health.Check(health_pb2.HealthCheckRequest(service=service)) for service in services]
-    ready = await fragile.call.ServerReady(pb.ServerReadyRequest())
-    mood = await fragile.call.ModelReady(pb.ModelReadyRequest(name="mood"))
+    checks = [fresh_remote.health.Check(health_pb2.HealthCheckRequest(service=service)) for service in services]
+    ready = await fresh_remote.call.ServerReady(pb.ServerReadyRequest())
+    mood = await fresh_remote.call.ModelReady(pb.ModelReadyRequest(name="mood"))
 
     assert (first.status, second.status) == (serving, not_serving)
     assert [(await check).status for check in checks] == [not_serving] * 4 + [serving] * 2
     assert (ready.ready, mood.ready) == (False, False)
 
 
-async def test_a_watcher_of_nobody_hears_so(remote: Remote) -> None:
+async def test_watch_of_an_unknown_service_reports_it(remote: Remote) -> None:
     """As gRPC wants it: no error, for it may come to be."""
     watch = remote.health.Watch(health_pb2.HealthCheckRequest(service="nobody"))
 
@@ -392,7 +392,7 @@ async def test_a_watcher_of_nobody_hears_so(remote: Remote) -> None:
     watch.cancel()
 
 
-async def test_reflection_tells_the_services_and_their_messages(remote: Remote) -> None:
+async def test_reflection_lists_services_and_messages(remote: Remote) -> None:
     """So that a tool like grpcurl needs no .proto."""
     asked = [
         reflection_pb2.ServerReflectionRequest(list_services=""),

@@ -19,7 +19,7 @@ def _outputs(body: dict[str, Any]) -> dict[str, tuple[str, list[int], list[Any]]
     return {each["name"]: (each["datatype"], each["shape"], each["data"]) for each in body["outputs"]}
 
 
-async def test_a_text_becomes_a_text(client: InferenceClient) -> None:
+async def test_text_input_gives_text_output(client: InferenceClient) -> None:
     """Each element of `text_input` is a prompt, and `text_output` has the answers in their shape and order."""
     tensor = {"name": "text_input", "shape": [2, 2], "datatype": "BYTES", "data": [["a", "b"], ["c", "é"]]}
 
@@ -34,7 +34,7 @@ async def test_a_text_becomes_a_text(client: InferenceClient) -> None:
     }
 
 
-async def test_several_answers_to_a_text_are_a_dimension_more(client: InferenceClient) -> None:
+async def test_several_choices_add_a_dimension(client: InferenceClient) -> None:
     """With `n`, the last dimension counts the answers to one prompt."""
     request = {"inputs": [_texts("text_input", "a", "b")], "parameters": {"n": 2}}
 
@@ -43,7 +43,7 @@ async def test_several_answers_to_a_text_are_a_dimension_more(client: InferenceC
     assert _outputs(body)["text_output"] == ("BYTES", [2, 2], ["A", "A", "B", "B"])
 
 
-async def test_parameters_and_small_tensors_are_fields_of_the_call(client: InferenceClient) -> None:
+async def test_parameters_and_single_element_tensors_are_fields_of_the_request(client: InferenceClient) -> None:
     """So are the parameters of Triton's backends, in one text or each in a tensor."""
     inputs = [
         _texts("text_input", "a"),
@@ -66,7 +66,7 @@ async def test_parameters_and_small_tensors_are_fields_of_the_call(client: Infer
     }
 
 
-async def test_a_model_that_only_chats_is_asked_text_by_text(client: InferenceClient) -> None:
+async def test_chat_model_gets_one_request_for_each_text(client: InferenceClient) -> None:
     """Each text is what the user says in a chat of its own."""
     _, body = await client.ask("talker", {"inputs": [_texts("text_input", "a", "b")]})
 
@@ -100,7 +100,7 @@ async def test_texts_become_labels_with_probabilities(client: InferenceClient) -
     }
 
 
-async def test_tokens_become_labels_with_places(client: InferenceClient) -> None:
+async def test_tokens_become_labels_with_positions(client: InferenceClient) -> None:
     """One element for each token of all texts, which says of which text it is and where."""
     _, body = await client.ask("tagger", {"inputs": [_texts("text_input", "Ann", "Bo")]})
 
@@ -113,7 +113,7 @@ async def test_tokens_become_labels_with_places(client: InferenceClient) -> None
     }
 
 
-async def test_inputs_and_outputs_choose_among_the_meanings_of_a_model(client: InferenceClient) -> None:
+async def test_inputs_and_outputs_choose_the_operation(client: InferenceClient) -> None:
     """A proxy, which can be asked anything, embeds when an embedding is wanted, and ranks when there are documents."""
     text = _texts("text_input", "AB")
     asked = [
@@ -135,7 +135,7 @@ async def test_a_model_of_one_input_takes_it_under_any_name(client: InferenceCli
     assert (status, _outputs(body)["text_output"][2]) == (200, ["A"])
 
 
-async def test_a_model_of_tensors_gets_them_as_they_came(client: InferenceClient) -> None:
+async def test_tensor_model_gets_tensors_unchanged(client: InferenceClient) -> None:
     """Every datatype there and back, as bytes, outputs in the order the client wants."""
     tensors = [
         Tensor.of_values("a", "FP16", (2,), [1.5, -2.0]),
@@ -150,7 +150,7 @@ async def test_a_model_of_tensors_gets_them_as_they_came(client: InferenceClient
     assert [tensor.values() for tensor in response.outputs] == [[2**63], [3.0, -4.0], [b"\x00\xff"]]
 
 
-async def test_each_output_is_binary_or_not_as_it_is_wanted(client: InferenceClient) -> None:
+async def test_each_output_is_binary_if_requested(client: InferenceClient) -> None:
     """An output's own word goes over the request's; the header says how long the JSON is."""
     request = {
         "inputs": [_texts("text_input", "a")],

@@ -13,19 +13,19 @@ from questions import COUNT
 from reference_servers import environment
 from server_process import ServerProcess, free_port
 
-VISITORS = Path(__file__).parent / "visitors"
+PROGRAMS = Path(__file__).parent / "programs"
 FIELDS = {"max_tokens": 8, "temperature": 0}
 
 
 @pytest.mark.slow
-def test_every_way_gives_the_same_text(serve: Callable[..., ServerProcess], pytestconfig: pytest.Config) -> None:
+def test_all_protocols_give_the_same_text(serve: Callable[..., ServerProcess], pytestconfig: pytest.Config) -> None:
     """Completions, tensors by tritonclient over HTTP and gRPC, predictions, a generation whole and as it comes."""
     python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
     grpc_port = free_port()
     server = serve(f"server.grpc_port={grpc_port}").wait_until_ready()
     text = server.post("/v1/completions", {"model": "smollm2", "prompt": COUNT, **FIELDS})[1]["choices"][0]["text"]
 
-    words = [python, VISITORS / "triton_text.py", str(server.port), str(grpc_port), "smollm2", COUNT]
+    words = [python, PROGRAMS / "triton_text.py", str(server.port), str(grpc_port), "smollm2", COUNT]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120)
     predicted = server.post("/v1/models/smollm2:predict", {"instances": [COUNT], "parameters": FIELDS})[1]
     generated = server.post("/v2/models/smollm2/generate", {"text_input": COUNT, "parameters": FIELDS})[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from doubles import DoubleFactory
-from inference_doubles import InferenceClient, speakers
+from inference_doubles import InferenceClient, operation_doubles
 from reference_servers import environment, serving
 
 from appliance.core.model import OPENAI_PATHS
@@ -31,7 +31,7 @@ CHECKS = (
 async def test_every_route_is_documented(client: InferenceClient) -> None:
     """Each path of the application is in the document; of wildcards, at least one path that they serve."""
     documented = (await client.get("/schema/openapi.json")).json()["paths"]
-    routes = {route.path for route in create_app(speakers(), factory=DoubleFactory()).routes}
+    routes = {route.path for route in create_app(operation_doubles(), factory=DoubleFactory()).routes}
 
     plain = {route for route in routes if "{" not in route}
     wildcards = [route.split("{")[0] for route in routes if "{" in route]
@@ -78,7 +78,7 @@ async def test_every_documented_operation_exists(client: InferenceClient) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phases", ["coverage", pytest.param("coverage,fuzzing", marks=pytest.mark.long)])
-def test_schemathesis_finds_no_fault(pytestconfig: pytest.Config, tmp_path: Path, phases: str) -> None:
+def test_schemathesis_finds_no_failure(pytestconfig: pytest.Config, tmp_path: Path, phases: str) -> None:
     """All operations, with what the document allows and with what it does not."""
     python = environment(pytestconfig, "oip-schemathesis", "schemathesis==4.32.5")
     words: list[str | Path] = [sys.executable, DOUBLES, "port={http}", "host=127.0.0.1"]

@@ -64,7 +64,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]
         program.process.wait(30)
 
 
-def test_grpc_begins_and_ends_with_the_server(program: Program) -> None:
+def test_grpc_starts_and_stops_with_the_server(program: Program) -> None:
     """It says when it is ready, answers, and leaves with exit code 0 after a drain."""
     wait_until(program.is_serving, 30, program.log.read_text)
 
@@ -75,7 +75,7 @@ def test_grpc_begins_and_ends_with_the_server(program: Program) -> None:
     assert program.process.wait(30) == 0, program.log.read_text()
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_taken_port_is_an_error(tmp_path: Path) -> None:
     """Exit code 1, and which port it is."""
     port = free_port()
     words = [f"port={free_port()}", f"grpc_port={port}", "host=127.0.0.1"]

@@ -43,7 +43,7 @@ def test_every_datatype_has_its_values_tested() -> None:
 
 
 @given(tensors)
-def test_values_survive_their_bytes(made: tuple[str, list[Any]]) -> None:
+def test_values_round_trip_through_bytes(made: tuple[str, list[Any]]) -> None:
     """Packed and unpacked, each value is itself; the bytes are as many as the datatype says."""
     name, values = made
 
@@ -54,7 +54,7 @@ def test_values_survive_their_bytes(made: tuple[str, list[Any]]) -> None:
 
 
 @given(st.lists(tensors, max_size=4))
-def test_a_request_survives_the_wire(made: list[tuple[str, list[Any]]]) -> None:
+def test_request_round_trips_as_binary_data(made: list[tuple[str, list[Any]]]) -> None:
     """As bytes after the JSON, every tensor comes back as it was."""
     inputs = [Tensor.of_values(f"x{i}", name, (len(each), 1), each) for i, (name, each) in enumerate(made)]
     request = InferenceRequest(inputs, id="1", parameters={"a": 1.5})
@@ -65,7 +65,7 @@ def test_a_request_survives_the_wire(made: list[tuple[str, list[Any]]]) -> None:
 
 
 @given(tensors.filter(lambda made: made[0] != "BYTES"))
-def test_an_answer_survives_json(made: tuple[str, list[Any]]) -> None:
+def test_response_round_trips_through_json(made: tuple[str, list[Any]]) -> None:
     """So it does as numbers in the JSON."""
     name, values = made
     response = InferenceResponse("m", "1", [Tensor.of_values("x", name, (len(values),), values)])
@@ -77,7 +77,7 @@ def test_an_answer_survives_json(made: tuple[str, list[Any]]) -> None:
 
 
 @given(st.floats(width=32))
-def test_bfloat16_is_the_nearest(value: float) -> None:
+def test_bfloat16_rounds_to_nearest(value: float) -> None:
     """Rounded to the nearest of those with the same exponent; what is no number stays so."""
     (rounded,) = DATATYPES["BF16"].unpack(DATATYPES["BF16"].pack([value]))
 
@@ -120,7 +120,7 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "says"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
-def test_a_wrong_request_is_told_what_is_wrong(request_: Any, says: str) -> None:
+def test_error_of_an_invalid_request_names_the_fault(request_: Any, says: str) -> None:
     """Each fault has its own words."""
     with pytest.raises(RequestError) as raised:
         read_request(json.dumps(request_).encode())
@@ -153,7 +153,7 @@ def _binary(shape: list[int], datatype: str, size: Any, rest: bytes) -> tuple[by
         ((b"{}", "9" * 5000), "Inference-Header-Content-Length"),
     ],
 )
-def test_wrong_bytes_are_told_what_is_wrong(made: tuple[bytes, str], says: str) -> None:
+def test_error_of_invalid_bytes_names_the_fault(made: tuple[bytes, str], says: str) -> None:
     """Nothing is read beyond its end, and nothing is allocated before it is counted."""
     with pytest.raises(RequestError) as raised:
         read_request(*made)
@@ -162,7 +162,7 @@ def test_wrong_bytes_are_told_what_is_wrong(made: tuple[bytes, str], says: str) 
 
 
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), st.none() | st.text(max_size=4))
-def test_no_bytes_are_worse_than_wrong(body: bytes, length: str | None) -> None:
+def test_any_bytes_raise_only_request_errors(body: bytes, length: str | None) -> None:
     """Whatever comes is a request or an error of the call."""
     try:
         read_request(body, length)
@@ -195,7 +195,7 @@ nearly = st.fixed_dictionaries(
 
 
 @given(nearly, st.binary(max_size=8))
-def test_no_request_is_worse_than_wrong(request_: Any, rest: bytes) -> None:
+def test_any_request_raises_only_request_errors(request_: Any, rest: bytes) -> None:
     """Nor is JSON that nearly is a request."""
     head = json.dumps(request_).encode()
     try:

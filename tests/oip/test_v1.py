@@ -41,14 +41,14 @@ async def test_each_kind_of_model_predicts_in_its_own_way(client: InferenceClien
     assert await _predict(client, "writer", {"instances": ["a"], "parameters": {"n": 2}}) == [["A", "A"]]
 
 
-async def test_parameters_are_fields_of_the_call(client: InferenceClient) -> None:
+async def test_parameters_are_fields_of_the_request(client: InferenceClient) -> None:
     """They are one object for all instances."""
     await _predict(client, "writer", {"instances": ["a"], "parameters": {"max_tokens": 3}})
 
     assert json.loads(client.model("writer").calls[-1].body)["max_tokens"] == 3
 
 
-async def test_a_model_with_predictions_of_its_own_gets_the_body_as_it_came(client: InferenceClient) -> None:
+async def test_prediction_model_gets_the_body_unchanged(client: InferenceClient) -> None:
     """And so does one with explanations."""
     predicted = await client.post("/v1/models/echo:predict", json={"instances": [[1, 2], [3, 4]]})
     explained = await client.post("/v1/models/echo:explain", json={"instances": [[1, 2]]})
@@ -85,12 +85,12 @@ async def test_a_wrong_body_is_told_what_is_wrong(client: InferenceClient, body:
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"instances": 3}'])
-async def test_a_model_with_predictions_of_its_own_gets_no_wrong_body(client: InferenceClient, body: bytes) -> None:
+async def test_prediction_model_gets_no_invalid_body(client: InferenceClient, body: bytes) -> None:
     """What every model would have to refuse, none gets to see."""
     assert (await client.post("/v1/models/echo:predict", content=body)).status_code == 400
 
 
-async def test_one_object_tells_both_clients_of_a_model(client: InferenceClient) -> None:
+async def test_model_object_serves_openai_and_kserve_clients(client: InferenceClient) -> None:
     """OpenAI's members, and `name` and `ready`; a listing has the names beside the objects."""
     one = (await client.get("/v1/models/writer")).json()
     all_ = (await client.get("/v1/models")).json()
@@ -102,7 +102,7 @@ async def test_one_object_tells_both_clients_of_a_model(client: InferenceClient)
 EVENT = {"specversion": "1.0", "id": "1", "source": "test", "type": "question"}
 
 
-async def test_an_event_in_headers_is_answered_by_one(client: InferenceClient) -> None:
+async def test_binary_cloudevent_gets_a_binary_response(client: InferenceClient) -> None:
     """Attributes in headers, data in the body, both ways."""
     headers = {f"ce-{name}": value for name, value in EVENT.items()}
 
@@ -123,7 +123,7 @@ async def test_an_event_in_headers_is_answered_by_one(client: InferenceClient) -
         {"data_base64": base64.b64encode(b'{"instances": ["a"]}').decode()},
     ],
 )
-async def test_an_event_in_one_object_is_answered_by_one(client: InferenceClient, data: dict[str, Any]) -> None:
+async def test_structured_cloudevent_gets_a_structured_response(client: InferenceClient, data: dict[str, Any]) -> None:
     """Attributes and data in the body, both ways."""
     headers = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
 
@@ -147,7 +147,7 @@ async def test_an_event_in_one_object_is_answered_by_one(client: InferenceClient
         ({"instances": ["a"]}, {"ce-specversion": "1.0"}, 400),
     ],
 )
-async def test_an_event_that_is_none_is_refused(
+async def test_invalid_cloudevent_is_rejected(
     client: InferenceClient, body: object, headers: dict[str, str], status: int
 ) -> None:
     """With the error in the plain shape."""

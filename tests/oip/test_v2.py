@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from inference_doubles import InferenceClient, speakers
+from inference_doubles import InferenceClient, operation_doubles
 
 from appliance.config.server import ServerConfig
 from appliance.core.errors import EngineDeadError, RequestError
@@ -19,7 +19,7 @@ from appliance.tensors.datatype import DATATYPES
 ASK = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["a" * 2000]}]}
 
 
-async def test_the_server_says_what_it_is(client: InferenceClient) -> None:
+async def test_server_metadata(client: InferenceClient) -> None:
     """Name, version and extensions."""
     body = (await client.get("/v2")).json()
 
@@ -28,7 +28,7 @@ async def test_the_server_says_what_it_is(client: InferenceClient) -> None:
     assert {"binary_tensor_data", "statistics", "generate"} <= set(body["extensions"])
 
 
-async def test_ready_means_that_all_models_are(fresh: InferenceClient) -> None:
+async def test_ready_requires_all_models(fresh: InferenceClient) -> None:
     """One model that is not makes the server not ready, and stays alive alone."""
     before = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
     fresh.model("mood").is_away = True
@@ -45,7 +45,7 @@ async def test_ready_means_that_all_models_are(fresh: InferenceClient) -> None:
     assert int(mood.headers["retry-after"]) > 0
 
 
-async def test_a_model_says_which_tensors_it_takes_and_gives(client: InferenceClient) -> None:
+async def test_model_metadata_lists_inputs_and_outputs(client: InferenceClient) -> None:
     """Names, datatypes and shapes, as far as they are known; and facts beside them."""
     shown = {name: (await client.get(f"/v2/models/{name}")).json() for name in ("writer", "embedder", "ranker", "mood")}
     text = {"name": "text_input", "datatype": "BYTES", "shape": [-1]}
@@ -59,7 +59,7 @@ async def test_a_model_says_which_tensors_it_takes_and_gives(client: InferenceCl
     assert shown["mood"]["parameters"]["labels"] == ["calm", "loud"]
 
 
-async def test_a_model_of_tensors_declares_its_own(client: InferenceClient) -> None:
+async def test_tensor_model_declares_its_inputs_and_outputs(client: InferenceClient) -> None:
     """What it describes is its metadata; a model without any meaning in tensors has none."""
     echo = (await client.get("/v2/models/echo")).json()
     plain = (await client.get("/v2/models/plain")).json()
@@ -68,7 +68,7 @@ async def test_a_model_of_tensors_declares_its_own(client: InferenceClient) -> N
     assert (plain["inputs"], plain["outputs"]) == ([], [])
 
 
-async def test_the_answer_has_what_its_metadata_says(client: InferenceClient) -> None:
+async def test_response_has_the_outputs_of_the_metadata(client: InferenceClient) -> None:
     """Every model's outputs have the names, the datatypes and the sizes that were announced."""
     for name in ("writer", "talker", "embedder", "ranker", "mood", "tagger", "everything"):
         told = (await client.get(f"/v2/models/{name}")).json()
@@ -121,7 +121,7 @@ async def test_every_model_has_version_1_and_no_other(client: InferenceClient) -
     assert "version 1 and no other" in other.json()["error"]
 
 
-async def test_statistics_count_what_was_asked(fresh: InferenceClient) -> None:
+async def test_statistics_count_requests(fresh: InferenceClient) -> None:
     """Good and bad calls, whatever protocol they came by, with the time they took."""
     await fresh.ask("writer", ASK)
     await fresh.post("/v1/completions", json={"model": "writer", "prompt": "a"})
@@ -138,7 +138,7 @@ async def test_statistics_count_what_was_asked(fresh: InferenceClient) -> None:
     assert {each["name"]: each["inference_count"] for each in all_}["mood"] == 0
 
 
-async def test_a_configuration_is_there_for_those_who_read_it(client: InferenceClient) -> None:
+async def test_model_configuration_for_triton_clients(client: InferenceClient) -> None:
     """Tensors in Triton's words."""
     body = (await client.get("/v2/models/embedder/config")).json()
 
@@ -162,9 +162,9 @@ async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceC
     assert (wrong.status_code, [*wrong.json()]) == (400, ["error"])
 
 
-async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> None:
+async def test_admin_unloads_and_loads_if_the_config_allows_it() -> None:
     """The index says where each model stands; what cannot be done is told with its own status."""
-    async with InferenceClient(speakers("writer", "mood", server=ServerConfig(admin=True))) as client:
+    async with InferenceClient(operation_doubles("writer", "mood", server=ServerConfig(admin=True))) as client:
         await client.wait_until_ready()
 
         unloaded = await client.post("/v2/repository/models/mood/unload", json={})
@@ -182,7 +182,7 @@ async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> Non
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-async def test_nobody_is_an_operator_unless_the_config_says_so(client: InferenceClient, verb: str) -> None:
+async def test_load_and_unload_need_server_admin(client: InferenceClient, verb: str) -> None:
     """403, which names the setting."""
     answer = await client.post(f"/v2/repository/models/writer/{verb}", json={})
 
@@ -206,7 +206,7 @@ async def test_bodies_may_be_compressed(client: InferenceClient, coding: str, pa
 
 async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
     """A small body that would fill the memory is 413, and one that is not what it says 400 or 415."""
-    async with InferenceClient(speakers("writer", server=ServerConfig(max_body_bytes=4096))) as client:
+    async with InferenceClient(operation_doubles("writer", server=ServerConfig(max_body_bytes=4096))) as client:
         await client.wait_until_ready()
         cases = {
             ("gzip", gzip.compress(b" " * 50_000_000)): 413,
@@ -223,7 +223,7 @@ async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/writer/infer", "/v1/models/writer:predict", "/v2/models/writer/generate"])
-async def test_a_form_is_no_request(client: InferenceClient, path: str) -> None:
+async def test_form_is_rejected(client: InferenceClient, path: str) -> None:
     """415 in the protocol's shape, whatever the body holds; other types are read as JSON, as clients send them."""
     body = json.dumps(ASK | {"instances": ["a"], "text_input": "a"})
     for media_type, status in {
@@ -268,7 +268,7 @@ async def test_every_error_is_one_text(client: InferenceClient, method: str, pat
     assert isinstance(answer.json()["error"], str)
 
 
-async def test_errors_elsewhere_keep_openais_shape(client: InferenceClient) -> None:
+async def test_other_errors_have_the_openai_format(client: InferenceClient) -> None:
     """Reranking has a second version in Cohere's protocol, and is none of this protocol's."""
     for path in ("/v2/rerank", "/v1/completions"):
         answer = await client.post(path, json={"model": "nobody"})
@@ -306,7 +306,7 @@ async def test_a_dead_model_is_503_and_an_unforeseen_fault_500_without_its_text(
         optional={"parameters": st.dictionaries(st.sampled_from(["echo", "prompt", "stream"]), st.booleans())},
     )
 )
-async def test_whatever_tensors_come_are_answered_or_refused(client: InferenceClient, body: Any) -> None:
+async def test_any_tensors_get_a_response_or_a_client_error(client: InferenceClient, body: Any) -> None:
     """200 or 400 from every model, never 500."""
     for name in ("writer", "embedder", "ranker", "mood", "everything"):
         status, answer = await client.ask(name, body)

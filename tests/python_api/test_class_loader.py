@@ -56,7 +56,7 @@ class Tensors(Model):
     def predict(self, payload, headers=None):
         return {"predictions": [str(self.model_dir)]}
 
-class Stranger:
+class NotAModel:
     pass
 """
 
@@ -139,7 +139,7 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
     await model.close()
 
 
-async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
+async def test_tensor_class_is_allowed_in_any_model_class(module: Path) -> None:
     """What it is asked says what it is."""
     model = await load_model(config(module, {"python": "user_models:Tensors"}), model=module)
     reply = await model.handle(ModelRequest(Operation.PREDICTION, b"{}"))
@@ -154,7 +154,7 @@ async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
         ({"python": "user_broken:Model"}, r"user_broken:Model: there is no module 'user_missing'; install"),
         ({"python": "user_raising:Model"}, r"importing 'user_raising' failed: RuntimeError: at import; the log says"),
         ({"python": "user_models:Readr"}, r'has no such class; did you mean "Reader"\?'),
-        ({"python": "user_models:Stranger"}, r"is not a subclass of a model of appliance\.openai"),
+        ({"python": "user_models:NotAModel"}, r"is not a subclass of a model of appliance\.openai"),
         (
             {"python": "user_models:Silent"},
             r"has none of the methods create_chat_completion, create_completion or predict",
@@ -169,9 +169,7 @@ async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
         ),
     ],
 )
-async def test_what_is_wrong_with_a_class_is_told_when_it_is_loaded(
-    module: Path, engine: Mapping[str, Any], message: str
-) -> None:
+async def test_error_of_a_wrong_class_is_raised_by_load(module: Path, engine: Mapping[str, Any], message: str) -> None:
     """The error names the key, the class, the fault and the remedy."""
     with pytest.raises(LoadError, match=message) as fault:
         await load_model(config(module, engine), model=module / "weights")
@@ -179,7 +177,7 @@ async def test_what_is_wrong_with_a_class_is_told_when_it_is_loaded(
     assert str(fault.value).startswith("engine.")
 
 
-async def test_the_operations_of_a_class_are_asked_through_the_contract(module: Path) -> None:
+async def test_operations_of_a_class_are_reached_through_peers(module: Path) -> None:
     """A constructor that takes `model_dir` gets it."""
     engine = {"python": "user_models:Reader", "args": {"greeting": "Hi", "punctuation": "?"}}
     model = await load_model(config(module, engine), model=module / "weights")

@@ -23,7 +23,7 @@ from appliance.openai.types import ChatCompletion, ErrorResponse
 from appliance.python_api.model_adapter import PythonModelAdapter
 
 
-def said(text: str) -> Json:
+def chat_completion(text: str) -> Json:
     """An answer that says this."""
     return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
 
@@ -48,7 +48,7 @@ class Model(OpenAIGenerativeModel):
         self.asked.append((request, raw_request, context))
         if self.fault:
             raise self.fault
-        return said("hello")
+        return chat_completion("hello")
 
 
 class Failing(Model):
@@ -95,7 +95,7 @@ async def test_a_load_may_be_asynchronous() -> None:
     assert (model.loads, model.ready) == (1, True)
 
 
-async def test_a_load_that_says_no_is_a_fault() -> None:
+async def test_load_that_returns_false_fails() -> None:
     """False is how KServe's models say that they could not be loaded."""
     with pytest.raises(LoadError, match=r"Failing\.load\(\) returned False"):
         await load_model(Failing())
@@ -116,7 +116,7 @@ async def test_a_broken_load_leaves_the_model_unready() -> None:
     assert not model.ready
 
 
-async def test_a_model_finds_its_bytes(tmp_path: Path) -> None:
+async def test_model_dir_is_set_before_load(tmp_path: Path) -> None:
     """The storage's directory is known before the load."""
 
     class Reader(Model):
@@ -129,9 +129,9 @@ async def test_a_model_finds_its_bytes(tmp_path: Path) -> None:
 async def test_a_request_arrives_as_an_object_with_the_headers() -> None:
     """Fields have their types, unknown ones are kept, and headers are found in any case."""
     model = Model()
-    bridge = await load_model(model)
+    adapter = await load_model(model)
     body = {**CHAT, "max_tokens": 5, "stop": ["a"], "mine": {"a": 1}}
-    await bridge.handle(
+    await adapter.handle(
         ModelRequest(Operation.CHAT_COMPLETION, json.dumps(body).encode(), {"x-tenant": "blue"}, "/v1/x", "a=b")
     )
 
@@ -175,7 +175,7 @@ async def test_an_error_of_ours_is_passed_on() -> None:
     assert raised.value is fault
 
 
-async def test_not_implemented_is_what_a_model_cannot_do() -> None:
+async def test_not_implemented_is_an_unsupported_operation() -> None:
     """Classes made for KServe must have methods that they do not support."""
     with pytest.raises(UnsupportedOperationError, match="'model' does not support chat_completion"):
         await send(Model(NotImplementedError()))
@@ -191,7 +191,7 @@ async def test_not_implemented_is_what_a_model_cannot_do() -> None:
         (ErrorResponse(error={"message": "no", "type": "server_error"}), 500, None),
     ],
 )
-async def test_an_error_response_has_its_status_and_openais_shape(
+async def test_error_response_has_its_status_and_the_openai_format(
     response: ErrorResponse, status: int, code: object
 ) -> None:
     """The status is the code where it is one, else what the type stands for."""
@@ -271,7 +271,7 @@ async def test_a_plain_method_runs_in_a_thread() -> None:
     class Plain(Model):
         def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             names.append(threading.current_thread().name)
-            return ChatCompletion(**said("hello"))
+            return ChatCompletion(**chat_completion("hello"))
 
     answer = response_json(await send(Plain()))
 
@@ -331,14 +331,14 @@ async def test_a_proof_that_is_refused_fails_the_load() -> None:
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
             return ErrorResponse(message="not today")
 
-    bridge = await load_model(Refusing())
-    assert bridge.warmup_request is not None
+    adapter = await load_model(Refusing())
+    assert adapter.warmup_request is not None
 
     with pytest.raises(LoadError, match="not today"):
-        await run_warmup(bridge, bridge.warmup_request)
+        await run_warmup(adapter, adapter.warmup_request)
 
 
-class Pulsed(Model):
+class WithHealth(Model):
     """Whose health is what the test says."""
 
     well: Any = True
@@ -357,56 +357,56 @@ class Pulsed(Model):
         (EngineDeadError("gone"), EngineDeadError, "gone"),
     ],
 )
-async def test_a_models_own_health_is_asked_again_and_again(well: object, error: type[Exception], message: str) -> None:
+async def test_healthy_is_called_repeatedly(well: object, error: type[Exception], message: str) -> None:
     """It may come back, unless it says that it is dead."""
-    model = Pulsed()
-    bridge = await load_model(model)
-    await bridge.check()
+    model = WithHealth()
+    adapter = await load_model(model)
+    await adapter.check()
     model.well = well
 
     with pytest.raises(error, match=message):
-        await _checked_often(bridge)
-    await bridge.close()
+        await _check_often(adapter)
+    await adapter.close()
 
 
-async def _checked_often(bridge: model.Model) -> None:
+async def _check_often(adapter: model.Model) -> None:
     for _ in range(500):
-        await bridge.check()
+        await adapter.check()
         await asyncio.sleep(0.01)
 
 
-async def test_a_model_that_is_ill_from_the_start_is_never_ready() -> None:
+async def test_model_unhealthy_from_the_start_is_never_ready() -> None:
     """The first look is part of the load."""
-    model = Pulsed()
+    model = WithHealth()
     model.well = False
-    bridge = await load_model(model)
+    adapter = await load_model(model)
 
     with pytest.raises(UnavailableError):
-        await bridge.check()
-    await bridge.close()
+        await adapter.check()
+    await adapter.close()
 
 
-async def test_a_model_that_takes_ready_back_is_away() -> None:
+async def test_model_that_resets_ready_is_unavailable() -> None:
     """The attribute is looked at, whoever sets it."""
     model = Model()
-    bridge = await load_model(model)
+    adapter = await load_model(model)
     model.ready = False
 
     with pytest.raises(UnavailableError):
-        await bridge.check()
+        await adapter.check()
 
 
 async def test_a_model_is_stopped_once() -> None:
     """Closing again does nothing."""
     model = Model()
-    bridge = await load_model(model)
-    await bridge.close()
-    await bridge.close()
+    adapter = await load_model(model)
+    await adapter.close()
+    await adapter.close()
 
     assert model.stops == 1
 
 
-async def test_a_plain_generator_is_closed_when_its_client_leaves() -> None:
+async def test_plain_generator_is_closed_when_the_client_disconnects() -> None:
     """In a thread, after the step that is under way."""
     closed = threading.Event()
 

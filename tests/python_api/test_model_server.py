@@ -40,7 +40,7 @@ def test_keywords_are_checked_like_the_file(keywords: dict[str, Any], fault: str
         (["a"], "models[0]: is a str; must be an object of a subclass"),
     ],
 )
-def test_models_that_cannot_be_served_are_told(models: list[Any], fault: str) -> None:
+def test_error_lists_models_that_cannot_be_served(models: list[Any], fault: str) -> None:
     """Before anything starts."""
     with pytest.raises(ConfigError) as refused:
         ModelServer().start(models)

@@ -21,7 +21,7 @@ HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.mark.parametrize("name", ["chat.py", "embeddings.py"])
-def test_a_model_is_a_few_lines(name: str) -> None:
+def test_minimal_model_is_served(name: str) -> None:
     """Each program is about 25 lines of code."""
     lines = (PROGRAMS / name).read_text().splitlines()
     code = [line for line in lines if line.strip() and '"""' not in line]
@@ -70,7 +70,7 @@ def _numbers(vector: object) -> tuple[float, ...]:
     return tuple(cast("list[float]", vector))
 
 
-def test_what_a_model_cannot_do_is_said(chat: Program) -> None:
+def test_unsupported_operation_is_a_clear_error(chat: Program) -> None:
     """Its operations are the methods that its class has."""
     with pytest.raises(openai.BadRequestError) as refused:
         chat.client().completions.create(model="parrot", prompt="Hello")
@@ -110,7 +110,7 @@ def test_a_python_model_answers_over_grpc_too(chat: Program) -> None:
     assert ready.ready
 
 
-def test_a_program_sees_its_model_through(start: Callable[..., Program], tmp_path: Path) -> None:
+def test_program_serves_until_the_last_response(start: Callable[..., Program], tmp_path: Path) -> None:
     """The port answers while the model loads; the end of a client closes its stream; SIGTERM stops the model, and the
     program goes on after `start`.
     """
@@ -134,7 +134,7 @@ def test_a_program_sees_its_model_through(start: Callable[..., Program], tmp_pat
     assert diary.read_text().splitlines() == lines.split(", ")
 
 
-def test_a_load_that_hangs_holds_up_no_end(start: Callable[..., Program], tmp_path: Path) -> None:
+def test_hanging_load_does_not_delay_the_exit(start: Callable[..., Program], tmp_path: Path) -> None:
     """SIGTERM in the middle of a load ends the program all the same."""
     diary = tmp_path / "diary"
     program = start("life.py", str(diary))

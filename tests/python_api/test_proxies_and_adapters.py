@@ -124,7 +124,7 @@ def test_an_adapter_in_python_streams(backed: Program) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["stop"]
 
 
-async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream) -> None:
+async def test_proxy_depends_on_models(upstream: Upstream) -> None:
     """Unchanged it is the proxy of a file: all operations, no proof, its upstreams."""
     model = await served(OpenAIProxyModel("mine", upstream.url, model="theirs"))
     reply = await model.handle(ModelRequest(Operation.CHAT_COMPLETION, json.dumps(CHAT).encode()))
@@ -160,7 +160,7 @@ def test_keywords_of_a_proxy_are_those_of_the_file(keys: dict[str, Any], fault: 
         OpenAIProxyModel("mine", **keys)
 
 
-async def test_a_refusal_of_the_upstream_is_raised(upstream: Upstream) -> None:
+async def test_error_of_the_upstream_is_raised(upstream: Upstream) -> None:
     """With its status, so that a method may catch it."""
     model = OpenAIProxyModel("mine", upstream.url)
     bridge = await served(model)
@@ -281,7 +281,7 @@ def test_an_adapter_that_cannot_chat_is_not_made(make: Callable[[], object], fau
         make()
 
 
-async def test_an_answer_that_is_none_is_the_upstreams_fault(upstream: Upstream) -> None:
+async def test_invalid_response_is_a_gateway_error(upstream: Upstream) -> None:
     """Told by the place in it, without a word of what it said."""
     model = OpenAIProxyModel("mine", upstream.url)
     bridge = await served(model)

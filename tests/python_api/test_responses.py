@@ -87,7 +87,7 @@ async def test_any_object_with_the_fields_is_an_answer(kind: Any) -> None:
     assert answer["created"] > 0
 
 
-async def test_what_an_author_says_stays() -> None:
+async def test_explicit_fields_are_kept() -> None:
     """Ids, times, names and fields that nobody foresaw are written as they were given."""
     given = ChatCompletion(id="mine", created=7, model="other", choices=[SAID], system_fingerprint="x")
 
@@ -230,13 +230,13 @@ async def test_a_ranking_is_written_as_cohere_and_jina_have_it() -> None:
 
 
 @pytest.mark.parametrize("returned", [None, "Hi", 7, [SAID], {"choices": object()}])
-async def test_what_is_no_answer_is_the_models_fault(returned: Any) -> None:
+async def test_invalid_result_is_the_models_error(returned: Any) -> None:
     """The error says what was returned."""
     with pytest.raises(InvalidResultError, match="the model returned"):
         await send(Writer(lambda: returned))
 
 
-async def test_a_text_that_is_no_chunk_is_the_models_fault() -> None:
+async def test_invalid_chunk_is_the_models_error() -> None:
     """The error says what to yield."""
 
     async def stream() -> AsyncGenerator[str]:

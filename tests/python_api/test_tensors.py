@@ -51,7 +51,7 @@ def test_metadata_says_that_python_computes(doubling: Program) -> None:
     assert told["platform"] == "python_model"
 
 
-def test_what_a_model_of_tensors_cannot_do_is_said(doubling: Program) -> None:
+def test_unsupported_operation_of_a_tensor_model_is_a_clear_error(doubling: Program) -> None:
     """It has no explanations, and no chat."""
     explained, _ = doubling.post("/v1/models/doubling:explain", {"instances": []})
     chatted, said = doubling.post("/v1/chat/completions", {"messages": []})
@@ -118,7 +118,7 @@ async def test_each_step_may_be_plain_or_asynchronous() -> None:
     assert bridge.warmup_request is None
 
 
-async def test_a_request_in_tensors_arrives_as_kserves() -> None:
+async def test_tensor_request_is_an_infer_request() -> None:
     """With its id, its inputs by name, and their elements in numpy."""
     model = Steps(InferResponse("7", "steps", []))
     await send(model, Operation.INFERENCE)
@@ -148,7 +148,7 @@ async def test_an_answer_in_tensors_is_an_object_or_the_protocols_mapping(made: 
 
 
 @pytest.mark.parametrize("made", [7, "text", {"predictions": [1]}, {"outputs": [{"name": "y"}]}])
-async def test_an_answer_that_is_no_tensors_is_the_models_fault(made: Any) -> None:
+async def test_result_without_tensors_is_the_models_error(made: Any) -> None:
     """The client's request was good."""
     with pytest.raises(InvalidResultError):
         await send(Steps(made), Operation.INFERENCE)
@@ -230,13 +230,13 @@ def test_bf16_is_float32_in_numpy() -> None:
         lambda: InferOutput("x", [1], "FP32").tensor,
     ],
 )
-def test_a_wrong_tensor_is_the_programs_fault(make: Callable[[], object]) -> None:
+def test_invalid_tensor_is_a_value_error(make: Callable[[], object]) -> None:
     """A client that asked rightly is not told that it did not."""
     with pytest.raises(ValueError, match=r"x|FP99"):
         make()
 
 
-def test_an_array_without_a_datatype_is_told() -> None:
+def test_array_without_a_datatype_is_a_type_error() -> None:
     """With what to do about it."""
     with pytest.raises(TypeError, match="x: there is no datatype for an array of complex128; give it another"):
         InferOutput.from_numpy("x", np.array([1j]))

@@ -25,7 +25,7 @@ from appliance.python_api.responses import InvalidResultError
 from appliance.python_api.user_code import UserCodeError
 
 
-class UnspeakableError(Exception):
+class UnprintableError(Exception):
     """Its text cannot be had."""
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "stop": lambda: StopIteration(1),
     "async stop": StopAsyncIteration,
     "group": lambda: BaseExceptionGroup("several", [ValueError("oops"), SystemExit(3)]),
-    "unspeakable": UnspeakableError,
+    "unspeakable": UnprintableError,
     "memory": MemoryError,
     "recursion": RecursionError,
 }
@@ -116,7 +116,7 @@ async def test_what_load_raises_is_a_failed_load(fault: Callable[[], BaseExcepti
 
 
 @raising
-async def test_what_healthy_and_stop_raise_is_borne(fault: Callable[[], BaseException]) -> None:
+async def test_errors_of_healthy_and_stop_do_not_escape(fault: Callable[[], BaseException]) -> None:
     """An ill model is unavailable, and one that cannot stop is left all the same."""
     model = await load_model(Raising(fault, "healthy", "stop"))
 
@@ -147,7 +147,7 @@ async def test_a_healthy_that_goes_on_raising_is_logged_once() -> None:
     await running.close()
 
 
-async def test_a_request_that_is_cancelled_is_no_fault_of_the_model() -> None:
+async def test_cancelled_request_is_not_logged_as_an_error() -> None:
     """The client left: nothing is logged, and the cancellation goes on."""
 
     class Slow(OpenAIGenerativeModel):
@@ -163,11 +163,11 @@ async def test_a_request_that_is_cancelled_is_no_fault_of_the_model() -> None:
     assert logs == []
 
 
-async def test_the_log_tells_causes_and_groups() -> None:
+async def test_log_has_causes_and_groups() -> None:
     """Each with its type and its text, which is cut where it is long."""
 
     def fault() -> Exception:
-        group = ExceptionGroup("several", [ValueError("a"), UnspeakableError()])
+        group = ExceptionGroup("several", [ValueError("a"), UnprintableError()])
         group.__cause__ = KeyError("x" * 100_000)
         return group
 
@@ -175,7 +175,7 @@ async def test_the_log_tells_causes_and_groups() -> None:
         await send(Raising(fault, "async"))
 
     said = str(raised.value)
-    assert "several (2 sub-exceptions) (ValueError: a; UnspeakableError: its __str__ raised SystemExit)" in said
+    assert "several (2 sub-exceptions) (ValueError: a; UnprintableError: its __str__ raised SystemExit)" in said
     assert ", caused by KeyError: 'xxx" in said
     assert len(said) < 10_000
 
@@ -188,7 +188,7 @@ class Odd:
 
 
 @pytest.mark.parametrize("returned", [Odd(), object(), {"data": Odd()}, {"data": [{"embedding": ["a"]}]}, {"data": 5}])
-async def test_a_wrong_answer_is_told_by_its_type(returned: object) -> None:
+async def test_error_of_a_wrong_result_names_its_type(returned: object) -> None:
     """Whatever breaks while it is made into JSON."""
 
     class Encoder(OpenAIEncoderModel):
@@ -233,7 +233,7 @@ async def test_a_prediction_in_pieces_is_streamed() -> None:
         await model.handle(ModelRequest(Operation.INFERENCE, json.dumps(tensors).encode()))
 
 
-async def test_a_proof_that_is_no_mapping_is_told() -> None:
+async def test_proof_must_be_a_mapping() -> None:
     """With its type, and what is expected."""
 
     class Wrong(Raising):
