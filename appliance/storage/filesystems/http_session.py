@@ -20,7 +20,7 @@ from appliance.core.concurrency import in_thread
 from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.storage.filesystems import errors, network
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 10
 
 # What is left of a response that is not used is read, so that its connection can be used again.
@@ -60,15 +60,15 @@ class HttpSession:
         """
         for _ in range(_MAX_REDIRECTS):
             async with await self._send(url, headers) as response:
-                is_redirect = response.status in _REDIRECTS and "Location" in response.headers
+                is_redirect = response.status in REDIRECTS and "Location" in response.headers
                 if not is_redirect and (response.status < 400 or response.status in accepted):
-                    _require_length(resource, response)
+                    require_length(resource, response)
                     yield response
                     return
                 with suppress(aiohttp.ClientError):
                     await response.content.read(_MAX_UNUSED_BYTES)
                 response.raise_for_status()
-                url = _redirect_target(resource, url, response.headers["Location"])
+                url = redirect_target(resource, url, response.headers["Location"])
         raise StorageError(f"{resource}: the server redirects too often; check the URI")
 
     async def close(self) -> None:
@@ -143,12 +143,22 @@ def split_login(url: URL) -> tuple[URL, Mapping[str, str]]:
     return url.with_user(None), {"Authorization": f"Basic {login}"}
 
 
-def _require_length(resource: str, response: aiohttp.ClientResponse) -> None:
+def require_length(resource: str, response: aiohttp.ClientResponse) -> None:
+    """Check that a response says where it ends.
+
+    Raises:
+        StorageUnavailableError: it does not, so that it may have been cut within its headers.
+    """
     if response.version != aiohttp.HttpVersion10 and not errors.is_framed(response.status, response.headers):
         raise StorageUnavailableError(f"{resource}: the response has no length; try again, or check proxies on the way")
 
 
-def _redirect_target(resource: str, url: URL, location: str) -> URL:
+def redirect_target(resource: str, url: URL, location: str) -> URL:
+    """Return where a redirect leads, without a login that the server chose.
+
+    Raises:
+        StorageError: it is no web address.
+    """
     try:
         target = url.join(URL(location, encoded=location.isascii()))
     except ValueError:

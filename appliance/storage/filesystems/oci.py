@@ -31,6 +31,7 @@ from appliance.core.uri import redact
 from appliance.storage import bounded_json
 from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.base import Listing, RemoteFile
+from appliance.storage.filesystems.http_session import REDIRECTS, read_body, redirect_target, require_length
 from appliance.storage.filesystems.oci_login import DOCKER_HUB, REMEDY, OciLogin, find_login
 from appliance.storage.filesystems.store import Content, FilesystemStore, Info
 
@@ -285,15 +286,17 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
 
     async def _follow(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Follow redirects, as to the object store behind a registry, which sees no login."""
+        resource = str(self.reference)
         for _ in range(_MAX_REDIRECTS):
             is_registry = url.origin() == self._endpoint.origin()
             login = {"Authorization": self._authorization} if is_registry and self._authorization else {}
             response = await self._send("GET", url, headers={**headers, **login})
-            if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
+            if response.status not in REDIRECTS or "Location" not in response.headers:
+                require_length(resource, response)
                 return response
             await _discard(response)
-            url = url.join(URL(response.headers["Location"], encoded=True))
-        raise StorageError(f"{self.reference}: the registry redirects too often; check the URI")
+            url = redirect_target(resource, url, response.headers["Location"])
+        raise StorageError(f"{resource}: the registry redirects too often; check the URI")
 
     async def _send(self, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
         if self._session is None:
@@ -351,22 +354,17 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
         if response.status < HTTPStatus.BAD_REQUEST:
             return
         message = response.reason or ""
-        with suppress(ValueError, LookupError, TypeError, aiohttp.ClientError, ArtifactCorruptError):
+        with suppress(ValueError, LookupError, TypeError, aiohttp.ClientError, StorageError):
             error = bounded_json.parse(await self._read(response, _MAX_ERROR_BYTES))["errors"][0]
             message = f"{error['code']}: {error['message']}"
         raise aiohttp.ClientResponseError(
             response.request_info, (), status=response.status, message=message, headers=response.headers
         )
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         """Return the body of a response, and close it."""
         async with response:
-            body = bytearray()
-            async for block in response.content.iter_any():
-                body += block
-                if len(body) > limit:
-                    raise self._corrupt(f"a response has more than the expected {limit:,} bytes")
-            return bytes(body)
+            return await read_body(str(self.reference), response, max_bytes)
 
 
 class OciStore(FilesystemStore):
