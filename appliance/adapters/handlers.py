@@ -9,7 +9,7 @@ from typing import Any
 
 from appliance.adapters.chat_request import ChatRequestBuilder
 from appliance.adapters.completions import CompletionsOperations, PeerTarget, RemoteTarget
-from appliance.adapters.http_service import HttpEmbeddingService, HttpRerankService, HttpTextService
+from appliance.adapters.http_service import HttpService, HttpTextService
 from appliance.adapters.oip import OipClient, OipEmbeddingService, OipRerankService, OipTextService
 from appliance.adapters.operations import (
     EmbeddingService,
@@ -62,8 +62,8 @@ def build_handlers(
         return {Operation.CHAT_COMPLETION: chat_handler, Operation.COMPLETION: operations.complete}
     assert client is not None  # noqa: S101 - the config allows only a target elsewhere
     text: Callable[[Any], TextService] = partial(HttpTextService, client, model, renderer)  # Any: the config of it
-    embedding: Callable[[Any], EmbeddingService] = partial(HttpEmbeddingService, client, model, renderer)
-    reranking: Callable[[Any], RerankService] = partial(HttpRerankService, client, model, renderer)
+    embedding: Callable[[Any], EmbeddingService] = partial(HttpService, client, model, renderer)
+    reranking: Callable[[Any], RerankService] = partial(HttpService, client, model, renderer)
     max_documents = None
     if isinstance(protocol, OipConfig):
         oip = OipClient(protocol, client, model)

@@ -163,8 +163,8 @@ def smallest_variables(operation: Operation) -> Json:
             return text_variables(body, "Hello", "model")
 
 
-class _HttpService:
-    """One kind of request to a service; `model` is the service's name of the model."""
+class HttpService:
+    """A service that embeds texts or scores documents; `model` is the service's name of the model."""
 
     def __init__(
         self,
@@ -181,6 +181,19 @@ class _HttpService:
         self._model = model
         self._url = client.url(config.path)
 
+    async def embed(self, body: Json, texts: Sequence[str], headers: Headers) -> tuple[list[list[float]], TokenCounts]:
+        response = await self._send(embedding_variables(body, texts, self._model), headers)
+        vectors = await asyncio.to_thread(self._response.vectors, response)
+        if len(vectors) != len(texts):
+            raise GatewayError(f"The target gave {len(vectors)} vectors for {len(texts)} texts")
+        return vectors, self._tokens(response)
+
+    async def score(
+        self, body: Json, query: str, documents: Sequence[str], headers: Headers
+    ) -> tuple[list[float], TokenCounts]:
+        response = await self._send(rerank_variables(body, query, documents, self._model), headers)
+        return await asyncio.to_thread(self._response.scores, response), self._tokens(response)
+
     async def _send(self, variables: Json, headers: Headers) -> Any:  # Any: JSON values
         return await self._client.post(self._url, await self._render(variables), headers)
 
@@ -195,7 +208,7 @@ class _HttpService:
         return TokenCounts(*(0 if path is None else path.count(response) for path in paths))
 
 
-class HttpTextService(_HttpService):
+class HttpTextService(HttpService):
     """A service that generates text."""
 
     def __init__(self, client: ServiceClient, model: str, renderer: Renderer, config: HttpTextConfig) -> None:
@@ -215,7 +228,8 @@ class HttpTextService(_HttpService):
             return
         rendered = await self._render(self._variables(body, prompt))
         tokens = TokenCounts()
-        async with aclosing(await self._client.lines(self._stream_url, rendered, headers)) as events:
+        # Services have many media types for lines.
+        async with aclosing(await self._client.stream(self._stream_url, rendered, headers, has_lines=True)) as events:
             async for event in events:
                 # Some services report the tokens so far in every event.
                 counts = self._tokens(event)
@@ -247,27 +261,6 @@ class HttpTextService(_HttpService):
         if not isinstance(found, str) or not found:
             return None
         return "length" if any(word in found.lower() for word in _LENGTH_REASONS) else "stop"
-
-
-class HttpEmbeddingService(_HttpService):
-    """A service that embeds texts."""
-
-    async def embed(self, body: Json, texts: Sequence[str], headers: Headers) -> tuple[list[list[float]], TokenCounts]:
-        response = await self._send(embedding_variables(body, texts, self._model), headers)
-        vectors = await asyncio.to_thread(self._response.vectors, response)
-        if len(vectors) != len(texts):
-            raise GatewayError(f"The target gave {len(vectors)} vectors for {len(texts)} texts")
-        return vectors, self._tokens(response)
-
-
-class HttpRerankService(_HttpService):
-    """A service that scores documents."""
-
-    async def score(
-        self, body: Json, query: str, documents: Sequence[str], headers: Headers
-    ) -> tuple[list[float], TokenCounts]:
-        response = await self._send(rerank_variables(body, query, documents, self._model), headers)
-        return await asyncio.to_thread(self._response.scores, response), self._tokens(response)
 
 
 def _optional_path(source: str | None) -> JmesPath | None:

@@ -61,19 +61,12 @@ class ServiceClient:
         """Return the JSON of the response."""
         return await self._read(await self._send(url, body, headers))
 
-    async def stream(self, url: URL, body: bytes, headers: Headers) -> Any | AsyncGenerator[Any]:  # Any: JSON values
-        """Return the JSON of each server-sent event, or of the whole response if it has no events."""
+    async def stream(self, url: URL, body: bytes, headers: Headers, *, has_lines: bool = False) -> Any:  # Any: JSON
+        """Return the JSON of each server-sent event; without events that of each line, or of the whole response."""
         response = await self._send(url, body, headers)
-        if response.is_event_stream and response.status < 400:
-            return read_events(response.read_pieces(), has_events=True, max_bytes=response.max_bytes)
-        return await self._read(response)
-
-    async def lines(self, url: URL, body: bytes, headers: Headers) -> AsyncGenerator[Any]:  # Any: JSON values
-        """Return the JSON of each server-sent event, or of each line: services have many media types for lines."""
-        response = await self._send(url, body, headers)
-        if response.status >= 300:
-            await self._read(response)
         has_events = response.is_event_stream
+        if response.status >= 300 or not (has_events or has_lines):
+            return await self._read(response)
         return read_events(response.read_pieces(), has_events=has_events, max_bytes=response.max_bytes)
 
     async def close(self) -> None:

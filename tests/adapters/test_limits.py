@@ -44,7 +44,7 @@ async def test_an_endless_event_has_a_limit(
 ) -> None:
     """In one line, or in many lines of one event."""
     upstream.on("/a", Answer(body=repeat(piece), media_type=media_type))
-    events = await service.lines(service.url("/a"), b"{}", {})
+    events = await service.stream(service.url("/a"), b"{}", {}, has_lines=True)
 
     with pytest.raises(GatewayError):
         await anext(events)
@@ -59,7 +59,7 @@ async def test_a_deeply_nested_response_is_an_error(service: ServiceClient, upst
         await service.post(service.url("/a"), b"{}", {})
     upstream.on("/a", Answer(body=[nested + b"\n"], media_type="application/x-ndjson"))
     with pytest.raises(GatewayError):
-        await anext(await service.lines(service.url("/a"), b"{}", {}))
+        await anext(await service.stream(service.url("/a"), b"{}", {}, has_lines=True))
 
 
 async def test_a_large_response_is_read(service: ServiceClient, upstream: Upstream) -> None:
