@@ -1,14 +1,16 @@
-"""What a process knows of its machine."""
+"""What a process knows of its machine, and how it ends its children."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 
-from appliance.core.system import processor_flags, usable_cores, usable_memory
+from appliance.core.system import kill, processor_flags, usable_cores, usable_memory
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -73,3 +75,15 @@ def test_a_processor_says_what_it_can_do(tmp_path: Path, text: str | None, flags
         file.write_text(text)
 
     assert processor_flags(file) == flags
+
+
+def test_a_child_that_has_ended_does_not_keep_the_others_alive() -> None:
+    """Each may end between the look for them and the kill."""
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    processes = [psutil.Process(child.pid) for child in children]
+    children[0].kill()
+    children[0].wait()
+
+    kill(processes)
+
+    assert children[1].wait(10) == -signal.SIGKILL

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,11 +19,17 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 def exit_now(code: int) -> NoReturn:
     """End this process and all its children at once; a return would wait for threads that cannot be cancelled."""
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
+    kill(psutil.Process().children(recursive=True))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill processes, some of which may have ended meanwhile."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import structlog
 from pydantic import ValidationError
 
@@ -280,7 +281,8 @@ class Engine:
             await self._rendezvous.wait_for_others()
         if llm.output_handler is not None:
             llm.output_handler.cancel()
-        with contextlib.suppress(TimeoutError):
+        # vLLM fails if the engine core ends while it is about to kill it.
+        with contextlib.suppress(TimeoutError, psutil.NoSuchProcess):
             await asyncio.wait_for(asyncio.to_thread(llm.shutdown, _STOP_SECONDS), _STOP_SECONDS + 1)
 
     def _kill(self) -> None:

@@ -23,6 +23,7 @@ import psutil
 from appliance.core import logging_setup
 from appliance.core.child_process import end_with_parent
 from appliance.core.errors import LoadError
+from appliance.core.system import kill
 
 Result = TypeVar("Result")
 
@@ -267,8 +268,7 @@ class EngineProcesses:
         for process in self._processes or self._children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 root = psutil.Process(process.pid)
-                for each in (*root.children(recursive=True), root):
-                    each.kill()
+                kill([*root.children(recursive=True), root])
 
     def _children(self) -> list[BaseProcess]:
         children = (child for child in multiprocessing.active_children() if child.name != GRAMMAR_PROCESS)
