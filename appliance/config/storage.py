@@ -48,8 +48,8 @@ class StorageConfig(BaseConfig):
     )
     """
     Arguments of the fsspec filesystem that reads the URI, such as `username` and `password` of `sftp://`. For the
-    schemes above they go over what this program sets itself: `requester_pays: true` for `s3://`; only `hf://` and
-    `https://HOST/` take none. All values are secrets. Of a chain, the options of an inner filesystem are below its
+    schemes above they go over what this program sets itself: `requester_pays: true` for `s3://`; only `hf://`, `oci://`
+    and `https://HOST/` take none. All values are secrets. Of a chain, the options of an inner filesystem are below its
     scheme: `{s3: {anon: true}}`.
     """
 

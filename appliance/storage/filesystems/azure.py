@@ -12,10 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+from pydantic import ValidationError
 from yarl import URL
 
+from appliance.config.credentials import AzureCredentialsConfig, CredentialsConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import MissingExtraError, StorageError
+from appliance.core.uri import redact
 from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.azure_account import REMEDY, find_auth, parse
 from appliance.storage.filesystems.base import RemoteFile, known_digests
@@ -26,6 +29,14 @@ _SCOPE = "https://storage.azure.com/.default"
 
 # https://learn.microsoft.com/rest/api/storageservices/versioning-for-the-azure-storage-services: tokens require one.
 _API_VERSION = "2021-12-02"
+
+# Arguments of adlfs that its own client would read, which is ours here, with the keys of our config.
+_CREDENTIAL_OPTIONS = {
+    "account_name": "account",
+    "anon": "anonymous",
+    **{name: name for name in ("account_key", "connection_string", "sas_token")},
+    **{name: name for name in ("client_id", "client_secret", "tenant_id")},
+}
 
 
 class AzureStore(FilesystemStore):
@@ -40,13 +51,15 @@ class AzureStore(FilesystemStore):
         super().__init__(uri, settings, options)
         parsed = parse(uri)
         try:
-            self._auth = find_auth(parsed, settings.credentials, os.environ)
+            self._auth = find_auth(parsed, _credentials(options) or settings.credentials, os.environ)
+        except ValidationError:
+            # Its text has the values.
+            raise StorageError(f"{redact(uri)}: storage.options are no credential of Azure; give all of one") from None
         except ImportError as error:
             raise MissingExtraError(error.name or "adlfs", "azure", "Fetching from Azure") from error
-        self._container, path = parsed.location.bucket, parsed.location.path
-        self._root = f"{self._container}/{path}".rstrip("/")
-        self._uri = f"{self._auth.account_url}/{self._container}/{quote(path)}".rstrip("/")
-        self._must_be_directory = parsed.location.must_be_directory or not path
+        self._root = f"{parsed.container}/{parsed.path}".rstrip("/")
+        self._uri = f"{self._auth.account_url}/{quote(self._root)}"
+        self._must_be_directory = parsed.must_be_directory or not parsed.path
         self._session: Any = None  # Any: opened with the filesystem
         self.credential = self._auth.credential
 
@@ -122,3 +135,8 @@ class AzureStore(FilesystemStore):
         if code == "BlobArchived":
             return StorageError(f"{resource}: is in the archive tier; move it to another tier first")
         return None
+
+
+def _credentials(options: Mapping[str, Any]) -> CredentialsConfig | None:
+    given = {field: options[name] for name, field in _CREDENTIAL_OPTIONS.items() if name in options}
+    return CredentialsConfig(azure=(AzureCredentialsConfig.model_validate(given),)) if given else None

@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 from appliance.config.credentials import AzureCredentialsConfig, CredentialsConfig, block_for, value_of
 from appliance.core.errors import StorageError
 from appliance.core.uri import redact, scheme_of
-from appliance.storage.filesystems.object_store import ObjectLocation
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -47,15 +46,18 @@ _CONTAINER = re.compile(r"\$web|\$root|[a-z0-9](?:-?[a-z0-9])+")
 
 @dataclass(frozen=True, slots=True)
 class AzureUri:
-    """A location in a container; account and host are None if the credentials have to provide them.
+    """A blob or directory of a container; account and host are None if the credentials have to provide them.
 
-    `sas` is the shared access signature of the URI, or "".
+    `path` is a name without `/` at its ends, "" for the whole container, and `sas` the shared access signature of the
+    URI, or "".
     """
 
-    location: ObjectLocation
+    container: str
+    path: str
     account: str | None = None
     host: str | None = None
     sas: str = ""
+    must_be_directory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ def parse(uri: str) -> AzureUri:
             f"{redact(uri)}: names no container; "
             "write az://CONTAINER/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
         )
-    return AzureUri(ObjectLocation.of(container, path), found and found["account"], found and _blob_host(found))
+    account, blob_host = (found["account"], _blob_host(found)) if found else (None, None)
+    return AzureUri(container, path.strip("/"), account, blob_host, must_be_directory=path.endswith("/"))
 
 
 def _parse_url(uri: str) -> AzureUri:
@@ -119,8 +122,8 @@ def _parse_url(uri: str) -> AzureUri:
         raise StorageError(
             f"{redact(uri)}: names no container; write https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX"
         )
-    location = ObjectLocation.of(container, unquote(path))
-    return AzureUri(location, found["account"].lower(), _blob_host(found), parts.query)
+    name, is_directory = unquote(path).strip("/"), path.endswith("/")
+    return AzureUri(container, name, found["account"].lower(), _blob_host(found), parts.query, is_directory)
 
 
 def _blob_host(found: re.Match[str]) -> str:
@@ -142,13 +145,12 @@ def find_auth(uri: AzureUri, config: CredentialsConfig, environ: Mapping[str, st
         or (uri.host and f"https://{uri.host}")
         or (account and f"https://{account}.blob.core.windows.net")
     )
-    bucket = uri.location.bucket
     if not url or not account:
         raise StorageError(
-            f"az://{bucket}: nothing names the storage account; "
+            f"az://{uri.container}: nothing names the storage account; "
             "set AZURE_STORAGE_ACCOUNT or storage.credentials.azure.account, or write the account into the URI"
         )
-    sas = _sign(account, bucket, found.key) if found.key else found.sas
+    sas = _sign(account, uri.container, found.key) if found.key else found.sas
     ca_file = block.ca_file if block else None
     return AzureAuth(found.description, url.rstrip("/"), sas.removeprefix("?"), found.tokens, ca_file)
 

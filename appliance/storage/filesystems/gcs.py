@@ -49,11 +49,12 @@ class GcsStore(FilesystemStore):
         self._refreshing = asyncio.Lock()
         self._credentials: Credentials | None = None
         self._bearer: Any = "anon"  # Any: google-auth has no types for it
-        self.credential = "Google credentials"
+        self.credential = "token of storage.options" if "token" in options else "Google credentials"
 
     async def _connect(self) -> Any:  # Any: gcsfs has no types
         filesystem_class = await in_thread(_import_filesystem)
-        self.credential, self._credentials = await in_thread(self._load_credentials)
+        if "token" not in self._options:
+            self.credential, self._credentials = await in_thread(self._load_credentials)
         if self._credentials:
             from google.oauth2.credentials import Credentials as Bearer
 

@@ -375,7 +375,9 @@ class OciStore(FilesystemStore):
     def __init__(
         self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        super().__init__(uri, settings, options)
+        if options:
+            raise StorageError(f"{redact(uri)}: takes no storage.options; set the login in storage.credentials.oci")
+        super().__init__(uri, settings)
         self._reference = OciReference.parse(uri)
         self._uri = str(self._reference)
         self._block = block_for(settings.credentials.oci, "registry", self._reference.registry)
@@ -390,8 +392,7 @@ class OciStore(FilesystemStore):
         self.credential = login.description
         ca_file = self._block.ca_file if self._block else None
         session = await network.session_options(self._settings.transfer, ca_file)
-        arguments = {"login": login, "endpoint": endpoint, "client_kwargs": session, "skip_instance_cache": True}
-        return OciFileSystem(self._given_uri, **{**arguments, **self._options})
+        return OciFileSystem(self._given_uri, login, endpoint, session, skip_instance_cache=True)
 
     async def _disconnect(self) -> None:
         await self._filesystem.close()

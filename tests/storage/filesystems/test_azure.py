@@ -11,7 +11,6 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_account import AzureUri, find_auth, is_azure, parse
-from appliance.storage.filesystems.object_store import ObjectLocation
 
 Environment = pytest.MonkeyPatch
 HOST = "acct.blob.core.windows.net"
@@ -43,24 +42,24 @@ async def credential_and_contents(uri: str, given: GlobalStorageConfig) -> tuple
 @pytest.mark.parametrize(
     ("uri", "wanted"),
     [
-        ("az://models/a/b", AzureUri(ObjectLocation("models", "a/b"))),
-        ("abfs://models/a%20b", AzureUri(ObjectLocation("models", "a%20b"))),
-        ("abfss://models@acct.dfs.core.windows.net/a", AzureUri(ObjectLocation("models", "a"), "acct", HOST)),
-        ("abfs://models@acct.blob.core.windows.net", AzureUri(ObjectLocation("models", ""), "acct", HOST)),
-        (f"az://{HOST}/models/a", AzureUri(ObjectLocation("models", "a"), "acct", HOST)),
-        (f"https://{HOST}/models/a%20b", AzureUri(ObjectLocation("models", "a b"), "acct", HOST)),
-        (f"https://{HOST}/models", AzureUri(ObjectLocation("models", ""), "acct", HOST)),
+        ("az://models/a/b", AzureUri("models", "a/b")),
+        ("abfs://models/a%20b", AzureUri("models", "a%20b")),
+        ("abfss://models@acct.dfs.core.windows.net/a", AzureUri("models", "a", "acct", HOST)),
+        ("abfs://models@acct.blob.core.windows.net", AzureUri("models", "", "acct", HOST)),
+        (f"az://{HOST}/models/a", AzureUri("models", "a", "acct", HOST)),
+        (f"https://{HOST}/models/a%20b", AzureUri("models", "a b", "acct", HOST)),
+        (f"https://{HOST}/models", AzureUri("models", "", "acct", HOST)),
         (
             f"https://{HOST}/models/a?sv=1&sig=x%2F",
-            AzureUri(ObjectLocation("models", "a"), "acct", HOST, "sv=1&sig=x%2F"),
+            AzureUri("models", "a", "acct", HOST, "sv=1&sig=x%2F"),
         ),
         (
             "https://acct.z12.blob.storage.azure.net/models/a",
-            AzureUri(ObjectLocation("models", "a"), "acct", "acct.z12.blob.storage.azure.net"),
+            AzureUri("models", "a", "acct", "acct.z12.blob.storage.azure.net"),
         ),
         (
             "https://acct.blob.core.usgovcloudapi.net/models/a/",
-            AzureUri(ObjectLocation("models", "a", must_be_directory=True), "acct", "acct.blob.core.usgovcloudapi.net"),
+            AzureUri("models", "a", "acct", "acct.blob.core.usgovcloudapi.net", must_be_directory=True),
         ),
     ],
 )
@@ -203,3 +202,23 @@ async def test_a_small_blob_has_its_md5(server: AzureServer) -> None:
 
     (file,) = (await listed(f"az://{CONTAINER}/open", given)).files
     assert file.digests == {"md5": "7cef8a734855777c2a9d0caf42666e69"}
+
+
+async def test_options_go_over_the_config(server: AzureServer) -> None:
+    """Those of adlfs, by their own names."""
+    given = settings(account=ACCOUNT, account_key="c2VjcmV0", endpoint_url=server.url)
+    options = {"connection_string": server.connection_string}
+
+    store = AzureStore(f"az://{PRIVATE}/closed", given, options)
+    try:
+        assert [file.name for file in (await store.list()).files] == ["x.txt"]
+        assert store.credential.startswith("connection_string of ")
+    finally:
+        await store.close()
+
+
+def test_half_a_credential_in_options_is_told_without_it() -> None:
+    """Its secret is in no message."""
+    with pytest.raises(StorageError, match="no credential of Azure") as caught:
+        AzureStore(f"https://{HOST}/models/x", settings(), {"client_secret": "s3cret"})
+    assert "s3cret" not in str(caught.value)

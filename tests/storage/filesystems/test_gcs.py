@@ -34,6 +34,7 @@ class Google:
     life_seconds: int = 3600
     seen: list[str | None] = field(default_factory=list)
     """The Authorization header of each question about the bucket."""
+    queries: list[list[str]] = field(default_factory=list)
 
 
 @contextmanager
@@ -55,6 +56,7 @@ def google() -> Iterator[Google]:
         def do_GET(self) -> None:
             given = self.headers.get("Authorization")
             state.seen.append(given)
+            state.queries.append(self.path.partition("?")[2].split("&"))
             if state.tokens and given == f"Bearer {state.tokens[-1]}":
                 self._answer(200, {"items": [{"name": "model/x", "size": "1", "generation": "7"}]})
             else:
@@ -217,3 +219,15 @@ def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
     with pytest.raises(StorageError, match="names no bucket") as caught:
         GcsStore(uri, GlobalStorageConfig())
     assert "s3cret" not in str(caught.value)
+
+
+async def test_options_go_over_the_config(guarded: Google, account: str) -> None:
+    """Those of gcsfs, such as who pays; with a token of theirs no other is looked for."""
+    given = settings(key="no json", endpoint_url=guarded.url)
+    store = GcsStore("gs://bucket/model", given, {"token": json.loads(account), "requester_pays": "project"})
+    try:
+        assert [file.name for file in (await store.list()).files] == ["x"]
+        assert store.credential == "token of storage.options"
+    finally:
+        await store.close()
+    assert {"userProject=project"} == {next(part for part in path if "user" in part) for path in guarded.queries}
