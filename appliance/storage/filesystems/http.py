@@ -92,10 +92,9 @@ class HttpStore(FilesystemStore):
         """Request one byte, because some servers answer GET and not HEAD."""
         resource = f"{self._uri}: {name}"
         async with self._session.get(resource, self._at(name), range_header(0, 1), accepted={416}) as response:
-            if _is_page(response) and not (self._must_be_directory and name.endswith((".html", ".htm"))):
-                hint = (
-                    f"did you mean {self._hub_uri}?" if self._hub_uri else "check the URI, and whether it needs a login"
-                )
+            may_be_page = info["sha256"] or (self._must_be_directory and name.endswith((".html", ".htm")))
+            if _is_page(response) and not may_be_page:
+                hint = self._hub_hint or "check the URI, and whether it needs a login"
                 raise StorageError(f"{resource}: a web page, and no file of a model; {hint}")
             size = _size(response)
             if size is None:
@@ -118,11 +117,10 @@ class HttpStore(FilesystemStore):
         """Return the URL of a file or directory; the query is kept, because it may authorize the request."""
         if not self._must_be_directory:
             return self._url
-        path = self._url.raw_path + quote(name)
         return URL.build(
             scheme=self._url.scheme,
             authority=self._url.raw_authority,
-            path=path,
+            path=self._url.raw_path + quote(name),
             query_string=self._url.raw_query_string,
             encoded=True,
         )
@@ -165,15 +163,15 @@ class HttpStore(FilesystemStore):
                 page = await read_body(self._uri, response, _MAX_LISTING_BYTES)
                 names = await in_thread(parse_index, response.url, page.decode(errors="replace"))
         if names is None:
-            remedy = f"create it there with: find . -type f -exec sha256sum {{}} + > {SUMS}"
-            hint = f"did you mean {self._hub_uri}?" if self._hub_uri else remedy
+            hint = self._hub_hint or f"create it there with: find . -type f -exec sha256sum {{}} + > {SUMS}"
             raise ArtifactNotFoundError(f"{self._uri}{directory}: there is no {SUMS} and no index page; {hint}")
         return [directory + name for name in names]
 
     @property
-    def _hub_uri(self) -> str | None:
-        """The `hf://` URI of the model whose page this is."""
-        return hub_uri_of(str(self._url), os.environ.get("HF_ENDPOINT"))
+    def _hub_hint(self) -> str | None:
+        """The question whether the model is meant whose page on the hub this is."""
+        uri = hub_uri_of(str(self._url), os.environ.get("HF_ENDPOINT"))
+        return f"did you mean {uri}?" if uri else None
 
 
 class _HttpAuth:
@@ -198,9 +196,7 @@ class _HttpAuth:
         return "the query of the URI" if self._url.raw_query_string else "anonymous"
 
     def headers(self, url: URL) -> Mapping[str, str]:
-        """Return the headers for a URL: each host gets its own, and none after a redirect from https to http."""
-        if self._url.scheme == "https" and url.scheme != "https":
-            return {}
+        """Return the headers for a URL: each host gets its own."""
         login = self._login if url.origin() == self._url.origin() else {}
         block = self._block(url)
         if block and block.headers:

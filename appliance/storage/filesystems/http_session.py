@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 from ssl import SSLContext
 
@@ -40,6 +41,7 @@ class HttpSession:
         self.filesystem = filesystem
         self._headers_for = headers_for
         self._ca_file_for = ca_file_for
+        self._netrc_login = cache(network.netrc_login)
         self._tls_contexts: dict[Path, SSLContext] = {}
 
     @classmethod
@@ -58,8 +60,11 @@ class HttpSession:
             aiohttp.ClientError: there is no response, or its status is one of failure.
             StorageError: the redirects lead nowhere, or the end of the response cannot be known.
         """
+        scheme = url.scheme
         for _ in range(_MAX_REDIRECTS):
-            async with await self._send(url, headers) as response:
+            # Nothing secret is sent in the clear because of a redirect.
+            credentials = {} if (scheme, url.scheme) == ("https", "http") else self._credentials(url)
+            async with await self._send(url, {**headers, **credentials}) as response:
                 is_redirect = response.status in REDIRECTS and "Location" in response.headers
                 if not is_redirect and (response.status < 400 or response.status in accepted):
                     require_length(resource, response)
@@ -76,14 +81,16 @@ class HttpSession:
         session = await self.filesystem.set_session()
         await session.close()
 
+    def _credentials(self, url: URL) -> Mapping[str, str]:
+        own = self._headers_for(url)
+        has_login = any(name.lower() == "authorization" for name in own)
+        return own if has_login else {**own, **self._netrc_login(url.origin())}
+
     async def _send(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        credentials = self._headers_for(url)
-        if not any(name.lower() == "authorization" for name in credentials):
-            credentials = {**credentials, **network.netrc_login(url)}
         session: aiohttp.ClientSession = await self.filesystem.set_session()
         return await session.get(
             url,
-            headers={"Accept-Encoding": "identity", **headers, **credentials},
+            headers={"Accept-Encoding": "identity", **headers},
             ssl=await self._tls_context(url),
             allow_redirects=False,
         )

@@ -145,6 +145,26 @@ def front(store_server: StoreServer, authority: trustme.CA) -> Iterator[TlsFront
         yield front
 
 
+async def test_no_credential_is_sent_in_the_clear_because_of_a_redirect(
+    authority: trustme.CA, ca_file: Path, tmp_path: Path, proxied: Environment
+) -> None:
+    """Also to a host that would get it over TLS, and from `.netrc`."""
+    (tmp_path / "netrc").write_text("default login me password s3cret\n")
+    proxied.setenv("NETRC", str(tmp_path / "netrc"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    block = {"host": "127.0.0.1", "headers": {"X-Api-Key": "s3cret"}, "ca_file": ca_file}
+    settings = GlobalStorageConfig.model_validate({"credentials": {"http": [block]}})
+    with web.own(tmp_path / "first") as first, web.own(tmp_path / "plain") as plain:
+        first.leads_to = plain.url
+        plain.put("model.gguf", b"GGUF")
+
+        with TlsFront(first.port, context) as front:
+            assert await contents(f"https://127.0.0.1:{front.port}/model.gguf", settings) == {"model.gguf": b"GGUF"}
+    assert {"X-Api-Key", "Authorization"} <= first.seen[0].keys()
+    assert not any({"X-Api-Key", "Authorization"} & headers.keys() for headers in plain.seen)
+
+
 def with_tls(store_server: StoreServer, port: int, ca_file: Path | None) -> GlobalStorageConfig:
     """Settings that reach the store with TLS, with the file of an authority in each block of credentials."""
     credentials = json.loads(json.dumps(store_server.locate("root", port)[1]).replace("http://", "https://"))
