@@ -29,8 +29,9 @@ def ours(place: Place) -> Callable[[], object]:
 
     scheme = FILESYSTEMS[place["uri"].partition("://")[0]]
     assert isinstance(scheme, RemoteFilesystem)
-    # What a contender imports is not counted, for anyone; s3fs is all that ours leaves for later.
-    for module in (scheme.opener.partition(":")[0], *(["s3fs"] if place["uri"].startswith("s3:") else [])):
+    # What a contender imports is not counted, for anyone; the libraries are all that ours leaves for later.
+    libraries = {"s3": "s3fs", "gs": "gcsfs.core", "hf": "huggingface_hub.hf_file_system"}
+    for module in (scheme.opener.partition(":")[0], libraries.get(place["uri"].partition(":")[0], "fsspec")):
         __import__(module)
     given = {"cache_dir": place["target"], "credentials": place["credentials"], "transfer": place.get("transfer", {})}
     settings = GlobalStorageConfig.model_validate(given)

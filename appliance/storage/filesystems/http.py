@@ -223,13 +223,13 @@ class _Window:
         self._to_skip = start
         self._left = end - start
 
-    async def readany(self) -> bytes:
-        block = b""
-        while self._left and not block and (received := await self._content.readany()):
-            block = received[self._to_skip :][: self._left]
-            self._to_skip = max(0, self._to_skip - len(received))
+    async def readchunk(self) -> tuple[bytes, bool]:
+        received, ends_chunk = await self._content.readchunk() if self._left else (b"", False)
+        block = received[self._to_skip :][: self._left]
+        self._to_skip = max(0, self._to_skip - len(received))
         self._left -= len(block)
-        return block
+        # A block that was skipped whole is not the end.
+        return block, ends_chunk or len(block) < len(received)
 
 
 def _headers_variable(url: URL) -> Mapping[str, str]:

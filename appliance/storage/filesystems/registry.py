@@ -42,9 +42,7 @@ class RemoteFilesystem:
 
     def open(self, storage: StorageConfig, settings: GlobalStorageConfig) -> Store:
         """Return the store of a storage, without a request."""
-        options = storage.options.get_secret_value()
-        # Those without options are not ported yet.
-        return cast("Store", _load(self.opener)(storage.uri, settings, *([options] if options else [])))
+        return cast("Store", _load(self.opener)(storage.uri, settings, storage.options.get_secret_value()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,8 @@ _VERSION_FIELDS = (
 class Content(Protocol):
     """The bytes of a range, read in the I/O loop."""
 
-    async def readany(self) -> bytes:
-        """Return what arrived, and wait if that is nothing; b"" at the end."""
+    async def readchunk(self) -> tuple[bytes, bool]:
+        """Return the next block that arrived, uncopied, and whether a chunk of HTTP ends; b"" and False at the end."""
 
 
 class FilesystemStore:
@@ -299,10 +299,11 @@ class _StreamBody:
         try:
             while wanted > 0 and time.monotonic() < end:
                 with self._store.translate_errors(self._resource):
-                    block = await self._content.readany()
-                self._blocks.append(block)
+                    block, ends_chunk = await self._content.readchunk()
+                if block or not ends_chunk:
+                    self._blocks.append(block)
                 # At the end there is nothing to wait for.
-                wanted = wanted - len(block) if block else 0
+                wanted = wanted - len(block) if block or ends_chunk else 0
         except StorageError:
             # What arrived before is good; the next attempt fails again.
             if not self._blocks:
@@ -324,15 +325,15 @@ class _Parts:
         self._read_part = read_part
         self._check = check
 
-    async def readany(self) -> bytes:
+    async def readchunk(self) -> tuple[bytes, bool]:
         if self._position >= self._end:
-            return b""
+            return b"", False
         part = await self._read_part(self._position, min(self._position + _PART_BYTES, self._end))
         self._position += len(part)
         if self._position >= self._end:
             # No request can ask for the listed version only, so it is looked at again.
             await self._check()
-        return part
+        return part, False
 
 
 def require_package(package: str, extra: str, purpose: str) -> None:
