@@ -6,10 +6,6 @@ Source: https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), spec.m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-
-from appliance.core.model import MULTIPART_OPERATIONS, ModelRequest
-from appliance.proxy.rewrite import RequestBody
 
 HEADER = "x-gateway-model-name"
 """The header with the model that the gateway was asked for."""
@@ -28,16 +24,6 @@ class KServeNames:
     def requested_model(self, name: str | None, headers: Mapping[str, str]) -> str | None:
         """Return the requested model's name in the config; `name` is the one in the body, if any."""
         return name if self._prefix is None else self.strip_prefix(name or headers.get(HEADER))
-
-    def with_config_name(self, request: ModelRequest, name: str | None) -> tuple[str | None, ModelRequest]:
-        """Return the requested model, and the request with the config's name in its body."""
-        if self._prefix is None:
-            return name, request
-        config_name = self.requested_model(name, request.headers)
-        if config_name is None or config_name == name:
-            return name, request
-        content_type = request.headers.get("content-type", "") if request.operation in MULTIPART_OPERATIONS else ""
-        return config_name, replace(request, body=RequestBody.of(request.body, content_type).with_model(config_name))
 
 
 def prefix_of(namespace: str) -> str:

@@ -26,6 +26,7 @@ from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelReques
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES
+from appliance.proxy.rewrite import RequestBody
 
 # OpenAI's clients use /v1, KServe's use /openai/v1.
 PREFIXES = ("", "/openai")
@@ -98,13 +99,15 @@ def _route(
         headers.pop("content-encoding", None)
         max_parts = body_reader.server().limits.form_parts
         envelope = await off_loop(len(body), _envelope, body, headers["content-type"], max_parts)
-        manager.find(kserve_names.requested_model(envelope.model, headers))
+        name = kserve_names.requested_model(envelope.model, headers)
+        manager.find(name)
         if operation not in MULTIPART_OPERATIONS:
             await body_reader.require_shape(body)
+        if name is not None and name != envelope.model:
+            body = await off_loop(len(body), _with_model, body, headers["content-type"], name)
         path = request.scope["path"].removeprefix("/openai").rstrip("/")
         query = request.scope["query_string"].decode("latin-1")
         model_request = ModelRequest(operation, body, headers, path, query, is_streamed=envelope.stream is True)
-        name, model_request = await off_loop(len(body), kserve_names.with_config_name, model_request, envelope.model)
         return _response(request, await cancel_on_disconnect(request, manager.handle(name, model_request)))
 
     return answer
@@ -140,6 +143,10 @@ def _envelope(body: bytes, content_type: str, max_parts: int) -> Envelope:
     except ValueError as error:
         # Invalid UTF-8 has an error of its own.
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def _with_model(body: bytes, content_type: str, name: str) -> bytes:
+    return RequestBody.of(body, content_type).with_model(name)
 
 
 def _response(request: AnyRequest, response: ModelResponse) -> Response[Any]:

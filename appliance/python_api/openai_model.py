@@ -7,20 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from appliance.core.model import Operation
+from appliance.python_api import types
 from appliance.python_api.base_model import BasePythonModel, overridable
-from appliance.python_api.types import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-    Completion,
-    CompletionChunk,
-    CompletionRequest,
-    Embedding,
-    EmbeddingRequest,
-    ErrorResponse,
-    Rerank,
-    RerankRequest,
-)
 
 Response = TypeVar("Response", covariant=True)
 Chunk = TypeVar("Chunk", covariant=True)
@@ -28,7 +16,7 @@ Chunk = TypeVar("Chunk", covariant=True)
 Chunks = AsyncGenerator[Chunk | str]
 """A stream: chunks, or texts that are server-sent events or the JSON of chunks."""
 
-Result = Awaitable[Response | Chunks[Chunk] | ErrorResponse] | Chunks[Chunk]
+Result = Awaitable[Response | Chunks[Chunk] | types.ErrorResponse] | Chunks[Chunk]
 """The result of a method that generates text, which is a coroutine or an asynchronous generator."""
 
 Context = Mapping[str, Any]
@@ -59,15 +47,18 @@ class OpenAIGenerativeModel(OpenAIModel):
 
     @overridable
     def create_completion(
-        self, request: CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Result[Completion, CompletionChunk]:
+        self, request: types.CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
+    ) -> Result[types.Completion, types.CompletionChunk]:
         """Continue a prompt."""
         raise NotImplementedError
 
     @overridable
     def create_chat_completion(
-        self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Result[ChatCompletion, ChatCompletionChunk]:
+        self,
+        request: types.ChatCompletionRequest,
+        raw_request: RawRequest | None = None,
+        context: Context | None = None,
+    ) -> Result[types.ChatCompletion, types.ChatCompletionChunk]:
         """Answer a conversation."""
         raise NotImplementedError
 
@@ -77,15 +68,15 @@ class OpenAIEncoderModel(OpenAIModel):
 
     @overridable
     def create_embedding(
-        self, request: EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Awaitable[Embedding | ErrorResponse]:
+        self, request: types.EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
+    ) -> Awaitable[types.Embedding | types.ErrorResponse]:
         """Embed texts."""
         raise NotImplementedError
 
     @overridable
     def create_rerank(
-        self, request: RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
-    ) -> Awaitable[Rerank | ErrorResponse]:
+        self, request: types.RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
+    ) -> Awaitable[types.Rerank | types.ErrorResponse]:
         """Rank documents by their relevance to a query."""
         raise NotImplementedError
 
