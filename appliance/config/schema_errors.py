@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -70,7 +70,7 @@ def _unless_unknown(check: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _diagnostics(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
-    path, schema = tuple(error.absolute_path), _schema(error)
+    path, schema = tuple(error.absolute_path), error.schema
     known: Schema = schema.get("properties", {})
     match error.validator:
         case "required":
@@ -98,14 +98,10 @@ def _alternatives(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
     kinds = json_types(error.instance)
     fits = [index for index, choice in enumerate(error.validator_value) if kinds & set(types_of(choice))]
     if len(fits) != 1:
-        yield _diagnostic(raw, error, f"be {_phrase(_schema(error))}")
+        yield _diagnostic(raw, error, f"be {_phrase(error.schema)}")
     for inner in error.context or ():
         if fits == [inner.schema_path[0]]:
             yield from _diagnostics(raw, inner)
-
-
-def _schema(error: _Error) -> Schema:
-    return error.schema if isinstance(error.schema, Mapping) else {}
 
 
 def _unknown_key(path: DataPath, key: str, known: Iterable[str]) -> str:
@@ -127,7 +123,7 @@ def _about(schema: Schema) -> str:
 def _diagnostic(raw: RawConfig, error: _Error, must: str) -> Diagnostic:
     """The error of a value that must do what `must` says."""
     path, value = tuple(error.absolute_path), error.instance
-    choices = error.validator_value if error.validator in ("anyOf", "oneOf") else [_schema(error)]
+    choices = error.validator_value if error.validator in ("anyOf", "oneOf") else [error.schema]
     types = {each for schema in choices for each in types_of(schema)}
     if error.validator in ("type", "anyOf", "oneOf") and types & {"object", "array"} and isinstance(value, str):
         # A part of the config may hold secrets, and so may text in its place.
@@ -144,7 +140,7 @@ def _diagnostic(raw: RawConfig, error: _Error, must: str) -> Diagnostic:
 
 def _must(raw: RawConfig, error: _Error) -> str:
     """What a value must do that violates a keyword, such as "be at least 1"."""
-    value, expected, schema = error.instance, error.validator_value, _schema(error)
+    value, expected, schema = error.instance, error.validator_value, error.schema
     # A suggestion would give most of a secret away.
     is_open_text = isinstance(value, str) and not raw.secrets(tuple(error.absolute_path))
     match error.validator:
