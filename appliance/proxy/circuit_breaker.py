@@ -76,34 +76,28 @@ class CircuitBreaker:
 
 
 class FailureRate:
-    """Successes and failures of about the last minute; `clock` is in seconds."""
+    """Requests of about the last minute, and how many of them failed; `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._updated_at = clock()
-        self._successes = self._failures = 0.0
+        self._requests = self._failures = 0.0
 
     def add(self, *, is_success: bool) -> None:
         """Count one request."""
-        self._decay()
-        if is_success:
-            self._successes += 1
-        else:
-            self._failures += 1
+        failures, requests = self.counts()
+        self._failures, self._requests = failures + (not is_success), requests + 1
 
     def clear(self) -> None:
         """Forget all requests."""
-        self._successes = self._failures = 0.0
+        self._requests = self._failures = 0.0
 
     def counts(self) -> tuple[float, float]:
         """Return the number of failures and of all requests."""
-        self._decay()
-        return self._failures, self._successes + self._failures
-
-    def _decay(self) -> None:
         now = self._clock()
         kept = 0.5 ** ((now - self._updated_at) / _HALF_LIFE_SECONDS)
-        self._updated_at, self._successes, self._failures = now, self._successes * kept, self._failures * kept
+        self._updated_at, self._requests, self._failures = now, self._requests * kept, self._failures * kept
+        return self._failures, self._requests
 
 
 def find_outlier(rates: Sequence[FailureRate], margin: float) -> int | None:

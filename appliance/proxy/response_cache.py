@@ -75,10 +75,13 @@ class ResponseCache:
 
         `fetch` is called if there is no entry, or `is_refresh` asks for a new one, and it is not being fetched already.
         """
-        entry = None if is_refresh else self._find(key)
-        if entry is not None:
-            self._counts["hit"].inc()
-            return entry[1], "hit", self._clock() - entry[0]
+        if key in self._entries and not is_refresh:
+            created_at, response = self._entries[key]
+            if (age := self._clock() - created_at) <= self._config.max_age_seconds:
+                self._entries.move_to_end(key)
+                self._counts["hit"].inc()
+                return response, "hit", age
+            self._remove(key)
         result: Result = "shared" if key in self._pending else "miss"
         self._counts[result].inc()
         return await self._wait(key, fetch), result, 0
@@ -88,16 +91,6 @@ class ResponseCache:
         self._entries.clear()
         self.size = 0
         metrics.untrack_cache(self._model, self)
-
-    def _find(self, key: bytes) -> tuple[float, CachedResponse] | None:
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if self._clock() - entry[0] > self._config.max_age_seconds:
-            self._remove(key)
-            return None
-        self._entries.move_to_end(key)
-        return entry
 
     async def _wait(self, key: bytes, fetch: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
         """Wait for the one fetch of a key; it is cancelled when all who wait have left."""
@@ -123,15 +116,12 @@ class ResponseCache:
             if key in self._pending and self._pending[key].task is this_task:
                 del self._pending[key]
         if response.is_cacheable and response.size <= self._config.max_bytes:
-            self._add(key, response)
+            self._remove(key)
+            self._entries[key] = self._clock(), response
+            self.size += response.size
+            while self.size > self._config.max_bytes:
+                self._remove(next(iter(self._entries)))
         return response
-
-    def _add(self, key: bytes, response: CachedResponse) -> None:
-        self._remove(key)
-        self._entries[key] = self._clock(), response
-        self.size += response.size
-        while self.size > self._config.max_bytes:
-            self._remove(next(iter(self._entries)))
 
     def _remove(self, key: bytes) -> None:
         if key in self._entries:
