@@ -30,8 +30,10 @@ from appliance.storage.selection import log_left_out, select
 
 log = structlog.get_logger()
 
-# Retries for a store that is not available while its last known artifact could be used.
+# Limits for a store that is not available while its last known artifact could be used: of retries, and of the delay
+# that it asks for.
 _RETRIES_WITH_FALLBACK = 2
+_DELAY_WITH_FALLBACK_SECONDS = 10.0
 
 
 def materialize(
@@ -83,7 +85,11 @@ def fetch(store: Store, resolved: ResolvedStorage, on_progress: OnProgress) -> P
     config = resolved.settings.transfer
     listing_config = config
     if fallback:
-        listing_config = config.model_copy(update={"retries": min(_RETRIES_WITH_FALLBACK, config.retries)})
+        limits = {
+            "retries": min(_RETRIES_WITH_FALLBACK, config.retries),
+            "timeout_seconds": min(_DELAY_WITH_FALLBACK_SECONDS, config.timeout_seconds),
+        }
+        listing_config = config.model_copy(update=limits)
     with event_loop_for(store) as runner:
         try:
             listing = runner.run(with_progress(with_retries(store.list, resolved.uri, listing_config), on_progress))

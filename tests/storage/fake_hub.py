@@ -85,6 +85,8 @@ class Hub:
     """The address in links to the next page, if it is not that of this hub, as mirrors pass on the hub's own."""
     limited: int = 0
     """How many requests are refused because of the rate limit, counted down."""
+    limit_seconds: int = 3
+    """How long the rate limit lasts, as the refused are told."""
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
     file_host_requests: list[dict[str, str]] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Hub:
         self.requests.append(f"{request.method} {request.path}")
         if self.limited:
             self.limited -= 1
-            return web.Response(status=429, headers={"RateLimit": '"api";r=0;t=3'})
+            return web.Response(status=429, headers={"RateLimit": f'"api";r=0;t={self.limit_seconds}'})
         if self.status is not None:
             return web.Response(status=self.status)
         for kind, route in _ROUTES:

@@ -417,6 +417,15 @@ def test_the_rate_limit_of_the_hub_is_waited_for(hub: Hub, cache: Cache) -> None
     assert retried["delay_seconds"] > 3
 
 
+def test_a_rate_limit_does_not_keep_back_what_was_fetched(hub: Hub, cache: Cache) -> None:
+    """A server that restarts serves the model it had, and does not wait for minutes to have it confirmed."""
+    hub.repository("owner/model").commit(FILES)
+    first = fetch_model("hf://owner/model", cache)
+    hub.limited, hub.limit_seconds = 1, 300
+
+    assert fetch_model("hf://owner/model", cache) == first
+
+
 def test_a_wait_that_is_longer_than_the_download_may_take_is_an_error(hub: Hub, cache: Cache) -> None:
     """Right away."""
     hub.repository("owner/model").commit(FILES)
