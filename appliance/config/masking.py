@@ -43,6 +43,8 @@ _FLOW_VALUE = re.compile(
     r"""\s*((?:"(?:\\.|[^"\\])*"?|'(?:''|[^'])*'?)[^,\]}]*|[{\[].*|[^\s"',\]}][^,\]}]*(?:,(?![^,\]}]*:)[^,\]}]*)*)"""
 )
 
+_NUMBER = re.compile(r"[-+]?\d[\d._]*\s*(?:[,}\]#]|$)")
+
 # A key of the file with a name like this is secret.
 _MIN_SIMILARITY = 0.8
 
@@ -79,14 +81,18 @@ def is_secret_name(key: str) -> bool:
 def is_private_name(key: str) -> bool:
     """Whether the value of a key of this name, or everything below it, is not shown: it is secret, or may be."""
     word = key.lower().replace("-", "_")
-    if is_secret_name(key) or word in _SECTIONS or word == "options":
-        return True
-    return word not in property_names() and any(_is_misspelt(word, other) for other in _PRIVATE_WORDS)
+    return is_secret_name(key) or word in _SECTIONS or word == "options" or _may_be_private(key)
 
 
-def _is_misspelt(word: str, other: str) -> bool:
-    min_similarity = min(_MIN_SIMILARITY_OF_UNKNOWN_KEYS, 1 - _MAX_WRONG_LETTERS / len(other))
-    return SequenceMatcher(None, other, word).ratio() >= min_similarity
+@lru_cache(4096)
+def _may_be_private(key: str) -> bool:
+    """Whether a key is unknown, and may be a misspelt one whose value is secret."""
+    word = key.lower().replace("-", "_")
+    if word in property_names():
+        return False
+    similarities = {other: SequenceMatcher(None, other, word).ratio() for other in _PRIVATE_WORDS}
+    min_similarity = _MIN_SIMILARITY_OF_UNKNOWN_KEYS
+    return any(each >= min(min_similarity, 1 - _MAX_WRONG_LETTERS / len(other)) for other, each in similarities.items())
 
 
 def is_odd_address(key: str | int, value: object) -> bool:
@@ -182,7 +188,11 @@ def _by_name(line: str) -> Iterator[tuple[int, int]]:
         # Below a section, or in doubt, everything that follows may be secret.
         is_value = is_in_flow and (is_secret_name(name) or not is_private_name(name))
         found = (_FLOW_VALUE if is_value else _REST).match(line, key.end())
-        if found and (is_private_name(name) or is_odd_address(name, found[1].partition(" #")[0])):
+        if found is None:
+            continue
+        # In doubt, a number is no secret.
+        is_shown = not is_secret_name(name) and _may_be_private(name) and _NUMBER.match(found[1]) is not None
+        if (is_private_name(name) and not is_shown) or is_odd_address(name, found[1].partition(" #")[0]):
             yield found.span(1)
 
 

@@ -273,13 +273,15 @@ server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
 
 
 def test_a_key_that_is_known_or_unlike_a_secret_is_shown(load_text: Callable[..., LoadedConfig]) -> None:
-    """A misspelt key whose right one holds no secret, and the known keys on its line."""
+    """A misspelt key whose right one holds no secret, a number, and the known keys."""
+    model = "models: [{name: a, class: generative, storage: {uri: file:///a}, limits: {queu_tokens: 16000}}]"
     azure = "{account: mine, client_secret: hunter2-hunter2, tenant_id: t, client_ie: c}"
 
     with pytest.raises(ConfigError) as caught:
-        load_text(_server(f"{{prot: 8080}}\nstorage: {{credentials: {{azure: [{azure}]}}}}"))
+        load_text(f"{model}\nserver: {{prot: 8080}}\nstorage: {{credentials: {{azure: [{azure}]}}}}")
 
     assert "{prot: 8080}" in str(caught.value)
+    assert "queu_tokens: 16000" in str(caught.value)
     assert is_private_name("clint_secrte")
     assert not any(map(is_private_name, ("account", "client_id", "tokenizer", "prot", "wieght")))
 
