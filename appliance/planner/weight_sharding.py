@@ -98,8 +98,11 @@ def group_tensors(tensors: Sequence[TensorInfo], model: Architecture) -> list[Te
     samples: dict[object, TensorInfo] = {}
     counts: defaultdict[object, Counter[int | None]] = defaultdict(Counter)
     for tensor in tensors:
-        layer, expert = _LAYER.search(tensor.name), _EXPERT.search(tensor.name)
-        key = (_NUMBER.sub("0", tensor.name), tensor.dtype, tensor.shape, layer and layer[1])
+        layer, expert = _layer(tensor.name), _EXPERT.search(tensor.name)
+        # Layers past the last are for multi-token prediction, a model of its own (DeepSeek-V3 report, section 2.2).
+        if layer is not None and layer >= model.layers:
+            continue
+        key = (_NUMBER.sub("0", tensor.name), tensor.dtype, tensor.shape, layer)
         samples.setdefault(key, tensor)
         counts[key][int(expert[1]) if expert else None] += 1
     loaded = [(tensor, counts[key]) for key, tensor in samples.items() if _is_loaded(tensor.name, model)]
@@ -127,10 +130,6 @@ def _layer(name: str) -> int | None:
 
 def _is_loaded(name: str, model: Architecture) -> bool:
     if _UNUSED.search(name) or (model.is_tied and re.search(r"(^|\.)lm_head\.weight$", name)):
-        return False
-    # Layers past the last are for multi-token prediction, a model of its own (DeepSeek-V3 report, section 2.2).
-    layer = _layer(name)
-    if layer is not None and layer >= model.layers:
         return False
     # vLLM does not load the pooler of an encoder that embeds.
     is_embedder = model.is_encoder and not model.name.endswith("Classification")
@@ -163,7 +162,7 @@ def weight_bytes_by_rank(
                 by_experts[stage][group.experts] += size
             else:
                 common[stage] += size
-    # Experts are dealt out in order; the first ranks take the rest (``determine_expert_map`` of vLLM).
+    # Each rank has contiguous experts; the first ranks take the rest (``determine_expert_map`` of vLLM).
     each, over = divmod(model.experts, layout.tensor_parallel * layout.data_parallel)
     found = {}
     for stage, sizes in enumerate(by_experts):
