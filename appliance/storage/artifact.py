@@ -201,7 +201,11 @@ class ArtifactDownload:
         else:
             with translate_disk_errors(target / file.name):
                 (target / file.name).parent.mkdir(parents=True, exist_ok=True)
-                (target / file.name).hardlink_to(packed / file.name)
+                # Copied, if it must be, because the next attempt may need the packed one.
+                try:
+                    (target / file.name).hardlink_to(packed / file.name)
+                except OSError:
+                    shutil.copyfile(packed / file.name, target / file.name)
 
 
 def _digests_of_earlier_versions(cache: Cache, uri: str, files: Sequence[RemoteFile]) -> Mapping[str, str]:

@@ -74,13 +74,9 @@ class GcsStore(FilesystemStore):
         if self._filesystem.session is not None:
             await self._filesystem.session.close()
 
-    async def _find(self) -> Mapping[str, Info]:
+    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:  # Any: as above
         await self._refresh()
-        return await super()._find()
-
-    async def _info(self, path: str) -> Info:
-        await self._refresh()
-        return await super()._info(path)
+        return await super()._call(method, *args, **kwargs)
 
     async def _describe(self, _path: str, name: str, info: Info) -> RemoteFile:
         if encoding := info.get("contentEncoding"):
@@ -119,7 +115,6 @@ class GcsStore(FilesystemStore):
     async def _refresh(self) -> None:
         """Refresh the token of the session if it expires soon."""
         async with self._refreshing:
-            await self._open()
             if self._credentials:
                 if not self._credentials.valid:
                     await in_thread(self._refresh_credentials, self._credentials)

@@ -130,7 +130,8 @@ class OciLayer:
 class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no types
     """The layers of one artifact or image.
 
-    `endpoint` is the address of a mirror, whose path precedes the name of the repository; None is the registry itself.
+    `reference` has the digest of the manifest or index that its tag names, once that was requested. `endpoint` is the
+    address of a mirror, whose path precedes the name of the repository; None is the registry itself.
     `client_kwargs` are those of its `aiohttp.ClientSession`.
     """
 
@@ -195,11 +196,6 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
         if self._session is not None:
             await self._session.close()
 
-    async def resolve(self) -> OciReference:
-        """Return the reference with the digest of the manifest or index that its tag names now."""
-        await self._resolve()
-        return self.reference
-
     async def _layer(self, path: str) -> OciLayer:
         layer = (await self._resolve()).get(self._strip_protocol(path)[1:])
         if layer is None:
@@ -213,6 +209,8 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
                 digest, manifest = await self._manifest(self.reference.digest or self.reference.tag)
                 if "manifests" in manifest:
                     _, manifest = await self._manifest(self._choose(manifest["manifests"]))
+                if "layers" not in manifest:
+                    raise self._corrupt("its index leads to another index")
                 self._layers = self._parse_layers(manifest)
                 self.reference = replace(self.reference, digest=digest)
             return self._layers
@@ -399,7 +397,7 @@ class OciStore(FilesystemStore):
 
     async def _list(self) -> Listing:
         listing = await super()._list()
-        self._reference = await self._filesystem.resolve()
+        self._reference = self._filesystem.reference
         self._uri = str(self._reference)
         is_file = len(listing.files) == 1 and listing.files[0].unpack is None
         return replace(listing, uri=self._uri, is_file=is_file, revision=self._reference.digest)

@@ -231,3 +231,13 @@ async def test_options_go_over_the_config(guarded: Google, account: str) -> None
     finally:
         await store.close()
     assert {"userProject=project"} == {next(part for part in path if "user" in part) for path in guarded.queries}
+
+
+async def test_tokens_that_others_can_write_are_not_run(guarded: Google, tmp_path: Path) -> None:
+    """gcsfs unpickles them when it is imported."""
+    tokens = tmp_path / "home/.gcs_tokens"
+    tokens.write_bytes(b"pickle")
+    tokens.chmod(0o666)
+
+    with pytest.raises(StorageError, match=r"\.gcs_tokens: other users can write to it"):
+        await listed("gs://bucket/model", settings(anonymous=True, endpoint_url=guarded.url))

@@ -222,10 +222,15 @@ def test_an_index_leads_to_the_image_of_this_machine(registry_server: RegistrySe
     index = {"schemaVersion": 2, "mediaType": INDEX}
     registry_server.push_manifest(name, {**index, "manifests": entries}, "all")
     registry_server.push_manifest(name, {**index, "manifests": entries[:2]}, "others")
+    all_of_them = registry_server.push_manifest(name, {**index, "manifests": entries}, "again")
+    nested = [{"mediaType": INDEX, "digest": all_of_them, "size": 1}]
+    registry_server.push_manifest(name, {**index, "manifests": nested}, "nested")
 
     assert fetch(registry_server.uri(name, ":all"), settings(cache))["x"] == mine.encode()
     with pytest.raises(ArtifactNotFoundError, match=f"has no image for {mine}, only for riscv64, s390x"):
         fetch(registry_server.uri(name, ":others"), settings(cache))
+    with pytest.raises(ArtifactCorruptError, match="leads to another index"):
+        fetch(registry_server.uri(name, ":nested"), settings(cache))
 
 
 def test_a_tag_is_pinned_by_its_digest(
@@ -513,6 +518,7 @@ def altered(**more: object) -> bytes:
         (manifest_of(Layer(b"a", title="/etc/x"), Layer(b"b", title="y")), "absolute name"),
         (json.dumps({"mediaType": INDEX, "manifests": [7]}).encode(), "its index is broken"),
         (json.dumps({"mediaType": INDEX, "manifests": [{"digest": "../x"}]}).encode(), "its index is broken"),
+        (json.dumps({"mediaType": INDEX, "manifests": []}).encode(), "only for nothing"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(cache: Cache, body: bytes, fault: str) -> None:
