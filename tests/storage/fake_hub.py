@@ -156,7 +156,7 @@ class Hub:
         end = begin + self.page
         entries = [_entry(file, data) for file, data in files.items()]
         further = f'<{self.link_host or self.url}{request.path}?recursive=true&cursor={end}>; rel="next"'
-        headers = {"Link": further} if end < len(entries) else None
+        headers = {"link": further} if end < len(entries) else None
         return web.json_response(entries[begin:end], headers=headers)
 
     async def _file(self, request: web.Request, name: str, commit: str, path: str) -> web.StreamResponse:

@@ -46,7 +46,6 @@ class HubClient:
             StorageUnavailableError: the response is not one of a hub.
             aiohttp.ClientError: there is no response, or its status is one of failure.
         """
-        _route_requests()
         requests: list[Future[tuple[Mapping[str, str], bytes]]] = []
 
         def send(url: str) -> tuple[Mapping[str, str], bytes]:
@@ -54,6 +53,7 @@ class HubClient:
             return requests[-1].result()
 
         def run() -> T:
+            _route_requests()
             _send.set(send)
             return function(*args, **kwargs)
 
@@ -79,7 +79,7 @@ class HubClient:
     async def _get(self, url: URL) -> tuple[Mapping[str, str], bytes]:
         """Return the headers and the body of a response that huggingface_hub reads."""
         async with self._session.get(self._uri, url) as response:
-            headers = {name: value for name, value in response.headers.items() if name == "Link"}
+            headers = {"Link": ", ".join(response.headers.getall("Link", ()))}
             return headers, await read_body(self._uri, response, _MAX_PAGE_BYTES)
 
 

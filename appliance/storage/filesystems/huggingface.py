@@ -24,6 +24,7 @@ from yarl import URL
 
 from appliance.config.credentials import CredentialsConfig, HubCredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
+from appliance.core.concurrency import in_thread
 from appliance.core.errors import ArtifactNotFoundError, GatedError, StorageError
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact
@@ -121,14 +122,13 @@ class HubStore(FilesystemStore):
         self.credential = self._hub.credential
 
     async def _connect(self) -> Any:  # Any: huggingface_hub's filesystem
-        from huggingface_hub import HfFileSystem
-
+        filesystem_class = await in_thread(_import_filesystem)
         self._session = await HttpSession.open(
             self._settings.transfer, self._hub.headers_for, lambda _: self._hub.ca_file
         )
         self._client = HubClient(self._session, self._hub.endpoint, self._uri)
         # The session has the token. More workers would be threads of its own, and not of `HubClient`.
-        return HfFileSystem(endpoint=self._hub.endpoint, token=False, max_workers=1, skip_instance_cache=True)
+        return filesystem_class(endpoint=self._hub.endpoint, token=False, max_workers=1, skip_instance_cache=True)
 
     async def _disconnect(self) -> None:
         await self._session.close()
@@ -303,6 +303,12 @@ def _user_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
         return "the token of hf auth login", Path(file).expanduser().read_text().strip() or None
     except (OSError, ValueError, RuntimeError):
         return "anonymous", None
+
+
+def _import_filesystem() -> Any:  # Any: huggingface_hub's filesystem
+    from huggingface_hub import HfFileSystem
+
+    return HfFileSystem
 
 
 def _info_of(file: Any) -> Info:  # Any: huggingface_hub's RepoSibling
