@@ -26,7 +26,7 @@ AUTHORITY = trustme.CA()
 
 
 @dataclass(slots=True)
-class Secured:
+class SecureServer:
     """The process, what is behind it, and how to trust it."""
 
     served: ServerProcess
@@ -58,7 +58,7 @@ def _issue(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureServer]:
     """A proxy that passes on what clients send for its upstream, as far as it is not ours."""
     folder = tmp_path_factory.mktemp("secured")
     _issue(folder)
@@ -79,11 +79,11 @@ server:
 """)
         served = ServerProcess(file, folder / "log")
         wait_until(lambda: served.get("/readyz", probe_port)[0] == 200, 60, served.log_tail)
-        yield Secured(served, upstream, grpc_port, probe_port, folder)
+        yield SecureServer(served, upstream, grpc_port, probe_port, folder)
         assert served.stop() == 0, served.log_tail()
 
 
-def test_openais_client_comes_with_its_key(secured: Secured) -> None:
+def test_openais_client_comes_with_its_key(secured: SecureServer) -> None:
     """With it an answer and a stream, without it its own error for that."""
     with secured.http() as http:
         good = openai.OpenAI(base_url=f"{secured.url}/v1", api_key=KEY, http_client=http)
@@ -99,7 +99,7 @@ def test_openais_client_comes_with_its_key(secured: Secured) -> None:
     assert caught.value.code == "invalid_api_key"
 
 
-def test_anthropics_client_comes_with_its_key(secured: Secured) -> None:
+def test_anthropics_client_comes_with_its_key(secured: SecureServer) -> None:
     """Its header is `x-api-key`, and its error has a shape of its own."""
     with secured.http() as http:
         good = anthropic.Anthropic(base_url=secured.url, api_key=KEY, http_client=http)
@@ -112,7 +112,7 @@ def test_anthropics_client_comes_with_its_key(secured: Secured) -> None:
     assert whole.content
 
 
-def test_azures_header_opens_too(secured: Secured) -> None:
+def test_azures_header_opens_too(secured: SecureServer) -> None:
     """And every answer over TLS tells browsers to come back over TLS."""
     with secured.http() as http:
         answer = http.get(f"{secured.url}/v1/models", headers={"api-key": KEY})
@@ -121,7 +121,7 @@ def test_azures_header_opens_too(secured: Secured) -> None:
     assert answer.headers["strict-transport-security"].startswith("max-age=")
 
 
-def test_our_key_never_gets_to_an_upstream(secured: Secured) -> None:
+def test_our_key_never_gets_to_an_upstream(secured: SecureServer) -> None:
     """Not even in a header that the config passes on; what is not ours travels."""
     with secured.http() as http:
         body = {"model": "ours", "messages": [{"role": "user", "content": "hello"}]}
@@ -134,14 +134,14 @@ def test_our_key_never_gets_to_an_upstream(secured: Secured) -> None:
     assert KEY not in json.dumps(last.headers)
 
 
-def test_probes_of_the_platform_need_neither_key_nor_certificate(secured: Secured) -> None:
+def test_probes_of_the_platform_need_neither_key_nor_certificate(secured: SecureServer) -> None:
     """Their own listener has no TLS, and names every model."""
     status, body = secured.served.get("/readyz", secured.probe_port)
 
     assert (status, [model["name"] for model in body["models"]]) == (200, ["ours"])
 
 
-def test_grpc_has_the_same_certificate_and_keys_and_follows_it(secured: Secured) -> None:
+def test_grpc_has_the_same_certificate_and_keys_and_follows_it(secured: SecureServer) -> None:
     """A new certificate is shown to the next connection; the one of before goes on."""
     secrets = grpc.ssl_channel_credentials(AUTHORITY.cert_pem.bytes())
     metadata = (("authorization", f"Bearer {KEY}"),)
@@ -163,7 +163,7 @@ def test_grpc_has_the_same_certificate_and_keys_and_follows_it(secured: Secured)
             assert names(new) == names(old) == ["ours"]
 
 
-def test_no_key_is_ever_in_the_log(secured: Secured) -> None:
+def test_no_key_is_ever_in_the_log(secured: SecureServer) -> None:
     """Nor is one that was refused."""
     log = secured.served.log.read_text()
 

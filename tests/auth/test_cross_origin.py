@@ -34,7 +34,7 @@ def keyless(host: str = LOOPBACK, **server: Any) -> AppClient:  # Any: keys of t
 
 
 @pytest.fixture(scope="module")
-async def here() -> AsyncGenerator[AppClient]:
+async def loopback_app() -> AsyncGenerator[AppClient]:
     """One that listens on the loopback."""
     async with keyless(admin=True) as client:
         yield await _ready(client)
@@ -42,7 +42,7 @@ async def here() -> AsyncGenerator[AppClient]:
 
 
 @pytest.fixture(scope="module")
-async def there() -> AsyncGenerator[AppClient]:
+async def network_app() -> AsyncGenerator[AppClient]:
     """One that listens on all interfaces."""
     async with keyless(EVERYWHERE) as client:
         yield await _ready(client)
@@ -69,18 +69,20 @@ async def _ready(client: AppClient) -> AppClient:
         {**IMAGE, "sec-fetch-site": "same-site"},
     ],
 )
-async def test_pages_of_other_origins_do_nothing(headers: dict[str, str], here: AppClient, there: AppClient) -> None:
+async def test_pages_of_other_origins_do_nothing(
+    headers: dict[str, str], loopback_app: AppClient, network_app: AppClient
+) -> None:
     """A form that unloads, a request that costs and a look at the models are 403, and change nothing."""
     headers = {"Host": "127.0.0.1:8080", **headers}
-    form = await here.post(UNLOAD, data={"a": "b"}, headers=headers)
-    asked = await there.post("/v1/completions", json={"model": "one"}, headers=headers)
-    tensors = await here.post("/v2/models/one/infer", json={}, headers=headers)
-    seen = await there.get("/v1/models", headers=headers)
+    form = await loopback_app.post(UNLOAD, data={"a": "b"}, headers=headers)
+    asked = await network_app.post("/v1/completions", json={"model": "one"}, headers=headers)
+    tensors = await loopback_app.post("/v2/models/one/infer", json={}, headers=headers)
+    seen = await network_app.get("/v1/models", headers=headers)
 
     assert [each.status_code for each in (form, asked, tensors, seen)] == [403] * 4
     assert asked.json()["error"]["type"] == "permission_error"
     assert isinstance(tensors.json()["error"], str)
-    assert here.manager.statuses[0].state == "ready"
+    assert loopback_app.manager.statuses[0].state == "ready"
 
 
 @pytest.mark.parametrize(
@@ -95,18 +97,18 @@ async def test_pages_of_other_origins_do_nothing(headers: dict[str, str], here: 
         {"Host": "chat.example.com", "Origin": "https://chat.example.com", "sec-fetch-site": "same-origin"},
     ],
 )
-async def test_programs_and_its_own_page_ask(headers: dict[str, str], here: AppClient) -> None:
+async def test_programs_and_its_own_page_ask(headers: dict[str, str], loopback_app: AppClient) -> None:
     """Programs send no origin, and the page at `/` its own, with or without TLS in front of the server."""
-    asked = await here.post("/v1/completions", json={"model": "one"}, headers=headers)
-    shown = await here.get("/config", headers=headers)
+    asked = await loopback_app.post("/v1/completions", json={"model": "one"}, headers=headers)
+    shown = await loopback_app.get("/config", headers=headers)
 
     assert (asked.status_code, shown.status_code) == (200, 200)
 
 
-async def test_a_link_leads_to_the_page(here: AppClient) -> None:
+async def test_a_link_leads_to_the_page(loopback_app: AppClient) -> None:
     """From another site too; the page's own requests are of its own origin."""
-    assert (await here.get("/", headers={**LINK, "Accept": "text/html"})).status_code == 200
-    assert (await here.get("/schema", headers=LINK)).status_code == 200
+    assert (await loopback_app.get("/", headers={**LINK, "Accept": "text/html"})).status_code == 200
+    assert (await loopback_app.get("/schema", headers=LINK)).status_code == 200
 
 
 async def test_pages_that_cors_names_ask() -> None:
@@ -148,16 +150,18 @@ NAMES: Mapping[str, tuple[int, int, int]] = {
 
 
 @pytest.mark.parametrize("host", NAMES)
-async def test_names_that_may_be_rebound_are_refused(host: str, here: AppClient, there: AppClient) -> None:
+async def test_names_that_may_be_rebound_are_refused(
+    host: str, loopback_app: AppClient, network_app: AppClient
+) -> None:
     """Where the loopback listens for everyone; elsewhere for pages and for the config, as programs use any name."""
     headers = {"Host": host, "X-Forwarded-Host": "localhost"}
-    local = await here.get("/v1/models", headers=headers)
-    below = await here.get("/shop/talk/v1/models", headers=headers)
-    probes = [(await here.get(path, headers=headers)).status_code for path in ("/livez", "/v2/health/live")]
-    remote = await there.get("/v1/models", headers=headers)
+    local = await loopback_app.get("/v1/models", headers=headers)
+    below = await loopback_app.get("/shop/talk/v1/models", headers=headers)
+    probes = [(await loopback_app.get(path, headers=headers)).status_code for path in ("/livez", "/v2/health/live")]
+    remote = await network_app.get("/v1/models", headers=headers)
     paths = ("/config", "http://appliance//config/", "/shop/talk/config", "/publishers/shop/models/one/config")
-    shown = {(await there.get(path, headers=headers)).status_code for path in paths}
-    page = await there.get("/v1/models", headers={**headers, "Origin": f"http://{host}"})
+    shown = {(await network_app.get(path, headers=headers)).status_code for path in paths}
+    page = await network_app.get("/v1/models", headers={**headers, "Origin": f"http://{host}"})
 
     wanted = NAMES[host]
     assert (local.status_code, remote.status_code, shown) == (wanted[0], wanted[1], {wanted[2]})
@@ -172,9 +176,11 @@ PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz", "/readyz/", "/sh
 
 
 @pytest.mark.parametrize("path", PROBES)
-async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: AppClient, there: AppClient) -> None:
+async def test_probes_tell_foreign_pages_their_status_alone(
+    path: str, loopback_app: AppClient, network_app: AppClient
+) -> None:
     """A page whose name was pointed here reads neither models, nor upstreams, nor what is known of the file."""
-    for client in (here, there):
+    for client in (loopback_app, network_app):
         client.manager.config_status = ConfigStatus("digest", "now")
         for headers in ({"Host": "evil.example"}, {"Host": "localhost", "Origin": "https://evil.example"}):
             foreign = await client.get(path, headers=headers)

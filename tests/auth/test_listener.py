@@ -81,7 +81,7 @@ async def _serving(config: TlsConfig) -> AsyncGenerator[int]:
     listener = Listener(app, "127.0.0.1", port, Certificates(config), settle_seconds=2)
     serving = asyncio.create_task(listener.serve())
     async with asyncio.timeout(20):
-        while not await _listens(port):
+        while not await _is_listening(port):
             await asyncio.sleep(0.05)
     try:
         yield port
@@ -91,7 +91,7 @@ async def _serving(config: TlsConfig) -> AsyncGenerator[int]:
             await serving
 
 
-async def _listens(port: int) -> bool:
+async def _is_listening(port: int) -> bool:
     try:
         await _get(port)
     except ConnectionRefusedError:
@@ -124,7 +124,7 @@ def _der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
-async def _until_shown(port: int, certificate: x509.Certificate) -> None:
+async def _wait_until_shown(port: int, certificate: x509.Certificate) -> None:
     """Until new connections see no other."""
     async with asyncio.timeout(30):
         while {(await _get(port))[0] for _ in range(3)} != {_der(certificate)}:
@@ -158,7 +158,7 @@ async def test_a_new_certificate_costs_no_connection(volume: Volume) -> None:
         while not seen[_der(first)]:
             await asyncio.sleep(0.05)
         second = volume.put(AUTHORITY.issue_cert("localhost"))
-        await _until_shown(port, second)
+        await _wait_until_shown(port, second)
         await asyncio.sleep(4)
         is_under_way = not slow.done()
         _held.clear()
@@ -228,13 +228,13 @@ async def test_nobody_waits_for_one_that_stops(volume: Volume) -> None:
     )
     serving = asyncio.create_task(listener.serve())
     async with asyncio.timeout(30):
-        while not await _listens(port):
+        while not await _is_listening(port):
             await asyncio.sleep(0.05)
         _held.set()
         slow = asyncio.create_task(_get(port, "/slow"))
         await asyncio.sleep(1)
         listener.stop()
-        while await _listens(port):
+        while await _is_listening(port):
             await asyncio.sleep(0.05)
         is_under_way = not slow.done()
         _held.clear()

@@ -48,16 +48,16 @@ def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
     assert served.stop() == 0, served.log_tail()
 
 
-def said(connection: socket.socket) -> bytes:
+def read_all(connection: socket.socket) -> bytes:
     """All that the server says until it closes the connection."""
     connection.settimeout(60)
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def connect(server: ServerProcess, begins: bytes) -> socket.socket:
+def connect(server: ServerProcess, first_bytes: bytes) -> socket.socket:
     """A connection on which so much was sent."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
-    connection.sendall(begins)
+    connection.sendall(first_bytes)
     return connection
 
 
@@ -65,23 +65,23 @@ def test_a_body_that_does_not_come_is_408(server: ServerProcess) -> None:
     """Its connection waits no longer than it may, and the reason is told."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
     with connect(server, head + b'{"model":') as connection:
-        status, _, rest = said(connection).partition(b"\r\n")
+        status, _, rest = read_all(connection).partition(b"\r\n")
 
     assert b" 408 " in status
     assert json.loads(rest.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
 
 
-@pytest.mark.parametrize("begins", [b"GET", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-def test_a_head_that_does_not_come_ends_the_connection(server: ServerProcess, begins: bytes) -> None:
+@pytest.mark.parametrize("first_bytes", [b"GET", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_a_head_that_does_not_come_ends_the_connection(server: ServerProcess, first_bytes: bytes) -> None:
     """Be it a word of it, or most."""
-    with connect(server, begins) as connection:
-        assert b" 200 " not in said(connection)
+    with connect(server, first_bytes) as connection:
+        assert b" 200 " not in read_all(connection)
 
 
 def test_a_connection_that_rests_is_closed(server: ServerProcess) -> None:
     """The time to send a head is also what may pass between two requests."""
     with connect(server, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
-        assert said(connection).startswith(b"HTTP/1.1 200 ")
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_that_is_too_large_is_413(server: ServerProcess) -> None:

@@ -90,14 +90,14 @@ class Client(AsyncClient):
         super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance", timeout=60)
 
     @property
-    def entry(self) -> ModelStatus:
+    def status(self) -> ModelStatus:
         """The only model."""
         return self.manager.statuses[0]
 
     @property
     def engine(self) -> Engine:
         """What computes it."""
-        return cast("Engine", self.entry.model)
+        return cast("Engine", self.status.model)
 
     def ask(self, content: Any = "", path: str = COMPLETION, **others: Any) -> asyncio.Task[Response]:
         """A request that is on its way."""
@@ -116,10 +116,10 @@ async def serving(server: ServerConfig | None = None, **model_config: Any) -> As
     await client.manager.stop()
 
 
-async def wait_until(is_so: Callable[[], bool]) -> None:
+async def wait_until(is_true: Callable[[], bool]) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(60):
-        while not is_so():
+        while not is_true():
             await asyncio.sleep(0.001)
 
 
@@ -130,7 +130,7 @@ async def test_overload_is_refused_before_it_costs_anything(times: float) -> Non
     Who was let in is answered, in the order of coming; the others hear 429 at once, and no prompt of theirs is read.
     """
     async with serving(limits=LimitsConfig(concurrent=4, queued=4)) as client:
-        engine, gate = client.engine, client.entry.queue
+        engine, gate = client.engine, client.status.queue
         asked: list[asyncio.Task[Response]] = []
         for _ in range(5):
             came = [client.ask(f"{len(asked) + number}") for number in range(int(4 * times))]
@@ -173,29 +173,29 @@ async def test_a_promise_refuses_who_would_have_to_wait_for_too_long() -> None:
 
         assert refused.status_code == 429
         assert (await second).status_code == 200
-        assert client.entry.queue.refused == {"slo": 1}
+        assert client.status.queue.refused == {"slo": 1}
 
 
 async def test_a_client_that_leaves_the_queue_is_never_computed() -> None:
     """Its turn goes to the next one."""
     async with serving(limits=LimitsConfig(concurrent=1)) as client:
         asked = [client.ask(each) for each in ("first", "gone", "next")]
-        await wait_until(lambda: client.entry.queue.queued == 2)
+        await wait_until(lambda: client.status.queue.queued == 2)
         asked[1].cancel()
-        await wait_until(lambda: client.entry.queue.queued == 1)
+        await wait_until(lambda: client.status.queue.queued == 1)
         while not asked[2].done():
             client.engine.finish()
             await asyncio.sleep(0.001)
 
         assert [json.loads(body)["prompt"] for body in client.engine.read] == ["first", "next"]
-        assert client.entry.describe()["queued"] == 0
+        assert client.status.describe()["queued"] == 0
 
 
 async def test_the_tokenizer_needs_no_turn() -> None:
     """It is not the engine that answers."""
     async with serving(limits=LimitsConfig(concurrent=1, queued=0)) as client:
         running = client.ask("first")
-        await wait_until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.status.queue.running == 1)
 
         assert (await client.ask("x", path="/tokenize")).status_code == 200
         client.engine.finish()
@@ -207,11 +207,11 @@ async def test_the_tokenizer_has_limits_of_its_own() -> None:
     async with serving(limits=LimitsConfig(concurrent=1, queued=1)) as client:
         client.engine.tokenizes_at_once = False
         under_way = [client.ask(str(number), path="/tokenize") for number in range(2)]
-        await wait_until(lambda: client.entry.queued == 1)
+        await wait_until(lambda: client.status.queued == 1)
 
         assert (await client.ask("x", path="/tokenize")).status_code == 429
         engine = client.ask("first")
-        await wait_until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.status.queue.running == 1)
         while not all(task.done() for task in (engine, *under_way)):
             client.engine.finish()
             await asyncio.sleep(0)
@@ -243,7 +243,7 @@ async def test_an_answer_that_takes_too_long_is_504_and_its_work_is_ended(answer
         assert late.status_code == 504
         assert late.json()["error"]["code"] == "deadline_exceeded"
         assert "its limits.total_seconds of 0.05 seconds" in late.json()["error"]["message"]
-        assert (client.engine.aborted, client.entry.queue.running) == (1, 0)
+        assert (client.engine.aborted, client.status.queue.running) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +261,14 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_of_its_protocol(p
         assert first == 'data: {"first": 1}'
         assert last.startswith(begins)
         assert "deadline_exceeded" in last
-        assert (client.engine.aborted, client.entry.queue.running) == (1, 0)
+        assert (client.engine.aborted, client.status.queue.running) == (1, 0)
 
 
 async def test_who_waits_for_longer_than_a_first_token_may_take_is_504() -> None:
     """The wait for its turn counts."""
     async with serving(limits=LimitsConfig(concurrent=1, first_token_seconds=0.05)) as client:
         running = client.ask("first")
-        await wait_until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.status.queue.running == 1)
         late = await client.ask("late")
         client.engine.finish()
 
@@ -294,7 +294,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
                 return reply, record
 
         first = asyncio.create_task(ask())
-        await wait_until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.status.queue.running == 1)
         with pytest.raises(RateLimitedError, match="has 1 requests running"):
             await ask()
         record = client.engine.records[0]
@@ -303,7 +303,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
         client.engine.finish()
         counted, _ = await first
         second = asyncio.create_task(ask())
-        await wait_until(lambda: client.entry.queue.running == 1)
+        await wait_until(lambda: client.status.queue.running == 1)
         client.engine.finish()
         estimated, _ = await second
         with pytest.raises(RateLimitedError, match="has used up its 2 requests a minute") as caught:

@@ -17,7 +17,7 @@ class Account:
         self.now = 0.0
         self.keys = RateLimiter({"a": KeyLimitsConfig(**limits)}, lambda: self.now)
 
-    def ask(self, tokens: int = 0) -> RateLimitCharge:
+    def charge(self, tokens: int = 0) -> RateLimitCharge:
         """One request with so many tokens in its prompt."""
         charge = self.keys.charge("a", tokens)
         assert charge is not None
@@ -26,7 +26,7 @@ class Account:
     def refused(self, tokens: int = 0) -> RateLimitedError:
         """The error of a request that is one too many."""
         with pytest.raises(RateLimitedError) as caught:
-            self.ask(tokens)
+            self.charge(tokens)
         return caught.value
 
 
@@ -34,11 +34,11 @@ def test_requests_beyond_the_limit_wait_until_one_has_come_back() -> None:
     """Six a minute are one in ten seconds, and a rested key has all six at once."""
     account = Account(requests_per_minute=6)
     for _ in range(6):
-        account.ask()
+        account.charge()
     with use_context("r") as record:
         error = account.refused()
     account.now = 10.0
-    account.ask()
+    account.charge()
 
     assert (error.status, error.code, error.retry_after) == (429, "rate_limit_exceeded", 10)
     assert record.refused == "key_requests"
@@ -49,10 +49,10 @@ def test_requests_beyond_the_limit_wait_until_one_has_come_back() -> None:
 def test_tokens_are_estimated_and_then_counted() -> None:
     """An answer that was longer than the limit is paid off before the next request."""
     account = Account(tokens_per_minute=600)
-    account.ask(100).settle(900)
+    account.charge(100).settle(900)
     error = account.refused(100)
     account.now = 40.0
-    account.ask(100)
+    account.charge(100)
 
     assert error.retry_after == 40
 
@@ -60,10 +60,10 @@ def test_tokens_are_estimated_and_then_counted() -> None:
 def test_a_prompt_longer_than_the_limit_waits_for_the_whole_minute_and_goes() -> None:
     """It would never go otherwise."""
     account = Account(tokens_per_minute=60)
-    account.ask(30)
+    account.charge(30)
     error = account.refused(1000)
     account.now = 30.0
-    account.ask(1000)
+    account.charge(1000)
 
     assert error.retry_after == 30
 
@@ -71,14 +71,14 @@ def test_a_prompt_longer_than_the_limit_waits_for_the_whole_minute_and_goes() ->
 def test_a_request_that_was_not_answered_costs_nothing() -> None:
     """The model had no room for it, which is not the key's fault."""
     account = Account(requests_per_minute=1, tokens_per_minute=100)
-    account.ask(100).refund()
+    account.charge(100).refund()
 
-    account.ask(100)
+    account.charge(100)
 
 
 def test_what_is_left_is_said_as_openai_says_it() -> None:
     """Limit, remainder, and the time until all is back."""
-    charge = Account(requests_per_minute=10, tokens_per_minute=600).ask(150)
+    charge = Account(requests_per_minute=10, tokens_per_minute=600).charge(150)
 
     assert charge.headers() == {
         "x-ratelimit-limit-requests": "10",
@@ -93,7 +93,7 @@ def test_what_is_left_is_said_as_openai_says_it() -> None:
 def test_a_refusal_says_what_is_left_too() -> None:
     """Clients read the headers of an error as well."""
     account = Account(requests_per_minute=1)
-    account.ask()
+    account.charge()
 
     assert account.refused().headers["x-ratelimit-remaining-requests"] == "0"
 
@@ -109,10 +109,10 @@ def test_other_limits_hold_from_now_on_and_what_is_spent_stays_spent() -> None:
     """A change of the config gives nobody a fresh minute."""
     account = Account(requests_per_minute=4)
     for _ in range(4):
-        account.ask()
+        account.charge()
     account.keys.apply({"a": KeyLimitsConfig(requests_per_minute=6)})
     for _ in range(2):
-        account.ask()
+        account.charge()
 
     assert account.refused().retry_after == 10
 

@@ -19,9 +19,9 @@ from appliance.models.model_status import LoadTimings
 from appliance.models.state import State
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
+async def _wait_until(is_true: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not is_so():
+        while not is_true():
             await asyncio.sleep(0.01)
 
 
@@ -30,7 +30,7 @@ def _double(manager: ModelManager) -> Double:
 
 
 @asynccontextmanager
-async def _made(model_config: DoubleConfig) -> AsyncGenerator[ModelManager]:
+async def _started(model_config: DoubleConfig) -> AsyncGenerator[ModelManager]:
     manager = ModelManager(
         config(model_config).model_copy(update={"storage": GlobalStorageConfig(cache_dir=Path("/kept"))}),
         factory=DoubleFactory(),
@@ -44,12 +44,12 @@ async def _made(model_config: DoubleConfig) -> AsyncGenerator[ModelManager]:
 async def test_a_model_prepares_during_its_download() -> None:
     """The part of the load that needs no files starts at once, and knows the cache directory."""
     may_fetch = threading.Event()
-    async with _made(DoubleConfig(name="one", has_storage=True, may_fetch=may_fetch)) as manager:
+    async with _started(DoubleConfig(name="one", has_storage=True, may_fetch=may_fetch)) as manager:
         manager.start()
-        await _until(lambda: bool(_double(manager).prepared))
+        await _wait_until(lambda: bool(_double(manager).prepared))
         state = manager.statuses[0].state
         may_fetch.set()
-        await _until(lambda: manager.statuses[0].state is State.LOADING)
+        await _wait_until(lambda: manager.statuses[0].state is State.LOADING)
 
         assert state is State.FETCHING
         assert _double(manager).prepared == [Path("/kept")]
@@ -57,10 +57,10 @@ async def test_a_model_prepares_during_its_download() -> None:
 
 async def test_nothing_is_downloaded_if_a_required_package_is_missing() -> None:
     """The load fails before the first byte."""
-    async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
+    async with _started(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).prepare_fault = MissingExtraError("vllm", "gpu", "the model 'one'")
         manager.start()
-        await _until(lambda: manager.statuses[0].state is State.FAILED)
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
 
         assert "appliance[gpu]" in manager.statuses[0].reason
         assert manager.statuses[0].progress is None
@@ -68,11 +68,11 @@ async def test_nothing_is_downloaded_if_a_required_package_is_missing() -> None:
 
 async def test_the_log_and_the_probes_have_the_timings_of_a_load() -> None:
     """Both have the seconds of each phase, their sum, and the parts that the model measures."""
-    async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
+    async with _started(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).may_load.set()
         with capture_logs() as logs:
             manager.start()
-            await _until(lambda: manager.is_ready)
+            await _wait_until(lambda: manager.is_ready)
         shown = manager.statuses[0].describe()["load"]
         (told,) = [each for each in logs if each["event"] == "model.loaded"]
 

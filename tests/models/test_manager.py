@@ -30,9 +30,9 @@ PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = ModelRequest(Operation.COMPLETION, b'{"stream": true}')
 
 
-async def _until(is_so: Callable[[], bool], seconds: float = 3) -> None:
+async def _wait_until(is_true: Callable[[], bool], seconds: float = 3) -> None:
     async with asyncio.timeout(seconds):
-        while not is_so():
+        while not is_true():
             await asyncio.sleep(0.01)
 
 
@@ -55,17 +55,17 @@ async def _ready(*configs: DoubleConfig) -> AsyncGenerator[ModelManager]:
     async with _started(*configs) as manager:
         for index in range(len(manager.statuses)):
             _double(manager, index).may_load.set()
-        await _until(lambda: manager.is_ready)
+        await _wait_until(lambda: manager.is_ready)
         yield manager
 
 
 async def test_a_model_is_ready_only_after_its_warm_up_request() -> None:
     """A loaded model whose warm-up request is refused fails."""
     async with _started() as manager:
-        await _until(lambda: manager.statuses[0].state is State.LOADING)
+        await _wait_until(lambda: manager.statuses[0].state is State.LOADING)
         _double(manager).answer_fault = RequestError("no")
         _double(manager).may_load.set()
-        await _until(lambda: manager.statuses[0].state is State.FAILED)
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
 
         assert "the warm-up request was refused: no" in manager.statuses[0].reason
 
@@ -75,7 +75,7 @@ async def test_a_death_during_the_warm_up_request_is_a_failed_load() -> None:
     async with _started() as manager:
         _double(manager).answer_fault = EngineDeadError("try again in a moment")
         _double(manager).may_load.set()
-        await _until(lambda: manager.statuses[0].state is State.FAILED)
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
 
         assert "died during the warm-up request" in manager.statuses[0].reason
         assert "try again" not in manager.statuses[0].reason
@@ -85,7 +85,7 @@ async def test_a_death_during_the_warm_up_request_is_a_failed_load() -> None:
 async def test_a_download_reports_its_progress_and_its_files_reach_the_load() -> None:
     """A model with storage is fetched first."""
     async with _started(DoubleConfig(name="one", has_storage=True)) as manager:
-        await _until(lambda: manager.statuses[0].state is State.LOADING)
+        await _wait_until(lambda: manager.statuses[0].state is State.LOADING)
         progress = manager.statuses[0].progress
 
         assert progress is not None
@@ -102,7 +102,7 @@ async def test_a_model_that_fails_to_load_does_not_affect_others(fault: Exceptio
         _double(manager, 0).load_fault = fault
         for index in (0, 1):
             _double(manager, index).may_load.set()
-        await _until(lambda: manager.statuses[1].state is State.READY)
+        await _wait_until(lambda: manager.statuses[1].state is State.READY)
         reply = await manager.handle("good", PLAIN)
 
         assert reply.body == PLAIN.body
@@ -117,7 +117,7 @@ async def test_an_error_of_storage_is_the_reason_of_the_failure() -> None:
     """The probes show the message of the storage error."""
     model_config = DoubleConfig(name="one", has_storage=True, fetch_fault=ArtifactNotFoundError("nothing there"))
     async with _started(model_config) as manager:
-        await _until(lambda: manager.statuses[0].state is State.FAILED)
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
 
         assert manager.statuses[0].reason == "nothing there"
 
@@ -125,7 +125,7 @@ async def test_an_error_of_storage_is_the_reason_of_the_failure() -> None:
 async def test_engines_load_one_after_the_other() -> None:
     """The second waits for the first, so that each measures the memory that is left."""
     async with _started(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
-        await _until(lambda: manager.statuses[0].state is State.LOADING)
+        await _wait_until(lambda: manager.statuses[0].state is State.LOADING)
 
         assert manager.statuses[1].state is State.PENDING
 
@@ -133,7 +133,7 @@ async def test_engines_load_one_after_the_other() -> None:
 async def test_a_request_to_a_model_that_is_not_ready_is_503_with_a_wait() -> None:
     """The message has the state."""
     async with _started() as manager:
-        await _until(lambda: manager.statuses[0].state is State.LOADING)
+        await _wait_until(lambda: manager.statuses[0].state is State.LOADING)
         with pytest.raises(UnavailableError, match="'one' is loading") as caught:
             await manager.handle("one", PLAIN)
 
@@ -188,7 +188,7 @@ async def test_a_stream_that_is_not_read_any_more_is_closed(how: str) -> None:
         reply = None
         gc.collect()
 
-        await _until(lambda: manager.statuses[0].running == 0)
+        await _wait_until(lambda: manager.statuses[0].running == 0)
         assert _double(manager).streams_closed == 1
 
 
@@ -196,17 +196,17 @@ async def test_a_cancelled_request_is_not_counted_as_running() -> None:
     """A client that leaves ends its request."""
     async with _ready() as manager:
         task = asyncio.create_task(manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"wait": 1}')))
-        await _until(lambda: manager.statuses[0].running == 1)
+        await _wait_until(lambda: manager.statuses[0].running == 1)
         task.cancel()
 
-        await _until(lambda: manager.statuses[0].running == 0)
+        await _wait_until(lambda: manager.statuses[0].running == 0)
 
 
 async def test_a_dead_model_is_noticed_within_a_second() -> None:
     """It is failed with the reason and closed, and liveness is gone."""
     async with _ready() as manager:
         _double(manager).is_dead = True
-        await _until(lambda: manager.statuses[0].state is State.FAILED, 1)
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED, 1)
 
         assert manager.statuses[0].reason == "the engine died: it was told to"
         assert not manager.health().is_live
@@ -218,7 +218,7 @@ async def test_a_drain_waits_for_running_requests_and_refuses_new_ones() -> None
     async with _ready() as manager:
         reply = await manager.handle("one", STREAM)
         draining = asyncio.create_task(manager.drain(5))
-        await _until(lambda: manager.statuses[0].state is State.DRAINING)
+        await _wait_until(lambda: manager.statuses[0].state is State.DRAINING)
         with pytest.raises(UnavailableError, match="draining"):
             await manager.handle("one", PLAIN)
         assert not draining.done()
@@ -242,7 +242,7 @@ async def test_a_drain_ends_at_its_timeout() -> None:
 async def test_a_stop_cancels_the_load() -> None:
     """The model is closed, and its state is stopped."""
     async with _started() as manager:
-        await _until(lambda: manager.statuses[0].state is State.LOADING)
+        await _wait_until(lambda: manager.statuses[0].state is State.LOADING)
 
     assert _double(manager).was_cancelled
     assert _double(manager).closed == 1
@@ -256,15 +256,15 @@ async def test_a_model_whose_upstreams_are_away_is_live_and_not_ready() -> None:
         double.is_away = True
         double.may_load.set()
 
-        await _until(lambda: entry.state is State.UNAVAILABLE)
+        await _wait_until(lambda: entry.state is State.UNAVAILABLE)
         assert (manager.health().is_live, manager.is_ready, manager.health().has_started) == (True, False, True)
         assert entry.reason == "nobody answers"
         with pytest.raises(UnavailableError):
             await manager.handle("away", PLAIN)
         double.is_away = False
-        await _until(lambda: manager.is_ready)
+        await _wait_until(lambda: manager.is_ready)
         double.is_away = True
-        await _until(lambda: not manager.is_ready)
+        await _wait_until(lambda: not manager.is_ready)
         assert manager.health().is_live
 
 
@@ -273,7 +273,7 @@ async def test_an_unavailable_model_can_be_drained() -> None:
     async with _started(RemoteConfig(name="away")) as manager:
         _double(manager).is_away = True
         _double(manager).may_load.set()
-        await _until(lambda: manager.statuses[0].state is State.UNAVAILABLE)
+        await _wait_until(lambda: manager.statuses[0].state is State.UNAVAILABLE)
 
         await manager.drain(1)
 
@@ -285,7 +285,7 @@ async def test_a_model_without_an_engine_does_not_wait_for_engines() -> None:
     async with _started(DoubleConfig(name="slow"), RemoteConfig(name="quick")) as manager:
         _double(manager, 1).may_load.set()
 
-        await _until(lambda: manager.statuses[1].state is State.READY)
+        await _wait_until(lambda: manager.statuses[1].state is State.READY)
 
         assert manager.statuses[0].state is State.LOADING
 
@@ -296,7 +296,7 @@ async def test_a_model_is_unloaded_after_its_requests_and_can_be_loaded_again() 
         first = _double(manager)
         stream = await manager.handle("one", STREAM)
         leaving = asyncio.create_task(manager.unload("one"))
-        await _until(lambda: manager.statuses[0].state is State.DRAINING)
+        await _wait_until(lambda: manager.statuses[0].state is State.DRAINING)
         with pytest.raises(UnavailableError):
             await manager.handle("one", PLAIN)
         was_closed = first.closed
@@ -346,7 +346,7 @@ async def test_a_model_that_is_loading_can_be_neither_loaded_nor_unloaded() -> N
                 await work
             assert raised.value.status == 409
         _double(manager).may_load.set()
-        await _until(lambda: manager.is_ready)
+        await _wait_until(lambda: manager.is_ready)
 
         await manager.load("one")
 
@@ -357,15 +357,15 @@ async def test_an_unload_continues_if_its_client_leaves() -> None:
     """The model does not stay between two states."""
     async with _ready(DoubleConfig(name="one")) as manager:
         call = asyncio.create_task(manager.handle("one", ModelRequest(Operation.COMPLETION, b"wait")))
-        await _until(lambda: manager.statuses[0].running == 1)
+        await _wait_until(lambda: manager.statuses[0].running == 1)
         leaving = asyncio.create_task(manager.unload("one"))
-        await _until(lambda: manager.statuses[0].state is State.DRAINING)
+        await _wait_until(lambda: manager.statuses[0].state is State.DRAINING)
 
         leaving.cancel()
         _double(manager).may_finish.set()
         await call
 
-        await _until(lambda: manager.statuses[0].state is State.UNLOADED)
+        await _wait_until(lambda: manager.statuses[0].state is State.UNLOADED)
 
 
 async def test_an_unload_does_not_wait_for_the_load_of_another_model() -> None:
@@ -373,7 +373,7 @@ async def test_an_unload_does_not_wait_for_the_load_of_another_model() -> None:
     async with _started(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         one, two = manager.statuses
         _double(manager).may_load.set()
-        await _until(lambda: one.state is State.READY and two.state is State.LOADING)
+        await _wait_until(lambda: one.state is State.READY and two.state is State.LOADING)
         first = _double(manager)
 
         await asyncio.wait_for(manager.unload("one"), 5)
@@ -387,15 +387,15 @@ async def test_an_engine_starts_again_if_memory_was_freed_while_it_started() -> 
     async with _started(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         one, two = manager.statuses
         _double(manager).may_load.set()
-        await _until(lambda: one.state is State.READY and two.state is State.LOADING)
+        await _wait_until(lambda: one.state is State.READY and two.state is State.LOADING)
         disturbed = _double(manager, 1)
         disturbed.load_fault = LoadError("Error in memory profiling")
         await manager.unload("one")
         disturbed.may_load.set()
-        await _until(lambda: _double(manager, 1) is not disturbed)
+        await _wait_until(lambda: _double(manager, 1) is not disturbed)
         _double(manager, 1).may_load.set()
 
-        await _until(lambda: two.state is State.READY)
+        await _wait_until(lambda: two.state is State.READY)
 
         assert disturbed.closed == 1
 
@@ -408,13 +408,13 @@ async def test_a_restart_does_not_wait_for_the_download_of_another_model() -> No
     async with _started(DoubleConfig(name="one", on_failure="restart"), slow, restart_policy=restart_policy) as manager:
         one, two = manager.statuses
         _double(manager).may_load.set()
-        await _until(lambda: one.state is State.READY and two.state is State.FETCHING)
+        await _wait_until(lambda: one.state is State.READY and two.state is State.FETCHING)
         first = _double(manager)
         first.is_dead = True
-        await _until(lambda: _double(manager) is not first)
+        await _wait_until(lambda: _double(manager) is not first)
         _double(manager).may_load.set()
 
-        await _until(lambda: one.state is State.READY)
+        await _wait_until(lambda: one.state is State.READY)
 
         assert two.state is State.FETCHING
         may_fetch.set()

@@ -23,7 +23,7 @@ PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 WAITING = ModelRequest(Operation.COMPLETION, b'{"prompt": "wait"}')
 
 
-class Slow(Double):
+class SlowDouble(Double):
     """Takes its time to say how it is, and to close, where the test wants it."""
 
     def __init__(self) -> None:
@@ -55,21 +55,21 @@ class Slow(Double):
 class SlowConfig(RemoteConfig):
     """Declares one, and remembers each."""
 
-    built: ClassVar[list[Slow]] = []
+    built: ClassVar[list[SlowDouble]] = []
 
     def build(self, peers: Peers) -> Model:
-        self.built.append(Slow())
+        self.built.append(SlowDouble())
         return self.built[-1]
 
 
 @pytest.fixture(autouse=True)
-def _nobody_built() -> None:
+def _forget_doubles() -> None:
     SlowConfig.built.clear()
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
+async def _wait_until(is_true: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not is_so():
+        while not is_true():
             await asyncio.sleep(0.005)
 
 
@@ -80,7 +80,7 @@ async def _ready(pause_seconds: float = 60, **model_config: Any) -> AsyncGenerat
         config(configs), restart_policy=RestartPolicy(first_pause_seconds=pause_seconds), factory=DoubleFactory()
     )
     manager.start()
-    await _until(lambda: manager.is_ready)
+    await _wait_until(lambda: manager.is_ready)
     try:
         yield manager, manager.statuses[0]
     finally:
@@ -91,11 +91,11 @@ async def test_requests_queued_for_a_model_that_died_are_refused() -> None:
     """They get 503 with a wait, as new requests do."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
         first = asyncio.create_task(manager.handle("one", WAITING))
-        await _until(lambda: entry.running == 1)
+        await _wait_until(lambda: entry.running == 1)
         second = asyncio.create_task(manager.handle("one", PLAIN))
-        await _until(lambda: entry.queue.queued == 1)
+        await _wait_until(lambda: entry.queue.queued == 1)
         SlowConfig.built[0].is_dead = True
-        await _until(lambda: len(SlowConfig.built) == 2)
+        await _wait_until(lambda: len(SlowConfig.built) == 2)
         SlowConfig.built[0].may_finish.set()
 
         await first
@@ -109,11 +109,11 @@ async def test_a_drain_answers_queued_requests() -> None:
     """New requests are refused."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
         first = asyncio.create_task(manager.handle("one", WAITING))
-        await _until(lambda: entry.running == 1)
+        await _wait_until(lambda: entry.running == 1)
         second = asyncio.create_task(manager.handle("one", PLAIN))
-        await _until(lambda: entry.queue.queued == 1)
+        await _wait_until(lambda: entry.queue.queued == 1)
         draining = asyncio.create_task(manager.drain(5))
-        await _until(lambda: entry.state is State.DRAINING)
+        await _wait_until(lambda: entry.state is State.DRAINING)
         with pytest.raises(UnavailableError):
             await manager.handle("one", PLAIN)
         SlowConfig.built[0].may_finish.set()
@@ -126,9 +126,9 @@ async def test_a_model_that_restarts_during_a_drain_drains_too() -> None:
     """Its reason is that of the other models."""
     async with _ready(pause_seconds=0.2) as (manager, entry):
         SlowConfig.built[0].is_dead = True
-        await _until(lambda: entry.state is State.RESTARTING)
+        await _wait_until(lambda: entry.state is State.RESTARTING)
         await manager.drain(0)
-        await _until(lambda: entry.state is State.DRAINING)
+        await _wait_until(lambda: entry.state is State.DRAINING)
 
         with pytest.raises(UnavailableError, match="the server is stopping"):
             await manager.handle("one", PLAIN)
@@ -140,7 +140,7 @@ async def test_a_model_is_loaded_again_only_after_it_was_closed() -> None:
         old = SlowConfig.built[0]
         old.may_close.clear()
         unloading = asyncio.create_task(manager.unload("one"))
-        await _until(lambda: entry.state is State.UNLOADED)
+        await _wait_until(lambda: entry.state is State.UNLOADED)
         loading = asyncio.create_task(manager.load("one"))
         await asyncio.sleep(0.05)
         old.may_close.set()
@@ -157,21 +157,21 @@ async def test_a_model_that_is_unloaded_during_a_health_check_has_not_died() -> 
         old = SlowConfig.built[0]
         old.may_check.clear()
         old.is_asked = False
-        await _until(lambda: old.is_asked)
+        await _wait_until(lambda: old.is_asked)
         await manager.unload("one")
         old.is_dead = True
         old.may_check.set()
         await manager.load("one")
         SlowConfig.built[1].is_dead = True
 
-        await _until(lambda: entry.state is State.RESTARTING)
+        await _wait_until(lambda: entry.state is State.RESTARTING)
 
 
 async def test_the_count_of_restarts_survives_a_new_config() -> None:
     """A counter must not go back."""
     async with _ready(pause_seconds=0.01) as (manager, entry):
         SlowConfig.built[0].is_dead = True
-        await _until(lambda: entry.restarts == 1 and entry.state is State.READY)
+        await _wait_until(lambda: entry.restarts == 1 and entry.state is State.READY)
         await Rollout(manager, [SlowConfig(name="one", aliases=("uno",))], ["one"]).run(lambda: False)
 
         assert manager.find("uno").restarts == 1

@@ -23,7 +23,7 @@ PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 QUICK = RestartPolicy(max_deaths=3, first_pause_seconds=0.01)
 
 
-class Willing(DoubleConfig):
+class LoadableConfig(DoubleConfig):
     """Its doubles load without being told to, and each is remembered."""
 
     built: ClassVar[list[Double]] = []
@@ -35,7 +35,7 @@ class Willing(DoubleConfig):
         return double
 
 
-class Doomed(Willing):
+class FailingConfig(LoadableConfig):
     """Its first double is well; those after it do not load."""
 
     def build(self, peers: Peers) -> Model:
@@ -45,13 +45,13 @@ class Doomed(Willing):
 
 
 @pytest.fixture(autouse=True)
-def _nobody_built() -> None:
-    Willing.built.clear()
+def _forget_doubles() -> None:
+    LoadableConfig.built.clear()
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
+async def _wait_until(is_true: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not is_so():
+        while not is_true():
             await asyncio.sleep(0.005)
 
 
@@ -60,7 +60,7 @@ async def _ready(*configs: DoubleConfig, restart_policy: RestartPolicy = QUICK) 
     manager = ModelManager(config(*configs), restart_policy=restart_policy, factory=DoubleFactory())
     manager.start()
     try:
-        await _until(lambda: manager.is_ready)
+        await _wait_until(lambda: manager.is_ready)
         yield manager
     finally:
         await manager.stop()
@@ -72,25 +72,25 @@ def _is_again_ready(entry: ModelStatus, restarts: int) -> Callable[[], bool]:
 
 async def test_a_model_that_dies_is_restarted() -> None:
     """The old one is closed, another one loads the same files, and is ready after its warm-up request."""
-    async with _ready(Willing(name="one", has_storage=True, on_failure="restart")) as manager:
-        (entry,), first = manager.statuses, Willing.built[0]
+    async with _ready(LoadableConfig(name="one", has_storage=True, on_failure="restart")) as manager:
+        (entry,), first = manager.statuses, LoadableConfig.built[0]
         first.is_dead = True
-        await _until(_is_again_ready(entry, 1))
+        await _wait_until(_is_again_ready(entry, 1))
         reply = await manager.handle("one", PLAIN)
 
         assert reply.body == PLAIN.body
         assert first.closed == 1
-        assert Willing.built[1].artifacts == first.artifacts != {}
+        assert LoadableConfig.built[1].artifacts == first.artifacts != {}
         assert entry.describe()["restarts"] == 1
 
 
 async def test_a_model_that_restarts_is_live_and_refuses_requests() -> None:
     """Clients get 503 with a wait and no text of the error; the other model answers."""
-    configs = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
+    configs = LoadableConfig(name="one", on_failure="restart"), LoadableConfig(name="two", on_failure="restart")
     async with _ready(*configs, restart_policy=RestartPolicy(first_pause_seconds=60)) as manager:
         entry = manager.statuses[0]
-        Willing.built[0].is_dead = True
-        await _until(lambda: entry.state is State.RESTARTING)
+        LoadableConfig.built[0].is_dead = True
+        await _wait_until(lambda: entry.state is State.RESTARTING)
         with pytest.raises(UnavailableError, match=r"'one' is restarting: see the log") as refused:
             await manager.handle("one", PLAIN)
 
@@ -101,49 +101,51 @@ async def test_a_model_that_restarts_is_live_and_refuses_requests() -> None:
 
 async def test_a_model_that_fails_to_load_again_is_not_restarted_for_ever() -> None:
     """Each failed start counts as a death; then it is failed, with the reason and the number."""
-    async with _ready(Doomed(name="one", on_failure="restart")) as manager:
+    async with _ready(FailingConfig(name="one", on_failure="restart")) as manager:
         (entry,) = manager.statuses
-        Willing.built[0].is_dead = True
-        await _until(lambda: entry.state is State.FAILED)
+        LoadableConfig.built[0].is_dead = True
+        await _wait_until(lambda: entry.state is State.FAILED)
 
         assert "no memory; not restarted after 3 deaths within" in entry.reason
         assert not manager.health().is_live
         assert entry.restarts == 2
-        assert [double.closed for double in Willing.built] == [1, 1, 1]
+        assert [double.closed for double in LoadableConfig.built] == [1, 1, 1]
 
 
 async def test_a_model_that_dies_soon_after_each_start_is_not_restarted_for_ever() -> None:
     """A warm-up request alone does not end the row of deaths."""
-    async with _ready(Willing(name="one", on_failure="restart")) as manager:
+    async with _ready(LoadableConfig(name="one", on_failure="restart")) as manager:
         (entry,) = manager.statuses
         for restarts in (1, 2):
-            Willing.built[-1].is_dead = True
-            await _until(_is_again_ready(entry, restarts))
-        Willing.built[-1].is_dead = True
-        await _until(lambda: entry.state is State.FAILED)
+            LoadableConfig.built[-1].is_dead = True
+            await _wait_until(_is_again_ready(entry, restarts))
+        LoadableConfig.built[-1].is_dead = True
+        await _wait_until(lambda: entry.state is State.FAILED)
 
         assert "told to; not restarted after 3 deaths" in entry.reason
 
 
 async def test_a_model_that_was_healthy_for_long_starts_a_new_row_of_deaths() -> None:
     """Unrelated deaths are no crash loop."""
-    async with _ready(Willing(name="one", on_failure="restart"), restart_policy=RestartPolicy(2, 0, 0.01)) as manager:
+    async with _ready(
+        LoadableConfig(name="one", on_failure="restart"), restart_policy=RestartPolicy(2, 0, 0.01)
+    ) as manager:
         (entry,) = manager.statuses
         for restarts in (1, 2, 3):
-            Willing.built[-1].is_dead = True
-            await _until(_is_again_ready(entry, restarts))
+            LoadableConfig.built[-1].is_dead = True
+            await _wait_until(_is_again_ready(entry, restarts))
 
         assert manager.health().is_live
 
 
 async def test_a_first_load_that_fails_is_not_retried() -> None:
     """A missing artifact stays missing."""
-    model_config = Willing(
+    model_config = LoadableConfig(
         name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing")
     )
     manager = ModelManager(config(model_config), restart_policy=QUICK, factory=DoubleFactory())
     manager.start()
-    await _until(lambda: manager.statuses[0].state is State.FAILED)
+    await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
     await manager.stop()
 
     assert (manager.statuses[0].reason, manager.statuses[0].restarts) == ("nothing", 0)
@@ -151,14 +153,14 @@ async def test_a_first_load_that_fails_is_not_retried() -> None:
 
 async def test_a_model_may_end_the_process_with_the_exit_code_of_its_error() -> None:
     """The death of an engine and an error of storage have exit codes of their own."""
-    async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as manager:
-        Willing.built[0].is_dead = True
+    async with _ready(LoadableConfig(name="one", on_failure="exit"), LoadableConfig(name="two")) as manager:
+        LoadableConfig.built[0].is_dead = True
 
         await asyncio.wait_for(manager.exit_requested.wait(), 5)
         assert manager.exit_code == EngineDeadError.exit_code
         assert manager.statuses[0].state is State.FAILED
 
-    model_config = Willing(
+    model_config = LoadableConfig(
         name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
     )
     manager = ModelManager(config(model_config), factory=DoubleFactory())
@@ -171,10 +173,10 @@ async def test_a_model_may_end_the_process_with_the_exit_code_of_its_error() -> 
 
 async def test_a_new_model_that_fails_does_not_end_the_process() -> None:
     """Whatever its `on_failure`: the old models continue."""
-    model_config = Willing(
+    model_config = LoadableConfig(
         name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
     )
-    async with _ready(Willing(name="one", on_failure="exit")) as manager:
+    async with _ready(LoadableConfig(name="one", on_failure="exit")) as manager:
         rollout = Rollout(manager, [model_config], ["one"])
         await rollout.run(lambda: False)
 
@@ -186,9 +188,9 @@ async def test_a_new_model_that_fails_does_not_end_the_process() -> None:
 
 async def test_a_model_with_on_failure_stay_does_not_end_the_process() -> None:
     """Its failure is visible in the probes."""
-    async with _ready(Willing(name="one")) as manager:
-        Willing.built[0].is_dead = True
-        await _until(lambda: manager.statuses[0].state is State.FAILED)
+    async with _ready(LoadableConfig(name="one")) as manager:
+        LoadableConfig.built[0].is_dead = True
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
 
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(manager.exit_requested.wait(), 0.05)
@@ -197,28 +199,28 @@ async def test_a_model_with_on_failure_stay_does_not_end_the_process() -> None:
 async def test_a_stop_ends_a_restart() -> None:
     """In the pause before it or during its load: nothing is left running."""
     async with _ready(
-        Willing(name="one", on_failure="restart"), restart_policy=RestartPolicy(first_pause_seconds=60)
+        LoadableConfig(name="one", on_failure="restart"), restart_policy=RestartPolicy(first_pause_seconds=60)
     ) as manager:
-        Willing.built[0].is_dead = True
-        await _until(lambda: manager.statuses[0].state is State.RESTARTING)
+        LoadableConfig.built[0].is_dead = True
+        await _wait_until(lambda: manager.statuses[0].state is State.RESTARTING)
 
     assert manager.statuses[0].state is State.STOPPED
-    assert [double.closed for double in Willing.built] == [1, 1]
+    assert [double.closed for double in LoadableConfig.built] == [1, 1]
 
 
 async def test_requests_are_answered_during_the_drain_delay() -> None:
     """Readiness is gone already; the drain ends with the last request and refuses none before."""
-    async with _ready(Willing(name="one")) as manager:
+    async with _ready(LoadableConfig(name="one")) as manager:
         (entry,) = manager.statuses
         stream = await manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
         draining = asyncio.create_task(manager.drain(5, delay=0.2))
-        await _until(lambda: entry.state is State.DRAINING)
+        await _wait_until(lambda: entry.state is State.DRAINING)
         in_delay = await manager.handle("one", PLAIN)
         was_ready = manager.is_ready
         await asyncio.sleep(0.3)
         beside_the_stream = await manager.handle("one", PLAIN)
         was_done = draining.done()
-        Willing.built[0].may_finish.set()
+        LoadableConfig.built[0].may_finish.set()
         assert not isinstance(stream.body, bytes)
         chunks = [chunk async for chunk in stream.body]
         await asyncio.wait_for(draining, 2)

@@ -27,9 +27,9 @@ PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = ModelRequest(Operation.COMPLETION, b'{"stream": true}')
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
+async def _wait_until(is_true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not is_so():
+        while not is_true():
             await asyncio.sleep(0.01)
 
 
@@ -44,7 +44,7 @@ async def _serving(*configs: ModelConfig, drain_seconds: float = 5) -> AsyncGene
     manager.start()
     for runner in manager.registry.runners:
         _double(runner).may_load.set()
-    await _until(lambda: manager.is_ready)
+    await _wait_until(lambda: manager.is_ready)
     try:
         yield manager
     finally:
@@ -94,7 +94,7 @@ async def test_a_model_without_an_engine_starts_beside_the_old_one() -> None:
 
         old.may_finish.set()
         assert b"".join([chunk async for chunk in stream.body]).endswith(b"[DONE]\n\n")  # type: ignore[union-attr]
-        await _until(lambda: old.closed == 1)
+        await _wait_until(lambda: old.closed == 1)
         assert manager.is_ready
         assert [entry.config.name for entry in manager.statuses] == ["one", "two"]
 
@@ -126,13 +126,15 @@ async def test_a_new_model_waits_for_its_upstreams_while_the_old_one_serves() ->
         for new in (one, two):
             new.is_away = True
             new.may_load.set()
-        await _until(lambda: [runner.status.state for runner in manager.registry.incoming] == [State.UNAVAILABLE] * 2)
+        await _wait_until(
+            lambda: [runner.status.state for runner in manager.registry.incoming] == [State.UNAVAILABLE] * 2
+        )
 
         assert [_double(runner) for runner in manager.registry.runners] == olds
         assert manager.is_ready
 
         one.is_away = False
-        await _until(lambda: _double(manager.registry.get("one")) is one)
+        await _wait_until(lambda: _double(manager.registry.get("one")) is one)
         rollout.is_outdated = True
         assert await rollout.end() == {"two": "nobody answers"}
         assert _double(manager.registry.get("two")) is olds[1]
@@ -144,13 +146,13 @@ async def test_an_old_engine_is_unloaded_before_the_new_one_loads() -> None:
         old = _double(manager.registry.get("one"))
         stream = await manager.handle("one", STREAM)
         rollout = _Rollout(manager, [DoubleConfig(name="one", aliases=("uno",)), RemoteConfig(name="two")], "one")
-        await _until(lambda: manager.find("one").state is State.DRAINING)
+        await _wait_until(lambda: manager.find("one").state is State.DRAINING)
         new = await rollout.new_model()
 
         assert manager.registry.incoming[0].status.state is State.PENDING
         old.may_finish.set()
         assert b"".join([chunk async for chunk in stream.body]).endswith(b"[DONE]\n\n")  # type: ignore[union-attr]
-        await _until(lambda: manager.registry.incoming[0].status.state is State.LOADING)
+        await _wait_until(lambda: manager.registry.incoming[0].status.state is State.LOADING)
 
         assert old.closed == 1
         assert manager.is_ready
@@ -175,7 +177,7 @@ async def test_a_new_model_is_downloaded_before_the_old_engine_is_unloaded() -> 
         assert [_double(runner).closed for runner in olds] == [0, 0]
 
 
-class _Endless(RemoteConfig):
+class _EndlessDownloadConfig(RemoteConfig):
     """Declares a double whose bytes never come."""
 
     def materialize(self, storage: GlobalStorageConfig, on_progress: OnPartProgress) -> Mapping[str, Path]:
@@ -188,8 +190,8 @@ async def test_a_newer_config_ends_a_download() -> None:
     """A corrected storage does not wait for the wrong one."""
     async with _serving(RemoteConfig(name="one")) as manager:
         olds = manager.registry.all_runners
-        rollout = _Rollout(manager, [_Endless(name="one", has_storage=True)], "one")
-        await _until(lambda: any(runner.status.progress for runner in manager.registry.incoming))
+        rollout = _Rollout(manager, [_EndlessDownloadConfig(name="one", has_storage=True)], "one")
+        await _wait_until(lambda: any(runner.status.progress for runner in manager.registry.incoming))
         rollout.is_outdated = True
 
         assert await rollout.end() == {"one": "a newer config came during the download"}
@@ -204,7 +206,7 @@ async def test_the_old_engine_is_loaded_again_if_the_new_one_fails() -> None:
         new = await rollout.new_model()
         new.load_fault = LoadError("out of memory")
         new.may_load.set()
-        await _until(lambda: manager.find("one").state is State.LOADING)
+        await _wait_until(lambda: manager.find("one").state is State.LOADING)
         assert manager.health().is_live
         _double(manager.registry.get("one")).may_load.set()
 
@@ -229,7 +231,7 @@ async def test_models_are_added_and_removed() -> None:
             manager.find("one")
         gone.may_finish.set()
         assert b"".join([chunk async for chunk in stream.body]).endswith(b"[DONE]\n\n")  # type: ignore[union-attr]
-        await _until(lambda: gone.closed == 1)
+        await _wait_until(lambda: gone.closed == 1)
 
 
 async def test_an_alias_may_move_to_another_model() -> None:
@@ -238,7 +240,7 @@ async def test_an_alias_may_move_to_another_model() -> None:
         wanted = [RemoteConfig(name="one"), RemoteConfig(name="two", aliases=("both",))]
         rollout = _Rollout(manager, wanted, "one", "two")
         (await rollout.new_model("two")).may_load.set()
-        await _until(lambda: manager.find("both").config.name == "two")
+        await _wait_until(lambda: manager.find("both").config.name == "two")
         (await rollout.new_model("one")).may_load.set()
 
         assert await rollout.end() == {}
@@ -250,10 +252,10 @@ async def test_a_dead_model_is_replaced_at_once() -> None:
     async with _serving(RemoteConfig(name="one")) as manager:
         old = _double(manager.registry.get("one"))
         old.is_dead = True
-        await _until(lambda: manager.find("one").state is State.FAILED)
+        await _wait_until(lambda: manager.find("one").state is State.FAILED)
         assert not manager.health().is_live
         rollout = _Rollout(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
-        await _until(lambda: manager.health().is_live)
+        await _wait_until(lambda: manager.health().is_live)
         _double(manager.registry.get("one")).may_load.set()
 
         assert await rollout.end() == {}
@@ -264,11 +266,11 @@ async def test_a_model_that_is_loading_is_replaced_at_once() -> None:
     """The old load is cancelled."""
     manager = ModelManager(config(DoubleConfig(name="one")), factory=DoubleFactory())
     manager.start()
-    await _until(lambda: manager.find("one").state is State.LOADING)
+    await _wait_until(lambda: manager.find("one").state is State.LOADING)
     old = _double(manager.registry.get("one"))
     rollout = _Rollout(manager, [DoubleConfig(name="one", aliases=("uno",))], "one")
-    await _until(lambda: old.was_cancelled)
-    await _until(lambda: manager.find("one").state is State.LOADING)
+    await _wait_until(lambda: old.was_cancelled)
+    await _wait_until(lambda: manager.find("one").state is State.LOADING)
     _double(manager.registry.get("one")).may_load.set()
 
     assert await rollout.end() == {}
@@ -295,7 +297,7 @@ async def test_a_model_starts_after_the_models_that_it_uses() -> None:
         rollout = _Rollout(manager, wanted, "asker", "base")
         base, asker = await rollout.new_model("base"), await rollout.new_model("asker")
         asker.may_load.set()
-        await _until(lambda: any(runner.status.state is State.LOADING for runner in manager.registry.incoming))
+        await _wait_until(lambda: any(runner.status.state is State.LOADING for runner in manager.registry.incoming))
 
         assert {runner.status.config.name: runner.status.state for runner in manager.registry.incoming} == {
             "asker": State.PENDING,
@@ -311,7 +313,7 @@ async def test_a_stop_during_a_rollout_closes_the_new_models() -> None:
     async with _serving(RemoteConfig(name="one")) as manager:
         rollout = _Rollout(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
         new = await rollout.new_model()
-        await _until(lambda: manager.registry.incoming[0].status.state is State.LOADING)
+        await _wait_until(lambda: manager.registry.incoming[0].status.state is State.LOADING)
         rollout.task.cancel()
         await asyncio.gather(rollout.task, return_exceptions=True)
         await manager.stop()
@@ -328,7 +330,7 @@ async def test_a_model_that_dies_while_it_is_replaced_is_closed() -> None:
         rollout = _Rollout(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
         new = await rollout.new_model()
         old.answer_fault, old.is_dead = EngineDeadError("it died"), True
-        await _until(lambda: manager.find("one").state is State.FAILED)
+        await _wait_until(lambda: manager.find("one").state is State.FAILED)
         new.may_load.set()
 
         assert await rollout.end() == {}

@@ -11,27 +11,27 @@ from appliance.core.model import SINGLE_FRONT_END, FrontEnd, Model, Peers
 from appliance.models.manager import ModelManager
 
 
-class Seven(Double):
+class SevenSlotsDouble(Double):
     """Computes seven at once."""
 
     max_concurrent = 7
 
 
-class SevenConfig(DoubleConfig):
+class SevenSlotsConfig(DoubleConfig):
     """Declares one."""
 
     def build(self, peers: Peers) -> Model:
-        double = Seven()
+        double = SevenSlotsDouble()
         double.may_load.set()
         return double
 
 
 async def test_workers_share_what_an_engine_computes_at_once() -> None:
     """The concurrency of config and engine are shared alike, rounded up; one process alone has all of it."""
-    limited = SevenConfig(name="limited", limits=LimitsConfig(concurrent=5))
+    limited = SevenSlotsConfig(name="limited", limits=LimitsConfig(concurrent=5))
     concurrent = []
     for front_end in (SINGLE_FRONT_END, FrontEnd(1, 2)):
-        manager = ModelManager(config(SevenConfig(name="unlimited"), limited), front_end, factory=DoubleFactory())
+        manager = ModelManager(config(SevenSlotsConfig(name="unlimited"), limited), front_end, factory=DoubleFactory())
         manager.start()
         async with asyncio.timeout(5):
             while not manager.is_ready:

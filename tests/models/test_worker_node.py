@@ -18,7 +18,7 @@ from appliance.models.state import State
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
 
-class Follower(Double):
+class FollowerDouble(Double):
     """A double that another server asks, until the test says that it is gone."""
 
     leader = "rank 0 at lead"
@@ -37,23 +37,23 @@ class FollowerConfig(DoubleConfig):
     """Declares one."""
 
     def build(self, peers: Peers) -> Model:
-        return Follower()
+        return FollowerDouble()
 
 
-async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
+async def _wait_until(is_true: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
-        while not is_so():
+        while not is_true():
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
-async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
+async def _following() -> AsyncGenerator[tuple[ModelManager, FollowerDouble]]:
     manager = ModelManager(config(FollowerConfig(name="one")), factory=DoubleFactory())
     manager.start()
     try:
-        await _until(lambda: manager.is_ready)
+        await _wait_until(lambda: manager.is_ready)
         model = manager.statuses[0].model
-        assert isinstance(model, Follower)
+        assert isinstance(model, FollowerDouble)
         yield manager, model
     finally:
         await manager.stop()
@@ -79,7 +79,7 @@ async def test_a_worker_node_fails_when_the_leader_goes() -> None:
     """Nothing uses what it computes then."""
     async with _following() as (manager, model):
         model.is_dead = True
-        await _until(lambda: manager.statuses[0].state is State.FAILED)
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
 
         assert not manager.health().is_live
 

@@ -63,15 +63,15 @@ def _config(server: ServerProcess) -> dict[str, Any]:
     return config
 
 
-def _hang_up(server: ServerProcess) -> None:
+def _send_hup(server: ServerProcess) -> None:
     server.process.send_signal(signal.SIGHUP)
 
 
-def _until_served(server: ServerProcess, digest: str) -> None:
+def _wait_until_served(server: ServerProcess, digest: str) -> None:
     wait_until(lambda: _config(server)["digest"] == digest, 30, server.log_tail)
 
 
-def _named(server: ServerProcess, name: str) -> list[dict[str, Any]]:
+def _events_named(server: ServerProcess, name: str) -> list[dict[str, Any]]:
     return [each for each in server.events() if each["event"] == name]
 
 
@@ -89,13 +89,13 @@ def test_hot_keys_are_applied_without_a_lost_request(
             expect=[{"path": "/livez"}],
             storage={"transfer": {"parallel": 4}, "credentials": {"http": [{"host": "files", "headers": {"a": "b"}}]}},
         )
-        _hang_up(server)
-        _hang_up(server)
-        _until_served(server, file.digest)
+        _send_hup(server)
+        _send_hup(server)
+        _wait_until_served(server, file.digest)
         asking.wait_for_more()
 
     assert asking.failures == []
-    assert {each["path"]: each["change"] for each in _named(server, "config.changed")} == {
+    assert {each["path"]: each["change"] for each in _events_named(server, "config.changed")} == {
         "server.drain_seconds": "hot",
         "server.admin": "hot",
         "expect[0]": "hot",
@@ -103,17 +103,17 @@ def test_hot_keys_are_applied_without_a_lost_request(
         "storage.credentials.http[0]": "hot",
     }
     # Each hot key is in this test or in those below.
-    assert set(keys_of(Change.HOT)) - _hot_here(file) == {"server.watch", *HOT_BELOW}
+    assert set(keys_of(Change.HOT)) - _changed_hot_keys(file) == {"server.watch", *HOT_BELOW}
     for level, path in (("error", "/v1/models/m0"), ("info", "/v1/models")):
         file.write(logging={"level": level})
-        _hang_up(server)
-        _until_served(server, file.digest)
+        _send_hup(server)
+        _wait_until_served(server, file.digest)
         assert server.get(path)[0] == 200
-    wait_until(lambda: "/v1/models" in _asked(server), 30)
-    assert "/v1/models/m0" not in _asked(server)
+    wait_until(lambda: "/v1/models" in _requested_paths(server), 30)
+    assert "/v1/models/m0" not in _requested_paths(server)
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 200
     assert server.stop() == 0
-    assert _named(server, "server.draining")[0]["seconds"] == 7
+    assert _events_named(server, "server.draining")[0]["seconds"] == 7
 
 
 def test_keys_and_limits_hold_from_the_reload_on(
@@ -134,13 +134,13 @@ def test_keys_and_limits_hold_from_the_reload_on(
     file.write(
         server={"api_keys": [key], "metrics": "open", "limits": {"json_depth": 8}},
     )
-    _hang_up(server)
+    _send_hup(server)
     wait_until(lambda: server.post(CHAT, body)[0] == 401, 30, server.log_tail)
 
     assert [server.ask(CHAT, each, keyed)[0] for each in (deep, body, body, body)] == [400, 200, 200, 429]
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as metrics:
         assert metrics.status == 200
-    assert {(each["path"], each["change"]) for each in _named(server, "config.changed")} == {
+    assert {(each["path"], each["change"]) for each in _events_named(server, "config.changed")} == {
         ("models.m0.limits.total_seconds", "hot"),
         ("models.m0.slo.ttft_seconds", "hot"),
         ("server.api_keys", "hot"),
@@ -148,15 +148,15 @@ def test_keys_and_limits_hold_from_the_reload_on(
         ("server.limits.json_depth", "hot"),
     }
     file.write(server={})
-    _hang_up(server)
+    _send_hup(server)
     wait_until(lambda: server.post(CHAT, deep)[0] == 200, 30, server.log_tail)
 
 
-def _asked(server: ServerProcess) -> set[str]:
-    return {each["path"] for each in _named(server, "request.ended")}
+def _requested_paths(server: ServerProcess) -> set[str]:
+    return {each["path"] for each in _events_named(server, "request.ended")}
 
 
-def _hot_here(file: File) -> set[str]:
+def _changed_hot_keys(file: File) -> set[str]:
     configs = {key: value for key, value in file.content.items() if key != "models"}
     return {*configs, *(f"{key}.{each}" for key, value in configs.items() if key != "expect" for each in value)}
 
@@ -178,8 +178,8 @@ def test_a_model_without_an_engine_is_swapped_without_a_lost_request(
         file.content["models"][0]["upstreams"] = [{"url": two.url}]
         file.content["models"].append({"name": "m2", "class": "proxy", "upstreams": [{"url": two.url}]})
         file.write()
-        _hang_up(server)
-        _until_served(server, file.digest)
+        _send_hup(server)
+        _wait_until_served(server, file.digest)
         wait_until(lambda: len(two.calls) > 0, 60, server.log_tail)
         text = b"".join(iter(lambda: connection.recv(4096), b""))
         connection.close()
@@ -192,10 +192,12 @@ def test_a_model_without_an_engine_is_swapped_without_a_lost_request(
     assert '"m2"' in json.dumps(server.get("/schema/openapi.json")[1])
     file.content["models"] = file.content["models"][1:]
     file.write()
-    _hang_up(server)
-    _until_served(server, file.digest)
+    _send_hup(server)
+    _wait_until_served(server, file.digest)
     assert server.post(CHAT, chat_bodies("m0")[0])[0] == 404
-    wait_until(lambda: {each["to"] for each in _named(server, "model.state_changed")} >= {"draining", "stopped"}, 30)
+    wait_until(
+        lambda: {each["to"] for each in _events_named(server, "model.state_changed")} >= {"draining", "stopped"}, 30
+    )
     assert server.stop() == 0
 
 
@@ -209,7 +211,7 @@ def test_a_bad_file_changes_nothing_and_the_next_good_one_does(
     server = serve(file=file.path).wait_until_ready(60)
     good, digest = file.path.read_text(), file.digest
     file.path.write_text(good.replace('"m0"', '"m0", "aliaes": []'))
-    _hang_up(server)
+    _send_hup(server)
     wait_until(lambda: _config(server)["error"] is not None, 30)
     config = _config(server)
 
@@ -218,11 +220,11 @@ def test_a_bad_file_changes_nothing_and_the_next_good_one_does(
     assert server.post(CHAT, chat_bodies("m0")[0])[0] == 200
 
     file.path.write_text(good.replace('"m0"', '"m0", "aliases": ["n0"]'))
-    _hang_up(server)
-    _until_served(server, file.digest)
+    _send_hup(server)
+    _wait_until_served(server, file.digest)
     assert _config(server)["error"] is None
     assert server.post(CHAT, chat_bodies("n0")[0])[0] == 200
-    assert len(_named(server, "config.rejected")) == 1
+    assert len(_events_named(server, "config.rejected")) == 1
     assert server.stop() == 0
 
 
@@ -234,7 +236,7 @@ def test_what_needs_a_restart_waits_with_all_else_of_its_file(
     server = serve(file=file.path).wait_until_ready(60)
     before = file.digest
     file.write(server={"max_body_bytes": 2048}, logging={"level": "debug"})
-    _hang_up(server)
+    _send_hup(server)
     wait_until(lambda: _config(server)["restart_required"] != [], 30)
 
     assert _config(server)["restart_required"] == ["server.max_body_bytes"]
@@ -243,7 +245,7 @@ def test_what_needs_a_restart_waits_with_all_else_of_its_file(
 
     python = {"name": "p", "class": "generative", "engine": {"python": "nowhere_to_be_found:Model"}}
     file.write(server={}, models=[*file.content["models"], python])
-    _hang_up(server)
+    _send_hup(server)
     wait_until(lambda: _config(server)["error"] is not None, 30)
 
     assert "models.p: engine.python: nowhere_to_be_found:Model: there is no module" in _config(server)["error"]
@@ -295,7 +297,7 @@ server: {{watch: true}}
         wait_until(lambda: server.post(CHAT, chat_bodies("n0")[0])[0] == 200, 30, server.log_tail)
 
     assert asking.failures == []
-    assert [(each["path"], each["old"], each["new"]) for each in _named(server, "config.changed")] == [
+    assert [(each["path"], each["old"], each["new"]) for each in _events_named(server, "config.changed")] == [
         ("models.m0.upstreams[0].api_key", "***", "***"),
         ("models.m0.aliases", [], ["n0"]),
     ]
@@ -325,7 +327,7 @@ def test_half_a_file_never_replaces_a_whole_one(
 
     assert asking.failures == []
     assert _config(server)["error"] is None
-    assert {each["path"] for each in _named(server, "config.changed")} == {"models.m0.aliases"}
+    assert {each["path"] for each in _events_named(server, "config.changed")} == {"models.m0.aliases"}
     assert server.stop() == 0
 
 
@@ -340,8 +342,8 @@ def test_every_worker_changes_and_so_does_one_that_is_born_later(
         asking.wait_for_more()
         file.content["models"].append({"name": "m1", "class": "proxy", "upstreams": [{"url": upstream.url}]})
         file.write(logging={"level": "warning"})
-        _hang_up(server)
-        wait_until(lambda: len(_named(server, "config.applied")) == 2 or _is_quiet(server), 30, server.log_tail)
+        _send_hup(server)
+        wait_until(lambda: len(_events_named(server, "config.applied")) == 2 or _is_quiet(server), 30, server.log_tail)
         wait_until(lambda: all(_config(server)["digest"] == file.digest for _ in range(10)), 30, server.log_tail)
         asking.wait_for_more()
     assert asking.failures == []
@@ -363,7 +365,7 @@ def test_every_worker_changes_and_so_does_one_that_is_born_later(
 
 
 def _is_quiet(server: ServerProcess) -> bool:
-    return len(_named(server, "config.changed")) > 0
+    return len(_events_named(server, "config.changed")) > 0
 
 
 def _pids(server: ServerProcess) -> set[int]:
@@ -372,7 +374,7 @@ def _pids(server: ServerProcess) -> set[int]:
 
 
 def _death(server: ServerProcess) -> str:
-    (death,) = _named(server, "worker.died")
+    (death,) = _events_named(server, "worker.died")
     timestamp: str = death["timestamp"]
     return timestamp
 
@@ -387,14 +389,14 @@ def test_an_unloaded_model_stays_unloaded_until_its_section_changes(
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 200
     file.content["models"][1]["aliases"] = ["n1"]
     file.write()
-    _hang_up(server)
-    _until_served(server, file.digest)
+    _send_hup(server)
+    _wait_until_served(server, file.digest)
     assert server.state() == "unloaded"
 
     file.content["models"][0]["aliases"] = ["n0"]
     file.write()
-    _hang_up(server)
-    _until_served(server, file.digest)
+    _send_hup(server)
+    _wait_until_served(server, file.digest)
     assert server.state() == "ready"
     assert server.stop() == 0
 
@@ -408,7 +410,7 @@ def test_a_signal_while_models_load_is_not_lost(
     wait_until(lambda: server.state() is not None, 60, server.log_tail)
     file.content["models"][0]["aliases"] = ["n0"]
     file.write()
-    _hang_up(server)
+    _send_hup(server)
     wait_until(lambda: server.post(CHAT, chat_bodies("n0")[0])[0] == 200, 30, server.log_tail)
 
     assert server.stop() == 0

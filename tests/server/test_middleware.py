@@ -24,7 +24,7 @@ def _scope() -> HTTPScope:
     return cast("HTTPScope", {**request, "headers": [], "client": None})
 
 
-class _Taken:
+class _SentAtOnce:
     """What the server returns for a message that it takes at once: waiting for it suspends nobody."""
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -39,10 +39,10 @@ async def test_a_stream_that_is_always_ready_is_ended_within_a_few_messages() ->
     """Whoever hears that the client left gets a turn, and cancels it, though sending never waits."""
     sent = 0
 
-    def send(_: Message) -> _Taken:
+    def send(_: Message) -> _SentAtOnce:
         nonlocal sent
         sent += 1
-        return _Taken()
+        return _SentAtOnce()
 
     async def endless(_scope: Scope, _receive: Receive, send: Send) -> None:
         while sent < _MOST:

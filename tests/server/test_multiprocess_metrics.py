@@ -28,7 +28,7 @@ def _merged(*workers: list[MetricFamily]) -> Iterable[Metric]:
     return [each.metric() for each in merged((number, each) for number, own in enumerate(workers) for each in own)]
 
 
-class _Given(Collector):
+class _FixedCollector(Collector):
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
 
@@ -37,7 +37,7 @@ class _Given(Collector):
 
 
 def _scrape(metrics: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    text = generate_latest(_Given(metrics)).decode()
+    text = generate_latest(_FixedCollector(metrics)).decode()
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
 
@@ -54,7 +54,7 @@ def test_counts_are_summed_and_states_keep_their_worker() -> None:
     assert scraped["running", (("worker", "1"),)] == 4
 
 
-def _told(value: float, moment: float) -> list[MetricFamily]:
+def _shared_gauge(value: float, moment: float) -> list[MetricFamily]:
     """What a process was told of an engine it shares, at that moment."""
     metric = Metric("waiting", "Waiting.", "gauge")
     metric.add_sample("waiting", {"engine": "0"}, value, timestamp=moment)
@@ -63,7 +63,7 @@ def _told(value: float, moment: float) -> list[MetricFamily]:
 
 def test_of_what_all_share_there_is_the_latest() -> None:
     """An engine tells one worker how it stands, and the next time another one."""
-    scraped = _scrape(_merged(_told(7, 20.5), _told(9, 10), _told(0, 0)))
+    scraped = _scrape(_merged(_shared_gauge(7, 20.5), _shared_gauge(9, 10), _shared_gauge(0, 0)))
 
     assert scraped == {("waiting", (("engine", "0"),)): 7}
 

@@ -32,9 +32,9 @@ async def test_what_a_client_does_not_read_is_not_asked_of_the_model() -> None:
     port = free_port()
     listener = Listener(Litestar([story], openapi_config=None), "127.0.0.1", port)
     serving = asyncio.create_task(listener.serve())
-    with await _asked(port) as connection:
-        held_up_at = await _until_still(lambda: made)
-        answer = await asyncio.to_thread(_all, connection)
+    with await _connect(port) as connection:
+        held_up_at = await _wait_until_stable(lambda: made)
+        answer = await asyncio.to_thread(_read_all, connection)
     listener.stop()
     await asyncio.wait_for(serving, 20)
 
@@ -42,7 +42,7 @@ async def test_what_a_client_does_not_read_is_not_asked_of_the_model() -> None:
     assert answer.count(b"x") == PIECES * len(PIECE)
 
 
-async def _asked(port: int) -> socket.socket:
+async def _connect(port: int) -> socket.socket:
     """A connection that has asked, and reads only when it is read from."""
     async with asyncio.timeout(20):
         while True:
@@ -56,7 +56,7 @@ async def _asked(port: int) -> socket.socket:
     return connection
 
 
-async def _until_still(count: Callable[[], int]) -> int:
+async def _wait_until_stable(count: Callable[[], int]) -> int:
     """What it comes to and stays."""
     before = 0
     while not count() or count() != before:
@@ -65,7 +65,7 @@ async def _until_still(count: Callable[[], int]) -> int:
     return before
 
 
-def _all(connection: socket.socket) -> bytes:
+def _read_all(connection: socket.socket) -> bytes:
     received = bytearray()
     while piece := connection.recv(1 << 20):
         received += piece

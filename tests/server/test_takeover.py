@@ -45,7 +45,7 @@ def instance(
         file = tmp_path / f"{name}.yaml"
         engine = f"{{python: 'counting:Counting', args: {{instance: {name}}}}}"
         file.write_text(f"models: [{{name: one, class: generative, engine: {engine}}}]\n")
-        return _on(serve(f"server.port={port}", DELAY, file=file), port)
+        return _at_port(serve(f"server.port={port}", DELAY, file=file), port)
 
     return start
 
@@ -92,7 +92,7 @@ def test_workers_are_replaced_and_no_request_fails(
     file = tmp_path / "proxy.yaml"
     models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}], retry: {{attempts: 0}}}}]"
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
-    before, after = (_on(serve(f"server.port={port}", DELAY, file=file), port) for port in ports[:2])
+    before, after = (_at_port(serve(f"server.port={port}", DELAY, file=file), port) for port in ports[:2])
     wait_until(lambda: balancer.ready == ports[:2], 60)
     with Traffic(balancer.port, "hi") as traffic:
         traffic.wait_for_more(20)
@@ -142,7 +142,7 @@ def test_a_language_model_is_replaced_and_no_request_fails(
 ) -> None:
     """The same with vLLM's engine behind the one that goes; two of them on two cores would only wait for each other."""
     names = "models.smollm2.aliases=[one]"
-    before = _on(serve(f"server.port={ports[0]}", DELAY, names), ports[0]).wait_until_ready()
+    before = _at_port(serve(f"server.port={ports[0]}", DELAY, names), ports[0]).wait_until_ready()
     after = instance("second", ports[1]).wait_until_ready()
     wait_until(lambda: balancer.ready == ports[:2], 60)
     with Traffic(balancer.port, "", ("openai", "openai stream", "kept")) as traffic:
@@ -157,6 +157,6 @@ def test_a_language_model_is_replaced_and_no_request_fails(
     assert after.stop() == 0
 
 
-def _on(server: ServerProcess, port: int) -> ServerProcess:
+def _at_port(server: ServerProcess, port: int) -> ServerProcess:
     server.port, server.url = port, f"http://127.0.0.1:{port}"
     return server

@@ -19,8 +19,8 @@ GOOD = HealthReport(
 )
 
 
-def _said(standing: HealthReport = GOOD, *, seconds_ago: float = 0) -> WorkerSnapshot:
-    return WorkerSnapshot(pid=7, at=time.monotonic() - seconds_ago, health=standing, families=[], past=[])
+def _snapshot(report: HealthReport = GOOD, *, seconds_ago: float = 0) -> WorkerSnapshot:
+    return WorkerSnapshot(pid=7, at=time.monotonic() - seconds_ago, health=report, families=[], past=[])
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def slots() -> SharedSlots:
     """Three slots, whose second and third workers are well."""
     slots = SharedSlots(3)
     for number in (1, 2):
-        write(slots, number, _said())
+        write(slots, number, _snapshot())
     return slots
 
 
-class _Ready(ModelManager):
+class _ReadyManager(ModelManager):
     """A lifecycle whose model is ready, though nobody loaded it."""
 
     @property
@@ -44,83 +44,83 @@ class _Ready(ModelManager):
 
 
 @pytest.fixture
-def together(slots: SharedSlots) -> MultiWorkerHealth:
+def health(slots: SharedSlots) -> MultiWorkerHealth:
     """The outlook of the first worker, which is well too."""
-    together = MultiWorkerHealth(_Ready(config(), factory=DoubleFactory()), WorkerInfo(0, slots))
-    together.publish()
-    return together
+    health = MultiWorkerHealth(_ReadyManager(config(), factory=DoubleFactory()), WorkerInfo(0, slots))
+    health.publish()
+    return health
 
 
-def test_all_is_well_where_each_is(together: MultiWorkerHealth) -> None:
+def test_all_is_well_where_each_is(health: MultiWorkerHealth) -> None:
     """And what runs is the sum."""
-    standing = together.report()
+    report = health.report()
 
-    assert (standing.is_live, standing.is_ready, standing.has_started) == (True, True, True)
-    assert (standing.models[0]["running"], standing.models[0]["queued"]) == (6, 3)
-    assert [worker["ready"] for worker in standing.workers] == [True] * 3
+    assert (report.is_live, report.is_ready, report.has_started) == (True, True, True)
+    assert (report.models[0]["running"], report.models[0]["queued"]) == (6, 3)
+    assert [worker["ready"] for worker in report.workers] == [True] * 3
 
 
-def test_a_model_is_shown_where_it_stands_worst(together: MultiWorkerHealth, slots: SharedSlots) -> None:
+def test_a_model_is_shown_where_it_stands_worst(health: MultiWorkerHealth, slots: SharedSlots) -> None:
     """One worker that is not ready is enough."""
     bad = {**GOOD.models[0], "state": "failed", "reason": "it broke", "running": 0, "queued": 0}
-    write(slots, 2, _said(replace(GOOD, is_live=False, is_ready=False, retry_after=30, models=[bad])))
-    standing = together.report()
+    write(slots, 2, _snapshot(replace(GOOD, is_live=False, is_ready=False, retry_after=30, models=[bad])))
+    report = health.report()
 
-    assert (standing.is_live, standing.is_ready, standing.retry_after) == (False, False, 30)
-    assert (standing.models[0]["state"], standing.models[0]["reason"]) == ("failed", "it broke")
-    assert [worker["ready"] for worker in standing.workers] == [True, True, False]
+    assert (report.is_live, report.is_ready, report.retry_after) == (False, False, 30)
+    assert (report.models[0]["state"], report.models[0]["reason"]) == ("failed", "it broke")
+    assert [worker["ready"] for worker in report.workers] == [True, True, False]
 
 
 def test_nobody_is_ready_before_each_was_heard() -> None:
     """A worker that never said anything is starting."""
-    together = MultiWorkerHealth(_Ready(config(), factory=DoubleFactory()), WorkerInfo(0, SharedSlots(2)))
-    together.publish()
-    standing = together.report()
+    health = MultiWorkerHealth(_ReadyManager(config(), factory=DoubleFactory()), WorkerInfo(0, SharedSlots(2)))
+    health.publish()
+    report = health.report()
 
-    assert (standing.is_live, standing.is_ready, standing.has_started) == (True, False, False)
-    assert standing.models[0]["state"] == "pending"
-    assert standing.workers[1]["reason"] == "it is starting"
+    assert (report.is_live, report.is_ready, report.has_started) == (True, False, False)
+    assert report.models[0]["state"] == "pending"
+    assert report.workers[1]["reason"] == "it is starting"
 
 
 @pytest.mark.parametrize(("seconds", "is_live"), [(7, True), (40, False)])
 def test_a_worker_that_hangs_is_noticed(
-    together: MultiWorkerHealth, slots: SharedSlots, seconds: float, is_live: bool
+    health: MultiWorkerHealth, slots: SharedSlots, seconds: float, is_live: bool
 ) -> None:
     """Silent for a while it is not ready; silent for long it will not come back, and the platform must know."""
-    write(slots, 1, _said(seconds_ago=seconds))
-    standing = together.report()
+    write(slots, 1, _snapshot(seconds_ago=seconds))
+    report = health.report()
 
-    assert (standing.is_ready, standing.is_live) == (False, is_live)
-    assert f"has not reported for {seconds}" in standing.workers[1]["reason"]
+    assert (report.is_ready, report.is_live) == (False, is_live)
+    assert f"has not reported for {seconds}" in report.workers[1]["reason"]
 
 
-def test_a_dead_worker_is_not_ready(together: MultiWorkerHealth, slots: SharedSlots) -> None:
+def test_a_dead_worker_is_not_ready(health: MultiWorkerHealth, slots: SharedSlots) -> None:
     """Until the one that takes its place says otherwise."""
     mark_dead(slots, 1)
     last = read(slots, 1)
 
     assert last is not None
     assert last.health.models[0]["state"] == "pending"
-    assert together.report().is_ready is False
+    assert health.report().is_ready is False
 
 
-def test_a_worker_that_left_takes_no_liveness_with_it(together: MultiWorkerHealth, slots: SharedSlots) -> None:
+def test_a_worker_that_left_takes_no_liveness_with_it(health: MultiWorkerHealth, slots: SharedSlots) -> None:
     """The last it said is that its models stopped; another takes its place."""
-    write(slots, 1, _said(replace(GOOD, is_live=False, is_ready=False)))
-    assert not together.report().is_live
+    write(slots, 1, _snapshot(replace(GOOD, is_live=False, is_ready=False)))
+    assert not health.report().is_live
     mark_dead(slots, 1)
 
-    assert together.report().is_live
+    assert health.report().is_live
 
 
-def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: MultiWorkerHealth, slots: SharedSlots) -> None:
+def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(health: MultiWorkerHealth, slots: SharedSlots) -> None:
     """A million series are a fault of somebody's; not being ready is not one."""
     series = Gauge("flood", "Too much.", ["text"])
     try:
         series.labels("x" * (9 << 20)).set(1)
-        together.publish()
+        health.publish()
 
-        assert together.report().is_ready
+        assert health.report().is_ready
         last = read(slots, 0)
         assert last is not None
         assert list(last.families) == []

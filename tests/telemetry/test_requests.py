@@ -38,17 +38,17 @@ def test_requests_of_all_workers_count_by_the_class_of_their_status(plain: Upstr
     assert server.stop() == 0
 
 
-def test_a_name_that_a_client_made_up_is_no_label(watched: ProxyProcess, plain: Upstream) -> None:
+def test_a_name_that_a_client_made_up_is_no_label(proxy_server: ProxyProcess, plain: Upstream) -> None:
     """Nobody can fill the memory of whoever scrapes us, and an alias counts for its model."""
-    before = watched.metric("appliance_requests_total", {**ASKED, "code": "2xx"})
+    before = proxy_server.metric("appliance_requests_total", {**ASKED, "code": "2xx"})
 
-    watched.post(CHAT_PATH, CHAT_REQUEST | {"model": "made-up"})
-    watched.post(CHAT_PATH, CHAT_REQUEST | {"model": "gpt"})
+    proxy_server.post(CHAT_PATH, CHAT_REQUEST | {"model": "made-up"})
+    proxy_server.post(CHAT_PATH, CHAT_REQUEST | {"model": "gpt"})
 
-    with urllib.request.urlopen(f"{watched.url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{proxy_server.url}/metrics", timeout=10) as response:
         assert b"made-up" not in response.read()
-    assert watched.metric("appliance_requests_total", {"model": "none", "code": "4xx"}) >= 1
-    assert watched.metric("appliance_requests_total", {**ASKED, "code": "2xx"}) == before + 1
+    assert proxy_server.metric("appliance_requests_total", {"model": "none", "code": "4xx"}) >= 1
+    assert proxy_server.metric("appliance_requests_total", {**ASKED, "code": "2xx"}) == before + 1
 
 
 @pytest.mark.parametrize(
@@ -65,31 +65,33 @@ def test_a_name_that_a_client_made_up_is_no_label(watched: ProxyProcess, plain: 
     ],
 )
 def test_tokens_of_an_upstream_are_those_of_its_usage(
-    watched: ProxyProcess, plain: Upstream, path: str, body: Mapping[str, Any], said: Mapping[str, int]
+    proxy_server: ProxyProcess, plain: Upstream, path: str, body: Mapping[str, Any], said: Mapping[str, int]
 ) -> None:
     """A stream says them in its last event, whether its client asked for that or not."""
     request_id = f"usage-{abs(hash((path, str(body))))}"
-    before = watched.metric("appliance_tokens_total", {"direction": "output"})
+    before = proxy_server.metric("appliance_tokens_total", {"direction": "output"})
 
-    watched.stream(path, body, {"X-Request-Id": request_id})
+    proxy_server.stream(path, body, {"X-Request-Id": request_id})
 
-    logged = watched.request_ended(request_id)
+    logged = proxy_server.request_ended(request_id)
     assert said.items() <= logged.items()
     assert ("output_tokens" in logged) == ("output_tokens" in said)
-    assert watched.metric("appliance_tokens_total", {"direction": "output"}) == before + said.get("output_tokens", 0)
+    assert proxy_server.metric("appliance_tokens_total", {"direction": "output"}) == before + said.get(
+        "output_tokens", 0
+    )
 
 
-def test_a_stream_has_its_first_token_and_its_pace_measured(watched: ProxyProcess, plain: Upstream) -> None:
+def test_a_stream_has_its_first_token_and_its_pace_measured(proxy_server: ProxyProcess, plain: Upstream) -> None:
     """The time to the first token is that of the first bytes, not of the last."""
     last = event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 5}})
     plain.on(CHAT_PATH, stream(event({"choices": []}), 0.5, last, event("[DONE]")))
     names = ("appliance_time_to_first_token_seconds_count", "appliance_time_per_output_token_seconds_sum")
-    before = [watched.metric(name, {"model": "talk"}) for name in names]
+    before = [proxy_server.metric(name, {"model": "talk"}) for name in names]
 
-    watched.stream(CHAT_PATH, CHAT_REQUEST | {"stream": True}, {"X-Request-Id": "paced"})
+    proxy_server.stream(CHAT_PATH, CHAT_REQUEST | {"stream": True}, {"X-Request-Id": "paced"})
 
-    logged = watched.request_ended("paced")
-    after = [watched.metric(name, {"model": "talk"}) for name in names]
+    logged = proxy_server.request_ended("paced")
+    after = [proxy_server.metric(name, {"model": "talk"}) for name in names]
     assert after[0] == before[0] + 1
     assert after[1] - before[1] >= 0.5 / 4
     assert logged["first_seconds"] + 0.5 <= logged["seconds"] + 0.01
@@ -98,18 +100,18 @@ def test_a_stream_has_its_first_token_and_its_pace_measured(watched: ProxyProces
 
 
 @pytest.mark.parametrize("streams", [True, False])
-def test_a_client_that_leaves_is_told_as_such(watched: ProxyProcess, plain: Upstream, *, streams: bool) -> None:
+def test_a_client_that_leaves_is_told_as_such(proxy_server: ProxyProcess, plain: Upstream, *, streams: bool) -> None:
     """Neither as good nor as an error of the server, whatever status was on its way."""
     plain.on(CHAT_PATH, stream(event({"choices": []}), FOR_EVER))
-    before = watched.metric("appliance_requests_total", {**ASKED, "code": "499"})
+    before = proxy_server.metric("appliance_requests_total", {**ASKED, "code": "499"})
 
-    with open_stream(watched.port, CHAT_PATH, CHAT_REQUEST | {"stream": streams}) as connection:
+    with open_stream(proxy_server.port, CHAT_PATH, CHAT_REQUEST | {"stream": streams}) as connection:
         wait_until(lambda: any(not each.is_answered for each in plain.calls), 10)
         if streams:
             assert b"200 OK" in connection.recv(1024)
 
-    wait_until(lambda: watched.metric("appliance_requests_total", {**ASKED, "code": "499"}) == before + 1, 10)
-    left = [each for each in watched.events() if each["event"] == "request.ended" and each["status"] == 499]
+    wait_until(lambda: proxy_server.metric("appliance_requests_total", {**ASKED, "code": "499"}) == before + 1, 10)
+    left = [each for each in proxy_server.events() if each["event"] == "request.ended" and each["status"] == 499]
     assert left[-1]["model"] == "talk"
 
 
@@ -119,27 +121,29 @@ async def _breaking() -> AsyncIterator[Piece]:
     raise ConnectionResetError
 
 
-def test_a_stream_that_breaks_counts_as_an_error(watched: ProxyProcess, plain: Upstream) -> None:
+def test_a_stream_that_breaks_counts_as_an_error(proxy_server: ProxyProcess, plain: Upstream) -> None:
     """Its status was 200 when it was sent; the log has both."""
     plain.on(CHAT_PATH, Answer(body=_breaking(), media_type=SSE))
-    before = watched.metric("appliance_requests_total", {**ASKED, "code": "5xx"})
+    before = proxy_server.metric("appliance_requests_total", {**ASKED, "code": "5xx"})
 
-    watched.stream(CHAT_PATH, CHAT_REQUEST | {"stream": True}, {"X-Request-Id": "broken"})
+    proxy_server.stream(CHAT_PATH, CHAT_REQUEST | {"stream": True}, {"X-Request-Id": "broken"})
 
-    logged = watched.request_ended("broken")
+    logged = proxy_server.request_ended("broken")
     assert (logged["status"], logged["late_status"], logged["error"]) == (200, 502, "GatewayError")
-    assert watched.metric("appliance_requests_total", {**ASKED, "code": "5xx"}) == before + 1
+    assert proxy_server.metric("appliance_requests_total", {**ASKED, "code": "5xx"}) == before + 1
 
 
-def test_the_log_has_one_event_for_each_request_and_none_for_probes(watched: ProxyProcess, plain: Upstream) -> None:
+def test_the_log_has_one_event_for_each_request_and_none_for_probes(
+    proxy_server: ProxyProcess, plain: Upstream
+) -> None:
     """The path is without its query, where people put keys."""
     for path in ("/livez", "/readyz", "/health", "/metrics", "/v2/health/ready", "/v2/models/talk/ready"):
-        watched.stream(path, None, {"X-Request-Id": f"probe{path}"})
+        proxy_server.stream(path, None, {"X-Request-Id": f"probe{path}"})
 
-    watched.ask("/v1/models?api-key=geheim", None, {"X-Request-Id": "last"})
+    proxy_server.ask("/v1/models?api-key=geheim", None, {"X-Request-Id": "last"})
 
-    logged = watched.request_ended("last")
+    logged = proxy_server.request_ended("last")
     assert (logged["method"], logged["path"], logged["protocol"]) == ("GET", "/v1/models", "openai")
-    told = [each for each in watched.events() if str(each.get("request_id", "")).startswith("probe")]
+    told = [each for each in proxy_server.events() if str(each.get("request_id", "")).startswith("probe")]
     assert not [each for each in told if each["event"] == "request.ended"]
-    assert "geheim" not in watched.log.read_text()
+    assert "geheim" not in proxy_server.log.read_text()

@@ -20,13 +20,18 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 @pytest.fixture(scope="module")
-def traced(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
+def traced(upstream_server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
     """An appliance that traces everything; its upstream is its collector too."""
     folder = tmp_path_factory.mktemp("traced")
-    tracing = {"endpoint": behind.origin, "service_name": "shop-talk", "sample": 0, "headers": {"x-tenant": "shop"}}
-    server = ProxyProcess(write_config(folder, behind, {"tracing": tracing}), folder / "server.log").wait_until_ready(
-        60
-    )
+    tracing = {
+        "endpoint": upstream_server.origin,
+        "service_name": "shop-talk",
+        "sample": 0,
+        "headers": {"x-tenant": "shop"},
+    }
+    server = ProxyProcess(
+        write_config(folder, upstream_server, {"tracing": tracing}), folder / "server.log"
+    ).wait_until_ready(60)
     yield server
     assert server.stop() == 0, server.log_tail()
 
