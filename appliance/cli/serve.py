@@ -36,7 +36,7 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
 
 
 def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:
-    """Check the layouts of models whose files are on this machine, and return these models.
+    """Check the layouts of models whose files are on this machine, and return those that are not in the cache.
 
     The others are checked before their download.
 
@@ -44,6 +44,7 @@ def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:
         ConfigError: a layout cannot work.
     """
     from appliance.planner.planner import precheck_layout
+    from appliance.storage.filesystems.registry import LocalFilesystem, filesystem_for
 
     settings = loaded.config.storage.model_copy(update={"offline": True})
     problems: list[Problem] = []
@@ -54,7 +55,9 @@ def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:
                 loaded.problem(("models", index, *violation.path), violation.message)
                 for violation in precheck_layout(config, settings)
             ]
-            checked.append(config)
+            # A copy in the cache may be older than what the store has now.
+            if "model" in config.storages and isinstance(filesystem_for(config.storages["model"].uri), LocalFilesystem):
+                checked.append(config)
     if problems:
         raise ConfigError(problems)
     return checked

@@ -44,9 +44,7 @@ async def handle(status: ModelStatus, request: ModelRequest, rate_limiter: RateL
     """Have the model handle a client's request; a stream is returned with its first bytes, or the error has a status.
 
     Raises:
-        RequestError: the model cannot do this, cannot do it now, or the request is at fault.
-        RateLimitedError: a limit of the model or of the client's key is exceeded.
-        RequestTimeoutError: it takes too long.
+        RequestError: the model cannot do this now, a limit is exceeded, or the request is at fault.
         EngineDeadError: the model died during the request.
     """
     context = current_context()

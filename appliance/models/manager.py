@@ -105,13 +105,7 @@ class ModelManager:
         )
 
     async def handle(self, name: str | None, request: ModelRequest) -> ModelResponse:
-        """Have the named model answer; None means the only one there is.
-
-        Raises:
-            ForbiddenError: the caller's key does not allow it.
-            RequestError: unknown model, unsupported operation, not ready, limits exceeded, or a bad request.
-            EngineDeadError: the model died during the request.
-        """
+        """Have the named model answer, if the caller may use it; None means the only one. Raises as `dispatch` does."""
         status = self.find(name)
         self.authorizer.require_operation(request.operation)
         return await dispatch.handle(status, request, self.rate_limiter)

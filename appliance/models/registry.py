@@ -46,7 +46,6 @@ class ModelRegistry:
         """Return the model with this name or alias, for a caller that may use it; None means the only model.
 
         Raises:
-            UnauthenticatedError: there are keys, and the caller has none of them.
             RequestError: as for `resolve`; a model that the caller may not use is reported as missing.
         """
         self._authorizer.require_key()
@@ -59,8 +58,7 @@ class ModelRegistry:
         """Return the model with this name or alias, whoever the caller is; None means the only model.
 
         Raises:
-            UnknownModelError: there is none.
-            RequestError: the name is None, and there are several models.
+            RequestError: there is none, or the name is None, and there are several models.
         """
         only = self.runners[0] if len(self.runners) == 1 else None
         runner = only if name is None else self._by_name.get(name)

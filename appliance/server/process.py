@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,8 @@ def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:
         count = worker_count(loaded.config)
         if count == 1:
             return serve_as(None)
-        with _rendezvous_folder(loaded.config) as folder:
+        with _rendezvous_folder(loaded.config) as name:
+            folder = None if name is None else Path(name)
             return Supervisor(count, serve_as, lambda: _stop_seconds(latest(loaded).config), folder).run()
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
@@ -128,18 +129,15 @@ def _require_startable(config: Config) -> None:
         read_certificate(server.tls)
 
 
-@contextmanager
-def _rendezvous_folder(config: Config) -> Iterator[Path | None]:
+def _rendezvous_folder(config: Config) -> AbstractContextManager[str | None]:
     """Create a directory for workers that share engines; only this user may enter, because engines trust their clients.
 
     None if no model has an engine.
     """
     if not any(model.backend == "vllm" for model in config.models):
-        yield None
-        return
+        return nullcontext()
     # vLLM puts its own sockets there; its variable is for those whose paths are too long for a socket.
-    with TemporaryDirectory(prefix="appliance-", dir=os.environ.get("VLLM_RPC_BASE_PATH")) as folder:
-        yield Path(folder)
+    return TemporaryDirectory(prefix="appliance-", dir=os.environ.get("VLLM_RPC_BASE_PATH"))
 
 
 def _stop_seconds(config: Config) -> float:
