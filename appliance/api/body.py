@@ -60,11 +60,7 @@ class BodyReader:
         return await asyncio.to_thread(_decompress, body, self.server().max_body_bytes)
 
     async def json(self, request: AnyRequest) -> bytes:
-        """Return the body of a request: JSON, followed by binary tensors if the headers say so.
-
-        Raises: as `body` and `require_shape`, and
-            RequestError: the content type is multipart.
-        """
+        """Return the body of a request: JSON, followed by binary tensors if the headers say so."""
         async with before_body(request):
             require_no_form(request.headers.get("content-type", ""))
         body = await self.body(request)

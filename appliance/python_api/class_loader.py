@@ -54,11 +54,7 @@ class LazyPythonModel(PythonModelAdapter):
 
 
 def _create_model(name: str, config: PythonConfig, model_dir: Path | None) -> BasePythonModel:
-    """Return an object of the config's class; `model_dir` is passed to a constructor that takes it.
-
-    Raises:
-        LoadError: the class cannot be imported, is not a model, or does not take the arguments.
-    """
+    """Return an object of the config's class; `model_dir` is passed to a constructor that takes it."""
     class_ = _import_class(config.python)
     parameters = inspect.signature(class_).parameters
     keywords: dict[str, Any] = dict(config.args)
@@ -104,12 +100,7 @@ def _import_class(reference: str) -> type[BasePythonModel]:
 
 
 def _run(failure: str, work: Callable[[], Result]) -> Result:
-    """Run code of the user; `failure` begins the message of what it raises.
-
-    Raises:
-        LoadError: it raised.
-        ModuleNotFoundError: a module is missing.
-    """
+    """Run code of the user; `failure` begins the message of what it raises."""
     try:
         with user_code(failure, passes=(ModuleNotFoundError,)):
             return work()

@@ -28,12 +28,7 @@ def request_body(request: Request, name: str) -> Json:
 async def send(
     model: Model, operation: Operation, body: Json, raw_request: RawRequest | None
 ) -> Json | AsyncGenerator[Json]:
-    """Return the response of a model, or the chunks of its stream.
-
-    Raises:
-        RequestError: the model rejects the request.
-        GatewayError: the response is not JSON.
-    """
+    """Return the response of a model, or the chunks of its stream."""
     headers = {} if raw_request is None else {name.lower(): value for name, value in raw_request.headers.items()}
     response = await model.handle(ModelRequest(operation, msgspec.json.encode(body), headers))
     if not isinstance(response.body, bytes):

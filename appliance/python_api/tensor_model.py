@@ -270,12 +270,7 @@ def describe(model: Model) -> Mapping[str, Any]:
 
 
 async def handle(model: Model, request: ModelRequest) -> ModelResponse:
-    """Return the response to a request.
-
-    Raises:
-        RequestError: the request is at fault.
-        InvalidResultError: the model's result is not a response.
-    """
+    """Return the response to a request."""
     is_inference = request.operation is Operation.INFERENCE
     value: Any
     if is_inference:

@@ -137,23 +137,20 @@ class HealthService(HealthServicer):
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _response(self, service: str) -> HealthCheckResponse:
-        is_serving = self._is_serving(service)
-        return HealthCheckResponse(
-            status=HealthCheckResponse.SERVING if is_serving else HealthCheckResponse.NOT_SERVING
-        )
-
-    def _is_serving(self, service: str) -> bool:
         if service in {"", SERVICE, "readiness"}:
-            return self._health().is_ready
-        if service == "liveness":
-            return self._health().is_live
-        try:
-            return RULES[self._manager.find(service).state].can_answer
-        except UnknownModelError as error:
-            raise UnknownModelError(
-                f"There is no service {service[:80]!r}; it may be empty, {SERVICE}, liveness, readiness, or a model's "
-                "name"
-            ) from error
+            is_serving = self._health().is_ready
+        elif service == "liveness":
+            is_serving = self._health().is_live
+        else:
+            try:
+                is_serving = RULES[self._manager.find(service).state].can_answer
+            except UnknownModelError as error:
+                raise UnknownModelError(
+                    f"There is no service {service[:80]!r}; it may be empty, {SERVICE}, liveness, readiness, or a "
+                    "model's name"
+                ) from error
+        status = HealthCheckResponse.SERVING if is_serving else HealthCheckResponse.NOT_SERVING
+        return HealthCheckResponse(status=status)
 
 
 def _fill(message: MessageT, fields: object) -> MessageT:
