@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ftplib
 import os
 import re
 import ssl
@@ -40,6 +41,8 @@ _CREDENTIAL_ERRORS = frozenset(
         *("CredentialUnavailableError", "AuthenticationException"),
     }
 )
+
+_MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 # Raised for arguments, and not for answers; another attempt would end in the same way.
 _FINAL_ERRORS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
@@ -84,14 +87,14 @@ def to_storage_error(
         if isinstance(cause, PermissionError) or is_credential_error(cause):
             message = clean(str(cause)) or "access denied"
             return AccessDeniedError(f"{resource}: {message} (with {access.credential}); {access.remedy}")
-        if isinstance(cause, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        if isinstance(cause, _MISSING_ERRORS) or _ftp_code(cause) == "550":
             return _missing_error(resource, "", access)
     return connection_error(resource, error)
 
 
 def is_credential_error(error: BaseException) -> bool:
     """Return whether a client has no usable credential, or the server rejected it without a status."""
-    return bool(_names(error) & _CREDENTIAL_ERRORS)
+    return bool(_names(error) & _CREDENTIAL_ERRORS) or _ftp_code(error) in ("530", "532")
 
 
 def client_timeouts(transfer: TransferConfig) -> tuple[float, float]:
@@ -237,6 +240,11 @@ def _problem_of(error: BaseException) -> str:
         return clean(str(error)) or type(error).__name__
     reason = os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror or str(cause)
     return f"cannot connect to {getattr(error, 'host', 'it')}:{getattr(error, 'port', '')}: {reason}"
+
+
+def _ftp_code(error: BaseException) -> str:
+    # RFC 959: a reply begins with its code.
+    return str(error)[:3] if isinstance(error, ftplib.error_perm) else ""
 
 
 def _names(error: BaseException) -> set[str]:

@@ -17,7 +17,9 @@ class SftpStore(FilesystemStore):
     """A directory or file of an SSH server; `host_key_policy: auto_add` in the options trusts any host."""
 
     async def _connect(self) -> Any:  # Any: as in the base class
-        self._options = {"host_key_policy": _known_hosts_policy(), **self._options}
+        # paramiko's own policy would reject every host, because fsspec loads no known ones.
+        if self._options.get("host_key_policy", "reject") == "reject":
+            self._options = {**self._options, "host_key_policy": _known_hosts_policy()}
         return await super()._connect()
 
     async def _read_part(self, path: str, start: int, end: int) -> bytes:

@@ -153,14 +153,12 @@ class FilesystemStore:
 
     @asynccontextmanager
     async def _open_range(self, path: str, file: RemoteFile, start: int, end: int) -> AsyncIterator[Content]:
-        async def read_part(start: int, end: int) -> bytes:
-            return await self._read_part(path, start, end)
+        yield _Parts(self, path, file, start, end)
 
-        async def check_version() -> None:
-            if await self._describe(path, file.name, await self._info(path)) != file:
-                raise errors.changed_error(self._resource(file))
-
-        yield _Parts(start, end, read_part, check_version)
+    async def _check_version(self, path: str, file: RemoteFile) -> None:
+        """Look at a file again, because no request can ask for the listed version only."""
+        if await self._describe(path, file.name, await self._info(path)) != file:
+            raise errors.changed_error(self._resource(file))
 
     async def _read_part(self, path: str, start: int, end: int) -> bytes:
         # Otherwise a file reads ahead, and throws away what the next part requests again.
@@ -313,26 +311,18 @@ class _StreamBody:
 class _Parts:
     """A range that is requested part by part, because the filesystem returns what is requested as a whole."""
 
-    def __init__(
-        self,
-        start: int,
-        end: int,
-        read_part: Callable[[int, int], Awaitable[bytes]],
-        check: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._position = start
-        self._end = end
-        self._read_part = read_part
-        self._check = check
+    def __init__(self, store: FilesystemStore, path: str, file: RemoteFile, start: int, end: int) -> None:
+        self._store, self._path, self._file = store, path, file
+        self._position, self._end = start, end
 
     async def readchunk(self) -> tuple[bytes, bool]:
         if self._position >= self._end:
             return b"", False
-        part = await self._read_part(self._position, min(self._position + _PART_BYTES, self._end))
+        part_end = min(self._position + _PART_BYTES, self._end)
+        part = await self._store._read_part(self._path, self._position, part_end)
         self._position += len(part)
         if self._position >= self._end:
-            # No request can ask for the listed version only, so it is looked at again.
-            await self._check()
+            await self._store._check_version(self._path, self._file)
         return part, False
 
 

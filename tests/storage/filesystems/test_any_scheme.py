@@ -97,6 +97,8 @@ def test_an_unknown_host_is_refused(server: SftpServer, settings: GlobalStorageC
     with pytest.raises(AccessDeniedError, match=r"host key ssh-ed25519 SHA256:.* is not known; .*known_hosts"):
         materialize(storage_of(server), settings)
 
+    with pytest.raises(AccessDeniedError, match="is not known"):
+        materialize(storage_of(server, host_key_policy="reject"), settings)
     assert fetched(storage_of(server, host_key_policy="auto_add"), settings) == FILES
 
 
@@ -120,6 +122,8 @@ def test_a_model_comes_from_an_ftp_server(tmp_path: Path, settings: GlobalStorag
         (tmp_path / "ftp/model" / name).write_bytes(data)
     with ftp.running(tmp_path / "ftp") as port:
         assert fetched(StorageConfig(uri=f"ftp://127.0.0.1:{port}/model"), settings) == FILES
+        with pytest.raises(AccessDeniedError, match=r"530 .*storage\.options"):
+            materialize(StorageConfig(uri=f"ftp://nobody:s3cret@127.0.0.1:{port}/model"), settings)
 
 
 def test_a_model_comes_out_of_a_zip_in_a_bucket(seaweedfs: s3.S3Server, settings: GlobalStorageConfig) -> None:
