@@ -86,6 +86,8 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(INPUTS, folder, dirs_exist_ok=True)
+        with (folder / "nobody.yaml").open("a") as file:
+            file.write(f"server: {{port: {free_port()}}}\n")
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LD_LIBRARY_PATH"}}
         self.environment = {**kept, "HOME": str(folder), "COLUMNS": "100", "PYTHONPATH": str(TESTS), "TERM": "dumb"}
 

@@ -70,7 +70,7 @@ def test_events_and_probes_of_a_life(start: Callable[..., Server], golden: Golde
 
     server.open_gate("answer")
     reload(text.replace("server:", MORE + "server:"))
-    wait_until(lambda: bool(config()["new_models"]), 10, server.log_tail)
+    wait_until(lambda: [model["state"] for model in config()["new_models"]] == ["loading"], 10, server.log_tail)
     probes["a model is brought"] = config()
     server.open_gate("load")
     server.wait_until("more", "ready")
