@@ -9,7 +9,7 @@ from appliance.config.engine import EngineConfig
 from appliance.config.models import GenerativeConfig, LocalModelConfig, ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError
-from appliance.planner.safetensors_header import read_json, read_tensors, weight_files
+from appliance.planner.safetensors_header import read_config, read_json, read_tensors, weight_files
 from appliance.storage import bounded_json
 from appliance.storage.file_reader import FileReader, open_reader
 
@@ -58,6 +58,9 @@ def _check(files: FileReader, config: LocalModelConfig, engine: EngineConfig) ->
         return ()
     if files.is_local or len(names) <= _MAX_REMOTE_HEADERS:
         read_tensors(files)
+    # Other files than a transformer's may be in other formats, and a single file is no model.
+    if "config.json" not in files.files or "model_type" not in read_config(files)[0]:
+        return ()
     _require_tokenizer(files, engine)
     return tuple(_gaps(files, config))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from storage.fake_hub import Hub, Repository
+from storage.weights import WITHOUT_TENSORS
 
 from appliance.cli.pull import explain_models, pull_models
 from appliance.config import Config, load
@@ -16,7 +17,7 @@ from appliance.storage import Cache
 
 FILES = {
     "config.json": b"{}",
-    "model.safetensors": b"w" * 1000,
+    "model.safetensors": WITHOUT_TENSORS + b"w" * 990,
     "pytorch_model.bin": b"p" * 1000,
     ".gitattributes": b"",
 }

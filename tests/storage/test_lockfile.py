@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from storage.fake_hub import Hub, Repository
 from storage.memory_store import DIRECTORIES
+from storage.weights import WITHOUT_TENSORS
 
 from appliance.cli.pull import pull_models, write_lock
 from appliance.config import Config
@@ -19,7 +20,7 @@ from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.models.factory import ModelFactory
 from appliance.storage import Cache, lockfile
 
-FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
+FILES = {"config.json": b"{}", "model.safetensors": WITHOUT_TENSORS + b"weights" * 100}
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_the_digest_that_pull_prints_can_be_pinned(
         printed.append(capsys.readouterr().out.strip().rpartition("digest: ")[2])
     for uri, digest in zip(("memory://place", "memory://place/model.safetensors"), printed, strict=True):
         pull_models(read(uri, digest=digest))
-    place["model.safetensors"] = b"Weights" * 100
+    place["model.safetensors"] = WITHOUT_TENSORS + b"Weights" * 100
 
     assert printed[1] == f"sha256:{hashlib.sha256(FILES['model.safetensors']).hexdigest()}"
     for uri, digest in zip(("memory://place", "memory://place/model.safetensors"), printed, strict=True):
@@ -231,7 +232,7 @@ def test_the_commands_lock_and_hold(tmp_path: Path) -> None:
     """`appliance lock`, then `pull --frozen`: 0, and 17 when a file has changed."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "model.safetensors").write_bytes(WITHOUT_TENSORS + b"weights")
     file = tmp_path / "config.yaml"
     file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {model}}}}}]\n")
 
@@ -242,7 +243,7 @@ def test_the_commands_lock_and_hold(tmp_path: Path) -> None:
     unlocked = run("pull", "--frozen")
     locked = run("lock")
     good = run("pull", "--frozen")
-    (model / "model.safetensors").write_bytes(b"Weights")
+    (model / "model.safetensors").write_bytes(WITHOUT_TENSORS + b"Weights")
     changed = run("pull", "--frozen")
 
     assert (unlocked.returncode, "appliance.lock does not exist" in unlocked.stderr) == (3, True)

