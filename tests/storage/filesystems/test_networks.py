@@ -190,6 +190,28 @@ async def test_every_store_is_trusted_by_a_private_authority(
 
 
 @every_store
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_store_with_tls_is_reached_through_a_tunnel(
+    store_server: StoreServer,
+    root: str,
+    front: TlsFront,
+    ca_file: Path,
+    proxied: Environment,
+    company_proxy: ProxyServer,
+    scheme: str,
+) -> None:
+    """The proxy sees its own login, and nothing that is for the store."""
+    store_server.fill(root, FILES)
+    login = "me:s%40cret@" if scheme == "http" else ""
+    proxied.setenv("HTTPS_PROXY", f"{scheme}://{login}127.0.0.1:{company_proxy.port}")
+
+    uri = store_server.uri(f"{root}/model/", front.port).replace("http://", "https://")
+    assert await contents(uri, with_tls(store_server, front.port, ca_file)) == MODEL
+    assert set(company_proxy.targets) == {f"127.0.0.1:{front.port}"}
+    assert company_proxy.logins == ({"Basic bWU6c0BjcmV0"} if login else set())
+
+
+@every_store
 async def test_an_authority_that_is_not_trusted_is_told_with_its_remedy(
     store_server: StoreServer, front: TlsFront, proxied: Environment
 ) -> None:

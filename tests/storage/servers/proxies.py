@@ -34,10 +34,12 @@ class ProxyServer(Background):
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            first = await reader.readexactly(1)
-            await (self._socks(reader, writer) if first == b"\x05" else self._http(first, reader, writer))
-        writer.close()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                first = await reader.readexactly(1)
+                await (self._socks(reader, writer) if first == b"\x05" else self._http(first, reader, writer))
+        finally:
+            writer.close()
 
     async def _http(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = first + await reader.readuntil(b"\r\n\r\n")
@@ -71,10 +73,17 @@ class ProxyServer(Background):
         self, host: str, port: int, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.targets.append(f"{host}:{port}")
-        there = await asyncio.open_connection("127.0.0.1", port)
-        there[1].write(request)
-        upward = asyncio.create_task(_pump(reader, there[1]))
+        await _connect(port, request, reader, writer)
+
+
+async def _connect(port: int, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry bytes to a port of the loopback, the request first, and back."""
+    there = await asyncio.open_connection("127.0.0.1", port)
+    there[1].write(request)
+    upward = asyncio.create_task(_pump(reader, there[1]))
+    try:
         await _pump(there[0], writer)
+    finally:
         upward.cancel()
         there[1].close()
 
@@ -107,9 +116,7 @@ class TlsFront(Background):
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection("127.0.0.1", self._target_port)
-        upward = asyncio.create_task(_pump(reader, there[1]))
-        await _pump(there[0], writer)
-        upward.cancel()
-        there[1].close()
-        writer.close()
+        try:
+            await _connect(self._target_port, b"", reader, writer)
+        finally:
+            writer.close()
