@@ -12,6 +12,9 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
 from appliance.config.credentials import S3CredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.concurrency import in_thread
@@ -45,6 +48,31 @@ _TEMPORARY_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "Se
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 
 
+class KserveSettings(BaseSettings):
+    """KServe's environment variables for S3.
+
+    Source: https://github.com/kserve/kserve/blob/master/python/storage/kserve_storage/kserve_storage.py
+    """
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
+
+    s3_endpoint: str | None = None
+    s3_use_https: bool = True
+    s3_verify_ssl: bool = True
+    s3_user_virtual_bucket: bool = False
+    s3_use_accelerate: bool = False
+    is_anonymous: bool = Field(default=False, validation_alias="awsAnonymousCredential")
+
+    @property
+    def endpoint(self) -> str | None:
+        """The address of the store; None if one of AWS's own variables has it, which botocore reads itself."""
+        if not self.s3_endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+            return None
+        if "://" in self.s3_endpoint:
+            return self.s3_endpoint
+        return f"{'https' if self.s3_use_https else 'http'}://{self.s3_endpoint}"
+
+
 class S3Store(FilesystemStore):
     """A prefix of a bucket, or one object."""
 
@@ -66,7 +94,8 @@ class S3Store(FilesystemStore):
             raise StorageError(f"{redact(uri)}: write the version of an object as storage.options: {{versionId: ID}}")
         self._options = dict(options)
         self._version = self._options.pop("versionId", None)
-        self._endpoint = self._block.endpoint_url or _kserve_endpoint(os.environ)
+        self._kserve = _read_kserve_settings()
+        self._endpoint = self._block.endpoint_url or self._kserve.endpoint
         self.credential = "AWS credentials"
 
     async def _connect(self) -> Any:  # Any: s3fs has no types
@@ -77,7 +106,7 @@ class S3Store(FilesystemStore):
         session = AioSession(profile=block.profile)
         # To parse the times of each response takes as long as to sign it, and nothing here reads them.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-        self.credential, keys = await _keys(session, block)
+        self.credential, keys = await _keys(session, block, self._kserve)
         connect, _ = errors.client_timeouts(transfer)
         arguments = {
             "session": session,
@@ -87,7 +116,9 @@ class S3Store(FilesystemStore):
             },
             "config_kwargs": {
                 "connect_timeout": connect,
-                "http_session_cls": await _session_class(block.ca_file or session.get_config_variable("ca_bundle")),
+                "http_session_cls": await _session_class(
+                    block.ca_file or session.get_config_variable("ca_bundle"), is_verified=self._kserve.s3_verify_ssl
+                ),
                 # The connector has those of the environment.
                 "proxies": {},
                 # The download watches for stalls.
@@ -98,7 +129,10 @@ class S3Store(FilesystemStore):
                 # Some stores send the checksum of the whole object with a range of it.
                 "response_checksum_validation": "when_required",
                 "request_checksum_calculation": "when_required",
-                "s3": _addressing(os.environ),
+                "s3": {
+                    "use_accelerate_endpoint": self._kserve.s3_use_accelerate,
+                    **({"addressing_style": "virtual"} if self._kserve.s3_user_virtual_bucket else {}),
+                },
             },
             **keys,
             **({"version_aware": True} if self._version else {}),
@@ -183,11 +217,10 @@ def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for
     )
 
 
-async def _session_class(ca_file: Path | str | None) -> type:
+async def _session_class(ca_file: Path | str | None, *, is_verified: bool) -> type:
     """Return the class of botocore's sessions, with the connections of all other stores."""
     from aiobotocore.httpsession import AIOHTTPSession
 
-    is_verified = _is_true(os.environ.get("S3_VERIFY_SSL", "1"))
     context = await in_thread(network.tls_context, ca_file) if is_verified else False
 
     class Session(AIOHTTPSession):  # type: ignore[misc] # aiobotocore has no types
@@ -202,11 +235,22 @@ async def _session_class(ca_file: Path | str | None) -> type:
     return Session
 
 
-async def _keys(session: AioSession, block: S3CredentialsConfig) -> tuple[str, dict[str, Any]]:  # Any: of s3fs
+def _read_kserve_settings() -> KserveSettings:
+    try:
+        return KserveSettings()
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        name = field.upper() if field in KserveSettings.model_fields else field
+        raise StorageError(
+            f"the environment variable {name} is neither 1 nor 0, or words for these; correct it"
+        ) from error
+
+
+async def _keys(
+    session: AioSession, block: S3CredentialsConfig, kserve: KserveSettings
+) -> tuple[str, dict[str, Any]]:  # Any: of s3fs
     """Return the name of the credential, and its arguments; none are those that AWS's own tools would use."""
-    # KServe's own spelling.
-    by_variable = _is_true(os.environ.get("awsAnonymousCredential", ""))  # noqa: SIM112
-    if block.anonymous or (by_variable and not block.access_key_id and not block.profile):
+    if block.anonymous or (kserve.is_anonymous and not block.access_key_id and not block.profile):
         return "anonymous", {"anon": True}
     if block.access_key_id:
         return "access_key_id of storage.credentials.s3", {
@@ -218,24 +262,3 @@ async def _keys(session: AioSession, block: S3CredentialsConfig) -> tuple[str, d
     if found is None:
         return "anonymous, as no AWS credentials are set up", {"anon": True}
     return f"AWS credentials ({found.method})", {}
-
-
-def _kserve_endpoint(environ: Mapping[str, str]) -> str | None:
-    """Return the endpoint of KServe's variables, unless one of AWS's own is set, which botocore reads itself."""
-    endpoint = environ.get("S3_ENDPOINT")
-    if not endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"):
-        return None
-    if "://" in endpoint:
-        return endpoint
-    return f"{'https' if _is_true(environ.get('S3_USE_HTTPS', '1')) else 'http'}://{endpoint}"
-
-
-def _addressing(environ: Mapping[str, str]) -> dict[str, object]:
-    # KServe's own spelling.
-    virtual = _is_true(environ.get("S3_USER_VIRTUAL_BUCKET", ""))
-    accelerate = _is_true(environ.get("S3_USE_ACCELERATE", ""))
-    return {**({"addressing_style": "virtual"} if virtual else {}), "use_accelerate_endpoint": accelerate}
-
-
-def _is_true(text: str) -> bool:
-    return text.strip().lower() in ("1", "true", "yes", "on")

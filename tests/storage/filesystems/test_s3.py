@@ -82,6 +82,15 @@ async def test_awss_own_endpoint_goes_before_kserves(store: S3Server, only_given
     assert (await credential_and_names(f"s3://{BUCKET}/open", settings()))[1] == ["x.txt"]
 
 
+@pytest.mark.parametrize("variable", ["S3_USE_HTTPS", "S3_VERIFY_SSL", "awsAnonymousCredential"])
+def test_a_variable_of_kserves_that_is_no_flag_is_named(only_given_credentials: Environment, variable: str) -> None:
+    """A word that means neither yes nor no is an error, and no default."""
+    only_given_credentials.setenv(variable, "perhaps")
+
+    with pytest.raises(StorageError, match=f"the environment variable {variable} is neither 1 nor 0"):
+        S3Store(f"s3://{BUCKET}/open", settings())
+
+
 async def test_a_public_bucket_needs_no_credentials(store: S3Server) -> None:
     """Where none are set up, nothing is signed."""
     used, names = await credential_and_names(f"s3://{BUCKET}/open", settings(endpoint_url=store.url))
