@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ParamSpec, TypeVar
 
 import aiohttp
@@ -87,16 +87,22 @@ class HubClient:
 def _route_requests() -> None:
     """Have huggingface_hub use a client that asks which store a request belongs to."""
     import httpx2
-    from huggingface_hub import get_session, set_client_factory
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
 
     class Client(httpx2.Client):
+        """A client without connections; those of requests that are not ours are in the library's own."""
+
+        @cached_property
+        def _default(self) -> httpx2.Client:
+            # When it is needed: it refuses proxies that ours knows.
+            return default_client_factory()
+
         def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
             send = _send.get()
             if send is None:
-                return super().send(request, **options)
+                return self._default.send(request, **options)
             headers, body = send(str(request.url))
             return httpx2.Response(200, headers=headers, content=body, request=request)
 
-    # What the library checks before each request, such as HF_HUB_OFFLINE.
-    hooks = get_session().event_hooks
-    set_client_factory(lambda: Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+    set_client_factory(lambda: Client(trust_env=False, timeout=None))

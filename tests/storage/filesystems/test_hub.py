@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ import sys, tempfile
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import materialize
 
-settings = GlobalStorageConfig(cache_dir=tempfile.mkdtemp())
+settings = GlobalStorageConfig.model_validate({"cache_dir": tempfile.mkdtemp(), "transfer": {"retries": 0}})
 materialize(StorageConfig(uri="hf://owner/model"), settings, lambda *_: None)
 print(*(name for name in sys.modules if name == "huggingface_hub.hf_file_system"))
 from huggingface_hub import model_info
@@ -446,6 +447,24 @@ def test_requests_of_others_in_this_process_stay_offline(hub: Hub) -> None:
     )
     assert ended.stdout.splitlines()[-2:] == ["huggingface_hub.hf_file_system", "OfflineModeIsEnabled"], ended.stderr
     assert len(hub.requests) > 1
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("http://proxy.test:port", "http_proxy is not the address of a proxy"),
+        ("socks5h://127.0.0.1:9", "(Could not connect to proxy|needs the package 'python-socks')"),
+    ],
+)
+def test_the_proxies_are_ours_and_not_those_of_the_librarys_client(hub: Hub, proxy: str, words: str) -> None:
+    """Which refuses those that it does not know as soon as it is made."""
+    environment = {**os.environ, "http_proxy": proxy, "NO_PROXY": ""}
+
+    ended = subprocess.run(
+        [sys.executable, "-c", OFFLINE_PROCESS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert re.search(words, ended.stderr)
+    assert hub.requests == []
 
 
 def test_a_listing_of_a_mirror_stays_on_the_mirror(hub: Hub, cache: Cache) -> None:

@@ -59,10 +59,12 @@ def test_aiohttp_has_what_the_connector_overrides() -> None:
 def test_huggingface_hub_sends_everything_over_one_client() -> None:
     """That of the process, whose `send` is replaced, and its filesystem has no threads of its own with one worker."""
     import httpx2
-    from huggingface_hub import HfApi, HfFileSystem, get_session
+    from huggingface_hub import HfApi, HfFileSystem
+    from huggingface_hub.utils._http import default_client_factory
 
-    assert isinstance(get_session(), httpx2.Client)
-    assert get_session().event_hooks["request"]
+    with default_client_factory() as client:
+        assert isinstance(client, httpx2.Client)
+        assert client.event_hooks["request"]
     assert "get_session()" in inspect.getsource(HfApi.model_info)
     assert HfFileSystem(token=False, max_workers=1, skip_instance_cache=True).max_workers == 1
 
