@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +20,7 @@ from appliance.core.errors import MissingExtraError, StorageError
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.azure_account import REMEDY, find_auth, parse
-from appliance.storage.filesystems.base import RemoteFile, known_digests
+from appliance.storage.filesystems.base import NO_OPTIONS, Options, RemoteFile, known_digests
 from appliance.storage.filesystems.errors import FailedResponse
 from appliance.storage.filesystems.store import Content, FilesystemStore, Info, require_package
 
@@ -44,9 +43,7 @@ class AzureStore(FilesystemStore):
 
     remedy = REMEDY
 
-    def __init__(
-        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> None:
         require_package("adlfs", "azure", "Fetching from Azure")
         super().__init__(uri, settings, options)
         parsed = parse(uri)

@@ -8,7 +8,8 @@ import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import structlog
 
@@ -16,6 +17,12 @@ log = structlog.get_logger()
 
 # A connection that does not close must not hold up a finished download.
 _CLOSE_SECONDS = 5.0
+
+
+Options = Mapping[str, Any]  # Any: each filesystem has its own
+"""Arguments of a filesystem, from `storage.options`."""
+
+NO_OPTIONS: Options = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from yarl import URL
@@ -19,7 +18,7 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.concurrency import in_thread
 from appliance.core.errors import AccessDeniedError, StorageError, StorageUnavailableError
 from appliance.storage.filesystems import errors, network
-from appliance.storage.filesystems.base import RemoteFile, hex_digest, known_digests
+from appliance.storage.filesystems.base import NO_OPTIONS, Options, RemoteFile, hex_digest, known_digests
 from appliance.storage.filesystems.errors import FailedResponse
 from appliance.storage.filesystems.store import Content, FilesystemStore, Info, bucket_and_path, require_package
 
@@ -36,9 +35,7 @@ class GcsStore(FilesystemStore):
 
     remedy = "set GOOGLE_APPLICATION_CREDENTIALS or storage.credentials.gcs to valid credentials"
 
-    def __init__(
-        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> None:
         require_package("gcsfs", "gcs", "Fetching gs://")
         super().__init__(uri, settings, options)
         bucket, path = bucket_and_path(uri, _BUCKET)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -24,7 +23,15 @@ from appliance.core.uri import hub_uri_of, redact
 from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_account import is_azure
-from appliance.storage.filesystems.base import Listing, RemoteFile, Store, hex_digest, known_digests
+from appliance.storage.filesystems.base import (
+    NO_OPTIONS,
+    Listing,
+    Options,
+    RemoteFile,
+    Store,
+    hex_digest,
+    known_digests,
+)
 from appliance.storage.filesystems.http_listing import SUMS, parse_index, parse_sums
 from appliance.storage.filesystems.http_session import HttpSession, check_range, range_header, read_body, split_login
 from appliance.storage.filesystems.store import Content, FilesystemStore, Info, gather
@@ -38,7 +45,7 @@ _MAX_FILES = 20_000
 _MISSING = frozenset({404, 410})
 
 
-def open_store(uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})) -> Store:
+def open_store(uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> Store:
     """Return the store of a web URL, Azure's for its hosts."""
     if is_azure(uri):
         return AzureStore(uri, settings, options)

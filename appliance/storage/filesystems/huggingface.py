@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,7 +28,7 @@ from appliance.core.errors import ArtifactNotFoundError, GatedError, StorageErro
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
-from appliance.storage.filesystems.base import Listing, RemoteFile, known_digests
+from appliance.storage.filesystems.base import NO_OPTIONS, Listing, Options, RemoteFile, known_digests
 from appliance.storage.filesystems.errors import FailedResponse
 from appliance.storage.filesystems.http_session import HttpSession, check_range, range_header, split_login
 from appliance.storage.filesystems.hub_client import HubClient
@@ -105,9 +104,7 @@ class HubStore(FilesystemStore):
     _session: HttpSession
     _client: HubClient
 
-    def __init__(
-        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> None:
         require_package("huggingface_hub", "hf", "Fetching hf://")
         if options:
             raise StorageError(f"{redact(uri)}: takes no storage.options; set token in storage.credentials.hf")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
@@ -21,7 +21,7 @@ from appliance.core.concurrency import in_thread
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors, network
-from appliance.storage.filesystems.base import RemoteFile, hex_digest, known_digests
+from appliance.storage.filesystems.base import NO_OPTIONS, Options, RemoteFile, hex_digest, known_digests
 from appliance.storage.filesystems.errors import FailedResponse
 from appliance.storage.filesystems.store import (
     Content,
@@ -80,9 +80,7 @@ class S3Store(FilesystemStore):
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or storage.credentials.s3 to valid credentials"
     )
 
-    def __init__(
-        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> None:
         require_package("s3fs", "s3", "Fetching s3://")
         super().__init__(uri, settings, options)
         self._bucket, path = bucket_and_path(uri, _BUCKET)

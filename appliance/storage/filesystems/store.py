@@ -13,7 +13,6 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from operator import methodcaller
-from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import fsspec
@@ -34,7 +33,7 @@ from appliance.core.errors import (
 from appliance.core.suggestions import did_you_mean
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
-from appliance.storage.filesystems.base import Body, Listing, RemoteFile
+from appliance.storage.filesystems.base import NO_OPTIONS, Body, Listing, Options, RemoteFile
 from appliance.storage.filesystems.errors import AccessHint, FailedResponse
 
 Item = TypeVar("Item")
@@ -89,9 +88,7 @@ class FilesystemStore:
     remedy = "check storage.options"
     """What to do if the credential is not sufficient."""
 
-    def __init__(
-        self, uri: str, settings: GlobalStorageConfig, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> None:
         self.credential = "storage.options" if options else "none"
         self._given_uri = uri
         self._uri = re.sub(r"(?<![:/])/+$", "", redact(uri))

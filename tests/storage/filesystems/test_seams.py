@@ -7,6 +7,8 @@ import inspect
 
 def test_s3fs_has_what_the_store_uses() -> None:
     """Requests with conditions and checksums, retries that can be switched off, and a client that can be closed."""
+    from aiobotocore.config import AioConfig
+    from aiobotocore.httpsession import AIOHTTPSession
     from aiobotocore.response import AioStreamingBody
     from s3fs import S3FileSystem
 
@@ -16,6 +18,8 @@ def test_s3fs_has_what_the_store_uses() -> None:
     assert filesystem._s3 is None
     assert filesystem.split_path("s3://bucket/a/b.txt") == ("bucket", "a/b.txt", None)
     assert isinstance(AioStreamingBody.raw_stream, property)
+    assert list(inspect.signature(AIOHTTPSession._create_connector).parameters) == ["self", "proxy_url"]
+    assert AioConfig(http_session_cls=AIOHTTPSession).http_session_cls is AIOHTTPSession
     assert "_s3creator" in inspect.getsource(S3FileSystem.set_session)
 
 
