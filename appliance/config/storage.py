@@ -34,7 +34,8 @@ class StorageConfig(BaseConfig):
     include: tuple[str, ...] = ()
     """Only files that match one of these globs, such as `*.safetensors` or `tokenizer/`; `*` matches `/` too.
 
-    Unset is every file except git's own files and, if there are safetensors, the same weights in other formats.
+    Unset is every file except git's own files and, if there are safetensors, the same weights in other formats. Files
+    that are used in place (paths, `pvc://`) and wheels are used whole.
     """
 
     exclude: tuple[str, ...] = ()
