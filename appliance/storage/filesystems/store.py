@@ -292,7 +292,7 @@ class _StreamBody:
         """Receive blocks until there are enough, or for a moment: to wake a thread costs more than a block."""
         wanted, end = min(_HANDOVER_BYTES, self._left), time.monotonic() + _HANDOVER_SECONDS
         try:
-            while wanted > 0 and time.monotonic() < end:
+            while wanted > 0 and (not self._blocks or time.monotonic() < end):
                 with self._store.translate_errors(self._resource):
                     block, ends_chunk = await self._content.readchunk()
                 if block or not ends_chunk:

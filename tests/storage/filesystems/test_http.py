@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from storage.servers.web import WebServer
 from yarl import URL
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
-from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import (
+    AccessDeniedError,
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
 from appliance.storage import materialize
 from appliance.storage.filesystems.http_listing import parse_index, parse_sums
 
@@ -303,6 +310,42 @@ async def test_a_part_of_an_indivisible_file_is_exact(tmp_path: Path) -> None:
             (file,) = (await store.list()).files
             assert not file.is_divisible
             assert await read(store, file, 500_003, 500_008) == b"34567"
+
+
+async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pieces: Sequence[bytes]) -> None:
+    """Respond as to a range of ten bytes: one byte to the first request, and the pieces, slowly, to the second."""
+    request = await reader.readuntil(b"\r\n\r\n")
+    is_first = b"bytes=0-0" in request
+    content_range = b"0-0/10" if is_first else b"0-9/10"
+    writer.write(b'HTTP/1.1 206 Partial Content\r\nETag: "1"\r\nConnection: close\r\n')
+    writer.write(b"Content-Range: bytes " + content_range + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in [b"1\r\n0", b"\r\n0\r\n\r\n"] if is_first else pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.3)
+    writer.close()
+
+
+async def _contents_of(*pieces: bytes) -> bytes:
+    server = await asyncio.start_server(lambda reader, writer: _respond(reader, writer, pieces), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        return (await contents(f"http://127.0.0.1:{port}/model.gguf", settings()))["model.gguf"]
+
+
+async def test_a_chunked_response_that_comes_slowly_is_whole() -> None:
+    """A chunk may end long after its bytes came."""
+    assert await _contents_of(b"", b"4\r\n0123", b"\r\n6\r\n45", b"6789", b"\r\n0\r\n\r\n") == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [((b"4\r\n0123\r\n", b"0\r\n\r\n"), "ends 6 bytes early"), ((b"b\r\n0123456789x\r\n", b"0\r\n\r\n"), "is longer")],
+)
+async def test_a_response_of_another_length_is_an_error(pieces: Sequence[bytes], words: str) -> None:
+    """Its bytes would be taken for those of the file."""
+    with pytest.raises(StorageUnavailableError, match=words):
+        await _contents_of(*pieces)
 
 
 @pytest.mark.parametrize("uri", ["https://host.test/model.gguf", "hf://owner/name"])
