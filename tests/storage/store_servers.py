@@ -32,7 +32,8 @@ class StoreServer:
 
     `fill` puts files by their names below a root, and `locate` gives the URI of a path in a root, a directory's with
     `/` at its end, and the credentials for the store on a port: its own, or that of a proxy before it.
-    `overhead_bytes` is what two downloads of four megabytes need besides the model: handshakes and packets of SSH.
+    `overhead_bytes` is what two downloads of four megabytes need besides the model: handshakes and packets of SSH,
+    and what it has read ahead at a kill.
     """
 
     kind: str
@@ -154,4 +155,4 @@ def of_sftp(server: sftp.SftpServer) -> StoreServer:
     def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
         return f"sftp://{sftp.USER}:{sftp.PASSWORD}@127.0.0.1:{port}/{path}", {}
 
-    return StoreServer("sftp", server.port, fill, locate, overhead_bytes=100_000)
+    return StoreServer("sftp", server.port, fill, locate, overhead_bytes=200_000)
