@@ -78,7 +78,7 @@ _held = asyncio.Event()
 async def _serving(config: TlsConfig) -> AsyncGenerator[int]:
     port = free_port()
     app = Litestar([_quick, _slow], openapi_config=None)
-    listener = Listener(app, "127.0.0.1", port, Certificates(config), settle_seconds=2)
+    listener = Listener(app, "127.0.0.1", port, Certificates(config), settle_seconds=6)
     serving = asyncio.create_task(listener.serve())
     async with asyncio.timeout(20):
         while not await _is_listening(port):
@@ -159,7 +159,8 @@ async def test_a_new_certificate_costs_no_connection(volume: Volume) -> None:
             await asyncio.sleep(0.05)
         second = volume.put(AUTHORITY.issue_cert("localhost"))
         await _wait_until_shown(port, second)
-        await asyncio.sleep(4)
+        # The old server has stopped by then.
+        await asyncio.sleep(8)
         is_under_way = not slow.done()
         _held.clear()
         shown, answer = await asyncio.wait_for(slow, 20)

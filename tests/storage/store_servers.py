@@ -155,4 +155,4 @@ def of_sftp(server: sftp.SftpServer) -> StoreServer:
     def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
         return f"sftp://{sftp.USER}:{sftp.PASSWORD}@127.0.0.1:{port}/{path}", {}
 
-    return StoreServer("sftp", server.port, fill, locate, overhead_bytes=200_000)
+    return StoreServer("sftp", server.port, fill, locate, overhead_bytes=300_000)
