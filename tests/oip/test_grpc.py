@@ -130,8 +130,12 @@ async def test_request_is_logged_and_counted(remote: Remote) -> None:
         await remote.call.ModelInfer(_request("mood", _text("HEY")), metadata=[("x-request-id", "mine")])
         await remote.call.ServerReady(pb.ServerReadyRequest())
         await _code(remote.call.ModelInfer(_request("nobody", _text("HEY"))))
+        # An error reaches the client before it is logged.
+        async with asyncio.timeout(5):
+            while len(ended := [each for each in logged if each["event"] == "request.ended"]) < 2:
+                await asyncio.sleep(0.01)
 
-    good, bad = [each for each in logged if each["event"] == "request.ended"]
+    good, bad = ended
     assert (good["status"], good["grpc_status"], good["model"]) == (200, "OK", "mood")
     assert (bad["status"], bad["grpc_status"], bad["error"]) == (404, "NOT_FOUND", "UnknownModelError")
     assert REGISTRY.get_sample_value("appliance_requests_total", labels) == before + 1
