@@ -237,7 +237,9 @@ def _response_of(error: BaseException) -> FailedResponse | None:
 def _problem_of(error: BaseException) -> str:
     cause: Any = getattr(error, "os_error", None)  # Any: aiohttp's, whose text is asyncio's
     if not isinstance(cause, OSError) or isinstance(cause, ssl.SSLError):
-        return clean(str(error)) or type(error).__name__
+        # Paramiko's has no number, and its text begins with `[Errno None]`.
+        text = error.strerror if isinstance(error, OSError) and error.errno is None else None
+        return clean(text or str(error)) or type(error).__name__
     reason = os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror or str(cause)
     return f"cannot connect to {getattr(error, 'host', 'it')}:{getattr(error, 'port', '')}: {reason}"
 

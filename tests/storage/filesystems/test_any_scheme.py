@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from server_process import free_port
 from storage.filesystems.test_contract import contents, listed, opened, read
 from storage.servers import ftp, s3, sftp
 from storage.servers.sftp import PASSWORD, USER, SftpServer
@@ -21,6 +22,7 @@ from appliance.core.errors import (
     ArtifactChangedError,
     ArtifactNotFoundError,
     MissingPackageError,
+    StorageUnavailableError,
 )
 from appliance.storage import lockfile, materialize
 from appliance.storage.filesystems.registry import FILESYSTEMS
@@ -100,6 +102,14 @@ def test_an_unknown_host_is_refused(server: SftpServer, settings: GlobalStorageC
     with pytest.raises(AccessDeniedError, match="is not known"):
         materialize(storage_of(server, host_key_policy="reject"), settings)
     assert fetched(storage_of(server, host_key_policy="auto_add"), settings) == FILES
+
+
+def test_a_host_that_refuses_connections_is_named(settings: GlobalStorageConfig) -> None:
+    """In words, without the number of an error that has none."""
+    once = settings.model_copy(update={"transfer": settings.transfer.model_copy(update={"retries": 0})})
+
+    with pytest.raises(StorageUnavailableError, match=r"/x: Unable to connect to port \d+ on 127\.0\.0\.1; try again"):
+        materialize(StorageConfig(uri=f"sftp://{USER}@127.0.0.1:{free_port()}/x"), once)
 
 
 def test_a_wrong_password_names_the_options(known: SftpServer, settings: GlobalStorageConfig) -> None:
