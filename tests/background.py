@@ -55,14 +55,29 @@ class Background:
         self.stop()
 
 
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close a server; asyncio loses a connection that is accepted but not attached to its server when that closes."""
+    for listener in server.sockets:
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+    await _take_turns()
+    server.close()
+
+
 async def _settle() -> None:
     """Cancel what still runs, and let transports close."""
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in rest:
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     # A connection that came while the listener closed belongs to no server; asyncio knows it all the same.
-    for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
+    for transport in list(loop._transports.values()):  # type: ignore[attr-defined]
         transport.abort()
-    await asyncio.sleep(0)
-    await asyncio.get_running_loop().shutdown_asyncgens()
+    await _take_turns()
+    await loop.shutdown_asyncgens()
+
+
+async def _take_turns() -> None:
+    """Asyncio needs three turns of its loop from an accepted socket to the task that serves it."""
+    for _ in range(4):
+        await asyncio.sleep(0)

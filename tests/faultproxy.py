@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
-from background import Background
+from background import Background, stop_listening
 
 Kind = Literal["refuse", "hang_up", "reset", "fin", "stall", "corrupt", "whole", "slow", "latency"]
 
@@ -109,10 +109,8 @@ class FaultProxy(Background):
 
     async def _refuse(self) -> None:
         if self._server is not None:
-            self._server.close()
+            await stop_listening(self._server)
             self._server = None
-        # What is accepted but not handled yet.
-        await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1

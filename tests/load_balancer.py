@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 
 import aiohttp
-from background import Background
+from background import Background, stop_listening
 
 # Interval of its probes; a cluster takes longer, and so do its servers to stop.
 _PROBE_SECONDS = 0.2
@@ -35,7 +35,7 @@ class LoadBalancer(Background):
     async def close(self) -> None:
         """Stop to listen; open connections end with the event loop."""
         if self._server is not None and self._probing is not None:
-            self._server.close()
+            await stop_listening(self._server)
             self._probing.cancel()
 
     async def _probe(self) -> None:

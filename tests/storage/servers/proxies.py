@@ -7,7 +7,7 @@ import ssl
 import struct
 from contextlib import suppress
 
-from background import Background
+from background import Background, stop_listening
 from yarl import URL
 
 _SOCKS_DONE = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00"
@@ -31,7 +31,7 @@ class ProxyServer(Background):
     async def close(self) -> None:
         """Listen no more."""
         assert self._server is not None
-        self._server.close()
+        await stop_listening(self._server)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -113,7 +113,7 @@ class TlsFront(Background):
     async def close(self) -> None:
         """Listen no more."""
         assert self._server is not None
-        self._server.close()
+        await stop_listening(self._server)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
