@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self, TypeVar
 
 Result = TypeVar("Result")
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 _PATIENCE_SECONDS = 10.0
 
@@ -53,6 +56,29 @@ class Background:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+async def listen(
+    serve: Serve, sock: socket.socket | None = None, context: ssl.SSLContext | None = None
+) -> asyncio.Server:
+    """
+    A server on a socket, by default a free port of the loopback, that holds its tasks.
+
+    asyncio drops the task of a connection whose client sends no more, while the task waits for another socket.
+    """
+    tasks: set[asyncio.Task[None] | None] = set()
+
+    async def serve_held(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        tasks.add(task)
+        try:
+            await serve(reader, writer)
+        finally:
+            tasks.discard(task)
+
+    if sock is not None:
+        return await asyncio.start_server(serve_held, sock=sock, ssl=context)
+    return await asyncio.start_server(serve_held, "127.0.0.1", 0, ssl=context)
 
 
 async def stop_listening(server: asyncio.Server) -> None:

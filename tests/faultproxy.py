@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
-from background import Background, stop_listening
+from background import Background, listen, stop_listening
 
 Kind = Literal["refuse", "hang_up", "reset", "fin", "stall", "corrupt", "whole", "slow", "latency"]
 
@@ -86,7 +86,7 @@ class FaultProxy(Background):
 
     async def open(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._accept, sock=_socket(self._host, self.port))
+        self._server = await listen(self._accept, sock=_socket(self._host, self.port))
 
     async def close(self) -> None:
         """Listen no more, and reset every connection."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 
 import aiohttp
-from background import Background, stop_listening
+from background import Background, listen, stop_listening
 
 # Interval of its probes; a cluster takes longer, and so do its servers to stop.
 _PROBE_SECONDS = 0.2
@@ -28,7 +28,7 @@ class LoadBalancer(Background):
 
     async def open(self) -> None:
         """Listen, and start to probe."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await listen(self._serve)
         self.port = self._server.sockets[0].getsockname()[1]
         self._probing = asyncio.create_task(self._probe())
 

@@ -7,6 +7,8 @@ import ssl
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
 
+from background import listen
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -25,7 +27,7 @@ async def raw_server(
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    server = await listen(serve, context=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
@@ -49,7 +51,7 @@ async def http_proxy(heads: list[bytes]) -> AsyncGenerator[int]:
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await listen(serve)
     async with server:
         yield server.sockets[0].getsockname()[1]
 

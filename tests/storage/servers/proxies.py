@@ -7,7 +7,7 @@ import ssl
 import struct
 from contextlib import suppress
 
-from background import Background, stop_listening
+from background import Background, listen, stop_listening
 from yarl import URL
 
 _SOCKS_DONE = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00"
@@ -25,7 +25,7 @@ class ProxyServer(Background):
 
     async def open(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await listen(self._serve)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -107,7 +107,7 @@ class TlsFront(Background):
 
     async def open(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self._server = await listen(self._serve, context=self._context)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
