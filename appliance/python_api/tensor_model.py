@@ -15,6 +15,7 @@ from appliance.core.openai_types import Json
 from appliance.python_api.base_model import BasePythonModel, overridable, overridden_method
 from appliance.python_api.responses import InvalidResultError, describe_type, to_json
 from appliance.python_api.user_code import call_method, describe_exception, is_stream, stream_items, user_code
+from appliance.tensors.arrays import to_array, to_tensor
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_response
 from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Parameters, RequestedOutput, Tensor
 
@@ -29,17 +30,6 @@ METHODS: Mapping[Operation, str] = {
     Operation.EXPLANATION: "explain",
 }
 """The method of each operation."""
-
-# numpy's dtypes, little-endian, as the protocol's bytes are.
-_DTYPES: Mapping[str, str] = {
-    "BOOL": "?",
-    **{f"UINT{bits}": f"<u{bits // 8}" for bits in (8, 16, 32, 64)},
-    **{f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
-    **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
-}
-
-# numpy's kinds of objects, bytes and texts.
-_TEXT_KINDS = frozenset("OSU")
 
 
 class _NamedTensor:
@@ -79,7 +69,7 @@ class _NamedTensor:
             ValueError: its elements do not fit the datatype.
         """
         with _value_errors():
-            return cls.of(_from_array(name, array, datatype))
+            return cls.of(to_tensor(name, array, datatype))
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
@@ -110,14 +100,7 @@ class _NamedTensor:
 
         BYTES become an array of objects, each of them bytes; BF16, which numpy lacks, becomes float32.
         """
-        import numpy as np
-
-        tensor = self.tensor
-        if tensor.datatype in _DTYPES:
-            return np.frombuffer(tensor.raw, _DTYPES[tensor.datatype]).reshape(tensor.shape)
-        flat: np.ndarray[Any, Any] = np.empty(len(self.data), np.float32 if tensor.datatype == "BF16" else np.object_)
-        flat[:] = self.data
-        return flat.reshape(tensor.shape)
+        return to_array(self.tensor)
 
     def as_string(self) -> list[str]:
         """Return the elements of BYTES as texts.
@@ -130,7 +113,7 @@ class _NamedTensor:
     def set_data_from_numpy(self, array: np.ndarray[Any, Any], binary_data: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002, RUF100 - KServe's; the client chooses the encoding
         """Set the elements and the shape to those of an array."""
         with _value_errors():
-            self._tensor = _from_array(self.name, array, self.datatype)
+            self._tensor = to_tensor(self.name, array, self.datatype)
         self.shape = list(array.shape)
 
 
@@ -141,20 +124,6 @@ def _value_errors() -> Iterator[None]:
         yield
     except RequestError as error:
         raise ValueError(str(error)) from error
-
-
-def _from_array(name: str, array: np.ndarray[Any, Any], datatype: str | None = None) -> Tensor:
-    import numpy as np
-
-    if array.dtype.kind in _TEXT_KINDS:
-        texts = [bytes(each) if isinstance(each, bytes) else str(each) for each in array.ravel()]
-        return Tensor.of_values(name, datatype or "BYTES", array.shape, texts)
-    found = datatype or next((each for each, dtype in _DTYPES.items() if array.dtype.newbyteorder("<") == dtype), None)
-    if found is None:
-        raise TypeError(f"{name}: there is no datatype for an array of {array.dtype}; give it another with astype")
-    if found not in _DTYPES:
-        return Tensor.of_values(name, found, array.shape, array.ravel().tolist())
-    return Tensor.of_raw(name, found, array.shape, np.ascontiguousarray(array, _DTYPES[found]).tobytes())
 
 
 class InferInput(_NamedTensor):
