@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from appliance.cli.options import FILE, format_option, load_quietly, offline, overrides, to_overrides
 from appliance.config import Config, LoadedConfig
-from appliance.config.models import LocalModelConfig
+from appliance.config.models import LanguageModelConfig
 from appliance.config.raw_config import printable
 from appliance.core.errors import ConfigError, Problem
 from appliance.planner.hardware import Hardware, detect_hardware, named_hardware
@@ -78,7 +78,7 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
     """
     for index, model in enumerate(config.models):
         requirements = EngineRequirements.of(model)
-        if requirements is None or not isinstance(model, LocalModelConfig) or model.storage is None:
+        if requirements is None or not isinstance(model, LanguageModelConfig) or model.storage is None:
             continue
         info = inspect_model(model.storage, config.storage)
         yield index, plan_model(model.name, info, model.layout, requirements, hardware, gbit)

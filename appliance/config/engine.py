@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
@@ -162,3 +162,93 @@ class PythonConfig(BaseConfig):
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
     """Keyword arguments of the class, in addition to the model's name."""
+
+
+class FrameworkConfig(BaseConfig):
+    """A library that computes predictors on the CPU."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+    """Suffixes of the file of a model."""
+
+    patterns: ClassVar[tuple[str, ...]] = ()
+    """Globs of files that belong to it."""
+
+    is_pickled: ClassVar[bool] = False
+    """Whether its files are pickles, which run code when they are loaded."""
+
+    framework: str
+
+    warmup: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] | None = None
+    """Body of a prediction in version 1, such as `{"instances": [[1, 2]]}`, whose successful response proves that the
+    model works. Unset is one row of zeros, or of texts, if the model's file says which inputs it has; if it does not,
+    the model is ready once it is loaded.
+    """
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Globs of the files that it loads."""
+        return (*(f"*{suffix}" for suffix in self.suffixes), *self.patterns)
+
+
+class SklearnConfig(FrameworkConfig):
+    """A model of scikit-learn: a file `.joblib`, `.pkl` or `.pickle`, which needs `allow_pickle: true`."""
+
+    suffixes = (".joblib", ".pkl", ".pickle")
+    is_pickled = True
+
+    framework: Literal["sklearn"]
+    """The library that the model was trained with, or ONNX Runtime."""
+
+    predict_proba: bool = False
+    """Predict the probability of each class, not the class; a request can choose by its parameter `predict_proba`."""
+
+
+class XgboostConfig(FrameworkConfig):
+    """A model of XGBoost: a file `.json`, `.ubj` or `.bst`."""
+
+    suffixes = (".json", ".ubj", ".bst")
+
+    framework: Literal["xgboost"]
+    """The library that the model was trained with, or ONNX Runtime."""
+
+    threads: Count = 1
+    """Threads of one prediction; several requests are predicted at once."""
+
+
+class LightgbmConfig(FrameworkConfig):
+    """A model of LightGBM: a file `.txt` or `.bst`."""
+
+    suffixes = (".txt", ".bst")
+
+    framework: Literal["lightgbm"]
+    """The library that the model was trained with, or ONNX Runtime."""
+
+    threads: Count = 1
+    """Threads of one prediction; several requests are predicted at once."""
+
+
+class OnnxConfig(FrameworkConfig):
+    """A model in ONNX Runtime: a file `.onnx`, and the files of its weights if they are not in it."""
+
+    suffixes = (".onnx",)
+    patterns = ("*.onnx_data", "*.onnx.data", "*.data")
+
+    framework: Literal["onnx"]
+    """The library that the model was trained with, or ONNX Runtime."""
+
+    threads: Count = 1
+    """Threads of one prediction; several requests are predicted at once."""
+
+
+AnyFramework = Annotated[
+    SklearnConfig | XgboostConfig | LightgbmConfig | OnnxConfig,
+    Field(discriminator="framework"),
+]
+"""A framework, by the key `framework`."""
+
+FRAMEWORKS: Mapping[str, type[FrameworkConfig]] = {
+    "lightgbm": LightgbmConfig,
+    "onnx": OnnxConfig,
+    "sklearn": SklearnConfig,
+    "xgboost": XgboostConfig,
+}

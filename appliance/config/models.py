@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
 from appliance.config.base import BaseConfig, Change
-from appliance.config.engine import EngineConfig, PythonConfig
+from appliance.config.engine import AnyFramework, EngineConfig, FrameworkConfig, PythonConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.config.storage import StorageConfig
@@ -65,7 +65,7 @@ class ModelConfig(BaseConfig):
 
     @property
     def backend(self) -> str:
-        """What computes: `vllm`, `python` for a class of the user, or `appliance` for other servers."""
+        """What computes: `vllm`, a framework, `python` for a class of the user, or `appliance` for other servers."""
         return "vllm" if self.has_engine else "appliance"
 
     @property
@@ -91,16 +91,22 @@ class ModelConfig(BaseConfig):
 
 def _engine_type(engine: Any) -> str:  # Any: what a file holds before it is validated
     is_python = "python" in engine if isinstance(engine, dict) else isinstance(engine, PythonConfig)
-    return "PythonConfig" if is_python else "EngineConfig"
+    return "PythonConfig" if is_python else "other"
 
 
 AnyEngine = Annotated[
-    Annotated[EngineConfig, Tag("EngineConfig")] | Annotated[PythonConfig, Tag("PythonConfig")],
+    Annotated[EngineConfig, Tag("other")] | Annotated[PythonConfig, Tag("PythonConfig")],
     Discriminator(_engine_type),
 ]
 """The engine: a class of the user if the key `python` names one, else vLLM."""
 
-_STORAGE_FOR_VLLM: JsonDict = {
+PredictorEngine = Annotated[
+    Annotated[PythonConfig, Tag("PythonConfig")] | Annotated[AnyFramework, Tag("other")],
+    Discriminator(_engine_type),
+]
+"""The engine of a predictor: a class of the user if the key `python` names one, else a framework."""
+
+_STORAGE_UNLESS_PYTHON: JsonDict = {
     "if": {"required": ["engine"], "properties": {"engine": {"type": "object", "required": ["python"]}}},
     "else": {"required": ["storage"], "properties": {"storage": {"description": "Where the model's bytes come from."}}},
 }
@@ -109,18 +115,12 @@ _STORAGE_FOR_VLLM: JsonDict = {
 class LocalModelConfig(ModelConfig):
     """A model that runs on this machine."""
 
-    model_config = ConfigDict(json_schema_extra=_STORAGE_FOR_VLLM)
+    model_config = ConfigDict(json_schema_extra=_STORAGE_UNLESS_PYTHON)
 
     storage: StorageConfig | SkipJsonSchema[None] = None
     """Location of the model's files; optional with `engine.python`, whose class gets them as `model_dir`."""
 
-    layout: AnyLayout = LayoutConfig()
-    """Devices and machines of the model; unset is one device. `auto` uses the fewest devices of this machine that the
-    model fits on, and the log has the reason.
-    """
-
-    engine: AnyEngine = EngineConfig()
-    """The engine: vLLM, or with the key `python` a class of your own."""
+    engine: BaseConfig
 
     on_failure: FailureAction = "stay"
     """What happens when the model fails. `stay` keeps the process running, with liveness 503 and the reason, for
@@ -141,15 +141,7 @@ class LocalModelConfig(ModelConfig):
         return "python" if isinstance(self.engine, PythonConfig) else super().backend
 
     @property
-    def probe_fields(self) -> Mapping[str, JsonValue]:
-        if isinstance(self.layout, str):
-            return {"layout": self.layout}
-        return {"layout": self.layout.model_dump(mode="json", exclude_defaults=True)}
-
-    @property
     def failure_action(self) -> FailureAction:
-        if self.on_failure == "stay" and self.layout != "auto" and self.layout.is_worker_node:
-            return "exit"
         return self.on_failure
 
     @property
@@ -162,6 +154,30 @@ class LocalModelConfig(ModelConfig):
         return self.storage is not None and self.storage.allow_pickle
 
 
+class LanguageModelConfig(LocalModelConfig):
+    """A language model on this machine, which generates text or encodes it."""
+
+    layout: AnyLayout = LayoutConfig()
+    """Devices and machines of the model; unset is one device. `auto` uses the fewest devices of this machine that the
+    model fits on, and the log has the reason.
+    """
+
+    engine: AnyEngine = EngineConfig()
+    """The engine: vLLM, or with the key `python` a class of your own."""
+
+    @property
+    def probe_fields(self) -> Mapping[str, JsonValue]:
+        if isinstance(self.layout, str):
+            return {"layout": self.layout}
+        return {"layout": self.layout.model_dump(mode="json", exclude_defaults=True)}
+
+    @property
+    def failure_action(self) -> FailureAction:
+        if self.on_failure == "stay" and self.layout != "auto" and self.layout.is_worker_node:
+            return "exit"
+        return self.on_failure
+
+
 class LoraConfig(BaseConfig):
     """A LoRA adapter, served under its own name in addition to its base model."""
 
@@ -172,7 +188,7 @@ class LoraConfig(BaseConfig):
     """Location of the adapter's files."""
 
 
-class GenerativeConfig(LocalModelConfig):
+class GenerativeConfig(LanguageModelConfig):
     """A language model: chat, completions, responses, messages."""
 
     class_: Annotated[Literal["generative"], Field(alias="class")]
@@ -199,7 +215,7 @@ class GenerativeConfig(LocalModelConfig):
         return {**super().storages} | {LORA_PREFIX + adapter.name: adapter.storage for adapter in self.adapters}
 
 
-class EncoderConfig(LocalModelConfig):
+class EncoderConfig(LanguageModelConfig):
     """An encoder: embeddings, reranking and scores, classification."""
 
     class_: Annotated[Literal["encoder"], Field(alias="class")]
@@ -223,6 +239,27 @@ class EncoderConfig(LocalModelConfig):
     """Default dimensions of an embedding, for a Matryoshka model, whose embeddings can be truncated; setting it
     declares the model to be one. Unset is all dimensions.
     """
+
+
+class PredictorConfig(LocalModelConfig):
+    """A predictor: a classic model such as a classifier or a regression, for clients of the Open Inference Protocol."""
+
+    class_: Annotated[Literal["predictor"], Field(alias="class")]
+    """The model class."""
+
+    engine: PredictorEngine
+    """The engine: a framework, or with the key `python` a class of your own."""
+
+    @property
+    def backend(self) -> str:
+        return self.engine.framework if isinstance(self.engine, FrameworkConfig) else super().backend
+
+    @property
+    def storages(self) -> Mapping[str, StorageConfig]:
+        """Of a directory, only the files that the framework loads."""
+        if self.storage is None or self.storage.include or isinstance(self.engine, PythonConfig):
+            return super().storages
+        return {"model": self.storage.model_copy(update={"include": self.engine.include})}
 
 
 class ProxyConfig(ModelConfig):
@@ -292,6 +329,7 @@ MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {
     "adapter": AdapterConfig,
     "generative": GenerativeConfig,
     "encoder": EncoderConfig,
+    "predictor": PredictorConfig,
     "proxy": ProxyConfig,
 }
 

@@ -14,8 +14,9 @@ from appliance.config.models import (
     AdapterConfig,
     EncoderConfig,
     GenerativeConfig,
-    LocalModelConfig,
+    LanguageModelConfig,
     ModelConfig,
+    PredictorConfig,
     ProxyConfig,
 )
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
@@ -42,6 +43,7 @@ OnPartProgress = Callable[[str, int, int | None], None]
 _OFFERED_OPERATIONS = {
     "generative": frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION}),
     "encoder": frozenset({Operation.EMBEDDING, Operation.RERANK}),
+    "predictor": frozenset({Operation.INFERENCE, Operation.PREDICTION, Operation.EXPLANATION}),
 }
 
 
@@ -65,12 +67,16 @@ class ModelFactory:
             from appliance.models.adapter import AdapterModel
 
             return AdapterModel(config, peers)
-        if not isinstance(config, GenerativeConfig | EncoderConfig):
+        if not isinstance(config, GenerativeConfig | EncoderConfig | PredictorConfig):
             raise AssertionError(f"{type(config).__name__} is no model class; this is a bug")
         if isinstance(config.engine, PythonConfig):
             from appliance.python_api.class_loader import LazyPythonModel
 
             return LazyPythonModel(config.name, config.engine, _OFFERED_OPERATIONS[config.class_])
+        if isinstance(config, PredictorConfig):
+            from appliance.models.predictor import PredictorModel
+
+            return PredictorModel(config, config.engine)
         model: VllmModel[Any]
         if isinstance(config, GenerativeConfig):
             model = GenerativeModel(config, config.engine, peers.front_end)
@@ -136,7 +142,7 @@ class ModelFactory:
         requirements = EngineRequirements.of(config)
         # The sizes of a model whose config is overridden later are unknown.
         if (
-            not isinstance(config, LocalModelConfig)
+            not isinstance(config, LanguageModelConfig)
             or requirements is None
             or "hf_overrides" in requirements.engine.args
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +32,7 @@ from appliance.models.model_status import ModelStatus, PlanVsActual
 from appliance.models.restart_policy import RestartPolicy, RestartTracker
 from appliance.models.state import State
 from appliance.models.vllm_model import VllmModel
+from appliance.tensors.codec import LENGTH_HEADER
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -342,5 +343,10 @@ async def run_warmup(model: Model, request: ModelRequest) -> None:
         ) from error
     if isinstance(response.body, bytes) and response.status >= 400:
         raise LoadError(f"the warm-up request was refused: {response.body.decode(errors='replace')}")
-    if not isinstance(response.body, bytes) or not json.loads(response.body):
+    if not isinstance(response.body, bytes) or not json.loads(_json_of(response.headers, response.body)):
         raise LoadError("the response to the warm-up request was empty")
+
+
+def _json_of(headers: Mapping[str, str], body: bytes) -> bytes:
+    """Return the JSON of a response, without the bytes of tensors after it."""
+    return body[: int(headers.get(LENGTH_HEADER, len(body)))]

@@ -13,7 +13,7 @@ import structlog
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
-from appliance.config.models import LORA_PREFIX, GenerativeConfig, LocalModelConfig
+from appliance.config.models import LORA_PREFIX, GenerativeConfig, LanguageModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import TEXT_GENERATIONS, FrontEnd, ModelRequest, ModelResponse, Operation
@@ -27,7 +27,7 @@ from appliance.planner.planner import Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-ConfigT = TypeVar("ConfigT", bound=LocalModelConfig)
+ConfigT = TypeVar("ConfigT", bound=LanguageModelConfig)
 
 
 class VllmModel(ABC, Generic[ConfigT]):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from appliance.config.engine import EngineConfig
-from appliance.config.models import GenerativeConfig, LocalModelConfig, ModelConfig
+from appliance.config.models import GenerativeConfig, LanguageModelConfig, ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import read_config, read_json, read_tensors, weight_files
@@ -31,7 +31,7 @@ def check_files(config: ModelConfig, storage: StorageConfig | None, settings: Gl
         ArtifactCorruptError: something is missing without which no engine starts.
         StorageError: the files cannot be read now.
     """
-    if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig) or storage is None:
+    if not isinstance(config, LanguageModelConfig) or not isinstance(config.engine, EngineConfig) or storage is None:
         return ()
     with open_reader(storage, settings) as files:
         return _check(files, config, config.engine)
@@ -44,14 +44,14 @@ def check_store(config: ModelConfig, settings: GlobalStorageConfig) -> None:
         ArtifactCorruptError: something is missing without which no engine starts.
         StorageError: the files cannot be read now.
     """
-    if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig) or not config.storage:
+    if not isinstance(config, LanguageModelConfig) or not isinstance(config.engine, EngineConfig) or not config.storage:
         return
     with open_reader(config.storage, settings) as files:
         if not files.is_local:
             _check(files, config, config.engine)
 
 
-def _check(files: FileReader, config: LocalModelConfig, engine: EngineConfig) -> Sequence[str]:
+def _check(files: FileReader, config: LanguageModelConfig, engine: EngineConfig) -> Sequence[str]:
     names, _ = weight_files(files)
     # A GGUF file has everything in it, and other formats have files of their own.
     if not names or "load_format" in engine.args:
@@ -73,7 +73,7 @@ def _require_tokenizer(files: FileReader, engine: EngineConfig) -> None:
     )
 
 
-def _gaps(files: FileReader, config: LocalModelConfig) -> Iterator[str]:
+def _gaps(files: FileReader, config: LanguageModelConfig) -> Iterator[str]:
     if not isinstance(config, GenerativeConfig) or config.chat_template is not None:
         return
     if any(map(_CHAT_TEMPLATE.fullmatch, files.files)):

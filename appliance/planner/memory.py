@@ -13,7 +13,7 @@ from typing import Self
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
-from appliance.config.models import EncoderConfig, LocalModelConfig, ModelConfig
+from appliance.config.models import EncoderConfig, LanguageModelConfig, ModelConfig
 from appliance.core.system import usable_memory
 from appliance.planner.hardware import Hardware
 from appliance.planner.kv_cache import KvCache
@@ -56,7 +56,7 @@ class EngineRequirements:
     @classmethod
     def of(cls, config: ModelConfig) -> Self | None:
         """Return those of a model; None where vLLM does not compute it."""
-        if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig):
+        if not isinstance(config, LanguageModelConfig) or not isinstance(config.engine, EngineConfig):
             return None
         return cls(config.engine, is_pooling=isinstance(config, EncoderConfig))
 

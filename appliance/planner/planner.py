@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
-from appliance.config.models import LocalModelConfig, ModelConfig
+from appliance.config.models import LanguageModelConfig, ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.planner.hardware import Hardware
 from appliance.planner.layouts import (
@@ -177,7 +177,7 @@ def precheck_layout(config: ModelConfig, settings: GlobalStorageConfig) -> list[
     Raises:
         StorageError: the model's config.json cannot be read now.
     """
-    if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig):
+    if not isinstance(config, LanguageModelConfig) or not isinstance(config.engine, EngineConfig):
         return []
     layout, engine = config.layout, config.engine
     # `auto` chooses sizes that divide, and one rank divides nothing.
@@ -193,7 +193,7 @@ def check(config: ModelConfig, settings: GlobalStorageConfig) -> list[Constraint
     Raises:
         StorageError: the model's config.json cannot be read now.
     """
-    if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig) or not config.storage:
+    if not isinstance(config, LanguageModelConfig) or not isinstance(config.engine, EngineConfig) or not config.storage:
         return []
     model = inspect_config(config.storage, precheck_settings(settings))
     if _overrides_sizes(config.engine):

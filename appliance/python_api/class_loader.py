@@ -36,10 +36,10 @@ class LazyPythonModel(PythonModelAdapter):
         # In a thread: modules such as torch take seconds to import.
         model = await run_in_thread(partial(_create_model, self._name, self._config, artifacts.get("model")))
         if not PythonModelAdapter(model).operations & (self._supported | frozenset(TENSOR_METHODS)):
-            methods = ", ".join(METHODS[operation] for operation in sorted(self._supported))
+            names = [METHODS[each] for each in sorted(self._supported) if each in METHODS] or ["explain"]
             raise LoadError(
-                f"engine.python: {self._config.python} has none of the methods {methods} or predict, which this class "
-                "of models answers with; override one, or declare the model with another class"
+                f"engine.python: {self._config.python} has none of the methods {', '.join(names)} or predict, which "
+                "this class of models answers with; override one, or declare the model with another class"
             )
         self._adopt(model)
         self._is_loaded = True

@@ -86,6 +86,15 @@ class Tensor:
         return self.texts() if self.datatype == "BYTES" else self.values()
 
 
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Metadata of a tensor; -1 in the shape is a size that varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
 def _count(name: str, shape: Sequence[int]) -> int:
     if len(shape) > _MAX_DIMENSIONS:
         raise RequestError(f"The tensor {name!r} has {len(shape)} dimensions; {_MAX_DIMENSIONS} are the most")

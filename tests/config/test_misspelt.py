@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RICH = [Path(__file__).with_name(name) for name in ("rich.yaml", "rich-adapter.yaml")]
 FILES = [*RICH, *sorted((ROOT / "examples").glob("*.yaml"))]
 
-OPEN = frozenset({"body", "defaults", "override", "parameters", "set"})
+OPEN = frozenset({"body", "defaults", "override", "parameters", "set", "warmup"})
 
 
 def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:

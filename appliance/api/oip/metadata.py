@@ -7,13 +7,14 @@ from importlib.metadata import version
 from typing import TypedDict
 
 from appliance.api.oip.inference import VERSION
-from appliance.api.oip.signatures import TensorSpec, default_signature
+from appliance.api.oip.signatures import default_signature
 from appliance.core.errors import ForbiddenError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES, State
+from appliance.tensors.tensor import TensorSpec
 
 # State in the repository index, for each state of a model; other states are UNAVAILABLE.
 _STATES: Mapping[State, str] = {

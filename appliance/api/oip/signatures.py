@@ -20,7 +20,7 @@ from appliance.core.errors import GatewayError, RequestError, UnsupportedOperati
 from appliance.core.model import Operation
 from appliance.core.openai_types import Json
 from appliance.tensors.datatype import DATATYPES
-from appliance.tensors.tensor import InferenceRequest, Tensor
+from appliance.tensors.tensor import InferenceRequest, Tensor, TensorSpec
 
 Facts = Mapping[str, Any]  # Any: JSON values
 """The description of a model (`Model.describe`)."""
@@ -42,15 +42,6 @@ _RESERVED = frozenset(
 )
 
 _by_index = attrgetter("index")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """Metadata of a tensor; -1 in the shape is a size that varies."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

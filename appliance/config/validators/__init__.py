@@ -16,6 +16,7 @@ Validator = Callable[[RawConfig], Iterator[Diagnostic]]
 VALIDATORS: tuple[Validator, ...] = (
     models.names_are_unique,
     models.python_models_have_no_vllm_keys,
+    models.pickles_are_allowed,
     models.encoder_keys_fit_the_task,
     models.targets_complete_prompts,
     server.ports_are_distinct,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from appliance.config.engine import FRAMEWORKS
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
 from appliance.config.upstreams import HEADER_NAME
@@ -60,6 +61,25 @@ def python_models_have_no_vllm_keys(raw: RawConfig) -> Iterator[Diagnostic]:
         known = {field.alias or name for name, field in config.model_fields.items()}
         for key in known & model.keys() - _PYTHON_MODEL_KEYS:
             yield raw.key_diagnostic((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
+
+
+def pickles_are_allowed(raw: RawConfig) -> Iterator[Diagnostic]:
+    """A framework whose files are pickles is only chosen where pickles are allowed."""
+    for path, model in raw.models():
+        framework, storage = raw.find((*path, "engine", "framework")), model.get("storage")
+        config = FRAMEWORKS.get(framework) if isinstance(framework, str) else None
+        if (
+            model.get("class") != "predictor"
+            or config is None
+            or not config.is_pickled
+            or not isinstance(storage, dict)
+        ):
+            continue
+        if storage.get("allow_pickle", False) is False:
+            message = f"is pickled with {framework}, and can run code when it is loaded; must have allow_pickle: true"
+            yield raw.diagnostic(
+                (*path, "storage"), f"{message} if you trust its author, or else be converted for framework: onnx"
+            )
 
 
 def encoder_keys_fit_the_task(raw: RawConfig) -> Iterator[Diagnostic]:
@@ -119,7 +139,7 @@ def _completes(model: Model) -> bool:
     protocol = model.get("protocol")
     if model.get("class") == "adapter" and isinstance(protocol, dict):
         return protocol.get("kind") == "completions" or "completions" in protocol
-    return model.get("class") not in ("adapter", "encoder")
+    return model.get("class") not in ("adapter", "encoder", "predictor")
 
 
 def headers_can_be_forwarded(raw: RawConfig) -> Iterator[Diagnostic]:

@@ -1,0 +1,1 @@
+"""Frameworks that compute predictors on the CPU: scikit-learn, XGBoost, LightGBM, ONNX Runtime."""

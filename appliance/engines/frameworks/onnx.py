@@ -1,0 +1,91 @@
+"""ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
+
+from appliance.config.engine import OnnxConfig
+from appliance.core.errors import LoadError, RequestError
+from appliance.core.suggestions import known_names
+from appliance.engines.frameworks.features import Array, Features
+from appliance.engines.frameworks.framework import Framework
+from appliance.tensors.tensor import TensorSpec
+
+# Source: https://onnx.ai/onnx/intro/concepts.html#element-type
+_DATATYPES: Mapping[str, tuple[str, str]] = {
+    "bool": ("BOOL", "?"),
+    "float16": ("FP16", "f2"),
+    "float": ("FP32", "f4"),
+    "double": ("FP64", "f8"),
+    "string": ("BYTES", "O"),
+    **{f"int{bits}": (f"INT{bits}", f"i{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": (f"UINT{bits}", f"u{bits // 8}") for bits in (8, 16, 32, 64)},
+}
+
+# Probabilities of classifiers that were converted from scikit-learn: for each row a mapping from class to number.
+_CLASS_MAPS = ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))")
+
+
+class Onnx(Framework):
+    """A session of ONNX Runtime."""
+
+    input_errors = (
+        *Framework.input_errors,
+        runtime_errors.InvalidArgument,
+        runtime_errors.Fail,
+        runtime_errors.RuntimeException,
+    )
+
+    def __init__(self, config: OnnxConfig, file: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = config.threads
+        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.inputs = [_spec(file, each) for each in self._session.get_inputs()]
+        self.outputs = [
+            TensorSpec(each.name, "FP32", (-1, -1)) if each.type in _CLASS_MAPS else _spec(file, each)
+            for each in self._session.get_outputs()
+        ]
+        self._dtypes = {each.name: _DATATYPES[_element(each.type)][1] for each in self._session.get_inputs()}
+
+    def predict(self, features: Features, *, has_probabilities: bool | None = None) -> Mapping[str, Array]:  # noqa: ARG002 - it has none
+        if not isinstance(features, Mapping):
+            # A single tensor may have any name, as in KServe's servers.
+            features = {self.inputs[0].name: features}
+        for name in (*features.keys() - self._dtypes.keys(), *self._dtypes.keys() - features.keys()):
+            fault = "has no input" if name in features else "needs the input"
+            raise RequestError(f"The model {fault} {name!r}; {known_names('inputs', list(self._dtypes))}")
+        arrays = {name: _cast(name, array, self._dtypes[name]) for name, array in features.items()}
+        results = self._session.run(None, arrays)
+        return {spec.name: _output(result) for spec, result in zip(self.outputs, results, strict=True)}
+
+
+def _spec(file: Path, value: Any) -> TensorSpec:  # Any: ONNX Runtime's NodeArg
+    if not value.type.startswith("tensor(") or _element(value.type) not in _DATATYPES:
+        raise LoadError(f"{file}: {value.name!r} is a {value.type}; inputs and outputs must be tensors that JSON holds")
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return TensorSpec(value.name, _DATATYPES[_element(value.type)][0], shape)
+
+
+def _element(type_: str) -> str:
+    return type_.removeprefix("tensor(").removesuffix(")")
+
+
+def _cast(name: str, array: Array, dtype: str) -> Array:
+    """Return the array with the input's type; numbers lose no more than precision."""
+    is_text = dtype == "O"
+    if is_text != (array.dtype.kind == "O") or not (is_text or np.can_cast(array.dtype, dtype, "same_kind")):
+        raise RequestError(f"The input {name!r} is {array.dtype}; the model needs {np.dtype(dtype)}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _output(result: Any) -> Array:  # Any: a tensor, or a list of mappings
+    if isinstance(result, list):
+        return np.array([list(row.values()) for row in result], np.float32)
+    array: Array = np.asarray(result)
+    return array
