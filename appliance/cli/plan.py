@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from appliance.planner.model_info import inspect_model
 from appliance.planner.planner import Plan
 from appliance.planner.planner import plan as plan_model
 from appliance.planner.planner import probes as probes_of
+from appliance.planner.predictor_plan import PredictorPlan, plan_predictor
 from appliance.planner.report import report
 
 
@@ -57,7 +59,8 @@ def plan(
     """
     loaded = load_quietly(file, to_overrides(overrides, offline=offline))
     planned = list(plans(loaded.config, _hardware(gpu), gbit))
-    shown = [plan for _, plan in planned]
+    every: list[tuple[int, Plan | PredictorPlan]] = [*planned, *predictor_plans(loaded.config, gbit)]
+    shown = [plan for _, plan in sorted(every, key=itemgetter(0))]
     click.echo(_show_probes(loaded.config, shown) if probes else _show(shown, format_))
     _check(loaded, planned, force=force)
 
@@ -84,15 +87,26 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
         yield index, plan_model(model.name, info, model.layout, requirements, hardware, gbit)
 
 
-def _show(planned: Sequence[Plan], format_: str) -> str:
+def predictor_plans(config: Config, gbit: float) -> Iterator[tuple[int, PredictorPlan]]:
+    """Plan each predictor that a framework computes; yield its index among the models, and its plan.
+
+    Raises:
+        StorageError: the files of a model cannot be read.
+    """
+    plans = ((index, plan_predictor(model, config.storage, gbit)) for index, model in enumerate(config.models))
+    yield from ((index, plan) for index, plan in plans if plan is not None)
+
+
+def _show(planned: Sequence[Plan | PredictorPlan], format_: str) -> str:
     if format_ == "json":
         return json.dumps([plan.describe() for plan in planned], indent=2)
     # Names come out of the models' files, and may have any signs in them.
-    text = printable("\n\n".join(map(report, planned)), kept="\t\n")
-    return text or "no model here is computed by vLLM: there is nothing to plan"
+    texts = [plan.report() if isinstance(plan, PredictorPlan) else report(plan) for plan in planned]
+    text = printable("\n\n".join(texts), kept="\t\n")
+    return text or "no model here is computed by vLLM or a framework: there is nothing to plan"
 
 
-def _show_probes(config: Config, planned: Sequence[Plan]) -> str:
+def _show_probes(config: Config, planned: Sequence[Plan | PredictorPlan]) -> str:
     text = io.StringIO()
     port = config.server.probe_port or config.server.port
     YAML().dump(probes_of([plan.timing for plan in planned], port), text)

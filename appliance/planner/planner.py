@@ -123,6 +123,9 @@ def plan(
         estimate = replace(requested, layout=other)
         reason = f"in place of {describe(layout)}, which cannot work"
     download_bytes = 0 if info.is_local else info.size_bytes
+    # A machine loads the weights of its own ranks.
+    load_bytes = sum(rank.weight_bytes for rank in estimate.ranks) // estimate.layout.nodes.count
+    start_seconds = _START_SECONDS_CPU if hardware.is_cpu else _START_SECONDS_GPU
     return Plan(
         model=name,
         architecture=model.name,
@@ -144,7 +147,7 @@ def plan(
         longest=estimate.longest,
         concurrency=estimate.concurrency_by_length,
         disk_bytes=download_bytes,
-        timing=_load_time(download_bytes, estimate, gbit),
+        timing=load_time(download_bytes, load_bytes, start_seconds, gbit),
         refusals=_refusals(violations or memory_violations(estimate), requested),
         info=info,
     )
@@ -160,10 +163,8 @@ def _refusals(violations: Sequence[ConstraintViolation], requested: MemoryEstima
     )
 
 
-def _load_time(download_bytes: int, estimate: MemoryEstimate, gbit: float) -> LoadTime:
-    # A machine loads the weights of its own ranks.
-    load_bytes = sum(rank.weight_bytes for rank in estimate.ranks) // estimate.layout.nodes.count
-    start_seconds = _START_SECONDS_CPU if estimate.hardware.is_cpu else _START_SECONDS_GPU
+def load_time(download_bytes: int, load_bytes: int, start_seconds: float, gbit: float) -> LoadTime:
+    """Return the estimated time to download and to load a model."""
     return LoadTime(
         download_seconds=round(download_bytes * 8 / (gbit * 10**9), 1),
         load_seconds=round(load_bytes / _LOAD_BYTES_PER_SECOND + start_seconds, 1),

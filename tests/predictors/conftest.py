@@ -89,7 +89,7 @@ def write_file(tmp_path: Path) -> Callable[..., Path]:
     """Write a config with one predictor."""
     import json
 
-    def write(uri: Path, engine: dict[str, Any], **storage: Any) -> Path:
+    def write(uri: Path | str, engine: dict[str, Any], **storage: Any) -> Path:
         file = tmp_path / "config.yaml"
         model = {"name": "iris", "class": "predictor", "storage": {"uri": str(uri), **storage}, "engine": engine}
         file.write_text(json.dumps({"models": [model]}))
