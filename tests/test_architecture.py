@@ -24,7 +24,7 @@ FLOORS = (
     {"adapters", "engines"},
     {"python_api"},
     {"models"},
-    {"api", "openai", "ui"},
+    {"api", "errors", "openai", "ui"},
     {"server"},
     {"cli"},
     {"__main__"},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -343,10 +343,11 @@ async def run_warmup(model: Model, request: ModelRequest) -> None:
         ) from error
     if isinstance(response.body, bytes) and response.status >= 400:
         raise LoadError(f"the warm-up request was refused: {response.body.decode(errors='replace')}")
-    if not isinstance(response.body, bytes) or not json.loads(_json_of(response.headers, response.body)):
+    if isinstance(response.body, bytes):
+        # Without the bytes of tensors after it.
+        is_empty = not json.loads(response.body[: int(response.headers.get(LENGTH_HEADER, len(response.body)))])
+    else:
+        async with aclosing(response.body) as stream:
+            is_empty = not await asyncio.wait_for(anext(stream, b""), _WARMUP_SECONDS)
+    if is_empty:
         raise LoadError("the response to the warm-up request was empty")
-
-
-def _json_of(headers: Mapping[str, str], body: bytes) -> bytes:
-    """Return the JSON of a response, without the bytes of tensors after it."""
-    return body[: int(headers.get(LENGTH_HEADER, len(body)))]

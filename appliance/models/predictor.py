@@ -38,7 +38,7 @@ class PredictorModel:
     def __init__(self, config: PredictorConfig, engine: FrameworkConfig) -> None:
         self._name, self._engine = config.name, engine
         self._framework: Framework | None = None
-        self._example: Features | None = None
+        self._example: InferenceRequest | None = None
         self._outputs: Sequence[TensorSpec] = ()
 
     @property
@@ -48,9 +48,7 @@ class PredictorModel:
             return ModelRequest(Operation.PREDICTION, msgspec.json.encode(self._engine.warmup))
         if self._example is None:
             return None
-        arrays = self._example if isinstance(self._example, Mapping) else {"input-0": self._example}
-        request = InferenceRequest([to_tensor(name, array) for name, array in arrays.items()])
-        body, headers = write_request(request)
+        body, headers = write_request(self._example)
         return ModelRequest(Operation.INFERENCE, body, headers)
 
     @property
@@ -86,20 +84,22 @@ class PredictorModel:
         from appliance.engines.frameworks.framework import describe, load
 
         framework = load(self._engine, path)
-        warmup = self._engine.warmup
-        example = framework.example() if warmup is None else features.of_json(warmup)
-        self._outputs = framework.outputs
+        warmup, example = self._engine.warmup, framework.example()
+        outputs: Mapping[str, Array] = {}
         try:
-            outputs = {} if example is None else framework.predict(example)
+            if warmup is not None:
+                outputs = framework.predict(features.of_json(warmup))
+            elif example is not None:
+                outputs = framework.predict(features.of_tensors(example))
         except framework.input_errors as error:
             if framework.knows_types or warmup is not None:
-                example_name = "a row of zeros" if warmup is None else "engine.warmup"
+                name = "a row of zeros" if warmup is None else "engine.warmup"
                 raise LoadError(
-                    f"{example_name} cannot be computed: {error}; set engine.warmup to a request that the model answers"
+                    f"{name} cannot be computed: {error}; set engine.warmup to a request that the model answers"
                 ) from error
             # The types of its columns are unknown, and zeros may be none of its categories.
             log.warning("model.unproven", model=self._name, reason=f"{type(error).__name__}: {error}")
-            example, outputs = None, {}
+            example = None
         self._example, self._outputs = example, framework.outputs or describe(outputs)
         self._framework = framework
 

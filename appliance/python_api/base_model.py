@@ -49,7 +49,9 @@ class BasePythonModel:
     The request whose successful response proves that the model works, sent before it becomes ready.
 
     Its fields override those of the smallest possible request, so `{}` is that request; `{"prompt": "1+1"}` requests a
-    completion. None sends no request: then being healthy is enough.
+    completion. For a model of tensors it is the whole request, `{"instances": [...]}` or `{"inputs": [...]}` with
+    tensors, and `{}` is zeros for the inputs of `get_input_types`, if there are any. None sends no request: then being
+    healthy is enough.
     """
 
     def __init__(self, name: str) -> None:

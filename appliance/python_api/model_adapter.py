@@ -72,6 +72,8 @@ class PythonModelAdapter:
         if fields is None:
             return None
         operations = [each for each in SMALLEST_REQUESTS if each in self._methods]
+        if not operations and self._tensors is not None and self._tensor_operations:
+            return tensor_model.warmup_request(self._tensors)
         if not operations:
             return self._backing.warmup_request if self._backing else None
         # A prompt belongs to a completion, messages to a chat.
@@ -82,6 +84,9 @@ class PythonModelAdapter:
         return ModelRequest(operation, msgspec.json.encode(to_json(body)))
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
+        if not self.operations:
+            methods = ", ".join(sorted({*METHODS.values(), *tensor_model.METHODS.values()}))
+            raise LoadError(f"{type(self._model).__name__} answers nothing; override one of the methods {methods}")
         await self._lifecycle.start(self, artifacts)
 
     async def check(self) -> None:
@@ -209,8 +214,11 @@ class _HealthPoller:
         self._run(self._healthy)
         try:
             is_healthy = finished.result()
-        except (EngineDeadError, UnavailableError):
+        except EngineDeadError:
             raise
+        except UnavailableError as error:
+            # What follows "because" is for operators.
+            raise UnavailableError(f"its healthy() raised UnavailableError, because {error}") from error
         except (ApplianceError, NotImplementedError) as error:
             # Clients see the text of what is raised here: the error itself is for the log.
             self._log(error)

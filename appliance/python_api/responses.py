@@ -66,20 +66,22 @@ async def build_response(
     return ModelResponse(msgspec.json.encode(response))
 
 
-def to_json(result: Any) -> Json:  # Any: a user's own
-    """Return the fields of a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists."""
+def to_json(result: Any, expected: str = "an object with the fields of a response") -> Json:  # Any: a user's own
+    """Return the fields of a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists.
+
+    `expected` says in errors what the result must be.
+    """
     try:
         fields = result.model_dump() if isinstance(result, BaseModel) else result
         converted = msgspec.to_builtins(fields, enc_hook=_convert, str_keys=True)
     except Exception as error:
         # Methods of the user's objects run in it, which raise anything.
         raise InvalidResultError(
-            f"the model returned {describe_type(result)}, which is not JSON: {describe_exception(error)}"
+            f"the model returned {describe_type(result)}, which is not JSON; must be {expected}: "
+            f"{describe_exception(error)}"
         ) from error
     if not isinstance(converted, dict):
-        raise InvalidResultError(
-            f"the model returned {describe_type(result)}; must be an object with the fields of a response"
-        )
+        raise InvalidResultError(f"the model returned {describe_type(result)}; must be {expected}")
     return converted
 
 

@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from appliance.core.errors import RequestError
+from appliance.core.errors import LoadError, RequestError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
 from appliance.python_api.base_model import BasePythonModel, overridable, overridden_method
 from appliance.python_api.responses import InvalidResultError, describe_type, to_json
 from appliance.python_api.user_code import call_method, describe_exception, is_stream, stream_items, user_code
 from appliance.tensors.arrays import to_array, to_tensor
-from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_response
-from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Parameters, RequestedOutput, Tensor
+from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_request, write_response
+from appliance.tensors.tensor import (
+    InferenceRequest,
+    InferenceResponse,
+    Parameters,
+    RequestedOutput,
+    Tensor,
+    TensorSpec,
+    smallest_tensor,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,6 +246,36 @@ def describe(model: Model) -> Mapping[str, Any]:
         return {"inputs": list(model.get_input_types()), "outputs": list(model.get_output_types())}
 
 
+def warmup_request(model: Model) -> ModelRequest | None:
+    """Return the request of the model's proof: by default zeros for its declared inputs; None if it declares none.
+
+    Raises:
+        LoadError: what it declares are no inputs.
+    """
+    offered = operations(model)
+    if proof := model.proof:
+        operation = Operation.INFERENCE if _has_tensors(proof) else Operation.PREDICTION
+        operation = operation if operation in offered else Operation.EXPLANATION
+        return ModelRequest(operation, msgspec.json.encode(to_json(proof)))
+    inputs = describe(model)["inputs"]
+    if not inputs or Operation.INFERENCE not in offered:
+        return None
+    try:
+        specs = [TensorSpec(each["name"], each["datatype"], tuple(each["shape"])) for each in inputs]
+        body, headers = write_request(InferenceRequest(list(map(smallest_tensor, specs))))
+    except (RequestError, LookupError, TypeError) as error:
+        raise LoadError(
+            f'{type(model).__name__}.get_input_types() returned {inputs!r:.200}; each must be as {{"name": "x", '
+            f'"datatype": "FP32", "shape": [-1, 4]}}: {describe_exception(error)}'
+        ) from error
+    return ModelRequest(Operation.INFERENCE, body, headers)
+
+
+def _has_tensors(proof: Mapping[str, Any]) -> bool:
+    inputs = proof.get("inputs")
+    return isinstance(inputs, list | tuple) and all(isinstance(each, Mapping) and "datatype" in each for each in inputs)
+
+
 async def handle(model: Model, request: ModelRequest) -> ModelResponse:
     """Return the response to a request."""
     is_inference = request.operation is Operation.INFERENCE
@@ -258,7 +296,8 @@ async def handle(model: Model, request: ModelRequest) -> ModelResponse:
         # Only the model knows what it writes.
         return ModelResponse(_stream(value), media_type="application/octet-stream")
     is_bare = isinstance(value, list | tuple) or hasattr(value, "tolist")
-    return ModelResponse(msgspec.json.encode(to_json({"predictions": value} if is_bare else value)))
+    expected = 'a mapping such as {"predictions": [...]}, or a list'
+    return ModelResponse(msgspec.json.encode(to_json({"predictions": value} if is_bare else value, expected)))
 
 
 async def _stream(stream: Any) -> AsyncGenerator[bytes]:
@@ -276,11 +315,11 @@ def _to_message(result: Any) -> InferenceResponse:
     try:
         if isinstance(result, InferResponse):
             return result.message
-        return read_response(msgspec.json.encode(to_json(result)))
+        return read_response(msgspec.json.encode(to_json(result, "an InferResponse")))
     except InvalidResultError:
         raise
     except Exception as error:
         # What a user puts in a response of ours can break it in any way.
         raise InvalidResultError(
-            f"the model returned {describe_type(result)}, which is not an InferResponse: {describe_exception(error)}"
+            f"the model returned {describe_type(result)}; must be an InferResponse: {describe_exception(error)}"
         ) from error

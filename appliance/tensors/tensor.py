@@ -95,6 +95,18 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+def smallest_tensor(spec: TensorSpec) -> Tensor:
+    """Return zeros, or texts, in the smallest shape.
+
+    Raises:
+        RequestError: there is no such datatype.
+    """
+    shape = [1 if size < 0 else size for size in spec.shape]
+    zeros: Mapping[str, InputValue] = {"BYTES": "Hello", "BOOL": False}
+    value = zeros.get(spec.datatype, 0)
+    return Tensor.of_values(spec.name, spec.datatype, shape, [value] * _count(spec.name, shape))
+
+
 def _count(name: str, shape: Sequence[int]) -> int:
     if len(shape) > _MAX_DIMENSIONS:
         raise RequestError(f"The tensor {name!r} has {len(shape)} dimensions; {_MAX_DIMENSIONS} are the most")

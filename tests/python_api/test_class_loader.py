@@ -139,6 +139,18 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
     await model.close()
 
 
+async def test_predictor_in_python_needs_no_storage(module: Path) -> None:
+    """Its operations are known once it is made; a class that answers OpenAI's clients alone is none."""
+    made = config(module, {"python": "user_models:Tensors"}, "predictor")
+    before = ModelFactory().create(made, NOBODY).operations
+    model = await load_model(made)
+
+    assert before == {Operation.INFERENCE, Operation.PREDICTION, Operation.EXPLANATION}
+    assert model.operations == {Operation.INFERENCE, Operation.PREDICTION}
+    with pytest.raises(LoadError, match="has none of the methods explain or predict"):
+        await load_model(config(module, {"python": "user_models:Ranker"}, "predictor"))
+
+
 async def test_tensor_class_is_allowed_in_any_model_class(module: Path) -> None:
     """What it is asked says what it is."""
     model = await load_model(config(module, {"python": "user_models:Tensors"}), model=module)

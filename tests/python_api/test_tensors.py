@@ -115,7 +115,8 @@ async def test_each_step_may_be_plain_or_asynchronous() -> None:
     assert model.seen[0] == "blue"
     assert bridge.operations == {Operation.INFERENCE, Operation.PREDICTION, Operation.EXPLANATION}
     assert bridge.describe()["inputs"][0]["name"] == "x"
-    assert bridge.warmup_request is None
+    assert bridge.warmup_request is not None
+    assert bridge.warmup_request.operation is Operation.INFERENCE
 
 
 async def test_tensor_request_is_an_infer_request() -> None:

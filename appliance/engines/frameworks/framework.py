@@ -8,13 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from appliance.config.engine import FrameworkConfig
 from appliance.core.errors import ApplianceError, LoadError, MissingExtraError, RequestError
 from appliance.engines.frameworks.features import Array, Features
 from appliance.tensors.arrays import datatype_of
-from appliance.tensors.tensor import TensorSpec
+from appliance.tensors.tensor import InferenceRequest, TensorSpec, smallest_tensor
 
 # KServe's name of the only input and output of a model whose file names none.
 INPUT, OUTPUT = "input-0", "output-0"
@@ -57,10 +55,9 @@ class Framework(ABC):
             RequestError: the features are not those of the model.
         """
 
-    def example(self) -> Features | None:
-        """Return the smallest features that the model's file describes; None if it describes none."""
-        arrays = {spec.name: _smallest(spec) for spec in self.inputs}
-        return arrays if len(arrays) > 1 else next(iter(arrays.values()), None)
+    def example(self) -> InferenceRequest | None:
+        """Return the smallest request for the inputs that the model's file describes; None if it describes none."""
+        return InferenceRequest(list(map(smallest_tensor, self.inputs))) if self.inputs else None
 
 
 def load(config: FrameworkConfig, path: Path) -> Framework:
@@ -115,16 +112,6 @@ def describe(outputs: Mapping[str, Array]) -> Sequence[TensorSpec]:
         TensorSpec(name, datatype_of(array) or "BYTES", (-1, *array.shape[1:]) if array.ndim else ())
         for name, array in outputs.items()
     ]
-
-
-def _smallest(spec: TensorSpec) -> Array:
-    shape = [1 if size < 0 else size for size in spec.shape]
-    if spec.datatype == "BYTES":
-        return np.full(shape, "Hello", np.object_)
-    code = {"BOOL": "?", "FP": "f", "INT": "i", "UINT": "u"}
-    kind = spec.datatype.rstrip("0123456789")
-    size = "" if kind == "BOOL" else int(spec.datatype.removeprefix(kind)) // 8
-    return np.zeros(shape, f"{code[kind]}{size}")
 
 
 def specs_json(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:  # Any: JSON values
