@@ -72,7 +72,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory, model_files: Path, shop: Path
     ]
     config = folder / "config.yaml"
     config.write_text(json.dumps({"models": models}))
-    command = [sys.executable, "-m", "appliance", "serve", config, "--set", "server.port={http}"]
+    command: list[str | Path] = [sys.executable, "-m", "appliance", "serve", config, "--set", "server.port={http}"]
     with serving(folder / "log", command, "/readyz") as server:
         yield server
 
