@@ -163,7 +163,8 @@ def _why_empty(listing: Listing, storage: StorageConfig) -> str:
     if not listing.files:
         return "there are no files; check the path"
     largest = sorted(listing.files, key=lambda file: file.size, reverse=True)[:3]
-    which = "exclude leaves nothing" if storage.exclude and not storage.include else "include matches nothing"
+    is_excluded = storage.exclude and not storage.include
+    which = "exclude leaves nothing" if is_excluded else f"include ({', '.join(storage.include)}) matches nothing"
     return f"{which} of its {len(listing.files)} files; the largest are {', '.join(file.name for file in largest)}"
 
 
