@@ -37,6 +37,8 @@ def pods(manifests: Sequence[Manifest]) -> Iterator[tuple[str, Manifest, Manifes
     for each in manifests:
         if each["kind"] == "LeaderWorkerSet":
             pod = each["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]
+        elif each["kind"] == "LLMInferenceService":
+            pod = each["spec"]["template"]
         else:
             pod = each["spec"]["template"]["spec"] if each["kind"] == "Deployment" else each.get("spec", {})
         if "containers" in pod:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 from cluster import manifests
@@ -26,6 +27,7 @@ from appliance.telemetry.recorder import RequestRecorder
 
 KUBERNETES = "1.37"
 PROGRAM = Path(__file__).parent / "kserve_models.py"
+SERVICE_SCHEMA = json.loads((Path(__file__).parent / "llminferenceservice.schema.json").read_text())
 
 # What the server may take to end after its drain: its engine first, then its connections.
 END_SECONDS = 15
@@ -89,6 +91,49 @@ def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> 
         "ServingRuntime/appliance": [".spec.multimodel: unknown"],
         "InferenceService/smollm2": [".spec.predictor.minReplicass: unknown"],
     }
+
+
+def test_kserve_knows_every_key_of_an_llm_inference_service() -> None:
+    """It fits KServe's custom resource definition, and its pod fits Kubernetes' own schema."""
+    _check_service(manifests.of_kind("LLMInferenceService", ALL))
+
+
+@pytest.mark.parametrize("place", ["", "model", "router", "template"])
+def test_a_misspelt_key_of_an_llm_inference_service_is_found(place: str) -> None:
+    """At every level that KServe would drop it in silence."""
+    service = copy.deepcopy(dict(manifests.of_kind("LLMInferenceService", ALL)))
+    (service["spec"][place] if place else service["spec"])["replicass"] = 1
+
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError), match="replicass"):
+        _check_service(service)
+
+
+def _check_service(service: Manifest) -> None:
+    """Raise unless an LLMInferenceService fits KServe's definition, and its pod Kubernetes' own schema."""
+    jsonschema.validate(service, SERVICE_SCHEMA)
+    _check_pod(service["spec"]["template"], {})
+
+
+def test_an_llm_inference_service_serves_the_model_that_kserve_publishes(tmp_path: Path) -> None:
+    """
+    Its config has the names that KServe routes by, the port and the certificate that KServe's gateway connects to, and
+    the directory where KServe puts the model. Its container is the one that KServe completes.
+    """
+    manifest = manifests.of_kind("LLMInferenceService", ALL)
+    ((_, pod, settings),) = manifests.pods(manifests.read("llminferenceservice.yaml"))
+    config = _config(settings, pod, tmp_path)
+    (model,) = config.models
+
+    assert manifests.container(pod)["name"] == "main"
+    assert model.name == manifest["spec"]["model"]["name"]
+    assert model.storages["model"].uri == "/mnt/models"
+    assert config.metadata.name == manifest["metadata"]["name"]
+    assert config.server.port == 8000
+    assert config.server.tls
+    assert config.server.tls.certificate == Path("/var/run/kserve/tls/tls.crt")
+    # KServe's own probes use HTTPS, and a key that is left out stays KServe's.
+    probes = [manifests.container(pod)[name] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert {probe["httpGet"]["scheme"] for probe in probes} == {"HTTP"}
 
 
 @pytest.mark.parametrize(("pod", "settings"), PODS)
@@ -192,13 +237,7 @@ def test_a_group_of_machines_is_one_server() -> None:
     among, *_ = policy["spec"]["ingress"]
 
     assert set(spec) | set(spec["leaderWorkerTemplate"]) <= {*_OF_SPEC, *_OF_TEMPLATE}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "x", **template["metadata"]},
-        "spec": template["spec"],
-    }
-    assert kubernetes_validate.validate(pod, KUBERNETES, strict=True) == KUBERNETES
+    _check_pod(template["spec"], template["metadata"])
     assert service["metadata"]["name"] != leaders["metadata"]["name"]
     assert service["spec"]["selector"] == {
         "leaderworkerset.sigs.k8s.io/name": leaders["metadata"]["name"],
@@ -206,6 +245,12 @@ def test_a_group_of_machines_is_one_server() -> None:
     }
     assert policy["spec"]["podSelector"]["matchLabels"] == labels
     assert among == {"from": [{"podSelector": {"matchLabels": labels}}]}
+
+
+def _check_pod(spec: Manifest, metadata: Manifest) -> None:
+    """Raise unless a pod within another manifest has keys of Kubernetes' alone."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", **metadata}, "spec": spec}
+    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
 def test_the_config_of_a_group_is_each_machines(tmp_path: Path) -> None:
@@ -229,4 +274,5 @@ def test_every_file_is_known() -> None:
         "autoscaling.yaml",
         "kserve.yaml",
         "leaderworkerset.yaml",
+        "llminferenceservice.yaml",
     ]
