@@ -107,6 +107,18 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert known >= NOT_IMPORTED.keys()
 
 
+def test_the_extras_that_kserve_documents_bring_what_they_bring_there() -> None:
+    """`kserve[storage]` becomes `appliance[storage]`, the stores, and `kserve[llm]` becomes `appliance[llm]`, vLLM.
+
+    Source: kserve 0.21.0, `Provides-Extra` of its metadata.
+    """
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    assert extras["storage"] == ["appliance[s3,gcs,azure,hf]"]
+    assert extras["llm"] == ["appliance[gpu]"]
+    assert "vllm" in map(normalized, extras["gpu"])
+
+
 def test_what_is_not_declared_comes_with_what_is() -> None:
     """Each package of the table is required by the one beside it, which is declared."""
     missing = {name for name, owner in COMES_WITH.items() if name not in requirements_of(owner, set())}
