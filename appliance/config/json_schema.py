@@ -18,6 +18,9 @@ Schema = Mapping[str, Any]  # Any: JSON
 ROOT_NAME = "appliance.schema.json"
 ENGINE_NAME = "vllm-engine.schema.json"
 
+OPTIONS = "x-options"
+"""The keyword in the schema of engine arguments that holds the options of `vllm serve`, those of its front end too."""
+
 REFER = {"$ref": "#/$defs/Reference"}
 """In the published schemas a choice beside the schema of each value: a reference such as `${env:NAME}`."""
 

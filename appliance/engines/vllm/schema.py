@@ -7,15 +7,15 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, is_typeddict
 
 from appliance.config.base import FREE_PREFIX
 from appliance.config.engine import LOAD_FORMATS, OWNED
-from appliance.config.json_schema import ENGINE_NAME
+from appliance.config.json_schema import ENGINE_NAME, OPTIONS
 from appliance.config.write_schemas import with_references, write_or_check
 from appliance.engines.vllm import patches
 
@@ -32,12 +32,13 @@ def generate() -> str:
     """The schema as its file holds it; needs vLLM."""
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     patches.enable_help_texts()
-    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     # Options of the command line have help texts, and more choices.
-    options: dict[str, argparse.Action] = {action.dest: action for action in parser._actions}
+    parser = make_arg_parser(FlexibleArgumentParser())
+    options: dict[str, argparse.Action] = {each.dest: each for each in parser._actions if each.option_strings}
     properties = {
         field.name: _property(field, options.get(field.name))
         for field in fields(AsyncEngineArgs)
@@ -51,6 +52,7 @@ def generate() -> str:
         "additionalProperties": False,
         "patternProperties": {f"^{FREE_PREFIX}": True},
         "properties": properties,
+        OPTIONS: {name: _option(option) for name, option in sorted(options.items()) if name != "help"},
     }
     return json.dumps(with_references(schema), indent=2, ensure_ascii=False) + "\n"
 
@@ -71,6 +73,54 @@ def _property(field: Field[Any], option: argparse.Action | None) -> dict[str, An
     if is_constant and default in made.get("enum", [default]):
         made["default"] = default
     return {"description": description or f"vLLM's {field.name}, of which vLLM says no more."} | made
+
+
+def _option(option: argparse.Action) -> dict[str, Any]:
+    """How `vllm serve` reads an option: the type of a value, `nargs` if it takes not just one, and other flags.
+
+    Its own flag is its name with dashes, and with `--no-` if it is a boolean.
+    """
+    own = option.dest.replace("_", "-")
+    made: dict[str, Any] = {"type": _type_on_command_line(option)}
+    parse = cast("Callable[[str], Any]", option.type or str)
+    aliases = [flag for flag in option.option_strings if flag not in (f"--{own}", f"--no-{own}")]
+    made |= {"nargs": option.nargs} if option.nargs else {}
+    made |= {"nullable": True} if option.nargs != 0 and _is_null(parse) else {}
+    return made | ({"aliases": aliases} if aliases else {})
+
+
+def _type_on_command_line(option: argparse.Action) -> str:
+    """`boolean` for a flag without a value, else what vLLM makes of the text: found by trying some texts."""
+    if option.nargs == 0:
+        return "boolean"
+    parse = cast("Callable[[str], Any]", option.type or str)
+    for text, type_ in (("{}", "json"), ("1k", "size"), ("1", "integer"), ("1", "number"), ("1,2", "array")):
+        made = _tried(parse, text)
+        is_made = {
+            "json": not isinstance(made, str | list | None),
+            "size": made == 1000,
+            "integer": type(made) is int,
+            "number": type(made) is float,
+            "array": isinstance(made, list),
+        }
+        if is_made[type_]:
+            return "json or string" if type_ == "json" and _tried(parse, "a") == "a" else type_
+    return "string"
+
+
+def _is_null(parse: Callable[[str], Any]) -> bool:
+    try:
+        return parse("None") is None
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+
+
+def _tried(parse: Callable[[str], Any], text: str) -> Any:
+    """What vLLM makes of a text; None if it refuses it."""
+    try:
+        return parse(text)
+    except (ValueError, argparse.ArgumentTypeError):
+        return None
 
 
 def _members(kind: Any) -> Iterator[Any]:  # Any: an annotation
