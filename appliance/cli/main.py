@@ -11,7 +11,7 @@ from appliance.core.errors import ApplianceError, ConfigError
 
 # The modules of the commands that are not in this one.
 _MODULES = {
-    **{name: name for name in ("cache", "diff", "plan", "probe", "pull", "serve", "smoke", "validate")},
+    **{name: name for name in ("cache", "convert", "diff", "plan", "probe", "pull", "serve", "smoke", "validate")},
     "lock": "pull",
     "schema": "validate",
 }

@@ -28,6 +28,7 @@ COMMAND = str(Path(sys.executable).with_name("appliance"))
 # Each command with what follows it; the files are those of `inputs`.
 COMMANDS = {
     "appliance": ["", "absent", "--absent", "--version"],
+    "convert": ["", "missing.yaml", "bad.yaml", "vllm serve a/b --max-model-len 8k --absent 1", "vllm serve"],
     "serve": ["missing.yaml", "bad.yaml", "no_yaml.yaml", "good.yaml --absent", "broken.yaml", "nobody.yaml"],
     "validate": [
         "",

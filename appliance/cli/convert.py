@@ -1,0 +1,49 @@
+"""The command `convert`: a config from what another server is configured with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from appliance.config.raw_config import printable, reason_of
+from appliance.convert.command_line import Word
+from appliance.convert.draft import Draft
+from appliance.convert.source import convert as convert_text
+from appliance.convert.source import convert_words
+from appliance.core.errors import ConfigError, Problem
+
+
+# Options of vLLM's pass through; short ones of this command would be found inside of them, such as `-h` in `-dph`.
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.option("--output", type=click.Path(path_type=Path), help="Write the config here instead of printing it.")
+@click.argument("source", nargs=-1, required=True, type=click.UNPROCESSED, metavar="FILE | vllm serve ...")
+def convert(source: Sequence[str], output: Path | None) -> None:
+    """Print the config that is equal to one of KServe, vLLM or LiteLLM.
+
+    FILE is an InferenceService, a ServingRuntime or an LLMInferenceService of KServe, a script with `vllm serve`, or
+    the config.yaml of LiteLLM; - is standard input. Or give the command line of vLLM itself.
+
+    Standard error lists, by line, everything that the config does not keep.
+    """
+    draft = _convert(source)
+    text = draft.text()
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+    for each in sorted(draft.unkept, key=lambda each: each.line):
+        click.echo(printable(f"{draft.source}:{each.line}: not kept: {each.what}: {each.reason}"), err=True)
+
+
+def _convert(source: Sequence[str]) -> Draft:
+    if len(source) > 1:
+        return convert_words([Word(word, 1) for word in source], "the command line")
+    if source[0] == "-":
+        return convert_text(sys.stdin.read(), "standard input")
+    try:
+        return convert_text(Path(source[0]).read_text(encoding="utf-8"), source[0])
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(source[0], None, None, "", f"cannot be read: {reason_of(error)}")]) from None

@@ -1,0 +1,138 @@
+"""Files of other servers, each beside the config that is made of it and the list of what that does not keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from appliance.cli.main import main
+from appliance.cli.options import load_config
+from appliance.core.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "cases"
+CASES = sorted(file for file in FOLDER.iterdir() if file.suffix != ".txt" and ".converted" not in file.name)
+
+
+def _converted(*words: str) -> Result:
+    return CliRunner().invoke(main, ["convert", *words])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_a_file_becomes_a_config_and_the_list_of_what_it_does_not_keep(
+    case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config is on standard output, and each part that it does not keep is on standard error with its line."""
+    monkeypatch.chdir(FOLDER)
+
+    done = _converted(case.name)
+
+    assert done.exit_code == 0
+    assert done.stdout == case.with_suffix(".converted.yaml").read_text()
+    assert done.stderr == case.with_suffix(".txt").read_text()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_a_converted_file_is_valid(case: Path) -> None:
+    """But for the variables that it refers to, which are not set here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(FOLDER)
+        problems = _problems(case.with_suffix(".converted.yaml"))
+
+    assert problems == []
+
+
+def _problems(file: Path) -> list[str]:
+    try:
+        load_config(file, environ={})
+    except ConfigError as error:
+        return [str(problem) for problem in error.problems if not problem.is_unresolved]
+    return []
+
+
+def test_no_case_spells_out_a_secret() -> None:
+    """A key that the source spells out is read from a variable, in the config and in the list."""
+    texts = [file.read_text() for file in FOLDER.iterdir() if file not in CASES]
+
+    assert not [text for text in texts if "spelled-out" in text or "sk-1234567890" in text]
+
+
+def test_a_command_line_is_converted_without_a_file() -> None:
+    """`appliance convert vllm serve ...` takes the words as they were typed."""
+    words = ("vllm", "serve", "Qwen/Qwen3-8B", "-tp", "2", "--port=9000", "-dph", "-cc.cudagraph_mode", "FULL")
+
+    done = _converted(*words)
+
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[2:] == [
+        "models:",
+        "  - name: Qwen/Qwen3-8B",
+        "    class: generative",
+        "    storage:",
+        "      uri: hf://Qwen/Qwen3-8B",
+        "    layout:",
+        "      tensor_parallel: 2",
+        "    engine:",
+        "      args:",
+        "        data_parallel_hybrid_lb: true",
+        "        compilation_config:",
+        "          cudagraph_mode: FULL",
+        "server:",
+        "  port: 9000",
+    ]
+
+
+def test_a_file_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
+    """`--output` writes the config, which begins with the line for editors, and prints nothing."""
+    done = _converted(str(FOLDER / "inferenceservice.yaml"), "--output", str(tmp_path / "config.yaml"))
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert (tmp_path / "config.yaml").read_text().startswith("# yaml-language-server: $schema=appliance.schema.json\n")
+
+
+def test_standard_input_is_a_file() -> None:
+    """`kubectl get -o yaml ... | appliance convert -` needs no file."""
+    text = (FOLDER / "servingruntime.yaml").read_text()
+
+    done = CliRunner().invoke(main, ["convert", "-"], input=text)
+
+    assert done.exit_code == 0
+    assert "uri: /mnt/models" in done.stdout
+    assert done.stderr.startswith("standard input:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not an InferenceService"),
+        ("ls -l\n", "is not an InferenceService"),
+        ("echo vllm serve\nvllm serve --max-model-len 8192\n", "names no model"),
+        ("kind: Deployment\n", "kind: Deployment: is none of InferenceService"),
+        ("kind: [\n", "is not YAML"),
+        ("model_list: []\n", "is not an InferenceService"),
+        (
+            "kind: InferenceService\nspec: {predictor: {model: {modelFormat: {name: tensorflow}}}}\n",
+            "models of the format tensorflow are no language models",
+        ),
+        ("kind: InferenceService\nspec: 3\n", "spec"),
+    ],
+)
+def test_what_has_no_model_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    """With exit code 2, as any wrong file, and a sentence that says what can be converted or why this cannot."""
+    (tmp_path / "file").write_text(text)
+
+    done = _converted(str(tmp_path / "file"))
+
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    """An unreadable file is an error of the command."""
+    done = _converted("/nowhere/config.yaml")
+
+    assert done.exit_code == 2
+    assert "/nowhere/config.yaml" in done.stderr
