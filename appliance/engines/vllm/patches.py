@@ -92,6 +92,8 @@ def enable_help_texts() -> None:
     from vllm.engine import arg_utils
 
     arg_utils.NEEDS_HELP = True
+    # An options parser that was made before has left descriptions without texts.
+    arg_utils._compute_kwargs.cache_clear()
 
 
 def record_weight_bytes() -> None:
