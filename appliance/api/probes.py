@@ -19,7 +19,9 @@ Health = Callable[[], HealthReport]
 
 class _Probe(TypedDict):
     status: str
+    """`live`, `ready` or `started`, or the same after `not`."""
     models: Sequence[Mapping[str, Any]]  # Any: JSON values
+    """Each model of the config."""
 
 
 class ProbeResponse(_Probe, total=False):
@@ -28,7 +30,9 @@ class ProbeResponse(_Probe, total=False):
     reason: str
     """Why the server is not healthy, if no model is the cause."""
     config: Mapping[str, Any]  # Any: JSON values
+    """The config file that is served, what is wrong with a newer one, and `new_models`, which are not served yet."""
     workers: Sequence[Mapping[str, Any]]  # Any: JSON values
+    """Each process, if there are several."""
 
 
 def routes(health: Health) -> list[BaseRouteHandler]:

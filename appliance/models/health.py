@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from appliance.models.state import State
 
@@ -21,6 +21,37 @@ class ConfigStatus:
     """What is wrong with the file as it is now; None if nothing is."""
     restart_required: Sequence[str] = ()
     """The changed keys that need a restart; because of them the file as it is now is not applied."""
+
+
+class ModelReport(TypedDict, total=False):
+    """One model in the body of a probe."""
+
+    name: str
+    """Its name in the config."""
+    state: str
+    """Its state."""
+    since: str
+    """When it entered the state, in ISO 8601."""
+    reason: str
+    """Why it is in the state."""
+    running: int
+    """Requests that it works on."""
+    queued: int
+    """Requests that wait for their turn."""
+    restarts: int
+    """How often it was restarted because it died."""
+    layout: Any  # Any: JSON
+    """Its `layout` in the config, without defaults; only for models of this machine."""
+    progress: Mapping[str, Any]  # Any: JSON values
+    """In `fetching`: bytes so far and in total, rate and remaining time."""
+    load: Mapping[str, Any]  # Any: JSON values
+    """Seconds of the latest load, by `phases` (states) and by `parts` of loading; only for models of this machine."""
+    plan: Mapping[str, Any]  # Any: JSON values
+    """Bytes of weights, KV cache and seconds, `planned` and `measured`; only with a plan."""
+    nodes: Mapping[str, str]
+    """State of each machine of the model by its rank; only for a model on several machines."""
+    upstreams: Sequence[Mapping[str, Any]]  # Any: JSON values
+    """Each upstream or target: its name, whether it is available, and why not; only for proxies and adapters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from appliance.config.models import ModelConfig
 from appliance.core.model import DependsOnModels, FollowsAnotherNode, Model, ReportsLoadTimings, RunsOnSeveralNodes
 from appliance.limits.queue import RequestQueue
 from appliance.models.fetch import FetchProgress
-from appliance.models.health import public_reason
+from appliance.models.health import ModelReport, public_reason
 from appliance.models.state import RULES, State, StateRule
 from appliance.planner.planner import Plan
 
@@ -186,9 +186,9 @@ class ModelStatus:
         }
         return {"seconds": round(sum(phases.values()), 2), **shown}
 
-    def describe(self) -> dict[str, Any]:  # Any: JSON values
+    def describe(self) -> ModelReport:
         """Return the status as probes show it."""
-        shown: dict[str, Any] = {
+        shown: ModelReport = {
             "name": self.name,
             "state": self.state,
             "since": self.since.isoformat(timespec="milliseconds"),
@@ -203,8 +203,8 @@ class ModelStatus:
             log.error("model.describe_failed", model=self.name, error=type(error).__name__)
             return shown
 
-    def _details(self) -> dict[str, Any]:  # Any: JSON values
-        shown: dict[str, Any] = {**self.config.probe_fields}
+    def _details(self) -> ModelReport:
+        shown: ModelReport = {**self.config.probe_fields}  # type: ignore[typeddict-item]  # each class has its own
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()
         if self.config.has_engine:
