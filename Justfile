@@ -12,8 +12,8 @@ uv := ".venv/bin/uv"
 # Tests start hundreds of processes; without bytecode files each would compile the package again.
 export PYTHONDONTWRITEBYTECODE := ""
 
-# Run everything that CI runs: format, lint, types, schemas, tests.
-check: setup _fmt lint types test
+# Run everything that CI runs: format, lint, types, docs, tests.
+check: setup _fmt lint types docs test
 
 # Create .venv with pinned dependencies; does nothing if it is up to date.
 setup:
@@ -104,10 +104,18 @@ lint: setup
 types: setup
     .venv/bin/mypy
 
-# Generate the schemas from the config classes and the pinned vLLM.
-schemas: setup
+# Generate the schemas from the config classes and the pinned vLLM, and the reference from both.
+schemas: setup && reference
     {{ python }} -m appliance.engines.vllm.schema
     {{ python }} -m appliance.config.write_schemas
+
+# Generate docs/reference/ and the comments of examples/everything.yaml from the code.
+reference: setup
+    {{ python }} docs/generate_reference.py
+
+# Build the documentation in .site/; a broken link is an error.
+docs: setup
+    NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 # Generate the gRPC messages from the .proto file.
 protos: setup
