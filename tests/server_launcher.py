@@ -1,4 +1,4 @@
-"""Starts servers under test as forks of a process that has imported the appliance, and vLLM where a model needs it."""
+"""Starts processes under test as forks of one that has imported the appliance, and vLLM where a model needs it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,18 @@ _HARMLESS = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}
 # What imports without vLLM depend on.
 _LOADER = ("LD_", "PYTHON")
 
+COMMAND = str(Path(sys.executable).with_name("appliance"))
+_COMMAND_SECONDS = 120
+
+# Standard output and error may be one file.
+_TO_LOG = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
 _ENGINE = re.compile(r"class\"?: *\"?(generative|encoder)\b")
 _PYTHON = re.compile(r"\bpython\"?:")
 
 
-class ForkedServer:
-    """A server that the launcher forked, with what tests use of `subprocess.Popen`."""
+class ForkedProcess:
+    """A process that the launcher forked, with what tests use of `subprocess.Popen`."""
 
     def __init__(self, connection: socket.socket, request: Mapping[str, Any]) -> None:  # Any: JSON values
         self._connection = connection
@@ -50,7 +56,7 @@ class ForkedServer:
         self.returncode: int | None = None
         connection.sendall(json.dumps(request).encode() + b"\n")
         first = self._line(None)
-        assert first is not None, "the launcher of servers died"
+        assert first is not None, "the launcher died"
         self.pid: int = json.loads(first)
 
     def poll(self) -> int | None:
@@ -65,7 +71,7 @@ class ForkedServer:
         """
         code = self._exit_code(timeout)
         if code is None:
-            raise subprocess.TimeoutExpired("appliance serve", timeout or 0)
+            raise subprocess.TimeoutExpired("appliance", timeout or 0)
         return code
 
     def send_signal(self, number: int) -> None:
@@ -96,7 +102,7 @@ class ForkedServer:
             if not select.select([self._connection], [], [], left)[0]:
                 return None
             piece = self._connection.recv(4096)
-            assert piece, "the launcher of servers died"
+            assert piece, "the launcher died"
             self._received += piece
         line, _, self._received = self._received.partition(b"\n")
         return line
@@ -104,7 +110,7 @@ class ForkedServer:
 
 def launch(
     file: Path, arguments: Sequence[str], log: Path, variables: Mapping[str, str] = MappingProxyType({})
-) -> ForkedServer | None:
+) -> ForkedProcess | None:
     """Start `appliance` with the arguments, its output in `log`, for the config `file`.
 
     None where the launcher's imports may depend on a variable that has changed since this module was imported.
@@ -116,18 +122,42 @@ def launch(
         # The server says what is wrong with it.
         return None
     with_engine = bool(_ENGINE.search(text)) and not _PYTHON.search(text)
-    environment = _environment()
-    changed = {name for name in environment.keys() | _FIRST.keys() if environment.get(name) != _FIRST.get(name)}
-    if any(with_engine or name.startswith(_LOADER) for name in changed):
+    if not _has_same_imports(os.environ, with_engine=with_engine):
         return None
-    return _launcher(with_engine).launch(arguments, log, {**os.environ, **variables})
+    return _launcher(with_engine).launch(arguments, log, log, Path.cwd(), {**os.environ, **variables})
 
 
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _HARMLESS}
+def run_appliance(
+    *words: object, folder: Path | None = None, variables: Mapping[str, str] | None = None, is_cold: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run `appliance` with the words to its end; `variables` are its whole environment.
+
+    It is forked, unless it `is_cold` or its imports may depend on the variables.
+    """
+    arguments = [str(word) for word in words]
+    environment, place = os.environ if variables is None else variables, folder or Path.cwd()
+    if is_cold or not _has_same_imports(environment, with_engine=False):
+        command = [COMMAND, *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS, env=environment, cwd=place
+        )
+    with tempfile.TemporaryDirectory(prefix="command-") as outputs:
+        out, err = Path(outputs, "stdout"), Path(outputs, "stderr")
+        process = _launcher(False).launch(arguments, out, err, place, environment, is_script=True)
+        try:
+            code = process.wait(_COMMAND_SECONDS)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(["appliance", *arguments], code, out.read_text(), err.read_text())
 
 
-_FIRST = _environment()
+def _has_same_imports(environment: Mapping[str, str], *, with_engine: bool) -> bool:
+    names = (environment.keys() | _FIRST.keys()) - _HARMLESS
+    changed = (name for name in names if environment.get(name) != _FIRST.get(name))
+    return not any(with_engine or name.startswith(_LOADER) for name in changed)
+
+
+_FIRST = {name: value for name, value in os.environ.items() if name not in _HARMLESS}
 
 
 class _Launcher:
@@ -146,18 +176,27 @@ class _Launcher:
                 env=_FIRST | dict(CpuProfile.of(LayoutConfig()).environment if with_engine else {}),
             )
         atexit.register(self._end)
-        assert self._ours.recv(1) == b"+", "the launcher of servers did not start"
+        assert self._ours.recv(1) == b"+", "the launcher did not start"
 
     def _end(self) -> None:
         self._ours.close()
         self._process.wait(10)
         self._folder.cleanup()
 
-    def launch(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> ForkedServer:
+    def launch(
+        self,
+        arguments: Sequence[str],
+        out: Path,
+        err: Path,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        is_script: bool = False,
+    ) -> ForkedProcess:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
-        request = {"arguments": arguments, "environment": environment, "folder": str(Path.cwd()), "log": str(log)}
-        return ForkedServer(connection, request)
+        words = {"arguments": arguments, "environment": {**environment}, "is_script": is_script}
+        return ForkedProcess(connection, {**words, "folder": str(folder), "out": str(out), "err": str(err)})
 
 
 @functools.cache
@@ -235,11 +274,10 @@ def _import(*, with_engine: bool) -> None:
 
 
 def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JSON values
-    """Run what ``python -m appliance`` runs, and end the process."""
-    with Path(request["log"]).open("wb") as log, Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    """Run what ``python -m appliance`` or the script `appliance` runs, and end the process."""
+    places = (os.devnull, os.O_RDONLY), (request["out"], _TO_LOG), (request["err"], _TO_LOG)
+    for number, (path, flags) in enumerate(places):
+        os.dup2(os.open(path, flags, 0o644), number)
     os.closerange(3, 1024)
     _die_with_parent()
     environment = request["environment"]
@@ -254,6 +292,10 @@ def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JS
     sys.argv = ["appliance", *request["arguments"]]
     code = 1
     try:
+        if request["is_script"]:
+            from appliance.cli.main import main
+
+            main()
         runpy.run_module("appliance", run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:

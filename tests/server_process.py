@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import psutil
-from server_launcher import ForkedServer, launch
+from server_launcher import ForkedProcess, launch
 
 from appliance.config import load
 
@@ -30,7 +30,7 @@ class ServerProcess:
     `variables` are environment variables of the config.
     """
 
-    process: subprocess.Popen[bytes] | ForkedServer
+    process: subprocess.Popen[bytes] | ForkedProcess
 
     def __init__(
         self,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from server_launcher import run_appliance
 from server_process import environment
 
 pytestmark = pytest.mark.contract
@@ -16,14 +16,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
 def _run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "appliance", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=environment(**variables),
-    )
+    return run_appliance(*words, variables=environment(**variables))
 
 
 def test_every_example_is_valid_and_opens_with_its_schema() -> None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,13 +16,15 @@ from typing import Any
 
 import pytest
 from contract.golden import Golden, masked
+from server_launcher import COMMAND, run_appliance
 from server_process import free_port, wait_until
 
 TESTS = Path(__file__).parent.parent
 BROKEN = TESTS / "broken"
 INPUTS = Path(__file__).parent / "inputs"
 
-COMMAND = str(Path(sys.executable).with_name("appliance"))
+# Of the variables of Python, those that its tests are run with.
+_PYTHON = {name for name in os.environ if name.startswith("PYTHON")}
 
 # Each command with what follows it; the files are those of `inputs`.
 COMMANDS = {
@@ -82,31 +83,23 @@ COMMANDS = {
 
 
 class Shell:
-    """Runs the command in a folder, with an environment of little."""
+    """Runs the command in a folder, with an environment of little; forked, unless it is to be cold."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(INPUTS, folder, dirs_exist_ok=True)
         with (folder / "nobody.yaml").open("a") as file:
             file.write(f"server: {{port: {free_port()}}}\n")
-        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LD_LIBRARY_PATH"}}
+        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LD_LIBRARY_PATH"} | _PYTHON}
         self.environment = {**kept, "HOME": str(folder), "COLUMNS": "100", "PYTHONPATH": str(TESTS), "TERM": "dumb"}
 
-    def run(self, *words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, folder: Path | None = None, is_cold: bool = False) -> subprocess.CompletedProcess[str]:
         """The command with these words, once it has ended."""
-        return subprocess.run(
-            [COMMAND, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            cwd=folder or self.folder,
-            env=self.environment,
-        )
+        return run_appliance(*words, folder=folder or self.folder, variables=self.environment, is_cold=is_cold)
 
-    def shown(self, *words: str) -> dict[str, Any]:  # Any: JSON values
+    def shown(self, *words: str, is_cold: bool = False) -> dict[str, Any]:  # Any: JSON values
         """What the command says and how it ends, with what is volatile masked."""
-        done = self.run(*words)
+        done = self.run(*words, is_cold=is_cold)
         said = {"stdout": _lines(done.stdout), "stderr": _lines(done.stderr)}
         shown = {"exit_code": done.returncode, **{name: lines for name, lines in said.items() if lines}}
         return {name: masked(each, {str(self.folder): "FOLDER"}) for name, each in shown.items()}
@@ -145,11 +138,11 @@ def test_every_command_explains_itself(shell: Shell, golden: Golden) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_ends_with_the_exit_code_of_what_is_wrong(shell: Shell, golden: Golden, command: str) -> None:
-    """Exit codes and texts for good and bad input."""
+    """Exit codes and texts for good and bad input, the first of them in a new process."""
     first = [] if command == "appliance" else [command]
     typed = [" ".join([*first, rest]).strip() for rest in COMMANDS[command]]
     with ThreadPoolExecutor(2) as pool:
-        shown = pool.map(lambda words: shell.shown(*words.split()), typed)
+        shown = pool.map(lambda words: shell.shown(*words.split(), is_cold=words is typed[0]), typed)
 
     golden.check(f"cli_{command}.json", {f"appliance {words}": each for words, each in zip(typed, shown, strict=True)})
 

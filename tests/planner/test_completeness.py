@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from server_launcher import run_appliance
 from storage.fake_hub import Hub, serving
 from structlog.testing import capture_logs
 
@@ -74,12 +73,6 @@ def write(directory: Path, files: Mapping[str, bytes]) -> Path:
     config = directory.parent / "config.yaml"
     config.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {directory}}}}}]\n")
     return config
-
-
-def appliance(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command."""
-    command = [sys.executable, "-m", "appliance", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def fetch(uri: object, cache: Path, **more: object) -> Mapping[str, Path]:
@@ -152,7 +145,7 @@ def test_any_tokenizer_will_do(tmp_path: Path, tokenizer: str) -> None:
 def test_validate_and_pull_say_what_is_missing(tmp_path: Path, changes: Mapping[str, bytes | None], fault: str) -> None:
     """With the location in the file, and the exit code of a store whose contents are broken."""
     file = write(tmp_path / "model", changed(changes))
-    (deep, pull) = appliance("validate", "--deep", file), appliance("pull", file)
+    deep, pull = run_appliance("validate", "--deep", file), run_appliance("pull", file)
 
     assert (deep.returncode, pull.returncode) == (16, 16)
     assert "config.yaml:1:54: models[0].storage.uri: cannot be read" in deep.stdout
@@ -164,7 +157,7 @@ def test_validate_and_pull_say_what_is_missing(tmp_path: Path, changes: Mapping[
 def test_validate_and_pull_warn_of_a_missing_template(tmp_path: Path) -> None:
     """The file is good, and the model is there."""
     file = write(tmp_path / "model", changed({"tokenizer_config.json": b"{}"}))
-    deep, pull = appliance("validate", "--deep", file), appliance("pull", file)
+    deep, pull = run_appliance("validate", "--deep", file), run_appliance("pull", file)
 
     assert (deep.returncode, pull.returncode) == (0, 0)
     assert "warning: " in deep.stdout

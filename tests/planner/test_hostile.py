@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from server_launcher import run_appliance
 
 from appliance.config.layout import LayoutConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
@@ -64,11 +63,6 @@ CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
 
 def _inspect(folder: Path) -> object:
     return inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
-
-
-def _appliance(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "appliance", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize(("changes", "message"), CONFIGS.values(), ids=CONFIGS)
@@ -190,7 +184,7 @@ def test_the_command_line_names_a_corrupt_file_with_its_exit_code(tmp_path: Path
     file = tmp_path / "config.yaml"
     file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
     for words in (["plan"], ["validate", "--deep"]):
-        done = _appliance(*words, str(file))
+        done = run_appliance(*words, file)
 
         assert done.returncode == 16, done.stderr
         assert "num_hidden_layers is 1000000000" in done.stdout + done.stderr
@@ -205,13 +199,7 @@ def test_a_plan_escapes_control_characters(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
 
-    done = subprocess.run(
-        [sys.executable, "-m", "appliance", "plan", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = run_appliance("plan", file)
 
     assert r"m: \x1b[31mRED\x07, " in done.stdout, done.stderr
 
@@ -224,7 +212,7 @@ def test_an_error_escapes_control_characters(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
     for words in (["plan"], ["validate", "--deep"]):
-        done = _appliance(*words, str(file))
+        done = run_appliance(*words, file)
 
         assert r"has no \x1b[31m.block_count" in done.stdout + done.stderr
         assert "\x1b" not in done.stdout + done.stderr

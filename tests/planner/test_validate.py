@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from server_launcher import run_appliance
 from server_process import environment
 from storage.range_server import serving
 
@@ -31,14 +31,8 @@ def _file(tmp_path: Path, **models: tuple[str | Path, int]) -> Path:
 
 
 def _validate(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "appliance", "validate", "--deep", str(file), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=environment(APPLIANCE__STORAGE__CACHE_DIR=str(file.parent / "cache")),
-    )
+    variables = environment(APPLIANCE__STORAGE__CACHE_DIR=str(file.parent / "cache"))
+    return run_appliance("validate", "--deep", file, *words, variables=variables)
 
 
 def test_a_layout_that_cannot_work_is_a_problem_with_its_line(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from server_launcher import run_appliance
 from server_process import environment
 from storage.range_server import serving
 
@@ -20,14 +21,8 @@ File = Callable[..., Path]
 
 
 def _plan(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "appliance", "plan", str(file), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=environment(APPLIANCE__STORAGE__CACHE_DIR=str(file.parent / "cache")),
-    )
+    variables = environment(APPLIANCE__STORAGE__CACHE_DIR=str(file.parent / "cache"))
+    return run_appliance("plan", file, *words, variables=variables)
 
 
 @pytest.fixture

