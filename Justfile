@@ -115,7 +115,7 @@ reference: setup
 
 # Build the documentation in .site/; a broken link is an error.
 docs: setup
-    NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+    NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # Generate the gRPC messages from the .proto file.
 protos: setup
