@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from appliance.core.errors import ApplianceError, ConfigError
+from appliance.core.suggestions import did_you_mean
 
 # The modules of the commands that are not in this one.
 _MODULES = {
@@ -28,6 +29,13 @@ class _Commands(click.Group):
             return super().get_command(ctx, cmd_name)
         command: click.Command = getattr(import_module(f"appliance.cli.{_MODULES[cmd_name]}"), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and (hint := did_you_mean(args[0], self.list_commands(ctx))):
+            ctx.fail(f"No such command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:  # Any: as in the base class
         try:

@@ -9,9 +9,22 @@ import click
 
 from appliance.config import LoadedConfig, load
 from appliance.config.raw_config import Diagnostic, RawConfig
+from appliance.config.validators.layouts import shared_devices_have_limits
+from appliance.core.errors import Problem
+from appliance.core.suggestions import did_you_mean
 
-FILE = click.Path(path_type=Path)
+# A file that cannot be read is an error of ours, like any other file that is wrong.
+FILE = click.Path(path_type=Path, readable=False)
 """The type of an argument that is a config."""
+
+
+class Choice(click.Choice[str]):
+    """One of some words, with a suggestion where another is like one of them."""
+
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
+        message, hint = super().get_invalid_choice_message(value, ctx), did_you_mean(str(value), self.choices)
+        return f"{message.removesuffix('.')}; {hint}" if hint else message
+
 
 overrides = click.option(
     "--set",
@@ -27,7 +40,7 @@ frozen = click.option("--frozen", is_flag=True, help="Refuse files that differ f
 
 def format_option(description: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option `--format`, of text or JSON."""
-    return click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help=description)
+    return click.option("--format", "format_", type=Choice(["text", "json"]), default="text", help=description)
 
 
 def to_overrides(overrides: Sequence[str], *, offline: bool, frozen: bool = False) -> Sequence[str]:
@@ -56,6 +69,14 @@ def load_quietly(file: Path, overrides: Sequence[str]) -> LoadedConfig:
     loaded = load_config(file, overrides)
     logging_setup.configure("auto", "warning", loaded.secrets)
     return loaded
+
+
+def unlimited_models(loaded: LoadedConfig) -> Sequence[Problem]:
+    """The models that share a GPU of this machine, or of one that a plan is for, without a limit of their memory."""
+    if loaded.raw is None:
+        raise AssertionError("the config of a command has a file; this is a bug")
+    found = shared_devices_have_limits(loaded.raw, has_gpus=True)
+    return [loaded.problem(each.path, each.message) for each in found]
 
 
 def _check_adapters(raw: RawConfig) -> Iterator[Diagnostic]:

@@ -11,13 +11,12 @@ from pathlib import Path
 import click
 from ruamel.yaml import YAML
 
-from appliance.cli.options import FILE, format_option, load_quietly, offline, overrides, to_overrides
+from appliance.cli.options import FILE, format_option, load_quietly, offline, overrides, to_overrides, unlimited_models
 from appliance.config import Config, LoadedConfig
 from appliance.config.models import LanguageModelConfig
 from appliance.config.raw_config import printable
 from appliance.core.errors import ConfigError, Problem
 from appliance.planner.hardware import Hardware, detect_hardware, named_hardware
-from appliance.planner.layouts import ConstraintViolation
 from appliance.planner.memory import EngineRequirements
 from appliance.planner.model_info import inspect_model
 from appliance.planner.planner import Plan
@@ -120,25 +119,17 @@ def _check(loaded: LoadedConfig, planned: Sequence[tuple[int, Plan]], *, force: 
         ConfigError: one cannot.
     """
     errors: list[Problem] = []
-    found = [(index, violation) for index, plan in planned for violation in plan.refusals]
-    for index, violation in [*found, *_crowded(planned)]:
-        problem = loaded.problem(("models", index, *violation.path), violation.message)
-        if force and violation.is_memory:
+    found = [
+        (loaded.problem(("models", index, *violation.path), violation.message), violation.is_memory)
+        for index, plan in planned
+        for violation in plan.refusals
+    ]
+    if not all(plan.hardware.is_cpu for _, plan in planned):
+        found += [(problem, True) for problem in unlimited_models(loaded)]
+    for problem, is_memory in found:
+        if force and is_memory:
             click.echo(f"{problem}\nforced: it may fail once it loads", err=True)
         else:
             errors.append(problem)
     if errors:
         raise ConfigError(errors)
-
-
-def _crowded(planned: Sequence[tuple[int, Plan]]) -> Iterator[tuple[int, ConstraintViolation]]:
-    """Models that share GPUs without a limit: each would take as much memory as if it were alone."""
-    for index, plan in planned:
-        # Models without devices of their own may take any.
-        own = set(plan.layout.devices or ())
-        others = [set(other.layout.devices or ()) for other_index, other in planned if other_index != index]
-        is_limited = plan.hardware.is_cpu or plan.layout.memory_fraction or plan.layout.kv_cache
-        if not is_limited and any(not own or not other or own & other for other in others):
-            message = "is not set, and other models take memory of the same devices"
-            path = ("layout", "memory_fraction")
-            yield index, ConstraintViolation(path, message, "must be set for each of them", is_memory=True)

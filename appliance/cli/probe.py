@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 import psutil
 
-from appliance.cli.options import FILE, load_config, overrides
+from appliance.cli.options import FILE, Choice, load_config, overrides
 from appliance.cli.serve import serve
 from appliance.config import LoadedConfig
 from appliance.config.server import ServerConfig
@@ -32,7 +32,7 @@ class ProbeError(ApplianceError):
 
 
 @click.command()
-@click.argument("state", type=click.Choice(list(_PATHS)), default="live", metavar="[live|ready|started]")
+@click.argument("state", type=Choice(list(_PATHS)), default="live", metavar="[live|ready|started]")
 @click.argument("file", type=FILE, required=False)
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=4, show_default=True, help="Seconds to wait.")
 @overrides

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from appliance.cli.options import FILE, frozen, load_config, offline, overrides, to_overrides
+from appliance.cli.options import FILE, frozen, load_config, offline, overrides, to_overrides, unlimited_models
 from appliance.config import LoadedConfig
 from appliance.config.models import ModelConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
@@ -38,11 +38,12 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
 def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:
     """Check the layouts of models whose files are on this machine, and return those that are not in the cache.
 
-    The others are checked before their download.
+    The others are checked before their download. Models on one GPU must have limits of their memory.
 
     Raises:
         ConfigError: a layout cannot work.
     """
+    from appliance.planner.hardware import detect_hardware
     from appliance.planner.planner import precheck_layout
     from appliance.storage.filesystems.registry import LocalFilesystem, filesystem_for
 
@@ -58,6 +59,9 @@ def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:
             # A copy in the cache may be older than what the store has now.
             if "model" in config.storages and isinstance(filesystem_for(config.storages["model"].uri), LocalFilesystem):
                 checked.append(config)
+    unlimited = unlimited_models(loaded)
+    if unlimited and not detect_hardware().is_cpu:
+        problems += unlimited
     if problems:
         raise ConfigError(problems)
     return checked

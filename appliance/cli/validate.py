@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import FILE, format_option, load_config, load_quietly, overrides
+from appliance.cli.options import FILE, Choice, format_option, load_config, load_quietly, overrides
 from appliance.config import LoadedConfig, schema_of
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import printable
@@ -81,6 +81,8 @@ def validate(files: Sequence[Path], deep: bool, without_secrets: bool, format_: 
         click.echo(json.dumps([finding.as_json() for finding in found], indent=2))
     else:
         click.echo(printable("\n".join(finding.as_text() for finding in found), kept="\t\n"))
+        if count := sum(len(finding.problems) for finding in found):
+            click.echo(f"{count} problem{'s' if count > 1 else ''} found", err=True)
     if any(finding.problems for finding in found):
         sys.exit(ConfigError.exit_code)
     sys.exit(next((finding.storage_exit_code for finding in found if finding.storage_exit_code), 0))
@@ -119,7 +121,7 @@ def _check_layouts(file: Path, loaded: LoadedConfig) -> _Finding:
 
 
 @click.command()
-@click.argument("class_", metavar="[CLASS]", type=click.Choice(sorted(MODEL_CONFIGS)), required=False)
+@click.argument("class_", metavar="[CLASS]", type=Choice(sorted(MODEL_CONFIGS)), required=False)
 def schema(class_: str | None) -> None:
     """Print the JSON Schema of the whole file, or of one model CLASS."""
     click.echo(json.dumps(schema_of(class_), indent=2))

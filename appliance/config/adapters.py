@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from appliance.config.base import BaseConfig
+from appliance.config.base import BaseConfig, text_like
 from appliance.config.storage import StorageConfig
 from appliance.core.model import Operation
 
@@ -180,7 +180,7 @@ class OipConfig(OperationsConfig):
     """Mapping of rerank; unset does not offer it."""
 
 
-UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]
+UrlPath = Annotated[str, text_like(r"^(/[^\s#]*)?$", "a path that begins with /, or empty")]
 
 
 class UsageConfig(BaseConfig):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Keys with this prefix are ignored at any depth: a place for YAML anchors.
 FREE_PREFIX = "x-"
@@ -32,6 +32,11 @@ def without_free_keys(data: Any) -> Any:  # Any: what a file holds before it is 
     if not isinstance(data, dict):
         return data
     return {key: value for key, value in data.items() if not str(key).startswith(FREE_PREFIX)}
+
+
+def text_like(pattern: str, form: str, **constraints: Any) -> Any:  # Any: as pydantic's own `Field`
+    """The field of a text with a pattern; `form` says it in words, for our errors and those of editors."""
+    return Field(pattern=pattern, json_schema_extra={"patternErrorMessage": f"must be {form}"}, **constraints)
 
 
 class BaseConfig(BaseModel):

@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import Field, SecretStr, model_validator
 
-from appliance.config.base import BaseConfig
+from appliance.config.base import BaseConfig, text_like
 
-Url = Annotated[str, Field(pattern="^https?://[^/]")]
-HeaderName = Annotated[str, Field(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+Url = Annotated[str, text_like("^https?://[^/]", "http:// or https:// and a host")]
+HeaderName = Annotated[str, text_like("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", "the name of a header: letters, digits and -")]
 
 
 class StoreCredentialsConfig(BaseConfig):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.config.base import BaseConfig, without_free_keys
+from appliance.config.base import BaseConfig, text_like, without_free_keys
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -119,7 +119,7 @@ KEYS: Mapping[str, str] = {
 OWNED: Mapping[str, str] = {
     **{name: f"must be set as {key}" for name, key in KEYS.items()},
     "runner": _BY_CLASS,
-    "model": _FROM_STORAGE,
+    "model": "must be set as storage.uri, such as hf://OWNER/NAME",
     "model_weights": _FROM_STORAGE,
     "tokenizer": _FROM_STORAGE,
     "hf_config_path": _FROM_STORAGE,
@@ -160,7 +160,7 @@ _NAME = r"[A-Za-z_]\w*"
 class PythonConfig(BaseConfig):
     """A Python class of your own as the engine."""
 
-    python: Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})*:{_NAME}$")]
+    python: Annotated[str, text_like(rf"^{_NAME}(\.{_NAME})*:{_NAME}$", "package.module:ClassName")]
     """The model's class as `package.module:ClassName`, a subclass of one of `appliance.openai`. Its module is
     installed, on `PYTHONPATH`, or in the working directory of the server, and is imported when the model is loaded.
     """

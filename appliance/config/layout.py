@@ -6,10 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.config.base import BaseConfig
+from appliance.config.base import BaseConfig, text_like
 
 Degree = Annotated[int, Field(ge=1, le=1024)]
-Device = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$")]
+Device = (
+    Annotated[int, Field(ge=0)]
+    | Annotated[str, text_like(r"^(GPU|MIG)-[0-9A-Za-z/-]+$", "the UUID of a GPU, as in `nvidia-smi -L`")]
+)
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 

@@ -126,7 +126,10 @@ def _validate(
 
 def _pydantic_errors(raw: RawConfig, error: ValidationError, *, has_others: bool) -> Iterator[Diagnostic]:
     """The errors of our own checks; and those of pydantic where there are no others, which the schema repeats."""
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    # A list without its wrong entries may be too short, too.
+    has_others = has_others or any(detail["type"] == "value_error" for detail in details)
+    for detail in details:
         path = _path(raw, detail["loc"])
         if detail["type"] == "value_error":
             message = str(detail["ctx"]["error"])
@@ -134,7 +137,9 @@ def _pydantic_errors(raw: RawConfig, error: ValidationError, *, has_others: bool
                 message = message.replace(secret, MASK)
             yield raw.diagnostic(path, message)
         elif not has_others:
-            yield raw.diagnostic(path, f"is {raw.quote(path)}; must {detail['msg'].removeprefix('Input should ')}")
+            # "Input should be ...", "Tuple should have ..."
+            _, _, form = detail["msg"].rpartition(" should ")
+            yield raw.diagnostic(path, f"is {raw.quote(path)}; must {form}")
 
 
 def _problems(raw: RawConfig, errors: Sequence[Diagnostic]) -> list[Problem]:

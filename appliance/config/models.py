@@ -11,7 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
-from appliance.config.base import BaseConfig, Change
+from appliance.config.base import BaseConfig, Change, text_like
 from appliance.config.engine import AnyFramework, EngineConfig, FrameworkConfig, PythonConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.config.limits import LimitsConfig, SloConfig
@@ -28,7 +28,14 @@ from appliance.config.upstreams import (
     UpstreamConfig,
 )
 
-Name = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
+Name = Annotated[
+    str,
+    text_like(
+        r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$",
+        "letters, digits and . _ / @ -, with a letter or a digit first",
+        max_length=256,
+    ),
+]
 
 FailureAction = Literal["stay", "exit", "restart"]
 """What happens when a model fails: the process stays up and reports it, the process ends, or the model restarts."""

@@ -6,13 +6,18 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
-from appliance.config.base import BaseConfig, Change
+from appliance.config.base import BaseConfig, Change, text_like
 from appliance.config.models import AnyModel
 from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.config.telemetry import LoggingConfig, TracingConfig
 
-Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+Label = Annotated[
+    str,
+    text_like(
+        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "lower-case letters, digits and -, with no - first or last", max_length=63
+    ),
+]
 
 
 class MetadataConfig(BaseConfig):
@@ -32,7 +37,7 @@ class MetadataConfig(BaseConfig):
 class ExpectConfig(BaseConfig):
     """One request and the expected response; `appliance smoke` checks it."""
 
-    path: Annotated[str, Field(pattern="^/")]
+    path: Annotated[str, text_like("^/", "a path that begins with /")]
     """Path of the request, such as `/v1/chat/completions`."""
 
     body: JsonValue = None

@@ -12,7 +12,15 @@ from jsonschema import Draft202012Validator, validators
 
 from appliance.config.base import FREE_PREFIX
 from appliance.config.engine import OWNED
-from appliance.config.json_schema import Schema, json_types, registry, types_of, validation_schema
+from appliance.config.json_schema import (
+    Schema,
+    engine_schema,
+    json_types,
+    registry,
+    schemas_at,
+    types_of,
+    validation_schema,
+)
 from appliance.config.raw_config import UNKNOWN, DataPath, Diagnostic, RawConfig, quote
 from appliance.core.suggestions import did_you_mean, known_names, nearest
 
@@ -42,6 +50,11 @@ _COUNTS = {
     "maxItems": ("at most", "entry", "entries"),
     "minProperties": ("at least", "key", "keys"),
 }
+
+# A key that is in more places is named by none of them.
+_MAX_PLACES = 2
+
+_FIRST_MODEL = "must be a list: models: [{name: NAME, class: generative, storage: {uri: hf://OWNER/NAME}}]"
 
 _SENTENCE_END = re.compile(r"(?<=[\w)`]\.)\s+(?=[A-Z`])")
 
@@ -83,7 +96,7 @@ def _diagnostics(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
         case "additionalProperties":
             for key in error.instance:
                 if key not in known and not key.startswith(FREE_PREFIX):
-                    yield raw.key_diagnostic((*path, key), _unknown_key(path, key, known))
+                    yield raw.key_diagnostic((*path, key), _unknown_key(raw, path, key, known))
         case "anyOf" | "oneOf":
             yield from _alternatives(raw, error)
         case "type" if "enum" in schema:
@@ -104,13 +117,35 @@ def _alternatives(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
             yield from _diagnostics(raw, inner)
 
 
-def _unknown_key(path: DataPath, key: str, known: Iterable[str]) -> str:
-    if path[-2:] == ("engine", "args") and key in OWNED:
-        return f"is not set here; {OWNED[key]}"
+def _unknown_key(raw: RawConfig, path: DataPath, key: str, known: Iterable[str]) -> str:
+    name = key.replace("-", "_")
+    if path[-2:] == ("engine", "args") and name in OWNED:
+        return f"is not set here; {OWNED[name]}"
     if path[-1:] == ("engine",):
         # It chooses another schema than that of the keys beside it.
         known = {*known, "python"}
+    if moved := _moved_key(raw, path, name, known):
+        return f"unknown key; {moved}"
     return f"unknown key; {did_you_mean(key, known) or known_names('keys', known)}"
+
+
+def _moved_key(raw: RawConfig, path: DataPath, name: str, known: Iterable[str]) -> str | None:
+    """Where a key belongs that another mapping has, or that vLLM has by this name; None for any other key."""
+    is_vllm = path[:1] == ("models",) and "engine" in _keys_at(raw, path[:2])
+    is_vllm = is_vllm and raw.find((*path[:2], "engine", "python")) is None
+    if is_vllm and name in OWNED and path[2:] in ((), ("engine",), ("layout",)):
+        return OWNED[name]
+    if is_vllm and name in engine_schema()["properties"] and path[2:] in ((), ("engine",)):
+        return f"must be set as engine.args.{name}"
+    if below := [f"{other}.{name}" for other in sorted(known) if name in _keys_at(raw, (*path, other))]:
+        return f"must be set as {' or '.join(below)}" if len(below) <= _MAX_PLACES else None
+    if path and isinstance(path[-1], str) and name in _keys_at(raw, path[:-1]):
+        return f"must be set beside {path[-1]}, not below it"
+    return _FIRST_MODEL if (path, name) == ((), "model") else None
+
+
+def _keys_at(raw: RawConfig, path: DataPath) -> frozenset[str]:
+    return frozenset(key for schema in schemas_at(raw.data, path) for key in schema.get("properties", ()))
 
 
 def _about(schema: Schema) -> str:
@@ -127,7 +162,9 @@ def _diagnostic(raw: RawConfig, error: _Error, must: str) -> Diagnostic:
     types = {each for schema in choices for each in types_of(schema)}
     if error.validator in ("type", "anyOf", "oneOf") and types & {"object", "array"} and isinstance(value, str):
         # A part of the config may hold secrets, and so may text in its place.
-        return replace(raw.diagnostic(path, f"is text; must {must}"), is_secret=True)
+        keys = {key for schema in schemas_at(raw.data, path) for key in schema.get("required", ())}
+        form = f" with the key {next(iter(keys))}" if len(keys) == 1 and must == "be a mapping" else ""
+        return replace(raw.diagnostic(path, f"is text; must {must}{form}"), is_secret=True)
     if value is None:
         fault = "is empty"
     elif isinstance(value, dict | list):
@@ -157,9 +194,7 @@ def _must(raw: RawConfig, error: _Error) -> str:
             hint = did_you_mean(value, words) if is_open_text else ""
             return f"be {_one_of(choices)}" + (f"; {hint}" if hint else "")
         case "pattern":
-            is_url = expected.startswith("^https?://")
-            form = "be http:// or https://, a host, and an optional port and path" if is_url else f"match {expected}"
-            return f"{form}{_about(schema)}"
+            return str(schema.get("patternErrorMessage", f"match {expected}")).removeprefix("must ")
         case "uniqueItems":
             return "have each entry once"
         case str(keyword) if keyword in _BOUNDS:

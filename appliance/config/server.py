@@ -11,13 +11,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, model_validator
 
-from appliance.config.base import BaseConfig, Change
+from appliance.config.base import BaseConfig, Change, text_like
 from appliance.config.limits import KeyLimitsConfig, Seconds
 from appliance.core.model import Operation
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
-HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^\s/:*@]+)$")]
+HostName = Annotated[str, text_like(r"^(\*|(\*\.)?[^\s/:*@]+)$", "the name of a host without a port, *.NAME or *")]
 """The name of a host without a port."""
 
 MIN_KEY_LENGTH = 16
@@ -54,7 +54,14 @@ def _validated_digest(value: str) -> str:
 class KeyConfig(BaseConfig):
     """One API key: its value or its SHA-256, and its permissions."""
 
-    name: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@/-]*$")]
+    name: Annotated[
+        str,
+        text_like(
+            r"^[A-Za-z0-9][A-Za-z0-9._@/-]*$",
+            "letters, digits and . _ / @ -, with a letter or a digit first",
+            max_length=64,
+        ),
+    ]
     """Name of the key in logs and metrics; letters, digits and `. _ / @ -`."""
 
     value: Annotated[str, AfterValidator(_validated_digest), PlainSerializer(_masked)] | None = None
@@ -62,7 +69,9 @@ class KeyConfig(BaseConfig):
     its SHA-256 is kept. Unset if `sha256` is set.
     """
 
-    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    sha256: (
+        Annotated[str, text_like("^[0-9a-fA-F]{64}$", "64 digits from 0 to f; `appliance key` prints them")] | None
+    ) = None
     """SHA-256 of the key in hexadecimal, printed by `appliance key`, so that the file contains no secret."""
 
     models: tuple[str, ...] | None = None
@@ -115,7 +124,16 @@ class CorsConfig(BaseConfig):
     """Origins whose pages may send requests from a browser."""
 
     origins: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s*,]+)$")], ...],
+        tuple[
+            Annotated[
+                str,
+                text_like(
+                    r"^(\*|https?://[^/\s*,]+)$",
+                    "http:// or https:// and a host, with its port and without a path, or *",
+                ),
+            ],
+            ...,
+        ],
         Field(min_length=1),
     ]
     """Origins such as `https://chat.example.com`, with the port if it is not the default; `*` is every page."""

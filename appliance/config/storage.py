@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, JsonValue, Secret
 
-from appliance.config.base import BaseConfig, Change, without_free_keys
+from appliance.config.base import BaseConfig, Change, text_like, without_free_keys
 from appliance.config.credentials import CredentialsConfig
 
 LOCK_FILE_NAME = "appliance.lock"
@@ -41,7 +41,7 @@ class StorageConfig(BaseConfig):
     exclude: tuple[str, ...] = ()
     """Files that match one of these globs are left out, even if `include` matches them."""
 
-    digest: Annotated[str, Field(pattern="^(sha256:)?[0-9a-f]{64}$")] | None = None
+    digest: Annotated[str, text_like("^(sha256:)?[0-9a-f]{64}$", "sha256: and 64 digits from 0 to f")] | None = None
     """Digest of the files, as printed by `appliance pull`; files with another digest are refused. Unset accepts any."""
 
     options: Annotated[Secret[dict[str, JsonValue]], BeforeValidator(without_free_keys)] = Field(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from appliance.config.base import BaseConfig
+from appliance.config.base import BaseConfig, text_like
 
 
 class AccessLogConfig(BaseConfig):
@@ -25,7 +25,12 @@ class PayloadLogConfig(BaseConfig):
     `appliance_payloads_total`.
     """
 
-    sink: Annotated[str, Field(pattern=r"^(https?://[^\s]+|/[^\s]*[^/\s])$")]
+    sink: Annotated[
+        str,
+        text_like(
+            r"^(https?://[^\s]+|/[^\s]*[^/\s])$", "http:// or https:// and a host, or the absolute path of a file"
+        ),
+    ]
     """A URL to post each event to, or the absolute path of a file to append events to as lines of JSON."""
 
     headers: dict[str, SecretStr] = Field(default_factory=dict)
@@ -68,7 +73,9 @@ class TracingConfig(BaseConfig):
     protocol and service name are set by OpenTelemetry's variables, such as `OTEL_SERVICE_NAME`.
     """
 
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    endpoint: Annotated[
+        str, text_like(r"^https?://[^\s]+$", "http:// or https://, a host, and an optional port and path")
+    ]
     """URL of the collector, such as `http://collector:4318`; without a path, `/v1/traces` is added."""
 
     headers: dict[str, SecretStr] = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, SecretStr, model_validator
 
-from appliance.config.base import BaseConfig, without_free_keys
+from appliance.config.base import BaseConfig, text_like, without_free_keys
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -18,11 +18,18 @@ Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
 
 # RFC 9110, section 5.6.2.
 HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
-HeaderName = Annotated[str, Field(pattern=HEADER_NAME)]
+HeaderName = Annotated[str, text_like(HEADER_NAME, "the name of a header: letters, digits and -")]
 
 # What an HTTP header can carry; a line break in it would be a header of its own.
 HeaderValue = Annotated[
-    SecretStr, Field(json_schema_extra={"pattern": r"^[\t\x20-\x7e]*$", "description": "A line of ASCII text."})
+    SecretStr,
+    Field(
+        json_schema_extra={
+            "pattern": r"^[\t\x20-\x7e]*$",
+            "description": "A line of ASCII text.",
+            "patternErrorMessage": "must be one line of ASCII text",
+        }
+    ),
 ]
 
 
@@ -67,10 +74,27 @@ class UpstreamTlsConfig(BaseConfig):
 class UpstreamConfig(BaseConfig):
     """A server that speaks OpenAI's protocol."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?(\?[^\s#]*)?$")]
+    url: Annotated[
+        str,
+        text_like(
+            r"^https?://[^\s/?#@]+(/[^\s?#]*)?(\?[^\s#]*)?$",
+            "http:// or https://, a host, and an optional port and path, such as http://llm:8000",
+        ),
+    ]
     """OpenAI base URL, with or without `/v1`, such as `http://llm:8000` or `https://api.openai.com/v1`."""
 
-    api_key: Annotated[SecretStr, Field(json_schema_extra={"pattern": r"^[\x21-\x7e]*$"})] | None = None
+    api_key: (
+        Annotated[
+            SecretStr,
+            Field(
+                json_schema_extra={
+                    "pattern": r"^[\x21-\x7e]*$",
+                    "patternErrorMessage": "must be ASCII text without spaces",
+                }
+            ),
+        ]
+        | None
+    ) = None
     """Key sent as `Authorization: Bearer`, best as `${env:NAME}` or `${file:/path}`; unset or empty sends none."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
@@ -141,7 +165,7 @@ class CircuitBreakerConfig(BaseConfig):
 class HealthCheckConfig(BaseConfig):
     """Active health checks, at an interval and independent of requests."""
 
-    path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] | None = "/v1/models"
+    path: Annotated[str, text_like(r"^/[^\s?#]*$", "a path that begins with /, without a query")] | None = "/v1/models"
     """Path of a GET request that succeeds if the upstream is healthy, joined to its `url`: `/health` for vLLM,
     `/readyz` for an appliance; null sends no health checks, and only the circuit breaker protects the upstream.
     """

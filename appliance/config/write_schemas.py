@@ -26,6 +26,7 @@ REFERENCE: Mapping[str, Any] = {
     "pattern": PATTERN,
     "description": "A reference to an environment variable or a file: `${env:NAME}`, `${env:NAME:-default}`, "
     "`${file:/path}`.",
+    "patternErrorMessage": "must be a reference such as ${env:NAME}, or a value of the right form",
 }
 
 _ANNOTATIONS = frozenset({"description", "default", "deprecated", "examples", "writeOnly", "format"})

@@ -16,7 +16,8 @@ _SECRETS = re.compile(
     r"(?P<scheme>(?:abfss?|az)://[a-z0-9$-]+@(?=[A-Za-z0-9.-]+(?:[/?#\s]|$))|[A-Za-z][A-Za-z0-9+.-]*://)"
     r"(?:[^/?#\s@:]*:(?!\d+(?:[/?#\s]|$)|:[A-Za-z][A-Za-z0-9+.-]*://)\S*@|[^/?#\n]*@)?"
     r"(?P<place>(?:(?!::[A-Za-z][A-Za-z0-9+.-]*://)[^\s?])*)"
-    r"(?:\?[^\s#]*)?"
+    # A quote that ends the URI in a sentence is no part of it.
+    r"(?:\?[^\s#]*?(?=(?:[\"'][.,;:]?)?(?:[\s#]|$)))?"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -41,6 +42,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # How long the process may take to exit after draining, while models and connections close.
 _EXIT_SECONDS = 15.0
+
+_HOST_REMEDY = "server.host must be an address of this machine, or 0.0.0.0 or :: for all of them"
 
 
 def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:
@@ -120,8 +123,10 @@ def _require_startable(config: Config) -> None:
             try:
                 probe.bind((server.host, port))
             except OSError as error:
+                is_of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+                remedy = f"choose another server.{key}" if is_of_port else _HOST_REMEDY
                 fault = f"cannot listen on {server.host} port {port}: {error.strerror}"
-                raise ApplianceError(f"{fault}; choose another server.{key}") from error
+                raise ApplianceError(f"{fault}; {remedy}") from error
     if server.grpc_port is not None:
         oip_grpc.require()
     if server.tls is not None:

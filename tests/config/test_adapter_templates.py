@@ -41,7 +41,10 @@ def test_a_target_from_outside_is_not_quoted(load_text: Callable[..., LoadedConf
     """Neither the name itself nor one that is like it."""
     text = CHAT.replace("{url: http://x}", "${env:SECRET}") + "x{{ 1 }}"
 
-    assert _problem(load_text, text, SECRET="aa") == "4:11: is ***, the name of no model here; the models here are a"
+    assert (
+        _problem(load_text, text, SECRET="aa")
+        == "4:11: is ***, the name of no model here; there are no other models here"
+    )
 
 
 def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConfig], tmp_path: Path) -> None:

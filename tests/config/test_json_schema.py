@@ -37,6 +37,14 @@ def properties(schema: object) -> Iterator[tuple[str, Schema]]:
             yield from properties(below)
 
 
+def parts(schema: object) -> Iterator[Schema]:
+    """The schema and every schema in it."""
+    if isinstance(schema, dict):
+        yield schema
+    for below in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from parts(below)
+
+
 @pytest.mark.parametrize("name", files())
 def test_a_committed_schema_is_what_the_classes_say(name: str) -> None:
     """The committed file is what the generator makes of the config's classes; `just schemas` writes it."""
@@ -76,6 +84,14 @@ def test_every_property_is_described(schema: Schema) -> None:
 
         assert found.get("description") or config.get("description"), name
         assert "title" not in found, name
+
+
+@pytest.mark.parametrize("schema", COMMITTED.values(), ids=COMMITTED)
+def test_every_pattern_is_said_in_words(schema: Schema) -> None:
+    """Our errors and those of editors have the words of `patternErrorMessage`, and no regular expression."""
+    patterns = [part for part in parts(schema) if isinstance(part.get("pattern"), str)]
+
+    assert [part for part in patterns if not part.get("patternErrorMessage", "").startswith("must be ")] == []
 
 
 def test_there_is_a_schema_of_each_model_class() -> None:

@@ -50,6 +50,17 @@ server: {prot: 1}
     ]
 
 
+def test_a_list_whose_only_entry_is_wrong_is_not_called_too_short(load_text: Callable[..., LoadedConfig]) -> None:
+    """The error is that of the entry, in our words alone."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(
+            "models: [{name: a, class: proxy, upstreams: [{url: http://a}]}]\n"
+            "server: {api_keys: [{name: a, value: short}]}\n"
+        )
+
+    assert [problem.path for problem in caught.value.problems] == ["server.api_keys[0].value"]
+
+
 def test_the_lock_file_is_beside_the_config(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
     """Unless it names another one."""
     named = load_text(RICH, "storage.lock_file=/other/appliance.lock").config

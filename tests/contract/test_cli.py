@@ -28,8 +28,8 @@ _PYTHON = {name for name in os.environ if name.startswith("PYTHON")}
 
 # Each command with what follows it; the files are those of `inputs`.
 COMMANDS = {
-    "appliance": ["", "absent", "--absent", "--version"],
     "convert": ["", "missing.yaml", "bad.yaml", "vllm serve a/b --max-model-len 8k --absent 1", "vllm serve"],
+    "appliance": ["", "absent", "serv", "--absent", "--version"],
     "serve": ["missing.yaml", "bad.yaml", "no_yaml.yaml", "good.yaml --absent", "broken.yaml", "nobody.yaml"],
     "validate": [
         "",
@@ -77,7 +77,7 @@ COMMANDS = {
     ],
     "probe": ["live good.yaml", "ready good.yaml", "asleep good.yaml", "live bad.yaml"],
     "key": [""],
-    "schema": ["absent"],
+    "schema": ["absent", "generatve"],
     "smoke": ["echo.yaml", "expects.yaml", "bad.yaml", "absent.yaml"],
 }
 
@@ -189,3 +189,13 @@ def test_a_port_that_is_taken_is_named(shell: Shell, golden: Golden) -> None:
 
     assert done.returncode == 1
     golden.check("cli_port_taken.txt", masked(json.loads(done.stderr.splitlines()[-1])["reason"]))
+
+
+def test_a_host_that_is_not_this_machine_is_named(shell: Shell) -> None:
+    """The remedy is another host, because the port is free."""
+    done = shell.run("serve", "good.yaml", "--set", "server.host=192.0.2.1")
+
+    assert done.returncode == 1
+    assert json.loads(done.stderr.splitlines()[-1])["reason"].endswith(
+        "server.host must be an address of this machine, or 0.0.0.0 or :: for all of them"
+    )

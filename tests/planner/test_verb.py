@@ -170,7 +170,7 @@ def test_models_that_share_gpus_need_a_memory_fraction(write: Write, tmp_path: P
     apart = tmp_path / "apart.yaml"
     apart.write_text(json.dumps({"models": [m | {"layout": {"devices": [i]}} for i, m in enumerate(models)]}))
 
-    assert "other models take memory of the same devices" in _plan(config, "--gpu", "l4-24gb:2").stderr
+    assert "memory_fraction: is not set, and models[1] is on device 0 too" in _plan(config, "--gpu", "l4-24gb:2").stderr
     assert _plan(apart, "--gpu", "l4-24gb:2").returncode == 0
 
 

@@ -27,6 +27,7 @@ from appliance.storage import redact
         ("models/what?.gguf", "models/what?.gguf"),
         ("zip://a/b::s3://KEY:s3cret@bucket/x.zip", "zip://a/b::s3://bucket/x.zip"),
         ("zip::https://user:s3cret@host/x.zip?sig=s3cret", "zip::https://host/x.zip"),
+        ('no answer of "https://host/x?list=2"; try again', 'no answer of "https://host/x"; try again'),
         ("get https://a:b@c/d?e=f: failed, as ftp://g:h@i did", "get https://c/d failed, as ftp://i did"),
     ],
 )

@@ -28,6 +28,7 @@ VALIDATORS: tuple[Validator, ...] = (
     layouts.nodes_have_own_ports,
     layouts.cache_size_is_set_once,
     layouts.memory_fractions_fit,
+    layouts.shared_devices_have_limits,
     models.headers_can_be_forwarded,
     models.addresses_are_bases,
 )

@@ -8,10 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import ValidationError
 
 from appliance.config.layout import LayoutConfig
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import DataPath, Diagnostic, RawConfig
 
 # Shares such as 0.7, 0.2 and 0.1 have no exact sum.
 _ROUNDING = 1e-9
+
+# Sizes that keep an engine from taking most of a device, as below a model.
+_LIMITS = (("layout", "memory_fraction"), ("layout", "kv_cache"), ("engine", "kv_cache_memory_bytes"))
 
 # The key of the memory that models take without naming devices.
 _ANY_DEVICE = "any"
@@ -118,6 +122,41 @@ def memory_fractions_fit(raw: RawConfig) -> Iterator[Diagnostic]:
             yield raw.diagnostic(where, f"is {raw.quote(where)}, and {left}; the shares together must be 1 or less")
         for device in devices:
             taken[device] = taken.get(device, 0.0) + fraction
+
+
+def shared_devices_have_limits(raw: RawConfig, *, has_gpus: bool = False) -> Iterator[Diagnostic]:
+    """Models on one GPU each have a limit of their memory; vLLM's default is for a model alone.
+
+    Without `has_gpus` the machine may be one whose models share its processor, unless a layout names devices.
+    """
+    devices = dict(_engine_devices(raw))
+    if not has_gpus and all(raw.find((*path, "layout", "devices")) is None for path in devices):
+        return
+    for path, own in devices.items():
+        if any(raw.find((*path, *keys)) is not None for keys in _LIMITS):
+            continue
+        shared = {f"models[{other[1]}]": own & taken for other, taken in devices.items() if other != path}
+        for name, both in shared.items():
+            if both:
+                fault = f"is not set, and {name} is on device {min(both, key=str)} too"
+                remedy = (
+                    "must be set for each of them, such as 0.5 and 0.4: without it an engine takes the whole device"
+                )
+                yield raw.diagnostic((*path, "layout", "memory_fraction"), f"{fault}; {remedy}")
+                break
+
+
+def _engine_devices(raw: RawConfig) -> Iterator[tuple[DataPath, set[int | str]]]:
+    """The devices of each model that vLLM computes and whose layout is known before the start."""
+    layouts = {path[:-1]: layout for path, layout in _layouts(raw)}
+    for path, model in raw.models():
+        config = MODEL_CONFIGS.get(str(model.get("class")))
+        layout = layouts.get(path, None if "layout" in model else LayoutConfig())
+        if config is None or "layout" not in config.model_fields or layout is None:
+            continue
+        if raw.find((*path, "engine", "python")):
+            continue
+        yield path, set(layout.devices or range(layout.local_ranks))
 
 
 def _most_taken(taken: Mapping[int | str, float], devices: Sequence[int | str]) -> float:

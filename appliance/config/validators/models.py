@@ -104,7 +104,8 @@ def targets_complete_prompts(raw: RawConfig) -> Iterator[Diagnostic]:
             message = f"is {raw.quote(where)}, and models of this file speak OpenAI's protocol; "
             yield raw.diagnostic(where, f"{message}must be a mapping with the url of what speaks {kind}")
         elif target not in models:
-            message = f"is {raw.quote(where)}, the name of no model here; {raw.hint(where, 'models', models)}"
+            others = [name for name, other in models.items() if other is not model]
+            message = f"is {raw.quote(where)}, the name of no model here; {raw.hint(where, 'other models', others)}"
             yield raw.diagnostic(where, message)
         elif models[target] is model:
             yield raw.diagnostic(where, f"is {raw.quote(where)}, this model itself; must be another one")

@@ -94,10 +94,14 @@ def filesystem_for(uri: str) -> Filesystem:
     return _ANY
 
 
+_OTHER_NAMES = {"huggingface": "hf"}
+
+
 def suggest_scheme(scheme: str) -> str:
     """Return which schemes an unknown one may mean."""
     known = f"{known_names('schemes', FILESYSTEMS)}, besides those of fsspec, and plain paths need none"
-    return did_you_mean(scheme, {*FILESYSTEMS, *fsspec_schemes()}) or known
+    meant = _OTHER_NAMES.get(scheme, scheme)
+    return did_you_mean(meant, {*FILESYSTEMS, *fsspec_schemes()}) or known
 
 
 def fsspec_schemes() -> Sequence[str]:
