@@ -60,7 +60,7 @@ _directory = click.option(
 @cache.command("list")
 @_directory
 def list_(directory: Path | None) -> None:
-    """Print each artifact with its size, files, time since its last use, and where it came from; last used first."""
+    """Print each artifact and its source, last used first."""
     from rich.console import Console
     from rich.table import Table
 
@@ -81,7 +81,7 @@ def list_(directory: Path | None) -> None:
     "--remove", "is_removing", is_flag=True, help="Remove damaged artifacts; they are downloaded again when needed."
 )
 def verify(directory: Path | None, is_removing: bool) -> None:
-    """Read every byte of every artifact, and name each file that is missing or damaged.
+    """Read every byte, and name missing and damaged files.
 
     Exit code 16 when there is one.
     """

@@ -21,7 +21,7 @@ from appliance.core.errors import ConfigError, Problem
 @click.option("--output", type=click.Path(path_type=Path), help="Write the config here instead of printing it.")
 @click.argument("source", nargs=-1, required=True, type=click.UNPROCESSED, metavar="FILE | vllm serve ...")
 def convert(source: Sequence[str], output: Path | None) -> None:
-    """Print the config that is equal to one of KServe, vLLM or LiteLLM.
+    """Write a config from one of KServe, vLLM or LiteLLM.
 
     FILE is an InferenceService, a ServingRuntime or an LLMInferenceService of KServe, a script with `vllm serve`, or
     the config.yaml of LiteLLM; - is standard input. Or give the command line of vLLM itself.

@@ -20,7 +20,9 @@ from appliance.config.raw_config import printable
 _WIDTH = 40
 
 _HELP = """
-Compare the files OLD and NEW key by key, and say how a server of OLD would apply NEW.
+Compare two files, and say how a server applies the changes.
+
+OLD and NEW are compared key by key; the server is one of OLD that reads NEW.
 
 \b
 hot      applied while serving: {hot}

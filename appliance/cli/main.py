@@ -12,7 +12,10 @@ from appliance.core.suggestions import did_you_mean
 
 # The modules of the commands that are not in this one.
 _MODULES = {
-    **{name: name for name in ("cache", "convert", "diff", "plan", "probe", "pull", "serve", "smoke", "validate")},
+    **{
+        name: name
+        for name in ("cache", "config", "convert", "diff", "plan", "probe", "pull", "serve", "smoke", "validate")
+    },
     "lock": "pull",
     "schema": "validate",
 }
@@ -65,7 +68,7 @@ def main() -> None:
 
 @main.command()
 def key() -> None:
-    """Make a random API key, and print it with its SHA-256.
+    """Print a new API key and its SHA-256.
 
     Give the key to the client, and put the SHA-256 into the file, under server.api_keys: the key cannot be computed
     from it.
@@ -74,3 +77,21 @@ def key() -> None:
 
     secret, digest = new_key()
     click.echo(f"key:    {secret}\nsha256: {digest}")
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes commands on TAB.
+
+    \b
+    bash: appliance completion bash > ~/.local/share/bash-completion/completions/appliance
+    zsh:  appliance completion zsh > "${fpath[1]}/_appliance"
+    fish: appliance completion fish > ~/.config/fish/completions/appliance.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    script = get_completion_class(shell)
+    if script is None:
+        raise AssertionError(f"click has no completion for {shell}; this is a bug")
+    click.echo(script(main, {}, "appliance", "_APPLIANCE_COMPLETE").source())

@@ -10,12 +10,32 @@ import click
 from appliance.config import LoadedConfig, load
 from appliance.config.raw_config import Diagnostic, RawConfig
 from appliance.config.validators.layouts import shared_devices_have_limits
-from appliance.core.errors import Problem
+from appliance.core.errors import ConfigError, Problem
 from appliance.core.suggestions import did_you_mean
 
 # A file that cannot be read is an error of ours, like any other file that is wrong.
-FILE = click.Path(path_type=Path, readable=False)
+FILE = click.Path(path_type=Path, readable=False, allow_dash=True)
 """The type of an argument that is a config."""
+
+file_argument = click.argument("file", type=FILE, required=False)
+
+DEFAULT_FILES = (Path("appliance.yaml"), Path("/etc/appliance/config.yaml"))
+"""The files that commands without FILE use, the first one that exists; the second is that of the container."""
+
+
+def default_file(directory: Path = Path()) -> Path:
+    """The config of a command that names none.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = next((file for file in DEFAULT_FILES if (directory / file).is_file()), None)
+    if found is None:
+        names = " and no ".join(map(str, DEFAULT_FILES))
+        fault = "cannot be found: no FILE is named"
+        remedy = f"there is no {names}; name a FILE, or write one with: appliance init"
+        raise ConfigError([Problem("the config", None, None, "", f"{fault}, and {remedy}")])
+    return found
 
 
 class Choice(click.Choice[str]):
@@ -49,16 +69,18 @@ def to_overrides(overrides: Sequence[str], *, offline: bool, frozen: bool = Fals
     return [*overrides, *(override for override, is_set in options.items() if is_set)]
 
 
-def load_config(file: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
-    """Load a config with the validators of every package.
+def load_config(
+    file: Path | None, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+) -> LoadedConfig:
+    """Load a config, by default the one of `DEFAULT_FILES`, with the validators of every package.
 
     Raises:
         ConfigError: something is wrong.
     """
-    return load(file, overrides, environ=environ, validators=VALIDATORS)
+    return load(file or default_file(), overrides, environ=environ, validators=VALIDATORS)
 
 
-def load_quietly(file: Path, overrides: Sequence[str]) -> LoadedConfig:
+def load_quietly(file: Path | None, overrides: Sequence[str]) -> LoadedConfig:
     """Load a config for a command that prints results: the log has warnings alone, without the config's secrets.
 
     Raises:

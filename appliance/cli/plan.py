@@ -11,7 +11,15 @@ from pathlib import Path
 import click
 from ruamel.yaml import YAML
 
-from appliance.cli.options import FILE, format_option, load_quietly, offline, overrides, to_overrides, unlimited_models
+from appliance.cli.options import (
+    file_argument,
+    format_option,
+    load_quietly,
+    offline,
+    overrides,
+    to_overrides,
+    unlimited_models,
+)
 from appliance.config import Config, LoadedConfig
 from appliance.config.models import LanguageModelConfig
 from appliance.config.raw_config import printable
@@ -27,7 +35,7 @@ from appliance.planner.report import report
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@file_argument
 @click.option("--gpu", metavar="NAME-GB:COUNT", help="Plan for hardware that is not here, such as h100-80gb:8.")
 @click.option(
     "--gbit",
@@ -42,7 +50,7 @@ from appliance.planner.report import report
 @offline
 @overrides
 def plan(
-    file: Path,
+    file: Path | None,
     gpu: str | None,
     gbit: float,
     format_: str,
@@ -51,10 +59,10 @@ def plan(
     offline: bool,
     overrides: Sequence[str],
 ) -> None:
-    """Print what FILE's models need, before anything is downloaded: memory of each rank, tokens, times.
+    """Print the memory that FILE's models need, and times.
 
-    Only configs and headers are read. Exit code 2 when a layout cannot work, with its line and the nearest layouts
-    that do.
+    It is the memory of each rank and the tokens that fit, before anything is downloaded: only configs and headers are
+    read. Exit code 2 when a layout cannot work, with its line and the nearest layouts that do.
     """
     loaded = load_quietly(file, to_overrides(overrides, offline=offline))
     planned = list(plans(loaded.config, _hardware(gpu), gbit))

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import click
 import psutil
 
-from appliance.cli.options import FILE, Choice, load_config, overrides
-from appliance.cli.serve import serve
+from appliance.cli.options import FILE, Choice, default_file, load_config, overrides
+from appliance.cli.serve import listening_at, serve
 from appliance.config import LoadedConfig
 from appliance.config.server import ServerConfig
 from appliance.core.errors import ApplianceError
@@ -37,7 +37,7 @@ class ProbeError(ApplianceError):
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=4, show_default=True, help="Seconds to wait.")
 @overrides
 def probe(state: str, file: Path | None, timeout: float, overrides: Sequence[str]) -> None:
-    """Ask the server of FILE whether it is live, ready or started, and print its answer.
+    """Ask the server of FILE whether it is live or ready.
 
     It is asked on this machine, at the address that FILE, the environment and --set configure. Without FILE it is the
     one server that runs here, as in a container. Exit code 0 when it is, 1 when it is not or does not answer.
@@ -70,7 +70,9 @@ def _running_config(overrides: Sequence[str]) -> LoadedConfig:
         raise ProbeError(f"{count} here that may be inspected; name the FILE of the server")
     (command,) = parents
     given = serve.make_context("serve", command.arguments).params
-    return load_config(command.directory / given["file"], [*given["overrides"], *overrides], environ=command.environ)
+    file = command.directory / (given["file"] or default_file(command.directory))
+    overrides = [*given["overrides"], *listening_at(given["host"], given["port"]), *overrides]
+    return load_config(file, overrides, environ=command.environ)
 
 
 def _servers() -> Iterator[tuple[psutil.Process, _Command]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
-from appliance.cli.options import FILE, frozen, load_quietly, offline, overrides, to_overrides
+from appliance.cli.options import file_argument, frozen, load_quietly, offline, overrides, to_overrides
 from appliance.config import Config
 from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.storage import lockfile, materialize, verify
@@ -29,28 +29,29 @@ _MAX_NAMES = 8
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@file_argument
 @click.option("--explain", is_flag=True, help="Download nothing; print sources, credentials, files and what is here.")
 @offline
 @frozen
 @overrides
-def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequence[str]) -> None:
-    """Download FILE's models and stop, so that serving them later starts at once.
+def pull(file: Path | None, explain: bool, offline: bool, frozen: bool, overrides: Sequence[str]) -> None:
+    """Download FILE's models and stop.
 
-    Every byte is read again at the end. Where there is an appliance.lock beside FILE, the files must match it.
+    Serving them later starts at once. Every byte is read again at the end. Where there is an appliance.lock beside
+    FILE, the files must match it.
     """
     config = load_quietly(file, to_overrides(overrides, offline=offline, frozen=frozen)).config
     (explain_models if explain else pull_models)(config)
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@file_argument
 @overrides
-def lock(file: Path, overrides: Sequence[str]) -> None:
-    """Write appliance.lock beside FILE: every file of its models as it is now, with size and SHA-256.
+def lock(file: Path | None, overrides: Sequence[str]) -> None:
+    """Write the files of FILE's models into appliance.lock.
 
-    The models are downloaded for it. Commit the lock: serve and pull then refuse any other files, and a branch of the
-    hub stays at the commit that is locked.
+    It is beside FILE, and has every file as it is now, with size and SHA-256. The models are downloaded for it. Commit
+    the lock: serve and pull then refuse any other files, and a branch of the hub stays at the commit that is locked.
     """
     write_lock(load_quietly(file, overrides).config)
 

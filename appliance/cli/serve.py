@@ -9,30 +9,41 @@ from typing import NoReturn
 
 import click
 
-from appliance.cli.options import FILE, frozen, load_config, offline, overrides, to_overrides, unlimited_models
+from appliance.cli.options import file_argument, frozen, load_config, offline, overrides, to_overrides, unlimited_models
 from appliance.config import LoadedConfig
 from appliance.config.models import ModelConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@file_argument
+@click.option("--host", help="Address to listen on, over server.host.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, over server.port.")
 @offline
 @frozen
 @overrides
-def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> NoReturn:
-    """Check FILE, start its models, and answer requests until SIGTERM.
+def serve(
+    file: Path | None, host: str | None, port: int | None, offline: bool, frozen: bool, overrides: Sequence[str]
+) -> NoReturn:
+    """Serve the models of FILE until SIGTERM.
 
     The port answers at once; /readyz says when the models do. On SIGTERM or Ctrl-C, running requests are finished; a
     second signal ends the server at once. On SIGHUP, FILE is read again and its changes are applied. Where there is an
     appliance.lock beside FILE, downloaded files must match it.
     """
-    loaded = load_config(file, to_overrides(overrides, offline=offline, frozen=frozen))
+    overrides = [*to_overrides(overrides, offline=offline, frozen=frozen), *listening_at(host, port)]
+    loaded = load_config(file, overrides)
     from appliance.core.system import exit_now
     from appliance.models.factory import ModelFactory
     from appliance.server import serve as serve_config
 
     exit_now(serve_config(loaded, ModelFactory(_check_local_layouts(loaded))))
+
+
+def listening_at(host: str | None, port: int | None) -> Sequence[str]:
+    """The overrides of `--host` and `--port`."""
+    values = {"server.host": host, "server.port": port}
+    return [f"{path}={value}" for path, value in values.items() if value is not None]
 
 
 def _check_local_layouts(loaded: LoadedConfig) -> Sequence[ModelConfig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import FILE, Choice, format_option, load_config, load_quietly, overrides
+from appliance.cli.options import FILE, Choice, default_file, format_option, load_config, load_quietly, overrides
 from appliance.config import LoadedConfig, schema_of
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import printable
 from appliance.core.errors import ApplianceError, ConfigError, Problem
+
+_CONFIG = re.compile(rb"^models\s*:|^#.*\$schema=\S*appliance\.schema\.json", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class _Finding:
 
 
 @click.command()
-@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=FILE, nargs=-1, metavar="[FILE | DIRECTORY]...")
 @click.option(
     "--deep",
     is_flag=True,
@@ -69,14 +72,20 @@ class _Finding:
 @format_option("How to print problems.")
 @overrides
 def validate(files: Sequence[Path], deep: bool, without_secrets: bool, format_: str, overrides: Sequence[str]) -> None:
-    """Check each FILE, offline and within a second, and print every problem with its line and column.
+    """Check files, and print every problem with its line.
+
+    Nothing is read but the files, and nobody is asked. Of a DIRECTORY every YAML file is checked that is a config, also
+    in the directories below it. - is standard input.
 
     Exit code 0 when all are good, 2 when one is not. With --deep, a storage that cannot be read is named too, and the
     exit code is that of its error where nothing else is wrong.
     """
     if deep and without_secrets:
         raise click.UsageError("--deep reads storages, which may need the secrets; leave out --without-secrets")
-    found = [_check(file, overrides, deep=deep, without_secrets=without_secrets) for file in files]
+    configs = [
+        config for file in files or [default_file()] for config in (_configs_in(file) if file.is_dir() else [file])
+    ]
+    found = [_check(file, overrides, deep=deep, without_secrets=without_secrets) for file in configs]
     if format_ == "json":
         click.echo(json.dumps([finding.as_json() for finding in found], indent=2))
     else:
@@ -86,6 +95,20 @@ def validate(files: Sequence[Path], deep: bool, without_secrets: bool, format_: 
     if any(finding.problems for finding in found):
         sys.exit(ConfigError.exit_code)
     sys.exit(next((finding.storage_exit_code for finding in found if finding.storage_exit_code), 0))
+
+
+def _configs_in(directory: Path) -> Sequence[Path]:
+    """The YAML files in a directory and below it that are configs, as their key `models` or their modeline says.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    files = (file for file in sorted(directory.rglob("*.y*ml")) if file.suffix in (".yaml", ".yml") and file.is_file())
+    found = [file for file in files if _CONFIG.search(file.read_bytes())]
+    if not found:
+        fault = "has no config; must have a YAML file with the key models at its top"
+        raise ConfigError([Problem(str(directory), None, None, "", fault)])
+    return found
 
 
 def _check(file: Path, overrides: Sequence[str], *, deep: bool, without_secrets: bool) -> _Finding:
@@ -123,5 +146,5 @@ def _check_layouts(file: Path, loaded: LoadedConfig) -> _Finding:
 @click.command()
 @click.argument("class_", metavar="[CLASS]", type=Choice(sorted(MODEL_CONFIGS)), required=False)
 def schema(class_: str | None) -> None:
-    """Print the JSON Schema of the whole file, or of one model CLASS."""
+    """Print the JSON Schema of the file, or of a model CLASS."""
     click.echo(json.dumps(schema_of(class_), indent=2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from appliance.config.schema_errors import check
 from appliance.config.sources import merge
 from appliance.config.storage import LOCK_FILE_NAME
 from appliance.config.validators import VALIDATORS, Validator
-from appliance.config.yaml_parser import read
+from appliance.config.yaml_parser import STANDARD_INPUT, read
 from appliance.core.errors import ConfigError, Problem
 
 # Its default is beside the config, whose path the config itself does not know.
@@ -47,7 +47,7 @@ class LoadedConfig:
     """Every file that was read, with its SHA-256."""
 
     path: Path | None = None
-    """The config's own file; None where a program made the config."""
+    """The config's own file; None where it was piped in, or a program made it."""
 
     raw: RawConfig | None = field(default=None, repr=False, compare=False)
     """The file as it was read, for errors that are found later."""
@@ -86,15 +86,16 @@ def load(
         # From None, because pydantic's own error quotes its input, secrets and all.
         raise ConfigError(_problems(raw, errors)) from None
     secret = dict(_secrets(raw))
-    return LoadedConfig(
+    loaded = LoadedConfig(
         config,
         frozenset[str]().union(*secret.values()),
         frozenset(_by_name(raw, secret_path) for secret_path in secret),
         raw.files,
-        path,
-        raw,
-        partial(load, path, overrides, validators=validators),
+        raw=raw,
     )
+    if path == STANDARD_INPUT:
+        return loaded
+    return replace(loaded, path=path, reload=partial(load, path, overrides, validators=validators))
 
 
 def digest(config: Config) -> str:

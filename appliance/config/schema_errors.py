@@ -124,24 +124,30 @@ def _unknown_key(raw: RawConfig, path: DataPath, key: str, known: Iterable[str])
     if path[-1:] == ("engine",):
         # It chooses another schema than that of the keys beside it.
         known = {*known, "python"}
-    if moved := _moved_key(raw, path, name, known):
-        return f"unknown key; {moved}"
-    return f"unknown key; {did_you_mean(key, known) or known_names('keys', known)}"
+    if name == "model" and not path and isinstance(raw.find((key,)), str):
+        return f"unknown key; {_FIRST_MODEL}"
+    remedy = _vllm_remedy(raw, path, name) or did_you_mean(key, known) or _moved_key(raw, path, name, known)
+    return f"unknown key; {remedy or known_names('keys', known)}"
+
+
+def _vllm_remedy(raw: RawConfig, path: DataPath, name: str) -> str | None:
+    """Where a setting belongs that has this name in vLLM; None for any other key."""
+    remedy = OWNED.get(name) or (
+        f"must be set as engine.args.{name}" if name in engine_schema()["properties"] else None
+    )
+    is_of_model = path[:1] == ("models",) and path[2:] in ((), ("engine",), ("layout",))
+    if remedy is None or not is_of_model or raw.find((*path[:2], "engine", "python")) is not None:
+        return None
+    return remedy if "engine" in _keys_at(raw, path[:2]) else None
 
 
 def _moved_key(raw: RawConfig, path: DataPath, name: str, known: Iterable[str]) -> str | None:
-    """Where a key belongs that another mapping has, or that vLLM has by this name; None for any other key."""
-    is_vllm = path[:1] == ("models",) and "engine" in _keys_at(raw, path[:2])
-    is_vllm = is_vllm and raw.find((*path[:2], "engine", "python")) is None
-    if is_vllm and name in OWNED and path[2:] in ((), ("engine",), ("layout",)):
-        return OWNED[name]
-    if is_vllm and name in engine_schema()["properties"] and path[2:] in ((), ("engine",)):
-        return f"must be set as engine.args.{name}"
+    """Where a key belongs that a mapping above or below has; None for any other key."""
     if below := [f"{other}.{name}" for other in sorted(known) if name in _keys_at(raw, (*path, other))]:
         return f"must be set as {' or '.join(below)}" if len(below) <= _MAX_PLACES else None
     if path and isinstance(path[-1], str) and name in _keys_at(raw, path[:-1]):
         return f"must be set beside {path[-1]}, not below it"
-    return _FIRST_MODEL if (path, name) == ((), "model") else None
+    return None
 
 
 def _keys_at(raw: RawConfig, path: DataPath) -> frozenset[str]:

@@ -7,6 +7,7 @@ unknown tag, and has none for merged keys. Here one pass over its nodes finds ev
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,6 +36,9 @@ from appliance.config.raw_config import (
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean
 
+STANDARD_INPUT = Path("-")
+"""Stands for the config that is piped into this process."""
+
 # A ConfigMap of Kubernetes holds no more.
 MAX_BYTES = 1024 * 1024
 
@@ -62,11 +66,10 @@ def read(path: Path) -> RawConfig:
     Raises:
         ConfigError: the file cannot be read, or is not YAML.
     """
-    name = str(path)
+    name = "standard input" if path == STANDARD_INPUT else str(path)
     whole = SourceLocation(Source.of_file(name, ""))
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = _content(path)
     except (OSError, ValueError) as error:
         raise _error(whole, f"cannot be read: {reason_of(error)}; must be a YAML file") from None
     if len(content) > MAX_BYTES:
@@ -74,9 +77,17 @@ def read(path: Path) -> RawConfig:
     text = _decode(name, content)
     raw = parse(text, Source.of_file(name, text))
     if isinstance(raw.data, dict):
-        return replace(raw, files={path: sha256(content).hexdigest()})
+        files = {} if path == STANDARD_INPUT else {path: sha256(content).hexdigest()}
+        return replace(raw, files=files)
     fault = "is empty" if raw.data is None else "is not a mapping"
     raise _error(raw.location(()), f"{fault}; must be a mapping that begins with the key models")
+
+
+def _content(path: Path) -> bytes:
+    if path == STANDARD_INPUT:
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def parse(text: str, source: Source) -> RawConfig:

@@ -66,7 +66,9 @@ def configure(
     handler = logging.StreamHandler(stderr)
     if console and level != "debug":
         handler.addFilter(_is_foreground)
-    handler.setFormatter(_Redacted(secrets, [stamper, *_renderer(is_console=console, has_colors=stderr.isatty())]))
+    # https://no-color.org
+    has_colors = stderr.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(_Redacted(secrets, [stamper, *_renderer(is_console=console, has_colors=has_colors)]))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
     # Debuggers and progress bars need the terminal as it is.

@@ -26,15 +26,36 @@ class RedactedConfig:
 
     def as_yaml(self) -> str:
         """Return the settings of the config file as YAML, without defaults."""
-        config = self._config
-        # Name and class first, as people write them.
-        models = [{"name": each.name, "class": None, **_explicit(each)} for each in config.models]
         written = StringIO()
         yaml = YAML()
         yaml.width = 4096
         yaml.indent(mapping=2, sequence=4, offset=2)
-        yaml.dump(_redacted({"models": models, **_explicit(config, "models")}, self._secrets), written)
+        yaml.dump(self.as_data(), written)
         return written.getvalue()
+
+    def as_data(self, *, has_defaults: bool = False) -> Any:  # Any: JSON values
+        """Return the settings of the config file, or with `has_defaults` of all keys that have a value."""
+        config, dump = self._config, _with_defaults if has_defaults else _explicit
+        # Name and class first, as people write them.
+        models = [{"name": each.name, "class": None, **dump(each)} for each in config.models]
+        return _redacted({"models": models, **dump(config, "models")}, self._secrets)
+
+
+def _with_defaults(model_config: BaseConfig, *excluded: str) -> dict[str, Any]:  # Any: JSON values
+    values = model_config.model_dump(mode="json", by_alias=True, exclude=set(excluded), warnings=False)
+    merged: dict[str, Any] = _merged(values, _explicit(model_config, *excluded))
+    return merged
+
+
+def _merged(values: Any, explicit: Any) -> Any:  # Any: JSON values
+    """The values without those that are null by default."""
+    if isinstance(values, list):
+        below = explicit if isinstance(explicit, list) else [None] * len(values)
+        return [_merged(value, each) for value, each in zip(values, below, strict=True)]
+    if not isinstance(values, dict):
+        return values
+    given = explicit if isinstance(explicit, dict) else {}
+    return {key: _merged(value, given.get(key)) for key, value in values.items() if value is not None or key in given}
 
 
 def _explicit(model_config: BaseConfig, *excluded: str) -> dict[str, Any]:  # Any: JSON values

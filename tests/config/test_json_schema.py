@@ -15,7 +15,7 @@ from referencing import Registry, Resource
 
 from appliance.config import schema_of
 from appliance.config.engine import LOAD_FORMATS, OWNED, EngineConfig
-from appliance.config.json_schema import REFER, ROOT_NAME, directory, engine_schema, validation_schema
+from appliance.config.json_schema import ENGINE_NAME, REFER, ROOT_NAME, directory, engine_schema, validation_schema
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.write_schemas import files, write_or_check
 
@@ -86,7 +86,7 @@ def test_every_property_is_described(schema: Schema) -> None:
         assert "title" not in found, name
 
 
-@pytest.mark.parametrize("schema", COMMITTED.values(), ids=COMMITTED)
+@pytest.mark.parametrize("schema", [COMMITTED[name] for name in COMMITTED if name != ENGINE_NAME])
 def test_every_pattern_is_said_in_words(schema: Schema) -> None:
     """Our errors and those of editors have the words of `patternErrorMessage`, and no regular expression."""
     patterns = [part for part in parts(schema) if isinstance(part.get("pattern"), str)]

@@ -78,6 +78,8 @@ COMMANDS = {
     "probe": ["live good.yaml", "ready good.yaml", "asleep good.yaml", "live bad.yaml"],
     "key": [""],
     "schema": ["absent", "generatve"],
+    "completion": ["csh"],
+    "config": ["", "good.yaml", "bad.yaml", "good.yaml --no-defaults --set server.port=1"],
     "smoke": ["echo.yaml", "expects.yaml", "bad.yaml", "absent.yaml"],
 }
 
