@@ -6,13 +6,15 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from server_process import environment
+from server_process import environment, free_port, wait_until
 
 from appliance.cli.main import main
 from appliance.storage.filesystems.registry import FILESYSTEMS
@@ -131,6 +133,33 @@ def test_every_program_compiles() -> None:
         for text in blocks(page, "python"):
             compile(text, str(page), "exec")
             exec("\n".join(re.findall(r"^(?:from|import) appliance.*$", text, re.MULTILINE)), {})
+
+
+def test_the_program_of_the_guide_serves(tmp_path: Path) -> None:
+    """What a reader copies answers; on a free port here."""
+    text, *_ = blocks(ROOT / "docs/guides/python.md", "python")
+    port = free_port()
+    file = tmp_path / "program.py"
+    file.write_text(text.replace("8080", str(port)))
+
+    with subprocess.Popen([sys.executable, str(file)], stderr=subprocess.DEVNULL) as program:
+        try:
+            wait_until(lambda: _chat(port) == "Hello", 60)
+        finally:
+            program.send_signal(signal.SIGINT)
+
+    assert program.returncode == 0
+
+
+def _chat(port: int) -> str | None:
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/chat/completions", body, timeout=10) as response:
+            answer = json.loads(response.read())
+    except OSError:
+        return None
+    content: str = answer["choices"][0]["message"]["content"]
+    return content
 
 
 def test_every_example_is_shown() -> None:

@@ -13,7 +13,7 @@ from appliance.config.base import Change
 from appliance.config.diff import keys_of
 
 ONE = 'models: [{name: one, class: proxy, upstreams: [{url: "http://a:1", api_key: "${file:key}"}]}]\n'
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/operations/reload.md").read_text()
 
 
 def _diff(folder: Path, new: str, *options: str) -> Result:
@@ -71,9 +71,9 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path) -> None:
     assert "new.yaml:2:1: servr: unknown key" in result.output
 
 
-def test_the_help_and_the_readme_name_what_is_hot() -> None:
-    """The help and the README list every hot key."""
+def test_the_help_and_the_docs_name_what_is_hot() -> None:
+    """The help and the page about reload list every hot key."""
     help_text = CliRunner().invoke(main, ["diff", "--help"]).output
 
     assert [key for key in keys_of(Change.HOT) if key not in help_text] == []
-    assert [key for key in keys_of(Change.HOT) if f"`{key}`" not in README] == []
+    assert [key for key in keys_of(Change.HOT) if f"`{key}`" not in PAGE] == []
