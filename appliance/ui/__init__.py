@@ -23,7 +23,7 @@ from appliance.ui.redacted_config import RedactedConfig
 _FOLDER = Path(__file__).parent
 
 # The title of each page, its HTML, and its scripts in the order of their imports.
-_INDEX = ("Appliance", "page.html", "server.js", "models.js", "playground.js", "page.js")
+_INDEX = ("Appliance", "page.html", "server.js", "models.js", "markdown.js", "connect.js", "playground.js", "page.js")
 _DOCS = ("Appliance: API", "docs.html", "server.js", "docs.js")
 
 

@@ -1,6 +1,6 @@
 // The API reference: every operation of the OpenAPI document, with a form to send a request.
 
-import { element, errorMessage, request } from "./server.js"
+import { byId, element, errorMessage, request } from "./server.js"
 
 let schemas = {}
 
@@ -76,7 +76,9 @@ function requestForm(method, path, operation, body) {
 
 const firstModel = () => schemas.ModelName?.enum[0] ?? ""
 
-function operationDetails(method, path, operation) {
+// An operation is listed once; clients of other servers find it at more paths.
+function operationDetails({ method, paths, operation }) {
+  const [path, ...others] = paths
   const summary = element("summary", {}, element("b", {}, method), " ", element("code", {}, path), ` ${operation.summary}`)
   const details = element("details", {}, summary)
   details.addEventListener("toggle", () => {
@@ -85,6 +87,7 @@ function operationDetails(method, path, operation) {
     const body = content["application/json"]?.schema
     const response = operation.responses["200"].content?.["application/json"]?.schema
     details.append(
+      ...(others.length ? [element("p", {}, `Also at ${others.join(", ")}`)] : []),
       ...(body || form ? [element("h3", {}, `Request${form ? " (multipart form)" : ""}`), ...schemaTables(body ?? form)] : []),
       ...(response ? [element("h3", {}, `Response: ${typeName(response)}`), ...schemaTables(response)] : []),
       ...(form ? [] : [requestForm(method, path, operation, body)]))
@@ -93,7 +96,7 @@ function operationDetails(method, path, operation) {
 }
 
 async function load() {
-  const status = document.querySelector("#status")
+  const status = byId("status")
   const response = await request("schema/openapi.json")
   if (!response.ok) {
     status.textContent = await errorMessage(response)
@@ -101,14 +104,17 @@ async function load() {
   }
   const { paths, components, info } = await response.json()
   schemas = components.schemas
-  const sections = new Map()
+  const operations = {}
   for (const [path, item] of Object.entries(paths))
     for (const [method, operation] of Object.entries(item)) {
-      const [tag] = operation.tags
-      if (!sections.has(tag)) sections.set(tag, element("section", {}, element("h2", {}, tag)))
-      sections.get(tag).append(operationDetails(method.toUpperCase(), path, operation))
+      const parameters = (operation.parameters ?? []).map(each => each.name)
+      const same = [operation.tags[0], method, operation.summary, ...parameters].join()
+      const listed = (operations[same] ??= { method: method.toUpperCase(), paths: [], operation })
+      listed.paths.push(path)
     }
-  document.querySelector("#operations").replaceChildren(...sections.values())
+  const sections = Object.entries(Object.groupBy(Object.values(operations), each => each.operation.tags[0]))
+  byId("operations").replaceChildren(
+    ...sections.map(([tag, listed]) => element("section", {}, element("h2", {}, tag), ...listed.map(operationDetails))))
   status.textContent = `Version ${info.version}`
 }
 

@@ -1,16 +1,23 @@
 // The cards: the state of each model, and its load.
 
-import { element, needsKey, parseMetrics, request } from "./server.js"
+import { byId, element, needsKey, parseMetrics, request } from "./server.js"
 
 const GOOD = new Set(["ready", "following"])
 const BAD = new Set(["failed", "stopped"])
+// A model of one's own has fewer.
+const MAX_OPERATIONS = 10
 const SYMBOLS = { good: "●", busy: "◌", bad: "✕" }
-const cards = document.querySelector("#cards")
+const cards = byId("cards")
 const states = new Map()
 let lastCounts = { time: 0, tokens: {} }
 let canReadMetrics = true
+let modelCards = []
+let listedStates = null
 
-document.addEventListener("key", () => (canReadMetrics = true))
+document.addEventListener("key", () => {
+  canReadMetrics = true
+  listedStates = null
+})
 
 const formatBytes = bytes => {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]])
@@ -54,8 +61,16 @@ function formatLoad({ seconds, phases, parts }) {
   return [`${seconds.toFixed(1)} s`, ...longest.map(([name, part]) => `${name.replaceAll("_", " ")} ${part.toFixed(1)}`)].join(", ")
 }
 
+// A proxy has every operation that its upstream may have.
+function formatOperations(operations) {
+  const names = operations.map(name => name.replaceAll("_", " "))
+  return names.length <= MAX_OPERATIONS ? names.join(", ") : `any of ${names.length} of the OpenAI API`
+}
+
 function details(model, card, metrics, speed) {
-  const rows = [["Operations", (card?.operations ?? []).join(", ").replaceAll("_", " ")]]
+  const rows = [["Operations", formatOperations(card?.operations ?? [])]]
+  rows.push(["Aliases", (card?.aliases ?? []).join(", ")])
+  rows.push(["LoRA adapters", modelCards.filter(each => each.parent === model.name).map(each => each.id).join(", ")])
   rows.push(["Max context", card?.max_model_len && `${card.max_model_len.toLocaleString("en")} tokens`])
   rows.push(["Layout", formatLayout(model.layout)])
   rows.push(["Weights", plannedAndMeasured(model.plan, "weight_bytes", bytes => `${formatBytes(bytes)} per device`)])
@@ -76,7 +91,7 @@ function details(model, card, metrics, speed) {
 function modelCard(model, card, metrics, speed) {
   const kind = GOOD.has(model.state) ? "good" : BAD.has(model.state) ? "bad" : "busy"
   const state = element("span", { className: `state ${kind}` }, `${SYMBOLS[kind]} ${model.state}`)
-  const since = `, ${formatDuration((Date.now() - Date.parse(model.since)) / 1000)} ago`
+  const since = ` · ${formatDuration((Date.now() - Date.parse(model.since)) / 1000)} ago`
   const article = element("article", {}, element("header", {}, element("h3", {}, model.name), state))
   article.dataset.model = model.name
   article.append(element("p", { className: "reason" }, model.reason, since))
@@ -89,7 +104,7 @@ function modelCard(model, card, metrics, speed) {
 function announceChanges(models) {
   const changed = models.filter(model => states.has(model.name) && states.get(model.name) !== model.state)
   for (const model of models) states.set(model.name, model.state)
-  if (changed.length) document.querySelector("#announcements").textContent = changed.map(model => `${model.name} is ${model.state}.`).join(" ")
+  if (changed.length) byId("announcements").textContent = changed.map(model => `${model.name} is ${model.state}.`).join(" ")
 }
 
 // Output tokens per second of each model since the last call.
@@ -102,9 +117,13 @@ function tokenRates(metrics) {
   return rates
 }
 
-async function fetchModelCards() {
+// Once for each change of a state, so that an open page does not fill the server's log.
+async function fetchModelCards(models) {
+  const found = JSON.stringify(models.map(model => [model.name, model.state]))
+  if (found === listedStates) return
   const response = await request("v1/models")
-  return response.ok ? (await response.json()).data : []
+  modelCards = response.ok ? (await response.json()).data : []
+  listedStates = response.ok ? found : null
 }
 
 async function fetchMetrics() {
@@ -117,7 +136,7 @@ async function fetchMetrics() {
 export async function refreshModels() {
   // Not /readyz, because a browser logs its 503 as an error.
   const probe = await (await request("livez")).json()
-  const modelCards = needsKey() ? [] : await fetchModelCards()
+  if (!needsKey()) await fetchModelCards(probe.models)
   const metrics = needsKey() || !canReadMetrics ? {} : await fetchMetrics()
   const rates = tokenRates(metrics)
   const speed = name => (Number.isFinite(rates[name]) && rates[name] >= 0 ? rates[name] : null)
@@ -126,8 +145,18 @@ export async function refreshModels() {
   announceChanges(probe.models)
   const loaded = probe.models.filter(model => model.state !== "unloaded")
   const notReady = loaded.filter(model => !GOOD.has(model.state)).length
-  document.querySelector("#status").textContent =
+  showStatus(
     !probe.models.length ? "Enter an API key to see the models."
-    : notReady || !loaded.length ? `Not ready: ${notReady} of ${loaded.length} models` : "Ready"
+    : notReady || !loaded.length ? `Not ready: ${notReady} of ${loaded.length} models` : "Ready")
   return modelCards
+}
+
+// The states that were known last are no longer true.
+export function showOffline() {
+  for (const state of cards.querySelectorAll(".state")) Object.assign(state, { className: "state bad", textContent: "? unknown" })
+  showStatus("The server does not respond.", "bad")
+}
+
+function showStatus(text, kind = "") {
+  Object.assign(byId("status"), { textContent: text, className: kind })
 }

@@ -1,7 +1,8 @@
 // The page refreshes itself while it is visible.
 
-import { errorMessage, request } from "./server.js"
-import { refreshModels } from "./models.js"
+import { byId, errorMessage, request } from "./server.js"
+import { refreshModels, showOffline } from "./models.js"
+import "./connect.js"
 import { listModels } from "./playground.js"
 
 const INTERVAL_MS = 1500
@@ -11,7 +12,7 @@ async function refresh() {
     try {
       listModels(await refreshModels())
     } catch {
-      document.querySelector("#status").textContent = "The server does not respond."
+      showOffline()
     }
   }
   setTimeout(refresh, INTERVAL_MS)
@@ -19,7 +20,7 @@ async function refresh() {
 
 async function showConfig() {
   const response = await request("config")
-  document.querySelector("#yaml").textContent = response.ok ? await response.text() : await errorMessage(response)
+  byId("yaml").textContent = response.ok ? await response.text() : await errorMessage(response)
 }
 
 document.addEventListener("key", showConfig)

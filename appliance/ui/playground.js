@@ -1,10 +1,11 @@
 // The playground: a chat with streamed responses, and the similarity of texts by their embeddings.
 
-import { element, errorMessage, post } from "./server.js"
+import { byId, element, errorMessage, post } from "./server.js"
+import { showSnippet } from "./connect.js"
+import { markdown } from "./markdown.js"
 
 const TASKS = { chat_completion: "Chat", embedding: "Similarity" }
 
-const byId = id => document.querySelector(`#${id}`)
 const modelSelect = byId("model")
 const conversation = byId("turns")
 let history = []
@@ -16,15 +17,15 @@ const tasksOf = card => Object.keys(TASKS).filter(task => card?.operations?.incl
 export function listModels(modelCards) {
   // Without aliases, whose models are listed themselves.
   playgroundModels = modelCards.filter(card => tasksOf(card).length && (card.parent || card.id === card.root))
-  setOptions(modelSelect, playgroundModels.map(card => [card.id, card.id]))
+  setOptions(modelSelect, playgroundModels.map(card => [card.id, card.ready ? card.id : `${card.id} (not ready)`, card.ready]))
   showTask()
 }
 
 // A select that has the options already is not touched, because it may be open.
 function setOptions(select, options) {
-  if (options.map(([value]) => value).join() === [...select.options].map(option => option.value).join()) return
+  if (options.map(([, text]) => text).join() === [...select.options].map(option => option.text).join()) return
   const selected = select.value
-  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)))
+  select.replaceChildren(...options.map(([value, text, isReady = true]) => element("option", { value, disabled: !isReady }, text)))
   if (options.some(([value]) => value === selected)) select.value = selected
 }
 
@@ -33,13 +34,28 @@ function showTask() {
   setOptions(task, tasksOf(playgroundModels.find(card => card.id === modelSelect.value)).map(name => [name, TASKS[name]]))
   byId("chat").hidden = task.value === "embedding"
   byId("embed").hidden = task.value !== "embedding"
+  showSnippet()
 }
 
-function addTurn(role, text) {
-  const content = element("span", {}, text)
-  conversation.append(element("div", { className: `turn ${role}` }, element("b", {}, role), content))
+function addTurn(role, ...content) {
+  conversation.append(element("div", { className: `turn ${role}` }, element("b", {}, role), ...content))
   conversation.scrollTop = conversation.scrollHeight
-  return content
+}
+
+// An answer that is still written, with the reasoning before it.
+function addAnswer() {
+  const thoughts = element("div", { className: "plain" })
+  const reasoning = element("details", { hidden: true, open: true }, element("summary", {}, "Reasoning"), thoughts)
+  const content = element("div", { className: "text" })
+  addTurn("assistant", reasoning, content)
+  return ({ text, thought }) => {
+    reasoning.hidden = !thought
+    // It folds up when the answer begins.
+    if (text && !content.hasChildNodes()) reasoning.open = false
+    thoughts.textContent = thought
+    content.replaceChildren(...markdown(text))
+    conversation.scrollTop = conversation.scrollHeight
+  }
 }
 
 // Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -53,12 +69,13 @@ async function* readEvents(response) {
   }
 }
 
-async function streamChat(body) {
+// Fills `answer` with the text that came, also of a stream that fails or is stopped.
+async function streamChat(body, answer) {
   const start = performance.now()
-  let firstToken, tokens, text = ""
+  let firstToken, tokens
   const response = await post("v1/chat/completions", body, running.signal)
   if (!response.ok) throw new Error(await errorMessage(response))
-  const content = addTurn("assistant", "")
+  const show = addAnswer()
   const showSpeed = () => {
     const seconds = (performance.now() - firstToken) / 1000
     const rate = tokens && seconds ? `, ${tokens} tokens, ${(tokens / seconds).toFixed(1)} tokens/s` : ""
@@ -67,34 +84,39 @@ async function streamChat(body) {
   try {
     for await (const event of readEvents(response)) {
       if (event.error) throw new Error(event.error.message)
-      const delta = event.choices?.[0]?.delta?.content ?? ""
-      if (delta) firstToken ??= performance.now()
-      content.textContent = text += delta
-      conversation.scrollTop = conversation.scrollHeight
+      const { content, reasoning_content: thought, reasoning } = event.choices?.[0]?.delta ?? {}
+      answer.text += content ?? ""
+      answer.thought += thought ?? reasoning ?? ""
+      if (answer.text || answer.thought) firstToken ??= performance.now()
+      show(answer)
       tokens = event.usage?.completion_tokens ?? tokens
     }
   } finally {
     if (firstToken) showSpeed()
   }
-  return text
 }
 
 byId("chat").addEventListener("submit", async event => {
   event.preventDefault()
   const message = byId("message").value.trim()
   if (!message || running) return
-  running = new AbortController()
+  const turn = (running = new AbortController())
   byId("stop").disabled = false
-  addTurn("user", message)
+  addTurn("user", element("div", { className: "plain" }, message))
   byId("message").value = ""
-  const messages = [...history, { role: "user", content: message }]
+  const system = byId("system").value.trim()
+  const asked = [...history, { role: "user", content: message }]
+  const messages = system ? [{ role: "system", content: system }, ...asked] : asked
+  const answer = { text: "", thought: "" }
   const options = { temperature: Number(byId("temperature").value), max_tokens: Number(byId("max-tokens").value) }
   try {
-    const text = await streamChat({ model: modelSelect.value, messages, stream: true, stream_options: { include_usage: true }, ...options })
-    history = [...messages, { role: "assistant", content: text }]
+    await streamChat({ model: modelSelect.value, messages, stream: true, stream_options: { include_usage: true }, ...options }, answer)
   } catch (error) {
-    if (error.name !== "AbortError") addTurn("error", error.message)
-  } finally {
+    if (error.name !== "AbortError") addTurn("error", error instanceof TypeError ? "The server does not respond." : error.message)
+  }
+  // The conversation was not cleared meanwhile.
+  if (running === turn) {
+    if (answer.text) history = [...asked, { role: "assistant", content: answer.text }]
     running = null
     byId("stop").disabled = true
     byId("message").focus()
@@ -110,6 +132,8 @@ byId("message").addEventListener("keydown", event => {
 byId("stop").addEventListener("click", () => running?.abort())
 byId("clear").addEventListener("click", () => {
   running?.abort()
+  running = null
+  byId("stop").disabled = true
   history = []
   conversation.replaceChildren()
   byId("speed").textContent = ""

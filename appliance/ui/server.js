@@ -1,24 +1,36 @@
 // Requests to the server with the key of the reader, and elements to show the responses.
 
+export const byId = id => document.getElementById(id)
+
 let key = sessionStorage.getItem("key") ?? ""
-const keyForm = document.querySelector("#key-form")
+const keyForm = byId("key-form")
 
 keyForm.addEventListener("submit", event => {
   event.preventDefault()
-  key = document.querySelector("#key").value
+  key = byId("key").value
   sessionStorage.setItem("key", key)
-  keyForm.hidden = true
+  showKeyForm(false)
   document.dispatchEvent(new Event("key"))
 })
 
 export const needsKey = () => !keyForm.hidden
+export const hasKey = () => Boolean(key)
+
+function showKeyForm(isShown) {
+  keyForm.hidden = !isShown
+  byId("key-error").textContent = isShown && key ? "The server does not accept this key." : ""
+  // The page shows nothing that it cannot fill.
+  document.body.classList.toggle("locked", isShown)
+}
 
 export async function request(path, { method = "GET", body, signal } = {}) {
-  const headers = key ? { authorization: `Bearer ${key}` } : {}
+  const used = key
+  const headers = used ? { authorization: `Bearer ${used}` } : {}
   if (body) headers["content-type"] = "application/json"
   // The path is relative, so that the page also works below a gateway's prefix.
   const response = await fetch(path, { method, body, headers, signal })
-  if (response.status === 401 && keyForm.hidden) keyForm.hidden = false
+  // The answer to an earlier key says nothing of the present one.
+  if (response.status === 401 && used === key && keyForm.hidden) showKeyForm(true)
   return response
 }
 

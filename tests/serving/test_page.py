@@ -40,7 +40,7 @@ def test_a_long_answer_can_be_stopped(server: ServerProcess) -> None:
         page.fill("#max-tokens", "2000")
         page.fill("#message", "Count from one to a thousand, in words.")
         page.click("text=Send")
-        expect(page.locator(".turn.assistant span")).not_to_be_empty(timeout=60_000)
+        expect(page.locator(".turn.assistant .text")).not_to_be_empty(timeout=60_000)
         page.click("text=Stop")
 
         expect(page.locator("#stop")).to_be_disabled(timeout=30_000)

@@ -28,6 +28,7 @@ def test_an_operation_shows_its_types_and_sends_a_request(url: str, tmp_path: Pa
         expect(page.locator("h2").first).to_have_text("OpenAI", timeout=30_000)
         page.click("summary:has-text('POST /v1/completions')")
         completions = page.locator("details", has_text="POST /v1/completions").first
+        expect(completions.locator("p")).to_have_text("Also at /openai/v1/completions")
         expect(completions.locator("table").first).to_contain_text("prompt")
         completions.locator("textarea").fill('{"model": "writer", "prompt": "hi"}')
         completions.locator("button").click()
@@ -54,7 +55,7 @@ def test_the_playground_streams_a_chat(url: str) -> None:
         expect(page.locator("#status")).to_have_text("Ready", timeout=30_000)
         page.fill("#message", "hi there")
         page.click("text=Send")
-        expect(page.locator(".turn.assistant span")).to_have_text("HITHERE", timeout=30_000)
+        expect(page.locator(".turn.assistant .text")).to_have_text("HITHERE", timeout=30_000)
         page.click("text=Clear")
 
         expect(page.locator(".turn")).to_have_count(0)
