@@ -14,7 +14,19 @@ from appliance.core.suggestions import did_you_mean
 _MODULES = {
     **{
         name: name
-        for name in ("cache", "config", "convert", "diff", "plan", "probe", "pull", "serve", "smoke", "validate")
+        for name in (
+            "cache",
+            "config",
+            "convert",
+            "diff",
+            "init",
+            "plan",
+            "probe",
+            "pull",
+            "serve",
+            "smoke",
+            "validate",
+        )
     },
     "lock": "pull",
     "schema": "validate",

@@ -76,6 +76,7 @@ COMMANDS = {
         "prune --older-than soon",
     ],
     "probe": ["live good.yaml", "ready good.yaml", "asleep good.yaml", "live bad.yaml"],
+    "init": ["bad.yaml", "new.yaml --class genrative", "new.yaml --name a,b"],
     "key": [""],
     "schema": ["absent", "generatve"],
     "completion": ["csh"],
