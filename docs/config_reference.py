@@ -140,18 +140,17 @@ class ConfigReference:
     def _table(self, title: str, name: str, schema: Json) -> str:
         rows = []
         for key, below in schema["properties"].items():
-            default = code(json.dumps(below["default"])) if "default" in below else ""
+            facts = [self._type(below)]
+            if key in schema.get("required", ()):
+                facts.append("required")
+            elif "default" in below:
+                facts.append(f"default {code(json.dumps(below['default']))}")
             example = self._examples.get((id(schema), key))
-            cells = (
-                code(key),
-                self._type(below),
-                "required" if key in schema.get("required", ()) else default,
-                "" if example is None else _short(example.value),
-                below.get("description", ""),
-            )
+            shown = "" if example is None else _short(example.value)
+            cells = (code(key), ", ".join(facts), shown, below.get("description", ""))
             rows.append(cells)
         anchor = f" {{#{name}}}" if name else ""
-        head = ("key", "type", "default", "example", "meaning")
+        head = ("key", "type, default", "example", "meaning")
         return f"## {title}{anchor}\n\n{schema.get('description', '')}\n\n{table(head, rows)}"
 
     def _type(self, schema: Json) -> str:
