@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from appliance.config.interpolation import resolve
 from appliance.config.json_schema import schemas_at
 from appliance.config.masking import MASK
-from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, with_value
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, Source, with_value
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
 from appliance.config.sources import merge
 from appliance.config.storage import LOCK_FILE_NAME
 from appliance.config.validators import VALIDATORS, Validator
-from appliance.config.yaml_parser import STANDARD_INPUT, read
+from appliance.config.yaml_parser import STANDARD_INPUT, parse, read
 from appliance.core.errors import ConfigError, Problem
 
 # Its default is beside the config, whose path the config itself does not know.
@@ -81,7 +81,7 @@ def load(
     Raises:
         ConfigError: something is wrong; it carries every problem found.
     """
-    raw, config, errors = _validate(path, overrides, environ, validators)
+    raw, config, errors = _validate(read(path), path.parent, overrides, environ, validators)
     if errors or config is None:
         # From None, because pydantic's own error quotes its input, secrets and all.
         raise ConfigError(_problems(raw, errors)) from None
@@ -98,6 +98,13 @@ def load(
     return replace(loaded, path=path, reload=partial(load, path, overrides, validators=validators))
 
 
+def errors_in(text: str, validators: Sequence[Validator] = ()) -> Sequence[Diagnostic]:
+    """Every error of a config that is not in a file yet, but for references, which are left unresolved."""
+    raw = parse(text, Source.of_file("config", text))
+    _, _, errors = _validate(raw, Path(), (), {}, validators)
+    return [error for error in errors if not error.is_unresolved]
+
+
 def digest(config: Config) -> str:
     """Twelve characters that are equal for equal configs, wherever their values came from; secrets have no part."""
     import msgspec
@@ -108,17 +115,21 @@ def digest(config: Config) -> str:
 
 
 def _validate(
-    path: Path, overrides: Sequence[str], environ: Mapping[str, str] | None, validators: Sequence[Validator]
+    raw: RawConfig,
+    directory: Path,
+    overrides: Sequence[str],
+    environ: Mapping[str, str] | None,
+    validators: Sequence[Validator],
 ) -> tuple[RawConfig, Config | None, Sequence[Diagnostic]]:
-    """The config, None where it cannot be built, and every error."""
+    """The config of a file in `directory`, None where it cannot be built, and every error."""
     environ = os.environ if environ is None else environ
-    raw = merge(resolve(read(path), environ, path.parent), environ, overrides).mark_secrets()
+    raw = merge(resolve(raw, environ, directory), environ, overrides).mark_secrets()
     schema_errors = list(check(raw))
     valid = raw.without(error.path for error in schema_errors)
     errors = [*raw.errors, *schema_errors, *(error for each in (*VALIDATORS, *validators) for error in each(valid))]
     data = raw.data
     if not errors and raw.find(_LOCK_FILE) is None:
-        data = with_value(data, _LOCK_FILE, str(path.with_name(LOCK_FILE_NAME)))
+        data = with_value(data, _LOCK_FILE, str(directory / LOCK_FILE_NAME))
     try:
         return raw, Config.model_validate(data), errors
     except ValidationError as error:
