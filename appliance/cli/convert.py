@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from appliance.cli.options import VALIDATORS
 from appliance.config.raw_config import printable, reason_of
 from appliance.convert.command_line import Word
 from appliance.convert.draft import Draft
@@ -23,27 +24,34 @@ from appliance.core.errors import ConfigError, Problem
 def convert(source: Sequence[str], output: Path | None) -> None:
     """Write a config from one of KServe, vLLM or LiteLLM.
 
-    FILE is an InferenceService, a ServingRuntime or an LLMInferenceService of KServe, a script with `vllm serve`, or
-    the config.yaml of LiteLLM; - is standard input. Or give the command line of vLLM itself.
+    FILE is an InferenceService, a ServingRuntime or an LLMInferenceService of KServe, a Deployment, StatefulSet or Pod
+    of vLLM, a script with `vllm serve` or `docker run vllm/vllm-openai`, a file of options for `vllm serve --config`,
+    or the config.yaml of LiteLLM; - is standard input. Or give the command line of vLLM itself.
 
-    Standard error lists, by line, everything that the config does not keep.
+    The config is valid, apart from variables that it refers to. Standard error lists, by line, everything that it does
+    not keep. Exit code 2 if there is nothing to convert.
     """
     draft = _convert(source)
     text = draft.text()
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
-    for each in sorted(draft.unkept, key=lambda each: each.line):
-        click.echo(printable(f"{draft.source}:{each.line}: not kept: {each.what}: {each.reason}"), err=True)
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                [Problem(str(output), None, None, "", f"cannot be written: {reason_of(error)}")]
+            ) from None
+    for each in sorted(draft.unkept, key=lambda each: (each.source != draft.source, each.source, each.line)):
+        click.echo(printable(f"{each.source}:{each.line}: not kept: {each.what}: {each.reason}"), err=True)
 
 
 def _convert(source: Sequence[str]) -> Draft:
     if len(source) > 1:
-        return convert_words([Word(word, 1) for word in source], "the command line")
-    if source[0] == "-":
-        return convert_text(sys.stdin.read(), "standard input")
+        return convert_words([Word(word, 1) for word in source], "the command line", VALIDATORS)
+    name = "standard input" if source[0] == "-" else source[0]
     try:
-        return convert_text(Path(source[0]).read_text(encoding="utf-8"), source[0])
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(source[0], None, None, "", f"cannot be read: {reason_of(error)}")]) from None
+        text = sys.stdin.read() if source[0] == "-" else Path(source[0]).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigError([Problem(name, None, None, "", f"cannot be read: {reason_of(error)}")]) from None
+    return convert_text(text, name, VALIDATORS)

@@ -6,12 +6,16 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
 from appliance.config.json_schema import OPTIONS, engine_schema
+from appliance.config.raw_config import RawConfig
+from appliance.convert.draft import is_reference
+from appliance.core.errors import ConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgt])", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
@@ -22,6 +26,8 @@ class Word(NamedTuple):
 
     text: str
     line: int
+    file: str = ""
+    """The file of options that it is in; empty for the source itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +56,28 @@ class _UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
+    @property
+    def flags(self) -> Collection[str]:
+        """All flags of vLLM's options."""
+        return self._option_string_actions
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of leaving the process."""
         raise _UsageError(message)
 
 
-def parse(words: Sequence[Word]) -> CommandLine:
-    """Read the words after `vllm serve`, one option at a time, so that each fault has its line."""
+def parse(words: Sequence[Word], read_options: Callable[[str], RawConfig] | None = None) -> CommandLine:
+    """Read the words after `vllm serve`, one option at a time, so that each fault has its line.
+
+    `read_options` reads the file that `--config` names; None leaves it unread.
+    """
     made = CommandLine()
+    words = _with_file(words, made, read_options) if read_options else words
     dotted: dict[str, tuple[Word, dict[str, Any]]] = {}
     for group in _groups(words):
         first = group[0].text
         flag, is_joined, value = first.partition("=")
-        shown = Word(" ".join(shlex.quote(word.text) for word in group), group[0].line)
+        shown = group[0]._replace(text=" ".join(shlex.quote(word.text) for word in group))
         if first.startswith("-") and "." in flag:
             _, rest = dotted.setdefault(flag.partition(".")[0], (shown, {}))
             _merge(rest, flag.partition(".")[2], value if is_joined else "".join(word.text for word in group[1:2]))
@@ -73,6 +88,37 @@ def parse(words: Sequence[Word]) -> CommandLine:
     for flag, (shown, parts) in dotted.items():
         _read([flag, json.dumps(parts)], shown, made, [])
     return made
+
+
+def _with_file(words: Sequence[Word], made: CommandLine, read_options: Callable[[str], RawConfig]) -> Sequence[Word]:
+    """The words with those of the file that `--config` names after the model, so that the command line overrides it."""
+    for index, word in enumerate(words):
+        flag, is_joined, path = word.text.partition("=")
+        if flag != "--config" or not (is_joined or words[index + 1 :]):
+            continue
+        path = path if is_joined else words[index + 1].text
+        rest = [*words[:index], *words[index + (1 if is_joined else 2) :]]
+        try:
+            model = list(takewhile(lambda word: not word.text.startswith("-"), rest))
+            return [*model, *option_words(read_options(path), path), *rest[len(model) :]]
+        except ConfigError as error:
+            made.faults.append((word, str(error.problems[0]).partition("\n")[0]))
+            return rest
+    return words
+
+
+def option_words(raw: RawConfig, file: str = "") -> Iterator[Word]:
+    """Yield the words that vLLM makes of a file of options: `max-model-len: 8192` is `--max-model-len 8192`."""
+    for key, value in raw.data.items():
+        line = (raw.key_locations.get((key,)) or raw.location((key,))).line
+        flag = f"--{key}"
+        if isinstance(value, bool):
+            texts = [flag] if value else [f"--no-{key}"] if f"--no-{key}" in _parser().flags else []
+        elif isinstance(value, list):
+            texts = [flag, *map(str, value)] if value else []
+        else:
+            texts = [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+        yield from (Word(text, line, file) for text in texts)
 
 
 def _read(texts: Sequence[str], shown: Word, made: CommandLine, group: Sequence[Word]) -> None:
@@ -117,7 +163,9 @@ def _merge(target: dict[str, Any], keys: str, text: str) -> None:
     value: Any = text.split(",") if keys.endswith("+") else _json_or_text(text)
     *above, key = keys.removesuffix("+").split(".")
     for each in above:
-        target = target.setdefault(each, {})
+        if not isinstance(target.get(each), dict):
+            target[each] = {}
+        target = target[each]
     target[key] = target[key] + value if isinstance(value, list) and isinstance(target.get(key), list) else value
 
 
@@ -138,19 +186,27 @@ def _parser() -> _Parser:
         if option["type"] == "boolean":
             parser.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction)
         else:
-            read = _nullable(_TYPES[option["type"]]) if option.get("nullable") else _TYPES[option["type"]]
+            read = _reader(option["type"], is_nullable=option.get("nullable", False))
             action = parser.add_argument(*flags, dest=name, type=read, nargs=option.get("nargs"))
             # The value of `--hf-token` without one: the token of the login.
             action.const = True if action.nargs == "?" else None
     return parser
 
 
-def _nullable(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    def read_nullable(text: str) -> Any:
-        return None if text in ("", "None") else read(text)
+def _reader(type_: str, *, is_nullable: bool) -> Callable[[str], Any]:
+    """What makes the value of a text; a reference stands for a value of any type."""
 
-    read_nullable.__name__ = read.__name__
-    return read_nullable
+    def read(text: str) -> Any:
+        if is_nullable and text in ("", "None"):
+            return None
+        try:
+            return text if is_reference(text) else _TYPES[type_](text)
+        except (OverflowError, RecursionError) as error:
+            raise ValueError from error
+
+    # argparse names it where the text is wrong.
+    read.__name__ = type_
+    return read
 
 
 def _size(text: str) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import Any
+from typing import Any, Self
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from appliance.config.json_schema import schemas_at
-from appliance.config.raw_config import DataPath
+from appliance.config.masking import mask
+from appliance.config.raw_config import DataPath, Diagnostic, dotted
 
 _MODELINE = "yaml-language-server: $schema=appliance.schema.json"
 
@@ -22,21 +24,31 @@ _MODEL_ORDER = ("name", "class", "aliases", "storage", "layout", "engine", "chat
 _ORDER = ("models", "metadata", "server")
 
 
-class Reference(str):
-    """A text that refers to a variable or a file, and is not escaped."""
+# What stands for `${` and `}` of a reference until the config is written, whatever else has these characters.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_VARIABLE = re.compile(f"{_OPEN}env:([^:{_CLOSE}]*)[^{_CLOSE}]*{_CLOSE}")
 
-    __slots__ = ()
+
+def env(name: str, *, default: str | None = None) -> str:
+    """A reference to an environment variable, which may stand within a text."""
+    return f"{_OPEN}env:{name}{'' if default is None else f':-{default}'}{_CLOSE}"
 
 
-def env(name: str, *, is_optional: bool = False) -> Reference:
-    """A reference to an environment variable, which is empty where an optional one is not set."""
-    return Reference(f"${{env:{name}:-}}" if is_optional else f"${{env:{name}}}")
+def is_reference(value: Any) -> bool:
+    """Whether a value is a reference and nothing else."""
+    return isinstance(value, str) and value.startswith(_OPEN) and value.find(_CLOSE) == len(value) - 1
+
+
+def without_marks(text: str) -> str:
+    """A source without the characters that mark references here, which have no meaning in any text."""
+    return re.sub(f"[{_OPEN}{_CLOSE}]", "", text)
 
 
 @dataclass(frozen=True, slots=True)
 class Unkept:
     """A part of the source that the config does not have."""
 
+    source: str
     line: int
     what: str
     reason: str
@@ -49,11 +61,24 @@ class Draft:
     source: str
     data: CommentedMap = field(default_factory=CommentedMap)
     unkept: list[Unkept] = field(default_factory=list)
+    _here: tuple[str, int] = ("", 0)
+    """The file and the line of the source that are converted now: what is put or dropped belongs to them."""
+
+    _origins: dict[tuple[int, str | int], tuple[str, int]] = field(default_factory=dict)
+    """Where each key comes from, by the identity of its mapping, and each model, by its own."""
+
+    def at(self, line: int, file: str = "") -> Self:
+        """Go on with a line of the source, or of another `file` that the source names."""
+        self._here = (file or self.source, line)
+        return self
 
     def add_model(self, name: str, class_: str) -> CommentedMap:
-        """Add an entry of `models:`; `put` completes it."""
-        model = CommentedMap({"name": name, "class": class_})
+        """Add an entry of `models:`, with the nearest name that clients may send here; `put` completes it."""
+        model = CommentedMap({"name": escaped(to_name(name)), "class": class_})
+        if to_name(name) != name:
+            model.yaml_add_eol_comment(f"clients sent {name!r}, which is no name here", "name")
         self.data.setdefault("models", CommentedSeq()).append(model)
+        self._origins[id(model), ""] = self._here
         return model
 
     def put(self, path: str | DataPath, value: Any, comment: str = "", *, into: CommentedMap | None = None) -> None:
@@ -63,14 +88,41 @@ class Draft:
         for each in above:
             node = node.setdefault(each, CommentedMap())
         node[key] = escaped(value)
+        self._origins[id(node), key] = self._here
         if comment and isinstance(value, dict | list):
             node.yaml_set_comment_before_after_key(key, before=comment, indent=2 * len(above) + (4 if into else 0))
         elif comment:
             node.yaml_add_eol_comment(comment, key)
 
-    def drop(self, line: int, what: str, reason: str) -> None:
+    def drop(self, what: str, reason: str) -> None:
         """List a part of the source that is not kept."""
-        self.unkept.append(Unkept(line, what, reason))
+        shown = _VARIABLE.sub(r"$\1", what)
+        self.unkept.append(Unkept(*self._here, mask(shown, 0)[0], _VARIABLE.sub(r"$\1", reason)))
+
+    def remove(self, path: DataPath, reason: str) -> None:
+        """Remove the value at `path`, or the nearest one above it, and list it by the line that it comes from."""
+        node, trail = self.data, []
+        for part in path:
+            if not isinstance(node, dict | list) or part not in (node if isinstance(node, dict) else range(len(node))):
+                break
+            trail.append((node, part))
+            node = node[part]
+        keys = [key for each, part in trail for key in ((id(each), part), (id(each[part]), ""))]
+        self._here = next((self._origins[key] for key in reversed(keys) if key in self._origins), (self.source, 1))
+        self.drop(dotted(path), reason)
+        if trail:
+            above, part = trail[-1]
+            del above[part]
+        else:
+            self.data.clear()
+
+    def mend(self, errors_in: Callable[[str], Sequence[Diagnostic]]) -> None:
+        """Remove what makes the config invalid, as `errors_in` finds it; no model may be left."""
+        while "models" in self.data and (errors := errors_in(self.text())):
+            # One at a time: what another one refers to may be gone with it.
+            self.remove(errors[0].path, errors[0].message)
+            if not self.data.get("models"):
+                self.data.pop("models", None)
 
     def text(self) -> str:
         """The config as a file: the keys in their usual order, and no defaults."""
@@ -90,6 +142,14 @@ class Draft:
         return stream.getvalue()
 
 
+def to_name(name: str) -> str:
+    """The name that is nearest to one that clients may not send here, such as a path."""
+    if _OPEN in name or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/@-]*", name):
+        return name
+    last = name.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._@-]|^[^A-Za-z0-9]+", "-", last).strip("-") or "model"
+
+
 def mapping(value: Any) -> Mapping[str, Any]:
     """The value if it is a mapping, else an empty one: what has another type is not there."""
     return value if isinstance(value, dict) else {}
@@ -97,10 +157,8 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def escaped(value: Any) -> Any:
     """The value for a config, in which `${` begins a reference."""
-    if isinstance(value, Reference):
-        return str(value)
     if isinstance(value, str):
-        return value.replace("${", "$${")
+        return value.replace("${", "$${").replace(_OPEN, "${").replace(_CLOSE, "}")
     if isinstance(value, Mapping):
         return CommentedMap({key: escaped(each) for key, each in value.items()})
     return CommentedSeq([escaped(each) for each in value]) if isinstance(value, list | tuple) else value

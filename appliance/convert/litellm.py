@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from appliance.config.raw_config import DataPath, RawConfig, items
+from appliance.config.raw_config import DataPath, RawConfig, dotted, items
 from appliance.convert.draft import Draft, env, escaped, mapping
 
 
@@ -42,6 +42,11 @@ PROVIDERS: Mapping[str, Provider] = {
     "gemini": Provider("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
 }
 
+# Names that LiteLLM takes for models of OpenAI without `openai/` before them.
+_OPENAI_MODELS = re.compile(
+    r"gpt-|chatgpt-|o\d|text-embedding-|text-moderation|omni-|dall-e|whisper-|tts-|davinci|babbage"
+)
+
 # Parameters of requests, which are defaults of a proxy's requests.
 _REQUEST_FIELDS = frozenset(
     {"temperature", "top_p", "max_tokens", "max_completion_tokens", "presence_penalty", "frequency_penalty", "seed"}
@@ -63,6 +68,11 @@ _REASONS: Mapping[str, str] = {
     "tpm": "is a limit of one upstream; server.api_keys[].limits limits clients",
     "fallbacks": "a model has several upstreams, but no other model in its place",
     "context_window_fallbacks": "a model has several upstreams, but no other model in its place",
+    **dict.fromkeys(
+        ("callbacks", "success_callback", "failure_callback"),
+        "metrics are at /metrics; set tracing for spans, and logging.payloads for requests and responses",
+    ),
+    "include": "the files that it names are not read; convert them too",
     "database_url": "keys are in the file, as server.api_keys; there is no database",
     "cache": "set `cache: {}` of each model whose responses may be kept",
     "environment_variables": "set the variables for `appliance serve`",
@@ -89,22 +99,20 @@ def _add_entry(
     raw: RawConfig, draft: Draft, models: dict[str, CommentedMap], index: int, entry: Mapping[str, Any]
 ) -> None:
     path: DataPath = ("model_list", index)
+    draft.at(_line(raw, path))
     name, parameters = str(entry.get("model_name")), dict(mapping(entry.get("litellm_params")))
-    provider, _, upstream_name = str(parameters.pop("model", "")).partition("/")
-    if not upstream_name:
-        provider, upstream_name = "openai", provider
+    provider, upstream_name = _provider(str(parameters.pop("model", "")), parameters)
     known = PROVIDERS.get(provider)
     url = parameters.pop("api_base", None) or parameters.pop("base_url", None) or (known.url if known else None)
-    if known is None or url is None or "*" in name:
-        draft.drop(raw.location((*path, "model_name")).line, f"model_list[{index}] ({name})", _refusal(provider, name))
+    if known is None or url is None or "*" in name or "model_name" not in entry:
+        draft.drop(f"{dotted(path)} ({name})", _refusal(provider, entry))
         return
-    upstream: dict[str, Any] = {"url": _reference(_base_url(provider, str(url))), "model": upstream_name}
-    key = parameters.pop("api_key", None)
-    if key:
+    upstream: dict[str, Any] = {"url": _base_url(provider, _reference(str(url))), "model": upstream_name}
+    if parameters.pop("api_key", None):
         upstream["api_key"] = _secret(raw, draft, (*path, "litellm_params", "api_key"), f"API_KEY_{index + 1}")
     elif known.key:
         # LiteLLM sends none to a server of one's own where the variable is not set.
-        upstream["api_key"] = env(known.key, is_optional=known.url is None)
+        upstream["api_key"] = env(known.key, default="" if known.url is None else None)
     model = models.get(name) or models.setdefault(name, draft.add_model(name, "proxy"))
     _put_parameters(raw, draft, model, upstream, path, parameters)
     model.setdefault("upstreams", CommentedSeq()).append(escaped(upstream))
@@ -112,12 +120,23 @@ def _add_entry(
         _drop(raw, draft, (*path, other))
 
 
-def _refusal(provider: str, name: str) -> str:
-    if "*" in name:
+def _provider(model: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
+    """The provider of a model and its name there; without `PROVIDER/` LiteLLM knows the names of OpenAI's models."""
+    provider, slash, name = model.partition("/")
+    if slash:
+        return provider, name
+    is_openai = _OPENAI_MODELS.match(model) or parameters.keys() & {"api_base", "base_url"}
+    return ("openai" if is_openai else ""), model
+
+
+def _refusal(provider: str, entry: Mapping[str, Any]) -> str:
+    if "*" in str(entry.get("model_name")):
         return "a model has a name; list each model"
+    if "model_name" not in entry:
+        return "has no model_name"
     if provider in PROVIDERS:
         return "has no api_base, which must be the URL of the upstream"
-    return f"{provider} does not speak OpenAI's protocol at an address that is known here"
+    return f"{provider or 'its provider'} does not speak OpenAI's protocol at an address that is known here"
 
 
 def _put_parameters(
@@ -130,28 +149,40 @@ def _put_parameters(
 ) -> None:
     """Put what LiteLLM says of one upstream."""
     for key, value in parameters.items():
+        where: DataPath = (*path, "litellm_params", key)
+        draft.at(_line(raw, where))
         if key == "timeout" and isinstance(value, int | float):
             upstream["timeouts"] = {"total_seconds": value}
-        elif key in ("weight", "max_retries", "num_retries"):
-            upstream.update({"weight": value} if key == "weight" else {})
-            if key != "weight":
-                draft.put("retry.attempts", value, into=model)
+        elif key == "weight":
+            upstream["weight"] = value
+        elif key in ("max_retries", "num_retries"):
+            _put_once(draft, model, ("retry", "attempts"), value, where)
         elif key == "extra_headers" and isinstance(value, dict):
-            where: DataPath = (*path, "litellm_params", key)
             variables = {name: re.sub(r"\W", "_", str(name)).upper() for name in value}
             upstream["headers"] = {name: _secret(raw, draft, (*where, name), variables[name]) for name in value}
         elif key in _REQUEST_FIELDS:
-            for field_name, field_value in (
-                value if isinstance(value, dict) and key == "extra_body" else {key: value}
-            ).items():
-                draft.put(("request", "defaults", field_name), field_value, into=model)
+            fields = value if isinstance(value, dict) and key == "extra_body" else {key: value}
+            for name, each in fields.items():
+                _put_once(draft, model, ("request", "defaults", name), _reference(each), where)
         else:
-            _drop(raw, draft, (*path, "litellm_params", key))
+            _drop(raw, draft, where)
+
+
+def _put_once(draft: Draft, model: CommentedMap, path: DataPath, value: Any, where: DataPath) -> None:
+    """Put what one upstream has for the whole model, unless another upstream has something else."""
+    node = model
+    for part in path[:-1]:
+        node = node.get(part, {})
+    if node.get(path[-1], value) == value:
+        draft.put(path, value, into=model)
+    else:
+        draft.drop(dotted(where), "another entry of this model_name has another value, and a model has one")
 
 
 def _put_setting(raw: RawConfig, draft: Draft, models: Mapping[str, CommentedMap], path: DataPath) -> None:
     """Put one of LiteLLM's settings for all models."""
     value, key = raw.find(path), str(path[-1])
+    draft.at(_line(raw, path))
     if key in _KEYS:
         for model in models.values():
             # What an entry of the list says goes over it.
@@ -165,7 +196,7 @@ def _put_setting(raw: RawConfig, draft: Draft, models: Mapping[str, CommentedMap
             if str(name) in models:
                 models[str(name)].setdefault("aliases", []).append(alias)
             else:
-                draft.drop(raw.location((*path, alias)).line, f"{_dotted(path)}.{alias}", f"there is no model {name}")
+                draft.at(_line(raw, (*path, alias))).drop(dotted((*path, alias)), f"there is no model {name}")
     elif key == "master_key":
         entry = {"name": "master", "value": _secret(raw, draft, path, "LITELLM_MASTER_KEY"), "admin": True}
         draft.put("server.api_keys", [entry])
@@ -175,11 +206,11 @@ def _put_setting(raw: RawConfig, draft: Draft, models: Mapping[str, CommentedMap
 
 def _drop(raw: RawConfig, draft: Draft, path: DataPath) -> None:
     reason = next((_REASONS[str(part)] for part in reversed(path) if part in _REASONS), _OTHER)
-    draft.drop(raw.location(path).line, _dotted(path), reason)
+    draft.at(_line(raw, path)).drop(dotted(path), reason)
 
 
-def _dotted(path: DataPath) -> str:
-    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(map(str, path)))
+def _line(raw: RawConfig, path: DataPath) -> int:
+    return (raw.key_locations.get(path) or raw.location(path)).line
 
 
 def _base_url(provider: str, url: str) -> str:
@@ -187,16 +218,21 @@ def _base_url(provider: str, url: str) -> str:
     return f"{url.rstrip('/')}/v1" if provider.startswith("ollama") and not url.rstrip("/").endswith("/v1") else url
 
 
-def _reference(text: str) -> str:
-    """A value that LiteLLM takes from a variable (`os.environ/NAME`), as a reference."""
-    return env(text.removeprefix("os.environ/")) if text.startswith("os.environ/") else text
+def _reference(value: Any) -> Any:
+    """The value, with references for what LiteLLM takes from a variable (`os.environ/NAME`)."""
+    if isinstance(value, dict):
+        return {key: _reference(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_reference(each) for each in value]
+    is_variable = isinstance(value, str) and value.startswith("os.environ/")
+    return env(value.removeprefix("os.environ/")) if is_variable else value
 
 
 def _secret(raw: RawConfig, draft: Draft, path: DataPath, variable: str) -> str:
     """A reference for a secret, which the config does not spell out."""
     text = str(raw.find(path))
     if text.startswith("os.environ/"):
-        return _reference(text)
+        return str(_reference(text))
     reason = f"is not spelled out; set the variable {variable} for `appliance serve`"
-    draft.drop(raw.location(path).line, _dotted(path), reason)
+    draft.at(_line(raw, path)).drop(dotted(path), reason)
     return env(variable)

@@ -12,9 +12,8 @@ from ruamel.yaml.comments import CommentedMap
 
 from appliance.config.engine import KEYS, OWNED
 from appliance.config.json_schema import engine_schema, types_of
-from appliance.convert.command_line import CommandLine, Option
-from appliance.convert.draft import Draft, Reference, env
-from appliance.core.errors import ConfigError, Problem
+from appliance.convert.command_line import CommandLine, Option, Word
+from appliance.convert.draft import Draft, env, is_reference, to_name
 
 DEFAULT_PORT = 8000
 """The port of vLLM's server, unless `--port` says another one."""
@@ -28,6 +27,7 @@ _MODEL_KEYS = ("chat_template", "tool_call_parser", "reasoning_parser")
 
 # Options of vLLM's front end that are keys of the whole config.
 _SERVER_KEYS: Mapping[str, str] = {
+    "port": "server.port",
     "host": "server.host",
     "api_server_count": "server.workers",
     "ssl_certfile": "server.tls.certificate",
@@ -36,12 +36,14 @@ _SERVER_KEYS: Mapping[str, str] = {
     "uvicorn_log_level": "logging.level",
 }
 
+_OF_SERVER = frozenset({*_SERVER_KEYS, "api_key", "disable_uvicorn_access_log"})
+
 # Options that need no key: what they ask for is always so.
 _ALWAYS = frozenset({"enable_ssl_refresh"})
 
 _NO_KEY = "is an option of vLLM's server that this server does not have"
 _REASONS: Mapping[str, str] = {
-    "config": "the options in this file are not read; convert them as a command line",
+    "config": "the file is in the container; convert it too, and merge both",
     "grpc_port": "vLLM's own gRPC; server.grpc_port serves the Open Inference Protocol",
     "headless": "layout.nodes.rank says which machine has no front end",
     "middleware": "code of vLLM's server is not loaded",
@@ -52,56 +54,81 @@ _REASONS: Mapping[str, str] = {
 }
 
 
+class NoModelError(Exception):
+    """The source of a model names no model."""
+
+
 def add_model(draft: Draft, line: CommandLine, *, uri: str | None = None, name: str | None = None) -> CommentedMap:
     """Add the model of a command line; `uri` and `name` are those of a manifest, which go over the options."""
     for word, reason in line.faults:
-        draft.drop(word.line, word.text, reason)
+        draft.at(word.line, word.file).drop(word.text, reason)
     options = dict(line.options)
     uri = to_uri(uri, _taken(options, "revision")) if uri else _uri(draft, line, options)
     served = _taken(options, "served_model_name") or [_model(line) or uri]
     names = [name] if name else [str(each) for each in served]
-    model = draft.add_model(_name(names[0]), "encoder" if _runner(options) == "pooling" else "generative")
-    if model["name"] != names[0]:
-        model.yaml_add_eol_comment(f"clients sent {names[0]!r}, which is no name here", "name")
-    aliases = [each for each in names[1:] if each == _name(each) != model["name"]]
+    if served_flag := line.options.get("served_model_name"):
+        draft.at(served_flag.flag.line, served_flag.flag.file)
+    model = draft.add_model(names[0], "encoder" if _runner(options) == "pooling" else "generative")
+    aliases = [each for each in names[1:] if each == to_name(each) != to_name(names[0])]
     if aliases:
         draft.put("aliases", aliases, into=model)
-    for each in [each for each in names[1:] if each != _name(each)]:
-        flag = line.options["served_model_name"].flag
-        draft.drop(flag.line, each, "is no name here: letters, digits and . _ / @ -, of which the first is no sign")
+    for each in [each for each in names[1:] if each != to_name(each)]:
+        draft.drop(each, "is no name here: letters, digits and . _ / @ -, of which the first is no sign")
     draft.put("storage.uri", uri, into=model)
     for option in options.values():
-        _put(draft, model, option, options)
+        _put(draft.at(option.flag.line, option.flag.file), model, option, options)
     return model
 
 
-def add_server(draft: Draft, line: CommandLine) -> None:
-    """Add what the options say of the server."""
-    options = line.options
-    port = options["port"].value if "port" in options else DEFAULT_PORT
-    draft.put("server.port", port, "" if "port" in options else "vLLM's default port")
-    for name, path in _SERVER_KEYS.items():
-        if name in options and options[name].value is not None:
-            value = options[name].value
-            draft.put(path, _LEVELS.get(value, value) if path == "logging.level" else value)
-    if "ssl_certfile" in options and "ssl_keyfile" not in options:
-        draft.put("server.tls.key", options["ssl_certfile"].value)
-    if "disable_uvicorn_access_log" in options and options["disable_uvicorn_access_log"].value:
-        draft.put("logging.access.sample", 0)
-    if "api_key" in options:
-        option = options["api_key"]
-        keys = [_secret(draft, option, key, f"API_KEY_{number}") for number, key in enumerate(option.value or [], 1)]
-        entries = [{"name": f"key-{number}", "value": key} for number, key in enumerate(keys, 1)]
-        draft.put("server.api_keys", entries)
+def add_api_key(line: CommandLine, environment: Mapping[str, Word]) -> None:
+    """Add the key that vLLM takes from its environment where no option gives one."""
+    if "VLLM_API_KEY" in environment:
+        line.options.setdefault(
+            "api_key",
+            Option("api_key", [env("VLLM_API_KEY")], environment["VLLM_API_KEY"]._replace(text="VLLM_API_KEY")),
+        )
 
 
-def _secret(draft: Draft, option: Option, text: str, variable: str) -> Reference:
+def add_server(draft: Draft, line: CommandLine, *, default_port: int = DEFAULT_PORT, comment: str = "") -> None:
+    """Add what the options of the first model say of the server, and list what those of another one say."""
+    given = [option for name, option in line.options.items() if name in _OF_SERVER]
+    if "server" in draft.data:
+        for option in given:
+            draft.at(option.flag.line, option.flag.file).drop(_flag(option), "one server has all models of the config")
+        return
+    if "port" not in line.options:
+        comment = comment or ("vLLM's default port" if default_port == DEFAULT_PORT else "")
+        draft.put("server.port", default_port, comment)
+    for option in given:
+        _put_of_server(draft.at(option.flag.line, option.flag.file), option)
+    if "ssl_certfile" in line.options and "ssl_keyfile" not in line.options:
+        draft.put("server.tls.key", line.options["ssl_certfile"].value)
+
+
+def _put_of_server(draft: Draft, option: Option) -> None:
+    name, value = option.name, option.value
+    if name == "api_key":
+        keys = [_secret(draft, option, key, f"API_KEY_{number}") for number, key in enumerate(value or [], 1)]
+        draft.put("server.api_keys", [{"name": f"key-{number}", "value": key} for number, key in enumerate(keys, 1)])
+    elif name == "disable_uvicorn_access_log":
+        if value:
+            draft.put("logging.access.sample", 0)
+    elif value is not None:
+        draft.put(_SERVER_KEYS[name], _LEVELS.get(value, value) if name == "uvicorn_log_level" else value)
+
+
+def _secret(draft: Draft, option: Option, text: str, variable: str) -> str:
     """A reference to a variable for a secret, which the config does not spell out; `$NAME` stays this variable."""
     if in_shell := re.fullmatch(r"\$\{?(\w+)\}?", text):
         return env(in_shell[1])
-    flag = f"--{option.name.replace('_', '-')}"
-    draft.drop(option.flag.line, flag, f"is not spelled out; set the variable {variable} for `appliance serve`")
+    if is_reference(text):
+        return text
+    draft.drop(_flag(option), f"is not spelled out; set the variable {variable} for `appliance serve`")
     return env(variable)
+
+
+def _flag(option: Option) -> str:
+    return f"--{option.name.replace('_', '-')}"
 
 
 def _taken(options: dict[str, Option], name: str) -> Any:
@@ -124,9 +151,11 @@ def _uri(draft: Draft, line: CommandLine, options: dict[str, Option]) -> str:
     model, revision = _model(line), _taken(options, "revision")
     options.pop("model", None)
     for word in line.positional[1:]:
-        draft.drop(word.line, word.text, "is a second model; vLLM serves one")
+        is_known = not (is_reference(word.text) or word.text.startswith("$"))
+        reason = "is a second model; vLLM serves one" if is_known else "is not known here; write what stands for it"
+        draft.at(word.line, word.file).drop(word.text, reason)
     if model is None:
-        raise ConfigError([Problem(draft.source, None, None, "vllm serve", "names no model; must be vllm serve MODEL")])
+        raise NoModelError
     if "tokenizer" in options and options["tokenizer"].value == model:
         del options["tokenizer"]
     return to_uri(model, revision)
@@ -136,12 +165,6 @@ def to_uri(model: str, revision: str | None = None) -> str:
     """The URI of what vLLM calls a model: a URI, a path, or a name on the hub."""
     uri = model if "://" in model or model.startswith(("/", ".", "~")) else f"hf://{model}"
     return f"{uri}@{revision}" if revision and uri.startswith("hf://") and "@" not in uri else uri
-
-
-def _name(name: str) -> str:
-    """The name that is nearest to one that clients may not send here, such as a path."""
-    last = name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/@-]*", name) else name.rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._@-]|^[^A-Za-z0-9]+", "-", last).strip("-") or "model" if last != name else name
 
 
 def _put(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str, Option]) -> None:
@@ -157,25 +180,27 @@ def _put(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str
             draft.put(KEYS[name], value, into=model)
     elif name in engine_schema()["properties"]:
         _put_argument(draft, model, option)
-    elif name not in {*_SERVER_KEYS, *_ALWAYS, "port", "api_key", "disable_uvicorn_access_log"}:
-        draft.drop(option.flag.line, option.flag.text, _REASONS.get(name) or OWNED.get(name) or _NO_KEY)
+    elif name not in _OF_SERVER | _ALWAYS:
+        draft.drop(option.flag.text, _REASONS.get(name) or OWNED.get(name) or _NO_KEY)
 
 
 def _put_argument(draft: Draft, model: CommentedMap, option: Option) -> None:
     """Put an engine argument below `engine.args`, if the schema allows its value."""
     schema = engine_schema()["properties"][option.name]
     value = _fitted(option.value, schema)
-    faults = list(Draft202012Validator(schema).iter_errors(value))
+    faults = [] if is_reference(value) else list(Draft202012Validator(schema).iter_errors(value))
     if faults:
-        draft.drop(option.flag.line, option.flag.text, f"{faults[0].message}; see engine.args.{option.name}")
+        draft.drop(option.flag.text, f"{faults[0].message}; see engine.args.{option.name}")
     else:
         draft.put(("engine", "args", option.name), value, into=model)
 
 
 def _fitted(value: Any, schema: Mapping[str, Any]) -> Any:
     """The value as the schema has it: vLLM's own parser ignores case, and reads some numbers as text."""
+    if is_reference(value):
+        return value
     if isinstance(value, str) and "string" not in types_of(schema) and "integer" in types_of(schema):
-        return int(value)
+        return int(value) if value.isdecimal() else value
     choices = [each for each in schema.get("enum", ()) if isinstance(each, str) and isinstance(value, str)]
     return next((each for each in choices if _plain(each) == _plain(value)), value) if value not in choices else value
 
@@ -195,32 +220,36 @@ def _put_executor(draft: Draft, model: CommentedMap, option: Option, options: Ma
     if option.value in _EXECUTORS:
         draft.put("layout.executor", _EXECUTORS[option.value], into=model)
     elif option.value is not None:
-        draft.drop(option.flag.line, option.flag.text, "layout.executor starts ranks with processes or with Ray")
+        draft.drop(option.flag.text, "layout.executor starts ranks with processes or with Ray")
 
 
 def _put_max_model_len(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str, Option]) -> None:  # noqa: ARG001
     if option.value == -1:
         reason = "no length is chosen by the free memory; `appliance plan` prints what fits, for engine.max_model_len"
-        draft.drop(option.flag.line, option.flag.text, reason)
+        draft.drop(option.flag.text, reason)
     else:
         draft.put("engine.max_model_len", option.value, into=model)
 
 
 def _put_port(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str, Option]) -> None:
     """Two ports of vLLM's between machines are the one after `layout.nodes.port`."""
-    if "nnodes" in options and option.name == "master_port":
+    if "nnodes" in options and option.name == "master_port" and isinstance(option.value, int):
         draft.put("layout.nodes.port", option.value - 1, into=model)
     else:
-        draft.drop(option.flag.line, option.flag.text, OWNED[option.name])
+        draft.drop(option.flag.text, OWNED[option.name])
 
 
 def _put_adapters(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str, Option]) -> None:  # noqa: ARG001
     adapters = []
     for text in option.value:
         name, equals, path = str(text).partition("=")
-        given = {"name": name, "path": path} if equals and not text.startswith("{") else json.loads(text)
-        adapters.append({"name": given["name"], "storage": {"uri": to_uri(given["path"])}})
-    draft.put("adapters", adapters, into=model)
+        try:
+            given = {"name": name, "path": path} if equals and not text.startswith("{") else json.loads(text)
+            adapters.append({"name": given["name"], "storage": {"uri": to_uri(str(given["path"]))}})
+        except (ValueError, KeyError, TypeError):
+            draft.drop(f"{_flag(option)} {text}", "must be NAME=PATH, or JSON with name and path")
+    if adapters:
+        draft.put("adapters", adapters, into=model)
 
 
 def _put_token(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str, Option]) -> None:  # noqa: ARG001
@@ -232,12 +261,12 @@ def _put_token(draft: Draft, model: CommentedMap, option: Option, options: Mappi
 def _skip_if_parser(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str, Option]) -> None:  # noqa: ARG001
     """A parser of tool calls turns on what the option turns on; without a parser vLLM does not start."""
     if option.value and "tool_call_parser" not in options:
-        draft.drop(option.flag.line, option.flag.text, "needs tool_call_parser")
+        draft.drop(option.flag.text, "needs tool_call_parser")
 
 
 def _skip_if_adapters(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str, Option]) -> None:  # noqa: ARG001
     if option.value and "lora_modules" not in options:
-        draft.drop(option.flag.line, option.flag.text, _REASONS["enable_lora"])
+        draft.drop(option.flag.text, _REASONS["enable_lora"])
 
 
 _SPECIAL: Mapping[str, Callable[[Draft, CommentedMap, Option, Mapping[str, Option]], None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,82 @@ def test_a_command_line_is_converted_without_a_file() -> None:
     ]
 
 
+def test_the_file_of_options_is_read_where_the_command_names_it(tmp_path: Path) -> None:
+    """Options of the command line go over those of the file, whose faults are listed by its own lines."""
+    options = tmp_path / "options.yaml"
+    options.write_text("model: a/b\nmax-model-len: 4096\ntensor-parallel-size: 2\nswap-space: 4\n")
+
+    done = _converted("vllm", "serve", "Qwen/Qwen3-8B", "--config", str(options), "-tp", "4")
+
+    assert done.exit_code == 0
+    assert "uri: hf://Qwen/Qwen3-8B\n" in done.stdout
+    assert "tensor_parallel: 4\n" in done.stdout
+    assert "max_model_len: 4096\n" in done.stdout
+    assert done.stderr == f"{options}:4: not kept: --swap-space 4: is no option of this version of vLLM\n"
+
+
+@pytest.mark.parametrize("words", [["--config", "/nowhere.yaml"], ["--config=/nowhere.yaml"], ["--config"]])
+def test_a_file_of_options_that_is_not_there_is_listed(words: list[str]) -> None:
+    """The rest of the command is converted."""
+    done = _converted("vllm", "serve", "a/b", *words)
+
+    assert done.exit_code == 0
+    assert "not kept: --config" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--max-model-len", "-5"],
+        ["--max-num-seqs", "0"],
+        ["--port", "99999"],
+        ["--gpu-memory-utilization", "7"],
+        ["--quantization", "none-such"],
+        ["--lora-modules", "x"],
+        ["--lora-modules", '{"name": 1}'],
+        ["--lora-modules", "a b=c"],
+        ["--hf-overrides", "{"],
+        ["--hf-overrides.a", "1", "--hf-overrides.a.b", "2", "--hf-overrides."],
+        ["--max-model-len", "9" * 400 + "k"],
+        ["--speculative-config", "[" * 100_000],
+        ["--seed", "\ue000file:/etc/passwd\ue001"],
+        ["--tool-call-parser", "none-such"],
+        ["--ssl-keyfile", "/key.pem"],
+        ["--uvicorn-log-level", "loud"],
+        ["--api-key"],
+        ["--chat-template", "{% if %}"],
+        ["--master-port", "0", "--nnodes", "2"],
+        ["--allowed-origins", '["*"]', "--host", ""],
+        ["-", "--", "---x", "-O9", "=", "-x.y", "--.", ""],
+    ],
+    ids=lambda words: " ".join(words)[:40],
+)
+def test_an_odd_command_line_becomes_a_valid_config(words: list[str], tmp_path: Path) -> None:
+    """What a config cannot have is listed, and what was converted is valid."""
+    done = _converted("vllm", "serve", "a/b", *words)
+
+    (tmp_path / "config.yaml").write_text(done.stdout)
+    assert done.exit_code == 0
+    assert _problems(tmp_path / "config.yaml") == []
+
+
+def test_json_is_yaml() -> None:
+    """`kubectl get -o json` is converted as well."""
+    text = json.dumps({"kind": "Pod", "spec": {"containers": [{"image": "vllm", "args": ["--model", "a/b"]}]}})
+
+    done = CliRunner().invoke(main, ["convert", "-"], input=text)
+
+    assert "uri: hf://a/b" in done.stdout
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """It is an error of the command."""
+    done = _converted("vllm", "serve", "a/b", "--output", str(tmp_path))
+
+    assert done.exit_code == 2
+    assert f"{tmp_path}: cannot be written" in done.stderr
+
+
 def test_a_file_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     """`--output` writes the config, which begins with the line for editors, and prints nothing."""
     done = _converted(str(FOLDER / "inferenceservice.yaml"), "--output", str(tmp_path / "config.yaml"))
@@ -109,14 +186,26 @@ def test_standard_input_is_a_file() -> None:
         ("", "is not an InferenceService"),
         ("ls -l\n", "is not an InferenceService"),
         ("echo vllm serve\nvllm serve --max-model-len 8192\n", "names no model"),
-        ("kind: Deployment\n", "kind: Deployment: is none of InferenceService"),
+        ("kind: Secret\n", "kind: Secret: is none of InferenceService"),
         ("kind: [\n", "is not YAML"),
         ("model_list: []\n", "is not an InferenceService"),
         (
             "kind: InferenceService\nspec: {predictor: {model: {modelFormat: {name: tensorflow}}}}\n",
-            "models of the format tensorflow are no language models",
+            "models of the format tensorflow are not served",
         ),
         ("kind: InferenceService\nspec: 3\n", "spec"),
+        ("kind: Pod\nspec: {containers: [{image: nginx}]}\n", "runs neither vLLM nor huggingfaceserver"),
+        ("kind: InferenceService\nmetadata:\n\tname: x\n", "is indented with a tab"),
+        ("kind: InferenceService\nspec:\n  replicas: {{ .Values.replicas }}\n", "must be rendered first"),
+        ("kind: InferenceService\nspec:\n  {{- if .Values.x }}\n  a: 1\n", "must be rendered first"),
+        ("models:\n  - name: x\n    class: proxy\n", "is not an InferenceService"),
+        ("jobs:\n  test:\n    run: vllm serve a/b\n", "is not an InferenceService"),
+        ('vllm serve "a/b\n', "is not an InferenceService"),
+        ("max-model-len: 8192\n", "names no model"),
+        (
+            "model_list:\n  - {model_name: a, litellm_params: {model: bedrock/b}}\n",
+            "bedrock does not speak OpenAI's protocol",
+        ),
     ],
 )
 def test_what_has_no_model_is_refused(text: str, message: str, tmp_path: Path) -> None:

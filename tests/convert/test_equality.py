@@ -103,6 +103,34 @@ def test_a_converted_command_line_has_the_same_engine_arguments(
     assert unlike == {}
 
 
+def test_a_file_of_options_has_the_same_engine_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM reads `--config` as we do: lists, mappings and booleans in it, and the command line over it."""
+    monkeypatch.setattr("uuid.uuid4", lambda: UUID(int=17))
+    options = tmp_path / "options.yaml"
+    options.write_text(
+        """
+        model: Qwen/Qwen3-8B
+        max_model_len: 8k
+        tensor-parallel-size: 4
+        enable-prefix-caching: false
+        enforce-eager: true
+        trust-remote-code: false
+        allowed-media-domains: [one, two]
+        speculative-config: {method: ngram, num_speculative_tokens: 3, prompt_lookup_max: 4}
+        compilation-config: {mode: 3}
+        """
+    )
+    words = ["--config", str(options), "-tp", "2", "--compilation-config.cudagraph_mode", "FULL"]
+    theirs = _theirs(words)
+    draft = convert_words([Word(text, 1) for text in ("vllm", "serve", *words)], "command line")
+    ours = _ours(_model(draft, tmp_path), tmp_path)
+
+    given = ("max_model_len", "tensor_parallel_size", "enable_prefix_caching", "enforce_eager", "trust_remote_code")
+    for name in (*given, "allowed_media_domains", "speculative_config", "compilation_config"):
+        assert _is_same(getattr(ours, name), getattr(theirs, name)), name
+    assert draft.unkept == []
+
+
 def _bare(given: Mapping[str, Option]) -> list[Word]:
     """A command line with no more than the kind of model."""
     runner = ["--runner", given["runner"].value] if "runner" in given else []
