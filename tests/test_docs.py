@@ -27,7 +27,7 @@ BLOCK = re.compile(r"^( *)```(\w+)(?: [^\n]*)?\n(.*?)^\1```$", re.DOTALL | re.MU
 _MODEL = "models: [{name: smollm2, class: proxy, upstreams: [{url: 'http://localhost:1'}]}]\n"
 
 # Commands that need neither a network nor a server.
-_OFFLINE = {"diff", "key", "schema", "validate"}
+_OFFLINE = {"completion", "config", "diff", "key", "schema", "validate"}
 
 # Programs of others; what follows them is not checked.
 _FOREIGN = {
@@ -116,7 +116,7 @@ def test_every_command_exists() -> None:
 def test_commands_without_a_network_run(tmp_path: Path) -> None:
     """They end well in a folder with the files that the docs name."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    for name in ("config.yaml", "old.yaml", "new.yaml"):
+    for name in ("appliance.yaml", "config.yaml", "old.yaml", "new.yaml"):
         shutil.copy(ROOT / "examples/chat.yaml", tmp_path / name)
     ours = {tuple(words[1:]) for page in PAGES for words in commands(page) if words[0] == "appliance"}
     offline = sorted(words for words in ours if words[0] in _OFFLINE and "--deep" not in words)
