@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributions import Distributions
 from faultproxy import FaultProxy
 from hypothesis import settings
 from ruamel.yaml import YAML
@@ -44,6 +45,12 @@ def _environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
+    """The wheel and the source distribution of this checkout."""
+    return Distributions.build(tmp_path_factory.mktemp("distributions"), project_url="https://git.example.com/a/b.git")
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from distributions import Distributions
 from server_process import environment, free_port
 from upstreams import Upstream
+
+from appliance.core.distribution import install_command
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(tmp_path_factory: pytest.TempPathFactory, distributions: Distributions) -> Path:
     """A virtual environment with the wheel of the appliance and what it needs, and no extra."""
     folder = tmp_path_factory.mktemp("base") / "venv"
     uv = [sys.executable, "-m", "uv"]
@@ -23,7 +26,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pins = ["--constraints", str(ROOT / "requirements/cpu.txt")]
     for command in (
         [*uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
-        [*uv, "pip", "install", "--quiet", "--compile-bytecode", *into, *pins, str(ROOT)],
+        [*uv, "pip", "install", "--quiet", "--compile-bytecode", *into, *pins, str(distributions.wheel)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -48,6 +51,17 @@ def test_a_file_is_checked_without_any_engine(python: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_type_checkers_see_the_types(python: Path, tmp_path: Path) -> None:
+    """The wheel has `py.typed`: mypy finds a wrong argument in code that uses the Python API."""
+    (tmp_path / "program.py").write_text("from appliance import ModelServer\nModelServer(http_port='8080')\n")
+
+    words = ["--python-executable", str(python), "--follow-imports", "silent", "--config-file", "", "program.py"]
+    done = subprocess.run([sys.executable, "-m", "mypy", *words], capture_output=True, text=True, cwd=tmp_path)
+
+    assert 'Argument "http_port" to "ModelServer" has incompatible type "str"' in done.stdout, done.stdout
+
+
+@pytest.mark.slow
 def test_serving_without_the_engine_names_the_extra(python: Path, tmp_path: Path) -> None:
     """The model fails with what to install, and `smoke` says so."""
     (tmp_path / "config.json").write_text("{}")
@@ -63,7 +77,7 @@ def test_serving_without_the_engine_names_the_extra(python: Path, tmp_path: Path
     )
 
     assert done.returncode == 1
-    assert "pip install 'appliance[cpu]'" in done.stderr or "pip install 'appliance[gpu]'" in done.stderr
+    assert any(f"install it with: {install_command(extra)}" in done.stderr for extra in ("cpu", "gpu"))
 
 
 @pytest.mark.slow
@@ -98,7 +112,7 @@ def test_a_port_for_grpc_without_grpc_names_the_extra(python: Path, tmp_path: Pa
     done = subprocess.run([python, "-m", "appliance", "serve", file, *words], capture_output=True, text=True)
 
     assert done.returncode == 2
-    assert "pip install 'appliance[grpc]'" in done.stdout + done.stderr
+    assert "pip install 'model-appliance[grpc]'" in done.stdout + done.stderr
 
 
 _MODEL = """

@@ -108,14 +108,14 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
 
 
 def test_the_extras_that_kserve_documents_bring_what_they_bring_there() -> None:
-    """`kserve[storage]` becomes `appliance[storage]`, the stores, and `kserve[llm]` becomes `appliance[llm]`, vLLM.
+    """`kserve[storage]` becomes `model-appliance[storage]`, the stores, and `kserve[llm]` becomes `model-appliance[llm]`, vLLM.
 
     Source: kserve 0.21.0, `Provides-Extra` of its metadata.
     """
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
-    assert extras["storage"] == ["appliance[s3,gcs,azure,hf]"]
-    assert extras["llm"] == ["appliance[gpu]"]
+    assert extras["storage"] == ["model-appliance[s3,gcs,azure,hf]"]
+    assert extras["llm"] == ["model-appliance[gpu]"]
     assert "vllm" in map(normalized, extras["gpu"])
 
 

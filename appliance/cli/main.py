@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from appliance.core.distribution import NAME
 from appliance.core.errors import ApplianceError, ConfigError
 from appliance.core.suggestions import did_you_mean
 
@@ -69,7 +70,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="appliance", message="%(package)s %(version)s")
+@click.version_option(package_name=NAME, message="%(prog)s %(version)s")
 def main() -> None:
     """Serve models from one YAML file.
 

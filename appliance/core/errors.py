@@ -39,6 +39,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from appliance.core.distribution import install_command
+
 
 class ApplianceError(Exception):
     """Root of the tree; the message names the thing, the fault and the remedy, and is safe to show to clients."""
@@ -92,7 +94,7 @@ class MissingExtraError(MissingPackageError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed; "
-            f"install it with: pip install 'appliance[{extra}]'"
+            f"install it with: {install_command(extra)}"
         )
 
 

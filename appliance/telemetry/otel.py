@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from appliance.config.telemetry import TracingConfig
+from appliance.core.distribution import version
 from appliance.core.errors import MissingExtraError
 from appliance.core.model import Operation
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext
@@ -54,14 +54,14 @@ class SpanExporter:
         has_path = bool(urlsplit(config.endpoint).path.strip("/"))
         url = config.endpoint if has_path else config.endpoint.rstrip("/") + "/v1/traces"
         headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
-        resource = Resource.create({SERVICE_NAME: config.service_name, SERVICE_VERSION: version("appliance")})
+        resource = Resource.create({SERVICE_NAME: config.service_name, SERVICE_VERSION: version()})
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(config.sample)), resource=resource, shutdown_on_exit=False
         )
         exporter = OTLPSpanExporter(url, headers=headers, timeout=_EXPORT_SECONDS)
         self._processor = BatchSpanProcessor(exporter, schedule_delay_millis=_DELAY_MS)
         self._provider.add_span_processor(self._processor)
-        self._tracer = self._provider.get_tracer("appliance", version("appliance"))
+        self._tracer = self._provider.get_tracer("appliance", version())
 
     def start_span(self, request: RequestContext, headers: Mapping[str, str]) -> RequestSpan:
         """Start the span of a request; its context gets the headers that propagate the trace."""

@@ -62,7 +62,7 @@ async def test_nothing_is_downloaded_if_a_required_package_is_missing() -> None:
         manager.start()
         await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
 
-        assert "appliance[gpu]" in manager.statuses[0].reason
+        assert "model-appliance[gpu]" in manager.statuses[0].reason
         assert manager.statuses[0].progress is None
 
 

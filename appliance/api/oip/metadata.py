@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import TypedDict
 
 from appliance.api.oip.inference import VERSION
 from appliance.api.oip.signatures import default_signature
+from appliance.core.distribution import version
 from appliance.core.errors import ForbiddenError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.core.openai_types import Json
@@ -79,15 +79,10 @@ class RepositoryEntry(TypedDict):
     reason: str
 
 
-def server_version() -> str:
-    """Return the version of the appliance."""
-    return version("appliance")
-
-
 def describe_server() -> ServerMetadata:
     """Return the metadata of the server."""
     extensions = ("binary_tensor_data", "generate", "model_configuration", "model_repository", "statistics")
-    return {"name": "appliance", "version": server_version(), "extensions": extensions}
+    return {"name": "appliance", "version": version(), "extensions": extensions}
 
 
 def describe(status: ModelStatus, name: str) -> ModelMetadata:

@@ -19,8 +19,8 @@ from litestar.types import Method
 from litestar.types.internal_types import PathParameterDefinition
 
 from appliance.api.oip.inference import VERSION
-from appliance.api.oip.metadata import server_version
 from appliance.api.openai import PREFIXES
+from appliance.core.distribution import version
 from appliance.core.model import OPENAI_PATHS
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
@@ -87,7 +87,7 @@ def _document() -> bytes:
 
     config = OpenAPIConfig(
         "Appliance",
-        server_version(),
+        version(),
         components=Components(security_schemes=dict(_SECURITY_SCHEMES)),
         security=[{name: []} for name in _SECURITY_SCHEMES],
         operation_id_creator=_operation_id,

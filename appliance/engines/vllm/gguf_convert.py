@@ -19,6 +19,7 @@ import structlog
 from appliance.core import child_process
 from appliance.core.disk import OnProgress, translate_disk_errors
 from appliance.core.errors import LoadError, MissingExtraError, NoSpaceError
+from appliance.engines.vllm.env import is_cpu_build
 from appliance.storage import Cache, sha256_in_cache
 
 log = structlog.get_logger()
@@ -72,7 +73,7 @@ def _run(gguf: Path, target: Path, on_progress: OnProgress) -> None:
 def _require_convertible(gguf: Path) -> None:
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "cpu", "Converting a GGUF file")
+            raise MissingExtraError(package, "cpu" if is_cpu_build() else "gpu", "Converting a GGUF file")
     if _PART.search(gguf.name):
         raise LoadError(f"{gguf}: one part of a model; join the parts with: llama-gguf-split --merge FIRST_PART OUTPUT")
     with translate_disk_errors(gguf), gguf.open("rb") as file:

@@ -14,12 +14,12 @@ import socket
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 import msgspec
 import structlog
 
+from appliance.core.distribution import version
 from appliance.core.errors import EngineDeadError, LoadError
 from appliance.engines.vllm.engine_args import EngineSpec, NodeAddresses
 
@@ -236,7 +236,7 @@ class WorkerNode(_Node):
 def _digest(spec: EngineSpec) -> str:
     """Return the SHA-256 of what must be the same on all nodes; rank, devices and rank 0's address may differ."""
     common = [
-        version("appliance"),
+        version(),
         spec.names,
         spec.layout.model_dump(mode="json", exclude={"devices": True, "nodes": {"rank", "address"}}),
         spec.engine.model_dump(mode="json"),

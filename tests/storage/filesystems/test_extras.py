@@ -42,7 +42,7 @@ async def test_a_missing_client_names_its_extra(
     """With the command that installs it."""
     monkeypatch.setitem(sys.modules, module, None)
 
-    with pytest.raises(MissingExtraError, match=rf"pip install 'appliance\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install 'model-appliance\[{extra}\]'"):
         await listed(uri, GlobalStorageConfig.model_validate({"credentials": credentials}))
 
 
