@@ -6,8 +6,9 @@ variant := env("VARIANT", `command -v nvidia-smi >/dev/null && echo gpu || echo 
 links := env("UV_FIND_LINKS", env("PIP_FIND_LINKS", ""))
 # Otherwise the CPU build of torch comes from PyTorch's index, which uv knows by name.
 torch := if links != "" { "--find-links '" + links + "'" } else if variant == "cpu" { "--torch-backend cpu" } else { "" }
-overrides := if variant == "cpu" { "--override requirements/cpu-overrides.txt" } else { "" }
 python := ".venv/bin/python"
+# The version that the pins in requirements/ are compiled for.
+python_version := "3.11"
 uv := ".venv/bin/uv"
 # Tests start hundreds of processes; without bytecode files each would compile the package again.
 export PYTHONDONTWRITEBYTECODE := ""
@@ -15,19 +16,52 @@ export PYTHONDONTWRITEBYTECODE := ""
 # Run everything that CI runs: format, lint, types, docs, tests.
 check: setup _fmt lint types docs test
 
-# Create .venv with pinned dependencies; does nothing if it is up to date.
+# Create .venv with exactly the pinned packages; does nothing if it is up to date.
 setup:
     #!/usr/bin/env bash
     set -euo pipefail
     want="{{ variant }} $(cat requirements/*.txt pyproject.toml | sha256sum)"
     if [ "$(cat .venv/.made-of 2>/dev/null)" = "$want" ]; then exit 0; fi
-    echo "making .venv ({{ variant }}); this takes a minute or two"
-    [ -x .venv/bin/python ] || python3 -m venv .venv
-    [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-    {{ uv }} pip install --quiet --python {{ python }} --compile-bytecode {{ torch }} {{ overrides }} \
-        -r requirements/{{ variant }}.txt -r requirements/dev.txt
+    # On a terminal, uv shows its progress.
+    quiet=--quiet; if [ -t 2 ]; then quiet=; fi
+    version=$({{ python }} -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true)
+    if [ "$version" != {{ python_version }} ] || [ ! -x {{ uv }} ]; then
+        rm -rf .venv
+        echo "set-up, step 1 of 3: .venv with Python {{ python_version }}" >&2
+        {{ just_executable() }} _venv
+    fi
+    echo "set-up, step 2 of 3: $(sort -u requirements/{{ variant }}.txt requirements/dev.txt | grep -c ==) packages for {{ variant }};" \
+        "the first time, gigabytes are downloaded, which takes minutes" >&2
+    {{ uv }} pip sync $quiet --python {{ python }} --compile-bytecode {{ torch }} \
+        requirements/{{ variant }}.txt requirements/dev.txt
+    echo "set-up, step 3 of 3: Appliance itself" >&2
     {{ uv }} pip install --quiet --python {{ python }} --no-deps --editable .
     echo "$want" > .venv/.made-of
+
+# Create .venv with uv in it, by the uv of this machine or one that pip brings.
+_venv:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    pin=$(grep '^uv==' requirements/dev.txt)
+    uv=$(command -v uv || true)
+    if [ -z "$uv" ]; then
+        folder=$(mktemp -d)
+        trap 'rm -rf "$folder"' EXIT
+        # With a target of its own, pip works where the system's Python is externally managed.
+        if ! PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --target "$folder" "$pin"; then
+            echo "set-up needs uv, or python3 with pip (Debian, Ubuntu: apt install python3-pip)" >&2
+            exit 1
+        fi
+        uv=$folder/bin/uv
+    fi
+    if ! "$uv" venv --quiet --python {{ python_version }} .venv; then
+        echo "The pinned packages are for Python {{ python_version }}; python3 is $(python3 --version 2>&1)," \
+            "and uv could not download another one." >&2
+        echo "Install Python {{ python_version }} (Debian 12: apt install python3.11; elsewhere: uv python install 3.11," \
+            "pyenv, or your distribution's package), and run this again." >&2
+        exit 1
+    fi
+    "$uv" pip install --quiet --python {{ python }} "$pin"
 
 # Serve an example or any other config.
 serve file *args: setup
@@ -126,10 +160,12 @@ protos: setup
 lock: setup
     #!/usr/bin/env bash
     set -euo pipefail
-    pin() { {{ uv }} pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 "$@"; }
+    pin() { {{ uv }} pip compile --quiet --upgrade --no-header --no-annotate --python-version {{ python_version }} "$@"; }
     pin {{ torch }} --override requirements/cpu-overrides.txt --extra cpu --extra all -o requirements/cpu.txt pyproject.toml
     pin --extra gpu --extra all -o requirements/gpu.txt pyproject.toml
-    pin --group dev {{ torch }} --override requirements/cpu-overrides.txt --no-emit-package torch -c requirements/cpu.txt -o requirements/dev.txt
+    # Without what differs between the variants.
+    pin --group dev {{ torch }} --override requirements/cpu-overrides.txt --no-emit-package torch \
+        --no-emit-package setuptools -c requirements/cpu.txt -o requirements/dev.txt
 
 # Build the container image; VARIANT is cpu or gpu, and arguments go to podman, buildah or docker.
 image *args:

@@ -43,7 +43,7 @@ def declared() -> set[str]:
     """The distributions of the base and of all extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
-    return {normalized(name) for names in (project["dependencies"], *extras) for name in names} - {"appliance"}
+    return {normalized(name) for names in (project["dependencies"], *extras) for name in names} - {"model-appliance"}
 
 
 def modules() -> Iterator[tuple[str, str]]:
@@ -77,6 +77,12 @@ def _files(name: str) -> tuple[str, ...]:
     return tuple(map(str, distribution(name).files or ()))
 
 
+def pins(file: str) -> Mapping[str, str]:
+    """The versions that a file of `requirements/` pins."""
+    lines = (ROOT / "requirements" / file).read_text().splitlines()
+    return {normalized(line): line.partition("==")[2].partition(" ")[0] for line in lines if "==" in line}
+
+
 def requirements_of(name: str, seen: set[str]) -> set[str]:
     """What an installed distribution brings, by its requirements."""
     if name in seen:
@@ -108,7 +114,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
 
 
 def test_the_extras_that_kserve_documents_bring_what_they_bring_there() -> None:
-    """`kserve[storage]` becomes `model-appliance[storage]`, the stores, and `kserve[llm]` becomes `model-appliance[llm]`, vLLM.
+    """`kserve[storage]` becomes `model-appliance[storage]`, the stores, and `kserve[llm]` `model-appliance[llm]`, vLLM.
 
     Source: kserve 0.21.0, `Provides-Extra` of its metadata.
     """
@@ -125,3 +131,17 @@ def test_what_is_not_declared_comes_with_what_is() -> None:
 
     assert not missing
     assert declared() >= set(COMES_WITH.values())
+
+
+def test_the_tools_of_developers_fit_both_variants() -> None:
+    """`just setup` installs them beside either file of pins, so no version may differ."""
+    tools = pins("dev.txt")
+    differing = [
+        f"{name}: {tools[name]} in dev.txt, {version} in {file}"
+        for file in ("cpu.txt", "gpu.txt")
+        for name, version in pins(file).items()
+        if tools.get(name, version) != version
+    ]
+
+    assert tools.keys() >= {"pytest", "uv"}
+    assert differing == []

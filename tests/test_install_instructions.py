@@ -27,11 +27,18 @@ _OFFLINE = re.compile("error sending request|dns error|[Cc]ould not connect|Fail
 
 def _texts() -> Iterator[tuple[str, str]]:
     """What users read: the pages, the examples, the source with its help and errors, and the published schemas."""
-    patterns = ("*.md", "docs/**/*.md", "examples/**/*", "appliance/**/*.py", "schemas/*.json", "Containerfile")
+    patterns = (
+        "*.md",
+        "docs/**/*.md",
+        "examples/**/*.yaml",
+        "examples/**/*.py",
+        "appliance/**/*.py",
+        "schemas/*.json",
+        "Containerfile",
+    )
     for pattern in patterns:
         for file in sorted(ROOT.glob(pattern)):
-            if file.is_file() and "__pycache__" not in file.parts:
-                yield str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")
+            yield str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")
 
 
 def _extras_of_errors() -> Mapping[str, str]:
