@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
+from types import NoneType
 
 from appliance.core.errors import RequestError
 from appliance.core.suggestions import did_you_mean
@@ -16,8 +18,8 @@ from appliance.core.suggestions import did_you_mean
 Value = bool | int | float | bytes
 """One element of a tensor; elements of BYTES are bytes."""
 
-InputValue = Value | str
-"""What an element can be made of; a string is encoded as UTF-8."""
+InputValue = Value | str | None
+"""What an element can be made of; a string is encoded as UTF-8, and None is NaN, for which JSON has no number."""
 
 JSON_TYPES: Mapping[str, str] = {
     **dict.fromkeys(("array", "list"), "a list"),
@@ -59,8 +61,11 @@ def _number(name: str, code: str, *types: type) -> Datatype:
     size = struct.calcsize("<" + code)
 
     def pack(values: Sequence[InputValue]) -> bytes:
-        if wrong := set(map(type, values)) - set(types):
+        found = set(map(type, values))
+        if wrong := found - set(types):
             raise ValueError(f"{name} has no place for {min(map(_json_type, wrong))}")
+        if NoneType in found:
+            values = [nan if value is None else value for value in values]
         try:
             return struct.pack(f"<{len(values)}{code}", *values)
         except (struct.error, OverflowError) as error:
@@ -122,7 +127,7 @@ DATATYPES: Mapping[str, Datatype] = {
         _number("BOOL", "?", bool),
         *(_number(f"UINT{bits}", code, int) for bits, code in ((8, "B"), (16, "H"), (32, "I"), (64, "Q"))),
         *(_number(f"INT{bits}", code, int) for bits, code in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))),
-        *(_number(f"FP{bits}", code, int, float) for bits, code in ((16, "e"), (32, "f"), (64, "d"))),
+        *(_number(f"FP{bits}", code, int, float, NoneType) for bits, code in ((16, "e"), (32, "f"), (64, "d"))),
         Datatype("BF16", 2, _pack_bfloat16, _unpack_bfloat16),
         Datatype("BYTES", None, _pack_bytes, _unpack_bytes),
     )

@@ -119,6 +119,17 @@ WRONG: list[tuple[str, Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64", "BF16"])
+def test_null_is_nan(datatype: str) -> None:
+    """JSON has no number for it, so that responses have null too."""
+    tensor = {**NUMBER, "datatype": datatype, "data": [1, None]}
+    (read,) = read_request(json.dumps({"inputs": [tensor]}).encode()).inputs
+    first, second = read.values()
+
+    assert first == 1
+    assert math.isnan(float(second))
+
+
 @pytest.mark.parametrize(("request_", "says"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
 def test_error_of_an_invalid_request_names_the_fault(request_: Any, says: str) -> None:
     """Each fault has its own words."""
