@@ -1,17 +1,22 @@
-"""Whether the files of a model are complete: each shard of its index, whole weights, a tokenizer, a chat template."""
+"""Whether the files of a model are complete: each shard of its index, whole weights, a tokenizer, a chat template.
+
+Of a predictor, whether they have the one file to load.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from appliance.config.engine import EngineConfig
-from appliance.config.models import GenerativeConfig, LanguageModelConfig, ModelConfig
+from appliance.config.engine import EngineConfig, FrameworkConfig
+from appliance.config.models import GenerativeConfig, LocalModelConfig, ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import read_config, read_json, read_tensors, weight_files
 from appliance.storage import bounded_json
 from appliance.storage.file_reader import FileReader, open_reader
+from appliance.storage.selection import model_file
 
 # The files of the tokenizers that transformers and mistral-common know, and the code of others.
 _TOKENIZER = re.compile(
@@ -25,16 +30,17 @@ _MAX_REMOTE_HEADERS = 8
 
 
 def check_files(config: ModelConfig, storage: StorageConfig | None, settings: GlobalStorageConfig) -> Sequence[str]:
-    """Return what a model of vLLM's lacks that it can be served without, read from its files where they are.
+    """Return what a model lacks that it can be served without, read from its files where they are.
 
     Raises:
         ArtifactCorruptError: something is missing without which no engine starts.
+        LoadError: the files are not those of one predictor.
         StorageError: the files cannot be read now.
     """
-    if not isinstance(config, LanguageModelConfig) or not isinstance(config.engine, EngineConfig) or storage is None:
+    if storage is None or (engine := _known_engine(config)) is None:
         return ()
     with open_reader(storage, settings) as files:
-        return _check(files, config, config.engine)
+        return _check(files, config, engine)
 
 
 def check_store(config: ModelConfig, settings: GlobalStorageConfig) -> None:
@@ -42,16 +48,28 @@ def check_store(config: ModelConfig, settings: GlobalStorageConfig) -> None:
 
     Raises:
         ArtifactCorruptError: something is missing without which no engine starts.
+        LoadError: the files are not those of one predictor.
         StorageError: the files cannot be read now.
     """
-    if not isinstance(config, LanguageModelConfig) or not isinstance(config.engine, EngineConfig) or not config.storage:
+    storage = config.storages.get("model")
+    if storage is None or (engine := _known_engine(config)) is None:
         return
-    with open_reader(config.storage, settings) as files:
+    with open_reader(storage, settings) as files:
         if not files.is_local:
-            _check(files, config, config.engine)
+            _check(files, config, engine)
 
 
-def _check(files: FileReader, config: LanguageModelConfig, engine: EngineConfig) -> Sequence[str]:
+def _known_engine(config: ModelConfig) -> EngineConfig | FrameworkConfig | None:
+    """Return the engine; None if the files are those of a class of the user's, or elsewhere."""
+    engine = config.engine if isinstance(config, LocalModelConfig) else None
+    return engine if isinstance(engine, EngineConfig | FrameworkConfig) else None
+
+
+def _check(files: FileReader, config: ModelConfig, engine: EngineConfig | FrameworkConfig) -> Sequence[str]:
+    if isinstance(engine, FrameworkConfig):
+        if not Path(files.location).is_file():
+            model_file(files.location, files.files, engine)
+        return ()
     names, _ = weight_files(files)
     # A GGUF file has everything in it, and other formats have files of their own.
     if not names or "load_format" in engine.args:
@@ -73,7 +91,7 @@ def _require_tokenizer(files: FileReader, engine: EngineConfig) -> None:
     )
 
 
-def _gaps(files: FileReader, config: LanguageModelConfig) -> Iterator[str]:
+def _gaps(files: FileReader, config: ModelConfig) -> Iterator[str]:
     if not isinstance(config, GenerativeConfig) or config.chat_template is not None:
         return
     if any(map(_CHAT_TEMPLATE.fullmatch, files.files)):

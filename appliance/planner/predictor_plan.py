@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
@@ -13,6 +14,7 @@ from appliance.config.models import ModelConfig, PredictorConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.planner.planner import DEFAULT_GBIT, LoadTime, load_time
 from appliance.storage.file_reader import open_reader
+from appliance.storage.selection import model_file
 
 # The import of the framework.
 _START_SECONDS = 5.0
@@ -52,15 +54,19 @@ def plan_predictor(
     """Plan a predictor that a framework computes; None for other models.
 
     Raises:
+        LoadError: there is no file to load, or there are several.
         StorageError: its files cannot be read.
     """
     if not isinstance(config, PredictorConfig) or not isinstance(config.engine, FrameworkConfig):
         return None
     with open_reader(config.storages["model"], settings) as reader:
-        sizes, is_local = reader.files, reader.is_local
-    # Of files that are used in place, none were left out.
-    own = [size for name, size in sizes.items() if any(fnmatchcase(name, glob) for glob in config.engine.include)]
-    own = own or list(sizes.values())
-    download_bytes = 0 if is_local else sum(own)
-    timing = load_time(download_bytes, sum(own), _START_SECONDS, gbit)
-    return PredictorPlan(config.name, config.engine.framework, len(own), sum(own), download_bytes, timing)
+        sizes, is_local, location = reader.files, reader.is_local, reader.location
+    if not Path(location).is_file():
+        # Of files that are used in place, none were left out.
+        file, globs = model_file(location, sizes, config.engine), config.engine.patterns
+        own = [name for name in sizes if name == file or any(fnmatchcase(name, glob) for glob in globs)]
+        sizes = {name: sizes[name] for name in own}
+    size_bytes = sum(sizes.values())
+    download_bytes = 0 if is_local else size_bytes
+    timing = load_time(download_bytes, size_bytes, _START_SECONDS, gbit)
+    return PredictorPlan(config.name, config.engine.framework, len(sizes), size_bytes, download_bytes, timing)

@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
+from appliance.config.engine import FrameworkConfig
 from appliance.config.storage import StorageConfig
 from appliance.core.disk import translate_disk_errors
-from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, LoadError, StorageError
 from appliance.storage.archives import is_archive
 from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.path_safety import name_conflict, name_error
@@ -157,6 +158,27 @@ def _reject_pickles(uri: str, names: Sequence[str], storage: StorageConfig) -> N
             f"{uri}: {_first_of(pickles)}: pickled, and could run code when read; choose a model that has "
             "safetensors, or set allow_pickle: true in its storage if you trust whoever made it"
         )
+
+
+def model_file(location: str, names: Collection[str], framework: FrameworkConfig) -> str:
+    """Return the name of a predictor's file: the only one with a suffix of the framework.
+
+    As in KServe's servers, files in the directory itself come first.
+
+    Raises:
+        LoadError: there is no such file, or there are several.
+    """
+    files = sorted(name for name in names if PurePosixPath(name).suffix.lower() in framework.suffixes)
+    files = [name for name in files if "/" not in name] or files
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        suffixes = ", ".join(framework.suffixes)
+        raise LoadError(f"{location}: has no file of {framework.framework}; it must have one that ends in {suffixes}")
+    raise LoadError(
+        f"{location}: has {len(files)} files of {framework.framework} ({', '.join(files[:5])}); "
+        "name the one to load in storage.uri"
+    )
 
 
 def _why_empty(listing: Listing, storage: StorageConfig) -> str:

@@ -65,3 +65,8 @@ def datatype_of(array: Array) -> str | None:
         return "BYTES"
     native = array.dtype.newbyteorder("<")
     return next((name for name, dtype in _DTYPES.items() if native == dtype), None)
+
+
+def dtype_of(datatype: str) -> str:
+    """Return numpy's dtype for elements of a datatype; objects for BYTES, and for BF16, which it lacks."""
+    return _DTYPES.get(datatype, "O")

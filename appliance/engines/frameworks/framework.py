@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 from appliance.config.engine import FrameworkConfig
 from appliance.core.errors import ApplianceError, LoadError, MissingExtraError, RequestError
 from appliance.engines.frameworks.features import Array, Features
+from appliance.storage.manifest import list_files
+from appliance.storage.selection import model_file
 from appliance.tensors.arrays import datatype_of
 from appliance.tensors.tensor import InferenceRequest, TensorSpec, smallest_tensor
 
@@ -59,6 +61,10 @@ class Framework(ABC):
         """Return the smallest request for the inputs that the model's file describes; None if it describes none."""
         return InferenceRequest(list(map(smallest_tensor, self.inputs))) if self.inputs else None
 
+    def known_inputs(self, proof: Features | None) -> Sequence[TensorSpec]:  # noqa: ARG002 - the file says them
+        """Return its inputs as metadata; `proof` are features that it has computed, None if there are none."""
+        return self.inputs
+
 
 def load(config: FrameworkConfig, path: Path) -> Framework:
     """Load the model in a file or a directory; blocks.
@@ -68,7 +74,7 @@ def load(config: FrameworkConfig, path: Path) -> Framework:
         MissingExtraError: the framework is not installed.
     """
     module, name, package = _CLASSES[config.framework]
-    file = find_file(config, path)
+    file = path if path.is_file() else path / model_file(str(path), list_files(path, read_all=False).files, config)
     try:
         class_ = getattr(import_module(f"{__package__}.{module}"), name)
     except ModuleNotFoundError as error:
@@ -80,30 +86,15 @@ def load(config: FrameworkConfig, path: Path) -> Framework:
     except Exception as error:
         # Each library raises errors of its own for files that it cannot read.
         raise LoadError(
-            f"{file}: {config.framework} cannot load it: {type(error).__name__}: {error}; check that it is a model "
-            "of this framework, that the versions match, and that all packages are installed that it needs"
+            f"{file}: {config.framework} cannot load it: {type(error).__name__}: {fault(error)}; check that it is a "
+            "model of this framework, that the versions match, and that all packages are installed that it needs"
         ) from error
     return framework
 
 
-def find_file(config: FrameworkConfig, path: Path) -> Path:
-    """Return the model's file: `path` itself, or the only one with a suffix of the framework in this directory.
-
-    As in KServe's servers, files in the directory itself come first.
-    """
-    if path.is_file():
-        return path
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in config.suffixes]
-    files = [file for file in files if file.parent == path] or files
-    if len(files) == 1:
-        return files[0]
-    suffixes = ", ".join(config.suffixes)
-    if not files:
-        raise LoadError(f"{path}: has no file of {config.framework}; it must have one that ends in {suffixes}")
-    names = ", ".join(str(file.relative_to(path)) for file in files[:5])
-    raise LoadError(
-        f"{path}: has {len(files)} files of {config.framework} ({names}); name the one to load in storage.uri"
-    )
+def fault(error: Exception) -> str:
+    """Return what an error of a library says, without the stack trace of its C++ code."""
+    return str(error).partition("\nStack trace:")[0]
 
 
 def describe(outputs: Mapping[str, Array]) -> Sequence[TensorSpec]:

@@ -22,7 +22,8 @@ class Xgboost(Framework):
 
     def __init__(self, config: XgboostConfig, file: Path) -> None:
         self._threads = config.threads
-        self._booster = xgboost.Booster({"nthread": config.threads}, model_file=file)
+        # As bytes, their format does not depend on the suffix, which says nothing if it is `.bst`.
+        self._booster = xgboost.Booster({"nthread": config.threads}, model_file=bytearray(file.read_bytes()))
         self.columns = self._booster.feature_names or ()
         self.inputs = [TensorSpec(INPUT, "FP32", (-1, self._booster.num_features()))]
 
