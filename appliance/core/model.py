@@ -184,6 +184,15 @@ class ReportsMemory(Protocol):
 
 
 @runtime_checkable
+class MayBeUnproven(Protocol):
+    """A model that may be ready though no response proves that it works."""
+
+    @property
+    def unproven(self) -> str | None:
+        """Why nothing proves it, for probes, without what follows ", because " for clients; None if it is proven."""
+
+
+@runtime_checkable
 class DependsOnModels(Protocol):
     """A model that needs other servers or models to answer."""
 

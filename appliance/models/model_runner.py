@@ -18,6 +18,7 @@ from appliance.core.errors import ApplianceError, EngineDeadError, LoadError, Re
 from appliance.core.model import (
     FollowsAnotherNode,
     LimitsConcurrency,
+    MayBeUnproven,
     Model,
     ModelRequest,
     Peers,
@@ -273,7 +274,8 @@ class ModelRunner:
         if isinstance(status.model, FollowsAnotherNode):
             self.change_state(State.FOLLOWING, f"computes for {status.model.leader}, which answers")
         else:
-            self.change_state(State.READY, "healthy")
+            unproven = status.model.unproven if isinstance(status.model, MayBeUnproven) else None
+            self.change_state(State.READY, unproven or "healthy")
 
     async def _handle_death(self, error: Exception) -> None:
         """Restart a model that died, if the config asks for it, until it is ready or died too often."""

@@ -16,6 +16,7 @@ from appliance.core.concurrency import in_thread
 from appliance.core.errors import LoadError, RequestError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
+from appliance.core.suggestions import did_you_mean
 from appliance.core.system import usable_cores
 from appliance.tensors.arrays import to_tensor
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, write_request, write_response
@@ -39,7 +40,10 @@ class PredictorModel:
         self._name, self._engine = config.name, engine
         self._framework: Framework | None = None
         self._example: InferenceRequest | None = None
+        self._inputs: Sequence[TensorSpec] = ()
         self._outputs: Sequence[TensorSpec] = ()
+        self.unproven: str | None = None
+        """See `MayBeUnproven`."""
 
     @property
     def warmup_request(self) -> ModelRequest | None:
@@ -73,7 +77,7 @@ class PredictorModel:
         from appliance.engines.frameworks.framework import specs_json
 
         columns = {"columns": list(self._framework.columns)} if self._framework.columns else {}
-        inputs, outputs = specs_json(self._framework.inputs), specs_json(self._outputs)
+        inputs, outputs = specs_json(self._inputs), specs_json(self._outputs)
         return {"framework": self._engine.framework, **columns, "inputs": inputs, "outputs": outputs}
 
     async def close(self) -> None:
@@ -81,26 +85,31 @@ class PredictorModel:
 
     def _load(self, path: Path) -> None:
         from appliance.engines.frameworks import features
-        from appliance.engines.frameworks.framework import describe, load
+        from appliance.engines.frameworks.framework import describe, fault, load
 
         framework = load(self._engine, path)
-        warmup, example = self._engine.warmup, framework.example()
+        warmup = self._engine.warmup
+        example = framework.example() if warmup is None else None
+        proof: Features | None = None
         outputs: Mapping[str, Array] = {}
         try:
             if warmup is not None:
-                outputs = framework.predict(features.of_json(warmup))
+                proof = features.of_json(warmup)
             elif example is not None:
-                outputs = framework.predict(features.of_tensors(example))
+                proof = features.of_tensors(example)
+            outputs = framework.predict(proof) if proof is not None else {}
         except framework.input_errors as error:
+            name, reason = ("a row of zeros" if warmup is None else "engine.warmup"), fault(error)
             if framework.knows_types or warmup is not None:
-                name = "a row of zeros" if warmup is None else "engine.warmup"
                 raise LoadError(
-                    f"{name} cannot be computed: {error}; set engine.warmup to a request that the model answers"
+                    f"{name} cannot be computed: {reason}; set engine.warmup to a request that the model answers"
                 ) from error
             # The types of its columns are unknown, and zeros may be none of its categories.
-            log.warning("model.unproven", model=self._name, reason=f"{type(error).__name__}: {error}")
-            example = None
-        self._example, self._outputs = example, framework.outputs or describe(outputs)
+            self.unproven = f"loaded; set engine.warmup to prove that it works, because {name} is refused: {reason}"
+            log.warning("model.unproven", model=self._name, reason=self.unproven)
+            example = proof = None
+        self._example = example
+        self._inputs, self._outputs = framework.known_inputs(proof), framework.outputs or describe(outputs)
         self._framework = framework
 
     def _infer(self, request: ModelRequest) -> ModelResponse:
@@ -123,13 +132,18 @@ class PredictorModel:
         return ModelResponse(msgspec.json.encode({"predictions": features.predictions(outputs)}))
 
     def _compute(self, read: Callable[[], Features], parameters: Parameters) -> Mapping[str, Array]:
+        from appliance.engines.frameworks.framework import fault
+
         framework = self._framework
         if framework is None:
             raise AssertionError("a request to a model that is not loaded; this is a bug")
         wanted = parameters.get(_PROBABILITIES)
+        for name in parameters.keys() - {_PROBABILITIES} if framework.has_probabilities else ():
+            if hint := did_you_mean(name, (_PROBABILITIES,)):
+                raise RequestError(f"There is no parameter {name!r}; {hint}", param=name)
         if wanted is not None and not (framework.has_probabilities and isinstance(wanted, bool)):
-            fault = "must be true or false" if framework.has_probabilities else f"is not for {self._engine.framework}"
-            raise RequestError(f"{_PROBABILITIES} {fault}", param=_PROBABILITIES)
+            problem = "must be true or false" if framework.has_probabilities else f"is not for {self._engine.framework}"
+            raise RequestError(f"{_PROBABILITIES} {problem}", param=_PROBABILITIES)
         features = read()
         try:
             return framework.predict(features, has_probabilities=wanted)
@@ -137,4 +151,4 @@ class PredictorModel:
             raise
         except framework.input_errors as error:
             # The model has computed its warm-up request, so the features are at fault.
-            raise RequestError(f"The model {self._name!r} cannot compute these inputs: {error}") from error
+            raise RequestError(f"The model {self._name!r} cannot compute these inputs: {fault(error)}") from error

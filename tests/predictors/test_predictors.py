@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from predictors.conftest import ROWS
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import Int64TensorType, StringTensorType
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from appliance.config import load
-from appliance.core.errors import ConfigError, LoadError, MissingExtraError, RequestError
+from appliance.core.errors import LoadError, RequestError
 from appliance.core.model import Model, ModelRequest, Operation
 from appliance.models.dispatch import PeerClient
 from appliance.models.factory import ModelFactory
@@ -122,6 +130,55 @@ async def test_onnx_maps_of_classes_become_a_tensor(write_file: Write, model_fil
     assert np.allclose(np.reshape(values, shape), classifier.predict_proba(ROWS), atol=1e-5)
 
 
+async def test_onnx_columns_have_the_types_of_the_file(write_file: Write, tmp_path: Path) -> None:
+    """Each may be a list of values, though converters give it a second axis; others of its kind are no loss."""
+    frame = pd.DataFrame({"colour": ["red", "blue"] * 2, "size": [1, 2, 3, 4]})
+    encoder = ColumnTransformer([("colour", OneHotEncoder(handle_unknown="ignore"), ["colour"])])
+    types = [("colour", StringTensorType([None, 1])), ("size", Int64TensorType([None, 1]))]
+    pipeline = make_pipeline(encoder, LogisticRegression()).fit(frame, ["buy", "leave"] * 2)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(to_onnx(pipeline, initial_types=types, options={"zipmap": False}).SerializeToString())
+    model = await loaded(write_file, file, "onnx")
+
+    for body in (
+        {"instances": [{"colour": "red", "size": 1}, {"colour": "blue", "size": 2}]},
+        {"inputs": {"colour": ["red", "blue"], "size": [1, 2]}},
+        {"inputs": {"colour": [["red"], ["blue"]], "size": [[1], [2]]}},
+    ):
+        assert [each["label"] for each in await predict(model, body)] == ["buy", "leave"]
+    for row, message in (
+        ({"colour": "red", "size": 1.5}, "The input 'size' is FP64; the model needs INT64"),
+        ({"colour": 1, "size": 1}, "The input 'colour' is INT64; the model needs BYTES"),
+        ({"colour": "red"}, "The model needs the input 'size'; the inputs here are colour, size"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            await predict(model, {"instances": [row]})
+
+
+async def test_several_outputs_are_several_tensors(write_file: Write, tmp_path: Path, iris: tuple[Any, Any]) -> None:
+    """A model that predicts two things for a row has two columns, and the probabilities of each."""
+    features, classes = iris
+    estimator = MultiOutputClassifier(LogisticRegression(max_iter=1000))
+    joblib.dump(estimator.fit(features, np.c_[classes, classes > 0]), tmp_path / "model.joblib")
+    model = await loaded(write_file, tmp_path, "sklearn")
+    outputs = await infer(model, rows(), parameters={"predict_proba": True})
+
+    assert await predict(model, {"instances": ROWS}) == [[0, 0], [2, 1]]
+    assert {name: output[1] for name, output in outputs.items()} == {"output-0": (2, 3), "output-1": (2, 2)}
+
+
+async def test_a_regression_has_no_probabilities(write_file: Write, tmp_path: Path) -> None:
+    """The request is a 400, and a config that asks for them is not served."""
+    joblib.dump(LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]), tmp_path / "model.joblib")
+    model = await loaded(write_file, tmp_path, "sklearn")
+
+    assert await predict(model, {"instances": [[2.0]]}) == pytest.approx([4.0])
+    with pytest.raises(RequestError, match="The model has no probabilities"):
+        await predict(model, {"instances": [[2.0]], "parameters": {"predict_proba": True}})
+    with pytest.raises(LoadError, match=r"engine.predict_proba: a LinearRegression has no probabilities"):
+        await loaded(write_file, tmp_path, "sklearn", predict_proba=True)
+
+
 @pytest.mark.parametrize(
     ("framework", "inputs", "outputs"),
     [
@@ -159,6 +216,8 @@ async def test_metadata_is_that_of_the_model(
         {},
         {"instances": ROWS, "parameters": 3},
         {"instances": ROWS, "parameters": {"predict_proba": "yes"}},
+        {"instances": [[{"a": 1}], 3]},
+        {"instances": [{}]},
     ],
     ids=str,
 )
@@ -170,39 +229,6 @@ async def test_a_clients_mistake_is_a_400(framework: str, body: Any, write_file:
         await predict(model, body)
 
     assert caught.value.status == 400
-
-
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-async def test_a_broken_file_is_refused(framework: str, write_file: Write, tmp_path: Path) -> None:
-    """The message names the file and the framework."""
-    file = tmp_path / {"sklearn": "m.pkl", "onnx": "m.onnx", "xgboost": "m.json", "lightgbm": "m.txt"}[framework]
-    file.write_bytes(b"this is no model")
-
-    with pytest.raises(LoadError, match=f"{file.name}: {framework} cannot load it"):
-        await loaded(write_file, tmp_path, framework)
-
-
-async def test_pickles_need_permission(write_file: Write, model_files: Path) -> None:
-    """A model of scikit-learn is refused with its line, before anything is downloaded."""
-    with pytest.raises(ConfigError, match="allow_pickle: true"):
-        load(write_file(model_files / "sklearn", {"framework": "sklearn"}))
-
-    load(write_file(model_files / "onnx", {"framework": "onnx"}))
-
-
-async def test_a_directory_must_have_one_model(write_file: Write, model_files: Path, tmp_path: Path) -> None:
-    """None and several are errors that name what was found; files in the directory itself come first, as in KServe."""
-    onnx = (model_files / "onnx/model.onnx").read_bytes()
-    with pytest.raises(LoadError, match=r"no file of onnx; it must have one that ends in \.onnx"):
-        await loaded(write_file, tmp_path, "onnx")
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1/model.onnx").write_bytes(onnx)
-    await loaded(write_file, tmp_path, "onnx")
-    (tmp_path / "first.onnx").write_bytes(onnx)
-    await loaded(write_file, tmp_path, "onnx")
-    (tmp_path / "second.onnx").write_bytes(onnx)
-    with pytest.raises(LoadError, match=r"2 files of onnx \(first.onnx, second.onnx\)"):
-        await loaded(write_file, tmp_path, "onnx")
 
 
 async def test_named_columns_come_in_any_order(write_file: Write, shop: Path) -> None:
@@ -229,14 +255,25 @@ async def test_named_columns_come_in_any_order(write_file: Write, shop: Path) ->
         await predict(model, {"instances": [{"colour": "red", "weight": 1}]})
 
 
+async def test_columns_may_be_lists(write_file: Write, shop: Path) -> None:
+    """KServe makes a data frame of such an object."""
+    model = await loaded(write_file, shop, "sklearn")
+
+    assert await predict(model, {"instances": [{"colour": ["red", "blue"], "size": [1, 4]}]}) == ["buy", "leave"]
+
+
 async def test_texts_are_rows_too(write_file: Write, words: Path) -> None:
-    """A pipeline over texts is warmed up with one."""
+    """A pipeline over texts is warmed up with one; a column of them is as good, and other values are a 400."""
     model = await loaded(write_file, words, "sklearn")
     tensor = {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["fine", "awful"]}
 
     assert model.warmup_request is not None
     assert await predict(model, {"instances": ["fine", "awful"]}) == ["up", "down"]
     assert (await infer(model, tensor))["output-0"] == ("BYTES", (2,), [b"up", b"down"])
+    assert (await infer(model, tensor | {"shape": [2, 1]}))["output-0"] == ("BYTES", (2,), [b"up", b"down"])
+    for rows_ in ([3], ["fine", None], [["fine", "awful"]]):
+        with pytest.raises(RequestError, match="The model 'iris' cannot compute these inputs"):
+            await predict(model, {"instances": rows_})
 
 
 async def test_a_warm_up_request_of_the_config_is_held_to(write_file: Write, shop: Path) -> None:
@@ -247,6 +284,45 @@ async def test_a_warm_up_request_of_the_config_is_held_to(write_file: Write, sho
     assert (await loaded(write_file, shop, "sklearn")).warmup_request is None
 
 
+async def test_a_warm_up_request_says_the_types_of_columns(write_file: Write, shop: Path) -> None:
+    """As metadata, in which nothing is promised that the file does not say."""
+    warmup = {"instances": [{"colour": "red", "size": 1.5}]}
+    named = (await loaded(write_file, shop, "sklearn", warmup=warmup)).describe()
+    mixed = (await loaded(write_file, shop, "sklearn", warmup={"instances": [["red", 1.5]]})).describe()
+
+    assert [(each["name"], each["datatype"], each["shape"]) for each in named["inputs"]] == [
+        ("colour", "BYTES", [-1]),
+        ("size", "FP64", [-1]),
+    ]
+    assert mixed["inputs"] == []
+    assert named["outputs"] == mixed["outputs"] == [{"name": "output-0", "datatype": "BYTES", "shape": [-1]}]
+
+
+@pytest.mark.parametrize("framework", ["xgboost", "lightgbm"])
+async def test_null_is_a_missing_number(framework: str, write_file: Write, model_files: Path) -> None:
+    """In both versions, as in KServe; a model without a place for it answers 400."""
+    model = await loaded(write_file, model_files / framework, framework)
+    estimator = await loaded(write_file, model_files / "sklearn", "sklearn")
+    row = [None, 3.5, 1.4, 0.2]
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": row}
+    (output,) = (await infer(model, tensor)).values()
+
+    assert np.allclose(await predict(model, {"instances": [row]}), np.reshape(output[2], output[1]))
+    with pytest.raises(RequestError, match="contains NaN"):
+        await infer(estimator, tensor)
+
+
+async def test_a_misspelt_parameter_is_a_400(write_file: Write, model_files: Path) -> None:
+    """Parameters of others pass, as the protocol has them."""
+    model = await loaded(write_file, model_files / "sklearn", "sklearn")
+
+    assert await infer(model, rows(), parameters={"tenant": "x"}) == {"output-0": ("INT64", (2,), [0, 2])}
+    with pytest.raises(RequestError, match=r'no parameter \'predict_probas\'; did you mean "predict_proba"\?'):
+        await infer(model, rows(), parameters={"predict_probas": True})
+    with pytest.raises(RequestError, match="predict_proba is not for onnx"):
+        await infer(await loaded(write_file, model_files / "onnx", "onnx"), rows(), parameters={"predict_proba": True})
+
+
 async def test_requests_are_computed_side_by_side(write_file: Write, model_files: Path) -> None:
     """Many at once give each its own answer, off the event loop."""
     model = await loaded(write_file, model_files / "onnx", "onnx")
@@ -254,16 +330,3 @@ async def test_requests_are_computed_side_by_side(write_file: Write, model_files
     answers = await asyncio.gather(*(predict(model, {"instances": [ROWS[number % 2]]}) for number in range(40)))
 
     assert [each[0]["label"] for each in answers] == [0, 2] * 20
-
-
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-async def test_a_missing_library_is_named_with_its_extra(
-    framework: str, write_file: Write, model_files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The extras have the names of the frameworks."""
-    module = {"onnx": "onnxruntime"}.get(framework, framework)
-    monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"appliance.engines.frameworks.{framework}", raising=False)
-
-    with pytest.raises(MissingExtraError, match=rf"appliance\[{framework}\]"):
-        await loaded(write_file, model_files / framework, framework)

@@ -47,7 +47,7 @@ def of_json(payload: Json) -> Features:
         raise RequestError(
             'The body has no rows; it must be {"instances": [...]} with a row or more', param="instances"
         )
-    if isinstance(rows[0], list) and rows[0] and isinstance(rows[0][0], dict):
+    if all(isinstance(row, list) and row and isinstance(row[0], dict) for row in rows):
         rows = list(chain.from_iterable(rows))
     if isinstance(rows[0], dict):
         return _of_objects(rows, key)
@@ -120,6 +120,8 @@ def _array(tensor: Tensor) -> Array:
 
 def _of_objects(rows: Sequence[Any], key: str) -> Mapping[str, Array]:  # Any: JSON values
     names = list(rows[0])
+    if not names:
+        raise RequestError(f"{key}[0] is an empty object; it must have the columns of a row", param=key)
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != rows[0].keys():
             raise RequestError(f"{key}[{number}] has not the keys of the first row: {', '.join(names)}", param=key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +13,15 @@ import sklearn  # noqa: F401 - what is loaded needs it; its absence is an error 
 from appliance.config.engine import SklearnConfig
 from appliance.core.errors import LoadError, RequestError
 from appliance.engines.frameworks.features import Array, Features, columns, matrix, ordered, require_columns
-from appliance.engines.frameworks.framework import INPUT, OUTPUT, Framework
+from appliance.engines.frameworks.framework import INPUT, OUTPUT, Framework, describe
 from appliance.tensors.tensor import TensorSpec
 
 
 class Sklearn(Framework):
     """An estimator or a pipeline."""
 
+    # A number has none of the methods of the text that a model needs.
+    input_errors = (*Framework.input_errors, AttributeError, ArithmeticError)
     has_probabilities: ClassVar[bool] = True
     knows_types: ClassVar[bool] = False
 
@@ -38,7 +40,15 @@ class Sklearn(Framework):
         self.columns = list(map(str, getattr(self._model, "feature_names_in_", ())))
         count = getattr(self._model, "n_features_in_", None)
         # Without a number of features it is a pipeline that begins with texts.
+        self._needs_texts = count is None
         self.inputs = [TensorSpec(INPUT, "BYTES", (-1,)) if count is None else TensorSpec(INPUT, "FP64", (-1, count))]
+
+    def known_inputs(self, proof: Features | None) -> Sequence[TensorSpec]:
+        if isinstance(proof, Mapping):
+            return describe(proof)
+        # Rows with texts and numbers fit no tensor.
+        has_known_type = proof is not None and self._needs_texts == (proof.dtype.kind == "O")
+        return self.inputs if has_known_type else ()
 
     def predict(self, features: Features, *, has_probabilities: bool | None = None) -> Mapping[str, Array]:
         if has_probabilities is None:
@@ -55,7 +65,9 @@ class Sklearn(Framework):
     def _table(self, features: Features) -> Any:  # Any: an array or a data frame
         """Return the features as the model was trained with them: with the names of columns, or without."""
         if not self.columns:
-            return matrix(features)
+            rows = matrix(features)
+            # Some clients send a text for each row as a column.
+            return rows.reshape(-1) if rows.shape[1:] == (1,) and self._needs_texts else rows
         import pandas as pd
 
         found = columns(features)
