@@ -180,7 +180,7 @@ def init(
     key, digest = _new_key() if has_key else (None, None)
     _write(file, render(file, class_, uri, name, port, digest))
     click.echo(f"{file}: written; serve it with: appliance serve{'' if file == DEFAULT_FILES[0] else f' {file}'}")
-    click.echo("completion in an editor: appliance schema > appliance.schema.json", err=True)
+    click.echo(f"completion in an editor: appliance schema --write {file.parent}", err=True)
     if key:
         click.echo(f"key of clients, shown once: {key}")
 

@@ -14,6 +14,7 @@ import click
 
 from appliance.cli.options import FILE, Choice, default_file, format_option, load_config, load_quietly, overrides
 from appliance.config import LoadedConfig, schema_of
+from appliance.config.json_schema import directory
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import printable
 from appliance.core.errors import ApplianceError, ConfigError, Problem
@@ -145,6 +146,34 @@ def _check_layouts(file: Path, loaded: LoadedConfig) -> _Finding:
 
 @click.command()
 @click.argument("class_", metavar="[CLASS]", type=Choice(sorted(MODEL_CONFIGS)), required=False)
-def schema(class_: str | None) -> None:
-    """Print the JSON Schema of the file, or of a model CLASS."""
-    click.echo(json.dumps(schema_of(class_), indent=2))
+@click.option(
+    "--write",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write all schemas into DIR instead, for editors.",
+)
+def schema(class_: str | None, folder: Path | None) -> None:
+    """Print the JSON Schema of the file, or of a model CLASS.
+
+    With --write, an editor with the YAML language server checks and completes a file that begins with the line:
+
+    # yaml-language-server: $schema=DIR/appliance.schema.json
+    """
+    if folder is None:
+        click.echo(json.dumps(schema_of(class_), indent=2))
+    elif class_ is not None:
+        raise click.UsageError("--write writes the schemas of all classes; leave out CLASS")
+    else:
+        _write_schemas(folder)
+
+
+def _write_schemas(folder: Path) -> None:
+    """Write all schemas, because that of the file refers to that of vLLM's arguments, and print their paths."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in sorted(directory().glob("*.json")):
+            (folder / source.name).write_bytes(source.read_bytes())
+            click.echo(folder / source.name)
+    except OSError as error:
+        raise ApplianceError(f"{folder}: cannot be written: {error.strerror}; choose another directory") from error

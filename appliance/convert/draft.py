@@ -132,7 +132,7 @@ class Draft:
             _sort(model, _MODEL_ORDER)
             if "args" in model.get("engine", ()):
                 model["engine"].move_to_end("args")
-        # The first line is for editors; `appliance schema` prints the file that it names.
+        # The first line is for editors; `appliance schema --write .` writes the file that it names.
         self.data.yaml_set_start_comment(f"{_MODELINE}\nConverted from {self.source}.")
         yaml = YAML()
         yaml.indent(mapping=2, sequence=4, offset=2)

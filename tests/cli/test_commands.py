@@ -61,6 +61,30 @@ def test_a_file_is_checked_without_its_secrets(tmp_path: Path) -> None:
     assert 'server.prot: unknown key; did you mean "port"?' in bad.stdout
 
 
+def test_the_schemas_are_written_for_editors(tmp_path: Path) -> None:
+    """All of them, into a new directory, so that one finds another, and only all of them."""
+    folder = tmp_path / "new" / "schemas"
+
+    done, refused = _run("schema", "--write", str(folder)), _run("schema", "proxy", "--write", str(folder))
+
+    published = {path.name: path.read_bytes() for path in (EXAMPLES[0].parents[1] / "schemas").iterdir()}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == published
+    assert done.stdout.split() == [str(folder / name) for name in sorted(published)]
+    assert (refused.returncode, "leave out CLASS" in refused.stderr) == (2, True)
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Without a traceback."""
+    (tmp_path / "file").touch()
+
+    done = _run("schema", "--write", str(tmp_path / "file" / "schemas"))
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"appliance: {tmp_path}/file/schemas: cannot be written: Not a directory; choose another directory\n"
+    )
+
+
 def test_a_schema_is_printed_whole_or_for_a_class() -> None:
     """`schema` prints the file's schema, `schema generative` that of one class."""
     whole, one = json.loads(_run("schema").stdout), json.loads(_run("schema", "generative").stdout)
