@@ -154,7 +154,7 @@ docs: setup
 # Generate the gRPC messages from the .proto file.
 protos: setup
     {{ python }} -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
-        appliance/api/grpc/inference.proto
+        appliance/tensors/grpc/inference.proto
 
 # Update the pinned requirements; the files contain no index addresses.
 lock: setup

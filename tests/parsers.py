@@ -26,8 +26,6 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.api import body as bodies
 from appliance.api import openai as openai_protocol
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.converters import request_from_message
 from appliance.api.oip import v1, v2
 from appliance.api.oip.signatures import parse_inputs
 from appliance.config.server import ServerLimitsConfig
@@ -43,6 +41,8 @@ from appliance.proxy.rewrite import RequestBody, RequestRewriter, rename_respons
 from appliance.proxy.stream import EventRewriter
 from appliance.python_api import types as python_types
 from appliance.tensors.codec import decode, read_request, write_request
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.converters import request_from_message
 from appliance.tensors.tensor import InferenceRequest, Tensor
 
 Shape = Callable[[int], bytes]

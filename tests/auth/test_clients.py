@@ -18,8 +18,8 @@ import trustme
 from server_process import ServerProcess, free_port, wait_until
 from upstreams import Upstream
 
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 
 KEY = "sk-of-this-test-and-no-other"
 AUTHORITY = trustme.CA()

@@ -15,11 +15,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from structlog.testing import capture_logs
 
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.limits import KeyLimitsConfig
 from appliance.config.server import KeyConfig
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 
 _PROBES = {"ServerLive", "ServerReady"}
 _METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods)

@@ -12,14 +12,14 @@ import pytest
 from auth_doubles import ADMIN_KEY, FULL_KEY, MODEL_KEY, AppClient, bearer_header, config_with_keys
 from inference_doubles import InferenceClient, OperationDouble, operation_doubles
 
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerConfig
 from appliance.core.errors import ArtifactCorruptError, EngineDeadError, LoadError
 from appliance.models.health import ConfigStatus
 from appliance.models.state import State
 from appliance.telemetry.recorder import RequestRecorder
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 
 INSIDE = re.compile(
     r"Traceback|\.py\b|site-packages|/(?:root|home|tmp|usr|models|opt|var)/|\b\w*(?:Error|Exception)\b(?!\")|0x[0-9a-f]{6}|<class"

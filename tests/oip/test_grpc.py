@@ -22,13 +22,13 @@ from inference_doubles import InferenceClient, operation_doubles
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerConfig
 from appliance.config.telemetry import LoggingConfig, PayloadLogConfig
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
 from appliance.telemetry.recorder import RequestRecorder
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.tensors.tensor import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
@@ -93,7 +93,7 @@ async def _code(call: Any) -> grpc.StatusCode:
 
 def test_the_messages_are_those_of_the_proto(tmp_path: Path) -> None:
     """Generated anew, they are what is committed; if not: just protos."""
-    folder = "appliance/api/grpc"
+    folder = "appliance/tensors/grpc"
     outs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
 
     subprocess.run(

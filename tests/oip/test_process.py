@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from server_process import free_port, wait_until
 
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 
 PROGRAM = Path(__file__).parent.parent / "inference_doubles.py"
 

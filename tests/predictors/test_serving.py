@@ -17,9 +17,9 @@ from predictors.test_plan import plan
 from server_process import ServerProcess, free_port
 from storage.servers import gcs
 
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.tensors.codec import LENGTH_HEADER, write_request
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.tensors.tensor import InferenceRequest, Tensor
 
 KEY = "key-of-an-operator-0123456789abcdef"

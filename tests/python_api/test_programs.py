@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from python_api.program import PROGRAMS, Program
 from server_process import wait_until
 
-from appliance.api.grpc import inference_pb2, inference_pb2_grpc
+from appliance.tensors.grpc import inference_pb2, inference_pb2_grpc
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 

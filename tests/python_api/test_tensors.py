@@ -13,11 +13,11 @@ from python_api.model_requests import load_model
 from python_api.program import Program
 
 from appliance import InferInput, InferOutput, InferRequest, InferResponse, Model
-from appliance.api.grpc import inference_pb2, inference_pb2_grpc
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.python_api.responses import InvalidResultError
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
+from appliance.tensors.grpc import inference_pb2, inference_pb2_grpc
 from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Tensor
 
 

@@ -6,7 +6,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from appliance.api.grpc import inference_pb2_grpc
 from appliance.api.grpc.interceptor import GrpcInterceptor
 from appliance.api.grpc.service import SERVICE, HealthService, InferenceService
 from appliance.api.probes import Health
@@ -15,6 +14,7 @@ from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.models.manager import ModelManager
 from appliance.telemetry.recorder import RequestRecorder
+from appliance.tensors.grpc import inference_pb2_grpc
 
 
 def create_server(

@@ -16,9 +16,6 @@ from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.converters import message_from_response, request_from_message
-from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
 from appliance.api.grpc.interceptor import recognize
 from appliance.api.oip import metadata
 from appliance.api.oip.inference import authorize, find_model, infer
@@ -30,6 +27,9 @@ from appliance.core.model import Operation
 from appliance.core.request_context import current_context
 from appliance.models.manager import ModelManager
 from appliance.models.state import RULES
+from appliance.tensors.grpc import inference_pb2 as pb
+from appliance.tensors.grpc.converters import message_from_response, request_from_message
+from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
 
 SERVICE = "inference.GRPCInferenceService"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-from appliance.api.grpc import inference_pb2 as pb
 from appliance.core.errors import RequestError
 from appliance.tensors.datatype import datatype
+from appliance.tensors.grpc import inference_pb2 as pb
 from appliance.tensors.tensor import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 
 # The message field of each datatype; 16-bit floats have none.

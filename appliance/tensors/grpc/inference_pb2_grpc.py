@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from appliance.api.grpc import inference_pb2 as appliance_dot_api_dot_grpc_dot_inference__pb2
+from appliance.tensors.grpc import inference_pb2 as appliance_dot_tensors_dot_grpc_dot_inference__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in appliance/api/grpc/inference_pb2_grpc.py depends on'
+        + ' but the generated code in appliance/tensors/grpc/inference_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,58 +36,58 @@ class GRPCInferenceServiceStub:
         """
         self.ServerLive = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerLive',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerLiveRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerLiveResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerLiveRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerLiveResponse.FromString,
                 _registered_method=True)
         self.ServerReady = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerReady',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerReadyRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerReadyResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerReadyRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerReadyResponse.FromString,
                 _registered_method=True)
         self.ModelReady = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelReady',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelReadyRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelReadyResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelReadyRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelReadyResponse.FromString,
                 _registered_method=True)
         self.ServerMetadata = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerMetadata',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerMetadataResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerMetadataResponse.FromString,
                 _registered_method=True)
         self.ModelMetadata = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelMetadata',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelMetadataResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelMetadataResponse.FromString,
                 _registered_method=True)
         self.ModelInfer = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelInfer',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelInferRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelInferResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelInferResponse.FromString,
                 _registered_method=True)
         self.ModelConfig = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelConfig',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelConfigRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelConfigResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelConfigRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelConfigResponse.FromString,
                 _registered_method=True)
         self.ModelStatistics = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelStatistics',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelStatisticsResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelStatisticsResponse.FromString,
                 _registered_method=True)
         self.RepositoryIndex = channel.unary_unary(
                 '/inference.GRPCInferenceService/RepositoryIndex',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryIndexResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryIndexResponse.FromString,
                 _registered_method=True)
         self.RepositoryModelLoad = channel.unary_unary(
                 '/inference.GRPCInferenceService/RepositoryModelLoad',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
                 _registered_method=True)
         self.RepositoryModelUnload = channel.unary_unary(
                 '/inference.GRPCInferenceService/RepositoryModelUnload',
-                request_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
-                response_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+                request_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+                response_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
                 _registered_method=True)
 
 
@@ -176,58 +176,58 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ServerLive': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerLive,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerLiveRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerLiveResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerLiveRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerLiveResponse.SerializeToString,
             ),
             'ServerReady': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerReady,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerReadyRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerReadyResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerReadyRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerReadyResponse.SerializeToString,
             ),
             'ModelReady': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelReady,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelReadyRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelReadyResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelReadyRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelReadyResponse.SerializeToString,
             ),
             'ServerMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerMetadata,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerMetadataRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ServerMetadataResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerMetadataRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerMetadataResponse.SerializeToString,
             ),
             'ModelMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelMetadata,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelMetadataRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelMetadataResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelMetadataRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelMetadataResponse.SerializeToString,
             ),
             'ModelInfer': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelInfer,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelInferRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelInferResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelInferRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelInferResponse.SerializeToString,
             ),
             'ModelConfig': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelConfig,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelConfigRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelConfigResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelConfigRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelConfigResponse.SerializeToString,
             ),
             'ModelStatistics': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelStatistics,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelStatisticsRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
             ),
             'RepositoryIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.RepositoryIndex,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryIndexRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryIndexResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryIndexRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryIndexResponse.SerializeToString,
             ),
             'RepositoryModelLoad': grpc.unary_unary_rpc_method_handler(
                     servicer.RepositoryModelLoad,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelLoadRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelLoadResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelLoadRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelLoadResponse.SerializeToString,
             ),
             'RepositoryModelUnload': grpc.unary_unary_rpc_method_handler(
                     servicer.RepositoryModelUnload,
-                    request_deserializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelUnloadRequest.FromString,
-                    response_serializer=appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelUnloadResponse.SerializeToString,
+                    request_deserializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelUnloadRequest.FromString,
+                    response_serializer=appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelUnloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -255,8 +255,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerLive',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ServerLiveRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ServerLiveResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerLiveRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerLiveResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -282,8 +282,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerReady',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ServerReadyRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ServerReadyResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerReadyRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerReadyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -309,8 +309,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelReady',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelReadyRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelReadyResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelReadyRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelReadyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -336,8 +336,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerMetadata',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ServerMetadataResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ServerMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -363,8 +363,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelMetadata',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelMetadataResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -390,8 +390,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelInfer',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelInferRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelInferResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelInferRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelInferResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -417,8 +417,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelConfig',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelConfigRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelConfigResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelConfigRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -444,8 +444,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelStatistics',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.ModelStatisticsResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.ModelStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -471,8 +471,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/RepositoryIndex',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryIndexResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -498,8 +498,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/RepositoryModelLoad',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -525,8 +525,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/RepositoryModelUnload',
-            appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
-            appliance_dot_api_dot_grpc_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+            appliance_dot_tensors_dot_grpc_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
             options,
             channel_credentials,
             insecure,
