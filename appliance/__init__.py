@@ -6,16 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from appliance.python_api.tensor_model import InferInput, InferOutput, InferRequest, InferResponse, Model
+    from appliance.python_api.infer_tensors import InferInput, InferOutput
+    from appliance.python_api.infer_types import InferRequest, InferResponse
+    from appliance.python_api.tensor_model import Model
     from appliance.server.model_server import ModelServer
 
 __all__ = ["InferInput", "InferOutput", "InferRequest", "InferResponse", "Model", "ModelServer"]
 
 _PLACES = {
     "ModelServer": "appliance.server.model_server",
-    **dict.fromkeys(
-        ("InferInput", "InferOutput", "InferRequest", "InferResponse", "Model"), "appliance.python_api.tensor_model"
-    ),
+    **dict.fromkeys(("InferInput", "InferOutput"), "appliance.python_api.infer_tensors"),
+    **dict.fromkeys(("InferRequest", "InferResponse"), "appliance.python_api.infer_types"),
+    "Model": "appliance.python_api.tensor_model",
 }
 
 

@@ -1,34 +1,24 @@
-"""Models written in Python for clients of the Open Inference Protocol, and their tensors, as in KServe."""
+"""Models written in Python for clients of the Open Inference Protocol; the signatures are KServe's."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
 from appliance.core.errors import LoadError, RequestError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
+from appliance.core.request_context import current_context
 from appliance.python_api.base_model import BasePythonModel, overridable, overridden_method
+from appliance.python_api.infer_types import InferRequest, InferResponse
 from appliance.python_api.responses import InvalidResultError, describe_type, to_json
 from appliance.python_api.user_code import call_method, describe_exception, is_stream, stream_items, user_code
-from appliance.tensors.arrays import to_array, to_tensor
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_request, write_response
-from appliance.tensors.tensor import (
-    InferenceRequest,
-    InferenceResponse,
-    Parameters,
-    RequestedOutput,
-    Tensor,
-    TensorSpec,
-    smallest_tensor,
-)
-
-if TYPE_CHECKING:
-    import numpy as np
+from appliance.tensors.tensor import InferenceRequest, InferenceResponse, TensorSpec, smallest_tensor
 
 Headers = Mapping[str, str]
 
@@ -39,158 +29,22 @@ METHODS: Mapping[Operation, str] = {
 }
 """The method of each operation."""
 
+# https://www.rfc-editor.org/rfc/rfc9110#section-5.5
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
-class _NamedTensor:
-    """A tensor of a request or of a response."""
-
-    def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        datatype: str,
-        data: Sequence[Any] | bytes = (),  # Any: elements, or lists of them
-        parameters: Parameters | None = None,
-    ) -> None:
-        """`data` are the elements in row-major order, nested lists of the shape, or the protocol's bytes; they may be
-        set later by `set_data_from_numpy`.
-
-        Raises:
-            ValueError: they do not fit the datatype and the shape.
-        """
-        self.name = name
-        self.datatype = datatype
-        self.shape = list(shape)
-        self.parameters = dict(parameters or {})
-        self._tensor: Tensor | None = None
-        with _value_errors():
-            if isinstance(data, bytes):
-                self._tensor = Tensor.of_raw(name, datatype, self.shape, data)
-            elif data:
-                self._tensor = Tensor.of_nested(name, datatype, self.shape, list(data))
-
-    @classmethod
-    def from_numpy(cls, name: str, array: np.ndarray[Any, Any], datatype: str | None = None) -> Self:
-        """Return an array as a tensor; a `datatype` of None is the array's own.
-
-        Raises:
-            TypeError: the protocol has no datatype for such an array.
-            ValueError: its elements do not fit the datatype.
-        """
-        with _value_errors():
-            return cls.of(to_tensor(name, array, datatype))
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Self:
-        """Return a tensor of the protocol as one of this class."""
-        named = cls(tensor.name, tensor.shape, tensor.datatype, parameters=tensor.parameters)
-        named._tensor = tensor
-        return named
-
-    @property
-    def tensor(self) -> Tensor:
-        """The tensor of the protocol.
-
-        Raises:
-            ValueError: it has a shape with elements, and no data.
-        """
-        if self._tensor is None:
-            with _value_errors():
-                self._tensor = Tensor.of_values(self.name, self.datatype, self.shape, ())
-        return replace(self._tensor, parameters=self.parameters)
-
-    @property
-    def data(self) -> list[Any]:  # Any: elements
-        """The elements in row-major order; those of BYTES are bytes."""
-        return self.tensor.values()
-
-    def as_numpy(self) -> np.ndarray[Any, Any]:
-        """Return the elements in the tensor's shape, read-only if the array shares their bytes.
-
-        BYTES become an array of objects, each of them bytes; BF16, which numpy lacks, becomes float32.
-        """
-        return to_array(self.tensor)
-
-    def as_string(self) -> list[str]:
-        """Return the elements of BYTES as texts.
-
-        Raises:
-            RequestError: they are not texts.
-        """
-        return self.tensor.texts()
-
-    def set_data_from_numpy(self, array: np.ndarray[Any, Any], binary_data: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002, RUF100 - KServe's; the client chooses the encoding
-        """Set the elements and the shape to those of an array."""
-        with _value_errors():
-            self._tensor = to_tensor(self.name, array, self.datatype)
-        self.shape = list(array.shape)
-
-
-@contextmanager
-def _value_errors() -> Iterator[None]:
-    """Turn request errors into `ValueError`: what a program puts in a tensor is not the client's fault."""
-    try:
-        yield
-    except RequestError as error:
-        raise ValueError(str(error)) from error
-
-
-class InferInput(_NamedTensor):
-    """A tensor of a request."""
-
-
-class InferOutput(_NamedTensor):
-    """A tensor of a response."""
-
-
-@dataclass
-class InferRequest:
-    """Tensors for a model."""
-
-    model_name: str
-    inputs: list[InferInput]
-    id: str | None = None
-    parameters: Parameters = field(default_factory=dict)
-    request_outputs: Sequence[RequestedOutput] = ()
-    """The outputs that the client requests; empty means all."""
-
-    @classmethod
-    def of(cls, model_name: str, request: InferenceRequest) -> InferRequest:
-        """Return a request of the protocol as one of this class."""
-        inputs = [InferInput.of(tensor) for tensor in request.inputs]
-        return cls(model_name, inputs, request.id, request.parameters, request.outputs)
-
-    def get_input_by_name(self, name: str) -> InferInput | None:
-        """Return the input of this name, or None."""
-        return next((each for each in self.inputs if each.name == name), None)
-
-
-class InferResponse:
-    """The tensors that a model returns."""
-
-    def __init__(
-        self,
-        response_id: str | None,
-        model_name: str,
-        infer_outputs: Sequence[InferOutput],
-        model_version: str | None = None,
-        parameters: Parameters | None = None,
-    ) -> None:
-        self.id = response_id
-        self.model_name = model_name
-        self.outputs = list(infer_outputs)
-        self.model_version = model_version
-        self.parameters = dict(parameters or {})
-
-    @property
-    def message(self) -> InferenceResponse:
-        """The response of the protocol."""
-        tensors = [output.tensor for output in self.outputs]
-        return InferenceResponse(self.model_name, self.model_version, tensors, self.id, self.parameters)
-
-    def get_output_by_name(self, name: str) -> InferOutput | None:
-        """Return the output of this name, or None."""
-        return next((each for each in self.outputs if each.name == name), None)
-
+# They describe the body or the connection, which are the server's.
+_BODY_HEADERS = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "keep-alive",
+        "transfer-encoding",
+        LENGTH_HEADER,
+    }
+)
 
 Payload = InferRequest | Json
 """Tensors in version 2 of the protocol, a JSON object such as ``{"instances": [...]}`` in version 1."""
@@ -201,7 +55,15 @@ class Model(BasePythonModel):
     """
     A model for clients of the Open Inference Protocol: their requests go through `preprocess`, `predict` or `explain`,
     and `postprocess`, each plain, in a thread, or asynchronous.
+
+    `headers` are those of the request, by lower-case name; a step may add others for the next one. `predict` and
+    `postprocess` get a third argument `response_headers` if `return_response_headers` is set.
     """
+
+    def __init__(self, name: str, return_response_headers: bool = False) -> None:  # noqa: FBT001, FBT002, RUF100 - KServe's
+        """With `return_response_headers`, `predict` and `postprocess` get a dict for headers of the response, too."""
+        super().__init__(name)
+        self.required_response_headers = return_response_headers
 
     @overridable
     def preprocess(self, payload: Payload, headers: Headers | None = None) -> Any:  # noqa: ARG002 - to be overridden
@@ -209,7 +71,7 @@ class Model(BasePythonModel):
         return payload
 
     @overridable
-    def predict(self, payload: Any, headers: Headers | None = None) -> Any:
+    def predict(self, payload: Any, headers: Headers | None = None, *args: Any, **keywords: Any) -> Any:
         """Return an `InferResponse` for an `InferRequest`, a mapping such as ``{"predictions": [...]}`` for a mapping.
 
         A generator streams to clients of the protocol's version 1: bytes and texts, or mappings as lines of JSON.
@@ -217,7 +79,7 @@ class Model(BasePythonModel):
         raise NotImplementedError
 
     @overridable
-    def postprocess(self, result: Any, headers: Headers | None = None) -> Any:  # noqa: ARG002 - to be overridden
+    def postprocess(self, result: Any, headers: Headers | None = None, *args: Any, **keywords: Any) -> Any:  # noqa: ARG002 - to be overridden
         """Return what the client gets."""
         return result
 
@@ -279,25 +141,55 @@ def _has_tensors(proof: Mapping[str, Any]) -> bool:
 async def handle(model: Model, request: ModelRequest) -> ModelResponse:
     """Return the response to a request."""
     is_inference = request.operation is Operation.INFERENCE
-    value: Any
-    if is_inference:
-        value = InferRequest.of(model.name, read_request(request.body, request.headers.get(LENGTH_HEADER)))
-    else:
-        value = decode(request.body, dict[str, Any])
-    for name in ("preprocess", METHODS[request.operation], "postprocess"):
-        if (step := overridden_method(model, name)) is not None:
-            value = await call_method(step, value, request.headers)
+    response_headers: dict[str, str] = {}
+    value = await _run_steps(model, request, _payload(model, request), response_headers)
+    headers = _checked(response_headers)
     if is_inference:
         if is_stream(value):
             raise InvalidResultError("predict is a generator; only clients of /v1/models/NAME:predict take a stream")
-        body, headers = write_response(_to_message(value), prefers_binary=True)
-        return ModelResponse(body, headers=headers)
+        body, length_header = write_response(_to_message(value), prefers_binary=True)
+        return ModelResponse(body, headers={**headers, **length_header})
     if is_stream(value):
         # Only the model knows what it writes.
-        return ModelResponse(_stream(value), media_type="application/octet-stream")
+        return ModelResponse(_stream(value), media_type="application/octet-stream", headers=headers)
     is_bare = isinstance(value, list | tuple) or hasattr(value, "tolist")
-    expected = 'a mapping such as {"predictions": [...]}, or a list'
-    return ModelResponse(msgspec.json.encode(to_json({"predictions": value} if is_bare else value, expected)))
+    fields = to_json(
+        {"predictions": value} if is_bare else value, 'a mapping such as {"predictions": [...]}, or a list'
+    )
+    return ModelResponse(msgspec.json.encode(fields), headers=headers)
+
+
+def _payload(model: Model, request: ModelRequest) -> Payload:
+    if request.operation is not Operation.INFERENCE:
+        return decode(request.body, dict[str, Any])
+    context = current_context()
+    from_grpc = context is not None and context.protocol == "oip_grpc"
+    inference = read_request(request.body, request.headers.get(LENGTH_HEADER))
+    return InferRequest.of(model.name, inference, from_grpc=from_grpc)
+
+
+async def _run_steps(model: Model, request: ModelRequest, payload: Any, response_headers: dict[str, str]) -> Any:
+    """Return the result of the steps that the model's class overrides, one after the other."""
+    headers = dict(request.headers)
+    value = payload
+    for name in ("preprocess", METHODS[request.operation], "postprocess"):
+        if (step := overridden_method(model, name)) is not None:
+            has_headers = model.required_response_headers and name in {"predict", "postprocess"}
+            value = await call_method(step, value, headers, *((response_headers,) if has_headers else ()))
+    return value
+
+
+def _checked(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """Return headers that a model set, without those that describe a body, because ours is another one."""
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(str(name)) or not _HEADER_VALUE.fullmatch(str(value)):
+            raise InvalidResultError(
+                f"the model set the response header {str(name)[:80]!r}, whose name or value is wrong"
+            )
+        if str(name).lower() not in _BODY_HEADERS:
+            checked[str(name).lower()] = str(value)
+    return checked
 
 
 async def _stream(stream: Any) -> AsyncGenerator[bytes]:
@@ -315,7 +207,7 @@ def _to_message(result: Any) -> InferenceResponse:
     try:
         if isinstance(result, InferResponse):
             return result.message
-        return read_response(msgspec.json.encode(to_json(result, "an InferResponse")))
+        return read_response(msgspec.json.encode(_with_data(to_json(result, "an InferResponse"))))
     except InvalidResultError:
         raise
     except Exception as error:
@@ -323,3 +215,19 @@ def _to_message(result: Any) -> InferenceResponse:
         raise InvalidResultError(
             f"the model returned {describe_type(result)}; must be an InferResponse: {describe_exception(error)}"
         ) from error
+
+
+def _with_data(response: Json) -> Json:
+    """Return a response whose outputs have `data`, also if they have `contents` as messages of gRPC do."""
+    outputs = response.get("outputs")
+    if not isinstance(outputs, list):
+        return response
+    return {**response, "outputs": [_output_with_data(each) if isinstance(each, dict) else each for each in outputs]}
+
+
+def _output_with_data(output: Json) -> Json:
+    contents = output.get("contents")
+    if not isinstance(contents, dict) or len(contents) != 1 or "data" in output:
+        return output
+    (data,) = contents.values()
+    return {**{name: value for name, value in output.items() if name != "contents"}, "data": data}

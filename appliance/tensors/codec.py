@@ -24,7 +24,7 @@ LENGTH_HEADER = "inference-header-content-length"
 
 Decoded = TypeVar("Decoded")
 
-_BINARY_SIZE = "binary_data_size"
+BINARY_SIZE = "binary_data_size"
 
 _Parameters = dict[str, Any] | None  # Any: JSON values
 
@@ -140,18 +140,18 @@ def _tensors(bodies: Sequence[TensorBody], binary: bytes) -> list[Tensor]:
     tensors, offset = [], 0
     for each in bodies:
         parameters = dict(each.parameters or {})
-        size = parameters.pop(_BINARY_SIZE, None)
+        size = parameters.pop(BINARY_SIZE, None)
         if size is None:
             tensor = Tensor.of_nested(each.name, each.datatype, each.shape, each.data)
         else:
             if type(size) is not int or size < 0 or offset + size > len(binary):
                 raise RequestError(
-                    f"The tensor {each.name!r} has {_BINARY_SIZE} {size!r:.40}, and {len(binary) - offset} bytes are "
+                    f"The tensor {each.name!r} has {BINARY_SIZE} {size!r:.40}, and {len(binary) - offset} bytes are "
                     "left in the body"
                 )
             if each.data is not None:
                 raise RequestError(
-                    f"The tensor {each.name!r} has both data and {_BINARY_SIZE}; it must have one of them"
+                    f"The tensor {each.name!r} has both data and {BINARY_SIZE}; it must have one of them"
                 )
             tensor = Tensor.of_raw(each.name, each.datatype, each.shape, binary[offset : offset + size])
             offset += size
@@ -162,7 +162,7 @@ def _tensors(bodies: Sequence[TensorBody], binary: bytes) -> list[Tensor]:
 
 
 def _body(tensor: Tensor, *, is_binary: bool) -> TensorBody:
-    parameters = {**tensor.parameters, **({_BINARY_SIZE: len(tensor.raw)} if is_binary else {})}
+    parameters = {**tensor.parameters, **({BINARY_SIZE: len(tensor.raw)} if is_binary else {})}
     data = None if is_binary else tensor.as_json()
     return TensorBody(tensor.name, tensor.datatype, tensor.shape, parameters or None, data)
 

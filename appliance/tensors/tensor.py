@@ -59,7 +59,7 @@ class Tensor:
     def of_nested(cls, name: str, type_name: str, shape: Sequence[int], data: object) -> Self:
         """Create a tensor from JSON: a flat list, or nested lists of the shape."""
         _count(name, shape)
-        dimensions, values = _flatten(name, data)
+        dimensions, values = flatten(name, data)
         if len(dimensions) > 1 and dimensions != tuple(shape):
             raise RequestError(f"The tensor {name!r} has data of shape {list(dimensions)}, and says {list(shape)}")
         return cls.of_values(name, type_name, shape, values)
@@ -126,7 +126,7 @@ def _convert(name: str, convert: Callable[[Input], Result], data: Input) -> Resu
         raise RequestError(f"The tensor {name!r} cannot be read: {error}") from error
 
 
-def _flatten(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # Any: JSON values
+def flatten(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # Any: JSON values
     """Return the sizes of nested lists, and their elements as a flat list."""
     if not isinstance(data, list):
         raise RequestError(f"The data of tensor {name!r} must be a list of its elements")
@@ -172,6 +172,8 @@ class InferenceResponse:
     outputs: Sequence[Tensor]
     id: str | None = None
     parameters: Parameters = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers by lower-case name that the model adds to those of the protocol."""
 
     def select(self, requested: Sequence[RequestedOutput]) -> Sequence[Tensor]:
         """Return the requested outputs in the order of the request; all outputs if none is requested.

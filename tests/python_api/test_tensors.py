@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from python_api.model_requests import load_model
@@ -54,7 +55,7 @@ def test_metadata_says_that_python_computes(doubling: Program) -> None:
 def test_unsupported_operation_of_a_tensor_model_is_a_clear_error(doubling: Program) -> None:
     """It has no explanations, and no chat."""
     explained, _ = doubling.post("/v1/models/doubling:explain", {"instances": []})
-    chatted, said = doubling.post("/v1/chat/completions", {"messages": []})
+    chatted, said = doubling.post("/v1/chat/completions", {"model": "doubling", "messages": []})
 
     assert (explained, chatted) == (400, 400)
     assert said["error"]["code"] == "unsupported_operation"
@@ -250,3 +251,57 @@ def test_outputs_are_found_by_name() -> None:
 
     assert response.get_output_by_name("y") is output
     assert response.get_output_by_name("z") is None
+
+
+class Labelling(Model):
+    """Sets headers of its response, in both steps that may."""
+
+    def __init__(self, **headers: str) -> None:
+        super().__init__("labelling", return_response_headers=True)
+        self.headers = headers
+
+    def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        response_headers["X-Model"] = "one"
+        response_headers.update(self.headers)
+        output = InferOutput("y", [1], "BYTES", ["a"])
+        return InferResponse("7", "steps", [output]) if isinstance(payload, InferRequest) else {"predictions": ["a"]}
+
+    async def postprocess(self, result: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        response_headers["x-also"] = headers.get("x-tenant", "none")
+        return result
+
+
+async def test_a_model_sets_headers_of_its_response() -> None:
+    """Those of the body and of the connection are the server's."""
+    response = await send(Labelling(**{"Content-Length": "3", "content-type": "text/x"}), Operation.PREDICTION, {})
+
+    assert response.headers == {"x-model": "one", "x-also": "blue"}
+
+
+@pytest.mark.parametrize("headers", [{"a b": "c"}, {"a": "b\r\nc: d"}])
+async def test_a_response_header_that_is_none_is_the_models_error(headers: Mapping[str, str]) -> None:
+    """It could not be sent, or would begin another one."""
+    with pytest.raises(InvalidResultError, match="the model set the response header 'a"):
+        await send(Labelling(**headers), Operation.PREDICTION, {})
+
+
+async def test_a_response_may_have_the_contents_of_a_message() -> None:
+    """As KServe's samples for gRPC return them."""
+    made = {"outputs": [{"name": "y", "shape": [2], "datatype": "FP32", "contents": {"fp32_contents": [1, 2]}}]}
+    (output,) = inferred(await send(Steps(made), Operation.INFERENCE)).outputs
+
+    assert output.values() == [1.0, 2.0]
+
+
+def test_headers_of_a_model_reach_clients_of_every_version(doubling: Program) -> None:
+    """In gRPC they come after the message."""
+    url, tensor = f"http://127.0.0.1:{doubling.port}", {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
+    first = httpx.post(f"{url}/v1/models/labelling:predict", json={"instances": [1]})
+    second = httpx.post(f"{url}/v2/models/labelling/infer", json={"inputs": [tensor]})
+    with grpc.insecure_channel(f"127.0.0.1:{doubling.grpc_port}") as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        asked = inference_pb2.ModelInferRequest(model_name="labelling")
+        _, call = stub.ModelInfer.with_call(asked, timeout=10)
+
+    assert (first.headers["x-model"], second.headers["x-model"]) == ("one", "one")
+    assert dict(call.trailing_metadata())["x-model"] == "one"

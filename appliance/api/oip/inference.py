@@ -133,7 +133,14 @@ async def _forward_tensors(
         response = await off_loop(len(body), read_response, body, model_response.headers.get(LENGTH_HEADER))
     except RequestError as error:
         raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error
-    return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)
+    return InferenceResponse(
+        name, VERSION, response.outputs, request.id, response.parameters, model_headers(model_response)
+    )
+
+
+def model_headers(response: ModelResponse) -> dict[str, str]:
+    """Return the headers that a model adds, without those that describe its body, which is encoded anew."""
+    return {name: value for name, value in response.headers.items() if name not in _BODY_HEADERS}
 
 
 def _decode(body: bytes, type_: type) -> Any:  # Any: of that type

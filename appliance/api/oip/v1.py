@@ -26,7 +26,7 @@ from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.error_responses import refuse_method, with_error_event
-from appliance.api.oip.inference import Headers, authorize, inner_headers, response_body, run_operation
+from appliance.api.oip.inference import Headers, authorize, inner_headers, model_headers, response_body, run_operation
 from appliance.api.oip.signatures import TextInput, choose_signature, parse_fields
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnsupportedOperationError
@@ -75,15 +75,17 @@ def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHand
         # Data in base64 was not checked with the body.
         await body_reader.require_shape(data)
         result = await cancel_on_disconnect(request, _answer(manager, name, operation, data, headers))
+        added: Headers = {}
         if isinstance(result, ModelResponse):
+            added = model_headers(result)
             if not isinstance(result.body, bytes):
                 # As in KServe, a stream is not wrapped in an event.
                 stream = with_error_event(request, result.body, are_events=False)
-                return StreamingResponse(stream, media_type=result.media_type)
+                return StreamingResponse(stream, media_type=result.media_type, headers=dict(added))
             result = await response_body(result)
         body, media_type, event_headers = wrap(result, mode, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
-        return Response(body, media_type=media_type, headers={**event_headers, **coding})
+        return Response(body, media_type=media_type, headers={**added, **event_headers, **coding})
 
     return [answer]
 

@@ -218,7 +218,7 @@ async def _infer(manager: ModelManager, request: AnyRequest, name: str, body_rea
     )
     content, coding = await compressed(written, headers.get("accept-encoding", ""))
     kind = "application/octet-stream" if length_header else "application/json"
-    return Response(content, media_type=kind, headers={**length_header, **coding})
+    return Response(content, media_type=kind, headers={**response.headers, **length_header, **coding})
 
 
 async def _generate(
