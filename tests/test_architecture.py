@@ -26,7 +26,7 @@ FLOORS = (
     {"models"},
     {"api", "errors", "openai", "ui"},
     {"server"},
-    {"cli"},
+    {"cli", "kserve"},
     {"__main__"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -115,10 +115,12 @@ class NamedTensor:
         Raises:
             ValueError: the data does not fit the datatype and the shape.
         """
-        if self.datatype == "BYTES" and self._raw is None and not is_array(self._data):
-            with value_errors():
-                return array_of_objects(flatten(self.name, list(self._data or ()))[1], self.shape)
-        return to_array(self.tensor).copy()
+        if self.datatype != "BYTES" or self._raw is not None:
+            return to_array(self.tensor).copy()
+        if is_array(self._data):
+            return array_of_objects(self._data.ravel().tolist(), self.shape)
+        with value_errors():
+            return array_of_objects(flatten(self.name, list(self._data or ()))[1], self.shape)
 
     def as_string(self) -> list[str]:
         """Return the elements of BYTES as a flat list of texts.

@@ -74,7 +74,7 @@ class InferenceService(GRPCInferenceServiceServicer):
             headers |= record.trace_headers
         response = await infer(self._manager, request.model_name, inference_request, headers)
         if response.headers:
-            # As in KServe.
+            # The initial metadata is sent already.
             context.set_trailing_metadata(tuple(response.headers.items()))
         size, is_raw = sum(len(tensor.raw) for tensor in response.outputs), bool(request.raw_input_contents)
         return await off_loop(size, message_from_response, response, inference_request.outputs, is_raw=is_raw)

@@ -1,0 +1,126 @@
+"""KServe's `ModelServer` and its command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from appliance.core.errors import ConfigError, Problem
+from appliance.kserve.constants.constants import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, MAX_GRPC_MESSAGE_LENGTH
+from appliance.kserve.model import Model
+from appliance.kserve.predictor_config import PredictorConfig
+from appliance.kserve.utils.utils import strtobool
+from appliance.python_api.base_model import BasePythonModel
+from appliance.server import model_server
+
+_SOURCE = "ModelServer"
+
+parser = argparse.ArgumentParser(add_help=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+"""KServe's flags, to be a parent of a program's own parser; `ModelServer` reads them from the command line."""
+
+_flag = parser.add_argument
+_flag("--http_port", default=DEFAULT_HTTP_PORT, type=int, help="port of HTTP")
+_flag("--grpc_port", default=DEFAULT_GRPC_PORT, type=int, help="port of gRPC")
+_flag("--workers", default=1, type=int, help="processes; loaded models belong to one")
+_flag("--max_threads", default=4, type=int, help="no effect: gRPC is asynchronous, as it is in KServe")
+_flag("--max_asyncio_workers", default=None, type=int, help="refused: each call of a plain method has a thread")
+_flag("--enable_grpc", default=True, type=strtobool, help="whether to serve gRPC")
+_flag("--enable_docs_url", default=False, type=strtobool, help="refused: the page is at /, routes at /schema")
+_flag("--enable_latency_logging", default=True, type=strtobool, help="whether to log requests with their times")
+_flag("--configure_logging", default=True, type=strtobool, help="must be true: the server writes its log")
+_flag("--log_config_file", default=None, help="config of Python's logging, for configure_logging()")
+_flag("--access_log_format", default=None, help="refused: the log has events with fields")
+_flag("--event-loop", dest="event_loop", default="auto", choices=["auto", "asyncio", "uvloop"], help="uvloop")
+_flag("--timeout-keep-alive", dest="timeout_keep_alive", default=65, type=int, help="must be 65: connections stay open")
+_flag("--model_name", default="model", help="name of the model")
+_flag("--predictor_host", default=None, help="HOST or HOST:PORT of the predictor behind a transformer")
+_flag("--protocol", default="v1", choices=["v1", "v2", "grpc-v2"], help="older name of --predictor_protocol")
+_flag("--predictor_protocol", default="v1", choices=["v1", "v2", "grpc-v2"], help="protocol of the predictor")
+_flag("--predictor_use_ssl", default=False, type=strtobool, help="whether the predictor has TLS")
+_flag("--predictor_request_timeout_seconds", default=600, type=int, help="timeout of a request to the predictor")
+_flag("--predictor_request_retries", default=0, type=int, help="retries of a request to the predictor")
+_flag("--enable_predictor_health_check", action="store_true", help="be ready only while the predictor is")
+_flag("--grpc_max_send_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="no limit")
+_flag("--grpc_max_receive_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="bytes of a request")
+
+_PREDICTOR = {
+    "predictor_host": "predictor_host",
+    "predictor_protocol": "predictor_protocol",
+    "predictor_use_ssl": "predictor_use_ssl",
+    "predictor_request_timeout_seconds": "predictor_request_timeout_seconds",
+    "predictor_request_retries": "predictor_request_retries",
+    "enable_predictor_health_check": "predictor_health_check",
+}
+
+# The only value of each flag that another server than KServe's can honour, and what to do instead.
+_FIXED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "max_asyncio_workers": ((None,), "remove it: each call of a plain method has a thread of its own"),
+    "registered_models": ((None,), "remove it: pass the models to start()"),
+    "enable_docs_url": ((False,), "remove it: /schema/openapi.json describes the routes"),
+    "configure_logging": ((True,), "remove it: the server writes its own log"),
+    "access_log_format": ((None,), "remove it: the log has an event with fields for each request"),
+    "event_loop": (("auto", "uvloop"), "must be auto or uvloop"),
+    "timeout_keep_alive": ((65,), "remove it: connections stay open until the client or a proxy closes them"),
+}
+
+
+class ModelServer(model_server.ModelServer):
+    """Serves models as KServe's server does; what is not given comes from the command line."""
+
+    def __init__(
+        self,
+        http_port: int | None = None,
+        grpc_port: int | None = None,
+        workers: int | None = None,
+        max_threads: int | None = None,
+        max_asyncio_workers: int | None = None,
+        registered_models: object = None,
+        enable_grpc: bool | None = None,  # noqa: FBT001, RUF100 - KServe's
+        enable_docs_url: bool | None = None,  # noqa: FBT001, RUF100 - KServe's
+        enable_latency_logging: bool | None = None,  # noqa: FBT001, RUF100 - KServe's
+        access_log_format: str | None = None,
+        event_loop: str | None = None,
+        timeout_keep_alive: int | None = None,
+        grace_period: int = 30,
+        predictor_config: PredictorConfig | None = None,
+        **server: Any,  # Any: checked like the file's
+    ) -> None:
+        """`grace_period` is the time for requests under way after SIGTERM, in seconds; `server` as in `appliance`.
+
+        Raises:
+            ConfigError: one of them is wrong, or cannot be honoured here; it names them all.
+        """
+        given = {name: value for name, value in locals().items() if name in _NAMES and value is not None}
+        flags = {**vars(parser.parse_known_args()[0]), **given}
+        problems = [
+            Problem(_SOURCE, None, None, name, f"is {flags[name]!r}; {remedy}")
+            for name, (accepted, remedy) in _FIXED.items()
+            if name in flags and flags[name] not in accepted
+        ]
+        if problems:
+            raise ConfigError(problems)
+        self.predictor_config = predictor_config or _predictor_config(flags)
+        super().__init__(
+            flags["http_port"],
+            flags["grpc_port"] if flags["enable_grpc"] else None,
+            logging={} if flags["enable_latency_logging"] else {"access": {"sample": 0}},
+            **{"workers": flags["workers"], "drain_seconds": grace_period, **server},
+        )
+
+    def start(self, models: Sequence[BasePythonModel]) -> None:
+        """Serve the models until SIGTERM or Ctrl-C; see `appliance.ModelServer`."""
+        for model in models:
+            if isinstance(model, Model) and model.predictor_config is None:
+                model.predictor_config = self.predictor_config
+        super().start(models)
+
+
+_NAMES = frozenset(ModelServer.__init__.__code__.co_varnames[1:15]) - {"predictor_config", "grace_period"}
+
+
+def _predictor_config(flags: Mapping[str, Any]) -> PredictorConfig:  # Any: values of flags
+    values = {ours: flags[name] for name, ours in _PREDICTOR.items()}
+    if flags["predictor_protocol"] == "v1":
+        values["predictor_protocol"] = flags["protocol"]
+    return PredictorConfig(**values)

@@ -1,0 +1,90 @@
+"""KServe's arguments and flags of a server: each is honoured, or refused by name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import pytest
+
+from appliance.core.errors import ConfigError
+from appliance.kserve import Model, ModelServer, PredictorConfig, model_server
+
+
+def arguments(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """The command line of this program."""
+    monkeypatch.setattr(sys, "argv", ["program.py", *words])
+
+
+def test_what_is_not_given_is_kserves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ports, gRPC among them."""
+    arguments(monkeypatch)
+    server = ModelServer().config([Model("model")]).server
+
+    assert (server.port, server.grpc_port, server.drain_seconds) == (8080, 8081, 30)
+
+
+def test_flags_are_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags of the program itself are left to it."""
+    arguments(monkeypatch, "--http_port=9000", "--grpc_port", "9001", "--mine", "x", "--enable_latency_logging=no")
+    made = ModelServer(grpc_port=9002, grace_period=7, host="127.0.0.1").config([Model("model")])
+
+    assert (made.server.port, made.server.grpc_port, made.server.drain_seconds) == (9000, 9002, 7)
+    assert made.server.host == "127.0.0.1"
+    assert made.logging.access.sample == 0
+
+
+@pytest.mark.parametrize(("words", "keywords"), [(("--enable_grpc=false",), {}), ((), {"enable_grpc": False})])
+def test_grpc_can_be_off(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], keywords: dict[str, Any]) -> None:
+    """By flag and by argument."""
+    arguments(monkeypatch, *words)
+
+    assert ModelServer(**keywords).config([Model("model")]).server.grpc_port is None
+
+
+@pytest.mark.parametrize(
+    ("words", "keywords", "fault"),
+    [
+        (("--access_log_format=%(h)s",), {}, "access_log_format: is '%(h)s'; remove it"),
+        ((), {"enable_docs_url": True}, "enable_docs_url: is True; remove it"),
+        ((), {"event_loop": "asyncio"}, "event_loop: is 'asyncio'; must be auto or uvloop"),
+        ((), {"timeout_keep_alive": 5}, "timeout_keep_alive: is 5; remove it"),
+        ((), {"registered_models": object()}, "registered_models: is <object"),
+        (("--configure_logging=false",), {}, "configure_logging: is False; remove it"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], keywords: dict[str, Any], fault: str
+) -> None:
+    """By its name, with what to do."""
+    arguments(monkeypatch, *words)
+    with pytest.raises(ConfigError) as refused:
+        ModelServer(**keywords)
+
+    assert f"ModelServer: {fault}" in str(refused.value)
+
+
+def test_several_workers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded models belong to one process."""
+    arguments(monkeypatch, "--workers=2")
+    with pytest.raises(ConfigError, match=r"server\.workers: is 2"):
+        ModelServer().config([Model("model")])
+
+
+def test_the_flags_are_a_parent_of_a_programs_own() -> None:
+    """As in KServe's samples."""
+    parser = argparse.ArgumentParser(parents=[model_server.parser])
+    args = parser.parse_args(["--model_name=iris", "--predictor_use_ssl=yes"])
+
+    assert (args.model_name, args.predictor_use_ssl, args.configure_logging) == ("iris", True, True)
+
+
+@pytest.mark.parametrize("flag", ["--protocol", "--predictor_protocol"])
+def test_the_predictor_comes_from_the_flags(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    """Its protocol by either name."""
+    arguments(monkeypatch, "--predictor_host=there:8080", flag, "v2", "--predictor_use_ssl=true")
+
+    config = ModelServer().predictor_config
+    assert config == PredictorConfig("there:8080", "v2", predictor_use_ssl=True)
+    assert config.predictor_base_url == "https://there:8080"
