@@ -21,6 +21,9 @@ class RequestContext:
     """The HTTP method; "" for gRPC."""
     path: str = ""
     """The requested path without its query, which may have secrets."""
+    scheme: str = "http"
+    client: tuple[str, int] | None = None
+    """Host and port that the request comes from; None over a Unix socket, and for gRPC."""
     route: str | None = None
     """The path of the route, with parameters in braces."""
     protocol: str | None = None

@@ -12,8 +12,8 @@ from appliance.python_api.openai_model import (
     OpenAIEncoderModel,
     OpenAIGenerativeModel,
     OpenAIModel,
-    RawRequest,
 )
+from appliance.python_api.raw_request import RawRequest
 
 if TYPE_CHECKING:
     from appliance.openai.proxy_model import OpenAIProxyModel

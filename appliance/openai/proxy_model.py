@@ -14,7 +14,8 @@ from appliance.models.proxy import ProxyModel
 from appliance.openai import types
 from appliance.python_api.base_model import config_from_keywords, overridable
 from appliance.python_api.client import request_body, send, to_object, to_objects
-from appliance.python_api.openai_model import Context, OpenAIEncoderModel, OpenAIGenerativeModel, RawRequest
+from appliance.python_api.openai_model import Context, OpenAIEncoderModel, OpenAIGenerativeModel
+from appliance.python_api.raw_request import RawRequest
 from appliance.python_api.types import Request
 
 

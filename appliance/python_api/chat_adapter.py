@@ -14,23 +14,33 @@ from appliance.adapters.templates import load_chat_template
 from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.model import SINGLE_FRONT_END, ModelRequest, ModelResponse, Operation
-from appliance.python_api.base_model import config_from_keywords
+from appliance.python_api import tensor_model
+from appliance.python_api.base_model import BasePythonModel, config_from_keywords
 from appliance.python_api.client import request_body, to_objects
 from appliance.python_api.model_adapter import PythonModelAdapter
-from appliance.python_api.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
+from appliance.python_api.openai_model import Context, OpenAIGenerativeModel
+from appliance.python_api.raw_request import RawRequest
+from appliance.python_api.text_model import TextModel
 from appliance.python_api.types import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from appliance.python_api.user_code import call_method
 
-# Satisfies the config if a program has no template; never rendered.
-_NO_TEMPLATE = "{# none #}"
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+"""The chat template for a model that has none: a line ``ROLE: TEXT`` for each message, and ``assistant:``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatPrompt:
     """A conversation as the text to continue, and the role of the message that continues it."""
 
-    prompt: str
     response_role: str = "assistant"
+    prompt: str = None  # type: ignore[assignment]  # required, see __post_init__
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise TypeError("ChatPrompt has no prompt; write it as ChatPrompt(prompt=TEXT), or ChatPrompt(ROLE, TEXT)")
 
 
 class OpenAIChatAdapterModel(OpenAIGenerativeModel):
@@ -39,7 +49,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
     def __init__(
         self,
         name: str,
-        underlying_model: OpenAIModel | None = None,
+        underlying_model: object = None,
         *,
         chat_template: str | None = None,
         response_role: str = "assistant",
@@ -48,8 +58,10 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         tool_calls: Mapping[str, Any] | None = None,  # Any: checked like the file's
     ) -> None:
         """
-        The keywords are the keys of an adapter's `protocol`; see `appliance schema adapter`. Without a `chat_template`
-        override `apply_chat_template`.
+        `underlying_model` is a model with `create_completion` or `predict`, an object with `generate`, or a function;
+        see `TextModel` for what they get. The keywords are the keys of an adapter's `protocol`; see `appliance schema
+        adapter`. Without a `chat_template` the conversation is rendered by `apply_chat_template` of the underlying
+        model, else with its attribute `chat_template` or that of its `tokenizer`, else with `PLAIN_TEMPLATE`.
 
         Raises:
             ApplianceError: one of them is wrong, or there is nothing that completes prompts.
@@ -57,7 +69,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         super().__init__(name)
         keys = {
             "kind": "completions",
-            "chat_template": _NO_TEMPLATE if chat_template is None else chat_template,
+            "chat_template": chat_template or _template_of(underlying_model) or PLAIN_TEMPLATE,
             "response_role": response_role,
             "stop": tuple(stop),
             "max_tokens": max_tokens,
@@ -65,30 +77,31 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         }
         self._config = config_from_keywords(CompletionsConfig, keys, type(self).__name__)
         template = load_chat_template(self._config.chat_template, None)
-        self._chat = None if chat_template is None or template is None else ChatRequestBuilder(template, tuple(stop))
-        self.backing = None if underlying_model is None else PythonModelAdapter(underlying_model)
+        self._chat = None if template is None else ChatRequestBuilder(template, tuple(stop))
+        self._apply = None if chat_template else getattr(underlying_model, "apply_chat_template", None)
+        self.backing = None if underlying_model is None else PythonModelAdapter(_completing(name, underlying_model))
         if Operation.COMPLETION not in PythonModelAdapter(self).operations:
             raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
-        if self._chat is None and type(self).apply_chat_template is OpenAIChatAdapterModel.apply_chat_template:
-            raise ApplianceError(
-                f"{type(self).__name__}: has no chat template; give chat_template, or override apply_chat_template"
-            )
 
-    def apply_chat_template(self, request: ChatCompletionRequest) -> ChatPrompt:
-        """Return the prompt of a conversation; may be overridden, also by an asynchronous method.
+    def apply_chat_template(self, request: ChatCompletionRequest) -> Any:  # Any: a ChatPrompt; may be asynchronous
+        """Return the prompt of a conversation, a `ChatPrompt`; may be overridden, also by an asynchronous method.
 
         Raises:
             RequestError: the template rejects the request.
         """
+        if self._apply is not None:
+            return self._apply(request)
         if self._chat is None:
             raise RequestError("This model has no chat template")
-        return ChatPrompt(self._chat.prompt(request_body(request, self.name)), self._config.response_role)
+        return ChatPrompt(self._config.response_role, self._chat.prompt(request_body(request, self.name)))
 
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> ChatCompletion | AsyncGenerator[ChatCompletionChunk]:
         """Continue the conversation; every field of the request is passed on."""
         prompt = await call_method(self.apply_chat_template, request)
+        if isinstance(prompt, str):
+            prompt = ChatPrompt(self._config.response_role, prompt)
         config = self._config.model_copy(update={"response_role": prompt.response_role})
         target = PeerTarget(self.name, _OwnCompletions(self))
         operations = CompletionsOperations(request.model or self.name, config, target)
@@ -96,6 +109,23 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         headers = {} if raw_request is None else dict(raw_request.headers)
         response = await operations.chat(body, completion_request(body, prompt.prompt, config.stop), headers)
         return to_objects(response, ChatCompletion, ChatCompletionChunk)
+
+
+def _template_of(model: object) -> str | None:
+    """Return the chat template that a model or its tokenizer has, or None."""
+    for owner in (model, getattr(model, "tokenizer", None)):
+        template = getattr(owner, "chat_template", None)
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def _completing(name: str, model: object) -> BasePythonModel:
+    """Return a model that completes prompts."""
+    is_completing = isinstance(model, BasePythonModel) and Operation.COMPLETION in PythonModelAdapter(model).operations
+    if isinstance(model, BasePythonModel) and (is_completing or not isinstance(model, tensor_model.Model)):
+        return model
+    return TextModel(name, model)
 
 
 class _OwnCompletions:

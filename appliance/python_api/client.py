@@ -13,7 +13,7 @@ from appliance.adapters.service_client import decode_response, read_events, requ
 from appliance.core.errors import GatewayError
 from appliance.core.model import Model, ModelRequest, Operation
 from appliance.core.openai_types import Json
-from appliance.python_api.openai_model import RawRequest
+from appliance.python_api.raw_request import RawRequest
 from appliance.python_api.types import Request
 
 Object = TypeVar("Object", bound=BaseModel)

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import (
@@ -25,8 +25,9 @@ from appliance.core.model import DependsOnModels, ModelRequest, ModelResponse, O
 from appliance.core.openai_types import SMALLEST_REQUESTS
 from appliance.python_api import tensor_model
 from appliance.python_api.base_model import BasePythonModel, overridden_method
-from appliance.python_api.openai_model import METHODS, RawRequest
-from appliance.python_api.responses import InvalidResultError, build_response, describe_type, to_json
+from appliance.python_api.openai_model import METHODS, ResponseHead
+from appliance.python_api.raw_request import RawRequest
+from appliance.python_api.responses import InvalidResultError, build_response, checked_headers, describe_type, to_json
 from appliance.python_api.types import decode_request
 from appliance.python_api.user_code import UserCodeError, call_method, code_name, describe_exception, user_code
 
@@ -112,10 +113,11 @@ class PythonModelAdapter:
                 raise AssertionError("a request for an operation that is not supported; this is a bug")
             return await self._backing.handle(request)
         decoded = await off_loop(len(request.body), decode_request, request)
-        headers = CIMultiDictProxy(CIMultiDict(request.headers))
-        raw_request = RawRequest(headers, request.path, request.query)
-        result = await call_method(method, decoded, raw_request, {"headers": dict(request.headers)})
-        return await build_response(result, decoded, request.operation, self._model.name)
+        head = ResponseHead()
+        context = {"headers": dict(request.headers), "response": head}
+        result = await call_method(method, decoded, RawRequest.of(request), context)
+        response = await build_response(result, decoded, request.operation, self._model.name)
+        return replace(response, headers={**response.headers, **checked_headers(head.headers)})
 
     def describe(self) -> Mapping[str, Any]:
         facts = self._backing.describe() if self._backing else {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+from multidict import CIMultiDict
 
 from appliance.core.model import Operation
 from appliance.python_api import types
-from appliance.python_api.base_model import BasePythonModel, overridable
+from appliance.python_api.base_model import BasePythonModel, Method, overridable
+from appliance.python_api.raw_request import RawRequest
 
 Response = TypeVar("Response", covariant=True)
 Chunk = TypeVar("Chunk", covariant=True)
@@ -20,16 +22,23 @@ Result = Awaitable[Response | Chunks[Chunk] | types.ErrorResponse] | Chunks[Chun
 """The result of a method that generates text, which is a coroutine or an asynchronous generator."""
 
 Context = Mapping[str, Any]
-"""Facts about the request: `headers`, with lower-case names."""
+"""Facts about the request: `headers`, with lower-case names; `response`, whose `headers` are sent with the response."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawRequest:
-    """The request as HTTP has it; names of `headers` match in any case."""
+_IS_ABSTRACT = "_appliance_is_abstract"
 
-    headers: Mapping[str, str]
-    path: str = ""
-    query: str = ""
+
+def _abstract(method: Method) -> Method:
+    """Mark a default method that does nothing."""
+    setattr(method, _IS_ABSTRACT, True)
+    return overridable(method)
+
+
+class ResponseHead:
+    """What a model adds to its response; `headers` match in any case."""
+
+    def __init__(self) -> None:
+        self.headers: CIMultiDict[str] = CIMultiDict()
 
 
 class OpenAIModel(BasePythonModel):
@@ -41,18 +50,26 @@ class OpenAIModel(BasePythonModel):
     one is converted to the other. A plain method runs in a thread.
     """
 
+    def __new__(cls, *_args: object, **_keywords: object) -> Self:
+        """Raise `TypeError` for a class that overrides none of the methods."""
+        methods = [getattr(cls, name, None) for name in METHODS.values()]
+        if all(method is None or hasattr(method, _IS_ABSTRACT) for method in methods):
+            names = ", ".join(METHODS.values())
+            raise TypeError(f"{cls.__name__} is abstract: it must override one of {names}")
+        return super().__new__(cls)
+
 
 class OpenAIGenerativeModel(OpenAIModel):
     """A model that generates text."""
 
-    @overridable
+    @_abstract
     def create_completion(
         self, request: types.CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Result[types.Completion, types.CompletionChunk]:
         """Continue a prompt."""
         raise NotImplementedError
 
-    @overridable
+    @_abstract
     def create_chat_completion(
         self,
         request: types.ChatCompletionRequest,
@@ -66,14 +83,14 @@ class OpenAIGenerativeModel(OpenAIModel):
 class OpenAIEncoderModel(OpenAIModel):
     """A model that embeds or ranks texts."""
 
-    @overridable
+    @_abstract
     def create_embedding(
         self, request: types.EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Awaitable[types.Embedding | types.ErrorResponse]:
         """Embed texts."""
         raise NotImplementedError
 
-    @overridable
+    @_abstract
     def create_rerank(
         self, request: types.RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Awaitable[types.Rerank | types.ErrorResponse]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -15,6 +16,7 @@ from appliance.core.model import ModelResponse, Operation
 from appliance.core.openai_types import Json, encode_vector, new_id, now
 from appliance.python_api.types import EmbeddingRequest, ErrorResponse, GenerationRequest, Request
 from appliance.python_api.user_code import describe_exception, is_stream, stream_items
+from appliance.tensors.codec import LENGTH_HEADER
 
 # What the lines of an event begin with; https://html.spec.whatwg.org/multipage/server-sent-events.html.
 _SSE_FIELDS = ("data:", "event:", "id:", "retry:", ":")
@@ -29,6 +31,24 @@ _KINDS: Mapping[Operation, tuple[str, str, str]] = {
 
 # Fields of a message whose texts are not pieces.
 _WHOLE = frozenset({"role", "id", "type", "name"})
+
+
+# https://www.rfc-editor.org/rfc/rfc9110#section-5.5
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+# They describe the body or the connection, which are the server's.
+_BODY_HEADERS = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "keep-alive",
+        "transfer-encoding",
+        LENGTH_HEADER,
+    }
+)
 
 
 class InvalidResultError(ApplianceError):
@@ -64,6 +84,19 @@ async def build_response(
     if isinstance(request, EmbeddingRequest) and request.encoding_format == "base64":
         response = _with_base64(response)
     return ModelResponse(msgspec.json.encode(response))
+
+
+def checked_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """Return headers that a model set, without those that describe a body, because ours is another one."""
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(str(name)) or not _HEADER_VALUE.fullmatch(str(value)):
+            raise InvalidResultError(
+                f"the model set the response header {str(name)[:80]!r}, whose name or value is wrong"
+            )
+        if str(name).lower() not in _BODY_HEADERS:
+            checked[str(name).lower()] = str(value)
+    return checked
 
 
 def to_json(result: Any, expected: str = "an object with the fields of a response") -> Json:  # Any: a user's own

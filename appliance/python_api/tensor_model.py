@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -15,7 +14,7 @@ from appliance.core.openai_types import Json
 from appliance.core.request_context import current_context
 from appliance.python_api.base_model import BasePythonModel, overridable, overridden_method
 from appliance.python_api.infer_types import InferRequest, InferResponse
-from appliance.python_api.responses import InvalidResultError, describe_type, to_json
+from appliance.python_api.responses import InvalidResultError, checked_headers, describe_type, to_json
 from appliance.python_api.user_code import call_method, describe_exception, is_stream, stream_items, user_code
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_request, write_response
 from appliance.tensors.tensor import InferenceRequest, InferenceResponse, TensorSpec, smallest_tensor
@@ -28,23 +27,6 @@ METHODS: Mapping[Operation, str] = {
     Operation.EXPLANATION: "explain",
 }
 """The method of each operation."""
-
-# https://www.rfc-editor.org/rfc/rfc9110#section-5.5
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-# They describe the body or the connection, which are the server's.
-_BODY_HEADERS = frozenset(
-    {
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "keep-alive",
-        "transfer-encoding",
-        LENGTH_HEADER,
-    }
-)
 
 Payload = InferRequest | Json
 """Tensors in version 2 of the protocol, a JSON object such as ``{"instances": [...]}`` in version 1."""
@@ -143,7 +125,7 @@ async def handle(model: Model, request: ModelRequest) -> ModelResponse:
     is_inference = request.operation is Operation.INFERENCE
     response_headers: dict[str, str] = {}
     value = await _run_steps(model, request, _payload(model, request), response_headers)
-    headers = _checked(response_headers)
+    headers = checked_headers(response_headers)
     if is_inference:
         if is_stream(value):
             raise InvalidResultError("predict is a generator; only clients of /v1/models/NAME:predict take a stream")
@@ -177,19 +159,6 @@ async def _run_steps(model: Model, request: ModelRequest, payload: Any, response
             has_headers = model.required_response_headers and name in {"predict", "postprocess"}
             value = await call_method(step, value, headers, *((response_headers,) if has_headers else ()))
     return value
-
-
-def _checked(headers: Mapping[Any, Any]) -> dict[str, str]:
-    """Return headers that a model set, without those that describe a body, because ours is another one."""
-    checked: dict[str, str] = {}
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(str(name)) or not _HEADER_VALUE.fullmatch(str(value)):
-            raise InvalidResultError(
-                f"the model set the response header {str(name)[:80]!r}, whose name or value is wrong"
-            )
-        if str(name).lower() not in _BODY_HEADERS:
-            checked[str(name).lower()] = str(value)
-    return checked
 
 
 async def _stream(stream: Any) -> AsyncGenerator[bytes]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -198,7 +199,31 @@ def _to_list(vector: _Array | list[float] | str) -> list[float] | str:
     return vector if isinstance(vector, list | str) else vector.tolist()
 
 
-class ResponsePart(BaseModel):
+class ReadableAsDict(BaseModel):
+    """An object whose fields can be read as keys, too: ``choice["text"]``, ``dict(usage)``."""
+
+    def __getitem__(self, name: str) -> Any:  # Any: of any field
+        if name in self.keys():
+            return getattr(self, name)
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields."""
+        return [*type(self).model_fields, *(self.model_extra or ())]
+
+    def get(self, name: str, default: Any = None) -> Any:  # Any: of any field
+        """Return a field, `default` if there is none of this name."""
+        return getattr(self, name) if name in self.keys() else default
+
+    def items(self) -> list[tuple[str, Any]]:  # Any: of any field
+        """Return names and values of the fields."""
+        return [(name, self[name]) for name in self.keys()]
+
+
+class ResponsePart(ReadableAsDict):
     """A part of a response: additional fields are written too, unset ones are left out."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
@@ -343,11 +368,21 @@ class RerankResult(ResponsePart):
 
 
 class Rerank(OpenAIResponse):
-    """The response to a rerank request, the best document first."""
+    """The response to a rerank request, the best document first; `data` is another name of `results`."""
 
     id: str = Field(default_factory=partial(new_id, "rerank"))
-    results: list[RerankResult]
+    object: Literal["list"] | None = None
+    results: Annotated[list[RerankResult], Field(validation_alias=AliasChoices("results", "data"))]
     usage: Usage = Usage()
+
+    # The results may be passed under either name, so the signature is written by hand.
+    def __init__(self, **fields: Any) -> None:  # Any: checked by pydantic
+        super().__init__(**fields)
+
+    @property
+    def data(self) -> list[RerankResult]:
+        """The results."""
+        return self.results
 
 
 # https://platform.openai.com/docs/guides/error-codes, and vLLM's names for the same.
@@ -362,7 +397,7 @@ _STATUSES: Mapping[str, int] = {
 }
 
 
-class ErrorInfo(BaseModel):
+class ErrorInfo(ReadableAsDict):
     """An error: `code` is a machine-readable word, or the HTTP status."""
 
     model_config = ConfigDict(extra="allow")
@@ -373,7 +408,7 @@ class ErrorInfo(BaseModel):
     code: int | str | None = None
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(ReadableAsDict):
     """An error response: ``ErrorResponse(message="no", code=404)``, or with all fields under `error`."""
 
     error: ErrorInfo

@@ -75,14 +75,15 @@ def user_code(name: str, *, is_logged: bool = True, passes: tuple[type[Exception
         end_line()
 
 
-async def call_method(method: Callable[..., Any], *args: Any, is_logged: bool = True) -> Any:  # Any: users' own types
+# Any: users' own types
+async def call_method(method: Callable[..., Any], *args: Any, is_logged: bool = True, **keywords: Any) -> Any:
     """Return the result of a method; a plain one runs in a thread."""
     with user_code(code_name(method), is_logged=is_logged):
         if inspect.isasyncgenfunction(method):
-            return method(*args)
+            return method(*args, **keywords)
         if inspect.iscoroutinefunction(method):
-            return await method(*args)
-        result = await run_in_thread(lambda: method(*args))
+            return await method(*args, **keywords)
+        result = await run_in_thread(lambda: method(*args, **keywords))
         return await result if inspect.isawaitable(result) else result
 
 

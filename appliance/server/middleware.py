@@ -91,6 +91,7 @@ class RequestMiddleware:
             use_context(request_id.decode()) as context,
         ):
             context.method, context.path = scope["method"], scope["path"]
+            context.scheme, context.client = scope["scheme"], scope["client"]
             span = self._telemetry.start_span(context, partial(_trace_headers, headers))
             if span is not None:
                 structlog.contextvars.bind_contextvars(trace_id=context.trace)

@@ -40,11 +40,15 @@ class Reader(OpenAIGenerativeModel):
 class Silent(OpenAIGenerativeModel):
     pass
 
-class Nameless(OpenAIGenerativeModel):
+class Completing(OpenAIGenerativeModel):
+    async def create_completion(self, request, raw_request=None, context=None):
+        return {"choices": [{"text": "a"}]}
+
+class Nameless(Completing):
     def __init__(self, name):
         pass
 
-class Broken(OpenAIGenerativeModel):
+class Broken(Completing):
     def __init__(self, name):
         raise ValueError("no such thing")
 
@@ -169,7 +173,7 @@ async def test_tensor_class_is_allowed_in_any_model_class(module: Path) -> None:
         ({"python": "user_models:NotAModel"}, r"is not a subclass of a model of appliance\.openai"),
         (
             {"python": "user_models:Silent"},
-            r"has none of the methods create_chat_completion, create_completion or predict",
+            r"Silent is abstract: it must override one of create_chat_completion, create_completion",
         ),
         ({"python": "user_models:Ranker"}, r"declare the model with another class"),
         ({"python": "user_models:Nameless"}, r"has no name; have its __init__ call super\(\)"),

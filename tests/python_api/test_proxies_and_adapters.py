@@ -237,7 +237,7 @@ async def test_an_adapter_may_complete_by_itself() -> None:
     """As KServe's is made: a subclass with both methods, the template asynchronous here."""
 
     class Both(OpenAIChatAdapterModel):
-        async def apply_chat_template(self, request: Any) -> ChatPrompt:  # type: ignore[override]
+        async def apply_chat_template(self, request: Any) -> ChatPrompt:
             return ChatPrompt(prompt="a prompt", response_role="poet")
 
         async def create_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
@@ -270,7 +270,7 @@ async def test_a_model_of_two_owners_lives_until_the_last_one_ends() -> None:
     ("make", "fault"),
     [
         (lambda: OpenAIChatAdapterModel("a", chat_template=TEMPLATE), "nothing completes; give an underlying_model"),
-        (lambda: OpenAIChatAdapterModel("a", Completing()), "has no chat template; give chat_template, or override"),
+        (lambda: OpenAIChatAdapterModel("a", 7), "a: a int completes nothing; give a model with create_completion or"),
         (lambda: OpenAIChatAdapterModel("a", Completing(), chat_template="{{"), "the chat template is wrong in line 1"),
         (lambda: OpenAIChatAdapterModel("a", Completing(), chat_template=TEMPLATE, max_tokens=0), "max_tokens: Input"),
     ],

@@ -28,7 +28,7 @@ class Adapted(OpenAIChatAdapterModel):
     """Chats with a template of its own."""
 
     def apply_chat_template(self, request: ChatCompletionRequest) -> ChatPrompt:
-        return ChatPrompt(" ".join(message["content"] for message in request.messages), response_role="bot")
+        return ChatPrompt("bot", " ".join(message["content"] for message in request.messages))
 
 
 if __name__ == "__main__":
