@@ -26,7 +26,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.api import body as bodies
 from appliance.api import openai as openai_protocol
-from appliance.api.oip import v1, v2
+from appliance.api.oip import cloud_events, v1, v2
 from appliance.api.oip.signatures import parse_inputs
 from appliance.config.server import ServerLimitsConfig
 from appliance.config.upstreams import RequestRewriteConfig
@@ -270,7 +270,7 @@ def parsers() -> Sequence[Parser]:
         }),
         Parser("generate's request", lambda body: v2._parse(body, "m"), wrong,
                [b'{"text_input":"hi"}'], JSON_SHAPES),
-        Parser("event", lambda body: v1.unwrap(body, {"content-type": "application/cloudevents+json"}), wrong,
+        Parser("event", lambda body: cloud_events.unwrap(body, {"content-type": "application/cloudevents+json"}), wrong,
                [json.dumps(_EVENT).encode()], JSON_SHAPES),
         Parser("gRPC message", _grpc, (RequestError, DecodeError), [_MESSAGE.SerializeToString()], {
             "inputs": repeated(b"\x2a\x00"), "raw contents": repeated(b"\x3a\x00"),

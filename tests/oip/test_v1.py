@@ -116,6 +116,22 @@ async def test_binary_cloudevent_gets_a_binary_response(client: InferenceClient)
     assert answer.headers["ce-id"] not in {"", "1"}
 
 
+async def test_variables_of_kserve_change_the_response_event(
+    client: InferenceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Type and source; the request's other attributes are kept if they should be."""
+    headers = {f"ce-{name}": value for name, value in {**EVENT, "subject": "s", "tenant": "blue"}.items()}
+    before = await client.post("/v1/models/writer:predict", json={"instances": ["a"]}, headers=headers)
+    for name, value in {"CE_TYPE": "my.type", "CE_SOURCE": "my.source", "CE_MERGE": "true"}.items():
+        monkeypatch.setenv(name, value)
+    after = await client.post("/v1/models/writer:predict", json={"instances": ["a"]}, headers=headers)
+
+    assert (after.headers["ce-type"], after.headers["ce-source"]) == ("my.type", "my.source")
+    assert (after.headers["ce-subject"], after.headers["ce-tenant"]) == ("s", "blue")
+    assert after.headers["ce-id"] != EVENT["id"]
+    assert "ce-tenant" not in before.headers
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -3,18 +3,13 @@
 Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol; the rows of several outputs
 are objects, as TensorFlow Serving has them. Its object of a model is one with OpenAI's, in `api.openai`.
 
-Requests may be CloudEvents; then responses are too, in the same mode, with KServe's type and source:
-https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md.
+Requests may be CloudEvents; then responses are too, see `api.oip.cloud_events`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Any
 
 import msgspec
 from litestar import Response
@@ -26,6 +21,7 @@ from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.error_responses import refuse_method, with_error_event
+from appliance.api.oip.cloud_events import unwrap, wrap
 from appliance.api.oip.inference import Headers, authorize, inner_headers, model_headers, response_body, run_operation
 from appliance.api.oip.signatures import TextInput, choose_signature, parse_fields
 from appliance.core.concurrency import off_loop
@@ -40,12 +36,6 @@ _OPERATIONS = {"predict": Operation.PREDICTION, "explain": Operation.EXPLANATION
 
 InstanceTexts = Mapping[str, Sequence[str]]
 """The texts of one instance, by input name."""
-
-Mode = Literal["plain", "binary", "structured"]
-"""Where the attributes of an event are: it has none, in headers, in the body."""
-
-_STRUCTURED = "application/cloudevents+json"
-_REQUIRED = ("id", "source", "type")
 
 
 class PredictionRequest(msgspec.Struct):
@@ -71,10 +61,10 @@ def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHand
             authorize(manager, name, operation)
         headers = dict(request.headers)
         body = await body_reader.json(request)
-        data, mode = await off_loop(len(body), unwrap, body, headers)
+        event = await off_loop(len(body), unwrap, body, headers)
         # Data in base64 was not checked with the body.
-        await body_reader.require_shape(data)
-        result = await cancel_on_disconnect(request, _answer(manager, name, operation, data, headers))
+        await body_reader.require_shape(event.data)
+        result = await cancel_on_disconnect(request, _answer(manager, name, operation, event.data, headers))
         added: Headers = {}
         if isinstance(result, ModelResponse):
             added = model_headers(result)
@@ -83,7 +73,7 @@ def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHand
                 stream = with_error_event(request, result.body, are_events=False)
                 return StreamingResponse(stream, media_type=result.media_type, headers=dict(added))
             result = await response_body(result)
-        body, media_type, event_headers = wrap(result, mode, name)
+        body, media_type, event_headers = wrap(result, event, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
         return Response(body, media_type=media_type, headers={**added, **event_headers, **coding})
 
@@ -159,51 +149,3 @@ def _parse_instance(instance: object, place: str) -> InstanceTexts:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
-
-
-def unwrap(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mode]:
-    """Return the data of a request, and the mode of its event; a request without an event is its own data."""
-    kind = headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind == "application/cloudevents-batch+json":
-        raise RequestError("A batch of events is not taken; send each by itself", status=415)
-    if kind == _STRUCTURED:
-        return _data(decode(body, dict[str, Any])), "structured"
-    if "ce-specversion" in headers:
-        _require({name: headers.get(f"ce-{name}") for name in ("specversion", *_REQUIRED)})
-        return body, "binary"
-    return body, "plain"
-
-
-def wrap(response: bytes, mode: Mode, model: str) -> tuple[bytes, str, dict[str, str]]:
-    """Return body, media type and headers of a response in the mode of its request."""
-    if mode == "plain":
-        return response, "application/json", {}
-    attributes = {
-        "specversion": "1.0",
-        "id": str(uuid4()),
-        "source": f"io.kserve.inference.{model}",
-        "type": "io.kserve.inference.response",
-        "time": datetime.now(UTC).isoformat(),
-    }
-    if mode == "binary":
-        return response, "application/json", {f"ce-{name}": value for name, value in attributes.items()}
-    event = {**attributes, "datacontenttype": "application/json", "data": msgspec.Raw(response)}
-    return msgspec.json.encode(event), _STRUCTURED, {}
-
-
-def _data(event: Mapping[str, Any]) -> bytes:  # Any: JSON values
-    _require(event)
-    if "data_base64" not in event:
-        return msgspec.json.encode(event.get("data"))
-    try:
-        return base64.b64decode(event["data_base64"], validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise RequestError("data_base64 of the event is not base64", param="data_base64") from error
-
-
-def _require(attributes: Mapping[str, Any]) -> None:  # Any: JSON values
-    for name in _REQUIRED:
-        if not isinstance(attributes.get(name), str) or not attributes[name]:
-            raise RequestError(f"The event has no {name}; CloudEvents need one", param=name)
-    if str(attributes.get("specversion")) not in {"1.0", "0.3"}:
-        raise RequestError("The event's specversion must be 1.0", param="specversion")
