@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from appliance.kserve.inference_client import InferenceRESTClient, RESTConfig
     from appliance.kserve.model import Model
     from appliance.kserve.model_server import ModelServer
     from appliance.kserve.predictor_config import PredictorConfig
@@ -21,9 +22,11 @@ __all__ = [
     "InferOutput",
     "InferRequest",
     "InferResponse",
+    "InferenceRESTClient",
     "Model",
     "ModelServer",
     "PredictorConfig",
+    "RESTConfig",
     "Storage",
 ]
 
@@ -31,11 +34,12 @@ _PLACES = {
     "Model": "model",
     "ModelServer": "model_server",
     "PredictorConfig": "predictor_config",
+    **dict.fromkeys(("InferenceRESTClient", "RESTConfig"), "inference_client"),
     "Storage": "storage",
     **dict.fromkeys(("InferInput", "InferOutput", "InferRequest", "InferResponse"), "protocol.infer_type"),
 }
 
-_MODULES = frozenset({"constants", "errors", "logging", "model_server", "utils"})
+_MODULES = frozenset({"constants", "errors", "inference_client", "logging", "model_server", "utils"})
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.core.errors import ConfigError, Problem
-from appliance.kserve.constants.constants import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, MAX_GRPC_MESSAGE_LENGTH
+from appliance.kserve.constants.constants import (
+    DEFAULT_GRPC_PORT,
+    DEFAULT_HTTP_PORT,
+    MAX_GRPC_MESSAGE_LENGTH,
+    PredictorProtocol,
+)
+from appliance.kserve.logging import configure_logging
 from appliance.kserve.model import Model
 from appliance.kserve.predictor_config import PredictorConfig
 from appliance.kserve.utils.utils import strtobool
@@ -26,7 +32,7 @@ _flag("--workers", default=1, type=int, help="processes; loaded models belong to
 _flag("--max_threads", default=4, type=int, help="no effect: gRPC is asynchronous, as it is in KServe")
 _flag("--max_asyncio_workers", default=None, type=int, help="refused: each call of a plain method has a thread")
 _flag("--enable_grpc", default=True, type=strtobool, help="whether to serve gRPC")
-_flag("--enable_docs_url", default=False, type=strtobool, help="refused: the page is at /, routes at /schema")
+_flag("--enable_docs_url", default=False, type=strtobool, help="no effect: /docs is there unless page=False")
 _flag("--enable_latency_logging", default=True, type=strtobool, help="whether to log requests with their times")
 _flag("--configure_logging", default=True, type=strtobool, help="must be true: the server writes its log")
 _flag("--log_config_file", default=None, help="config of Python's logging, for configure_logging()")
@@ -40,9 +46,9 @@ _flag("--predictor_protocol", default="v1", choices=["v1", "v2", "grpc-v2"], hel
 _flag("--predictor_use_ssl", default=False, type=strtobool, help="whether the predictor has TLS")
 _flag("--predictor_request_timeout_seconds", default=600, type=int, help="timeout of a request to the predictor")
 _flag("--predictor_request_retries", default=0, type=int, help="retries of a request to the predictor")
-_flag("--enable_predictor_health_check", action="store_true", help="be ready only while the predictor is")
-_flag("--grpc_max_send_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="no limit")
-_flag("--grpc_max_receive_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="bytes of a request")
+_flag("--enable_predictor_health_check", action="store_true", help="refused: the predictor has its own health")
+_flag("--grpc_max_send_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="refused: no limit")
+_flag("--grpc_max_receive_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="refused: max_body_bytes")
 
 _PREDICTOR = {
     "predictor_host": "predictor_host",
@@ -57,10 +63,11 @@ _PREDICTOR = {
 _FIXED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "max_asyncio_workers": ((None,), "remove it: each call of a plain method has a thread of its own"),
     "registered_models": ((None,), "remove it: pass the models to start()"),
-    "enable_docs_url": ((False,), "remove it: /schema/openapi.json describes the routes"),
     "configure_logging": ((True,), "remove it: the server writes its own log"),
     "access_log_format": ((None,), "remove it: the log has an event with fields for each request"),
     "event_loop": (("auto", "uvloop"), "must be auto or uvloop"),
+    "grpc_max_send_message_length": ((MAX_GRPC_MESSAGE_LENGTH,), "remove it: responses have no limit"),
+    "grpc_max_receive_message_length": ((MAX_GRPC_MESSAGE_LENGTH,), "set max_body_bytes of ModelServer"),
     "timeout_keep_alive": ((65,), "remove it: connections stay open until the client or a proxy closes them"),
 }
 
@@ -98,9 +105,16 @@ class ModelServer(model_server.ModelServer):
             for name, (accepted, remedy) in _FIXED.items()
             if name in flags and flags[name] not in accepted
         ]
+        self.predictor_config = predictor_config or _predictor_config(flags)
+        if self.predictor_config.predictor_host and self.predictor_config.protocol == PredictorProtocol.GRPC_V2.value:
+            problems.append(Problem(_SOURCE, None, None, "predictor_protocol", "is 'grpc-v2'; must be v1 or v2"))
+        if self.predictor_config.predictor_health_check:
+            message = "is True; the health of a predictor is its own"
+            problems.append(Problem(_SOURCE, None, None, "predictor_health_check", message))
         if problems:
             raise ConfigError(problems)
-        self.predictor_config = predictor_config or _predictor_config(flags)
+        if flags["log_config_file"]:
+            configure_logging(flags["log_config_file"])
         super().__init__(
             flags["http_port"],
             flags["grpc_port"] if flags["enable_grpc"] else None,

@@ -40,7 +40,8 @@ def routes(
         if has_page and _is_browser(request):
             return _page(_INDEX)
         access.require_key()
-        return Response({"name": "appliance", "routes": paths()})
+        # KServe's clients of version 1 read the status.
+        return Response({"name": "appliance", "status": "alive", "routes": paths()})
 
     @get("/schema", name="openapi-page", sync_to_thread=False)
     def show_schema() -> Response[str]:

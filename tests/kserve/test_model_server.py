@@ -47,10 +47,12 @@ def test_grpc_can_be_off(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
     ("words", "keywords", "fault"),
     [
         (("--access_log_format=%(h)s",), {}, "access_log_format: is '%(h)s'; remove it"),
-        ((), {"enable_docs_url": True}, "enable_docs_url: is True; remove it"),
         ((), {"event_loop": "asyncio"}, "event_loop: is 'asyncio'; must be auto or uvloop"),
         ((), {"timeout_keep_alive": 5}, "timeout_keep_alive: is 5; remove it"),
         ((), {"registered_models": object()}, "registered_models: is <object"),
+        (("--grpc_max_receive_message_length=9",), {}, "grpc_max_receive_message_length: is 9; set max_body_bytes"),
+        (("--predictor_host=a", "--protocol=grpc-v2"), {}, "predictor_protocol: is 'grpc-v2'; must be v1 or v2"),
+        (("--enable_predictor_health_check",), {}, "predictor_health_check: is True; the health"),
         (("--configure_logging=false",), {}, "configure_logging: is False; remove it"),
     ],
 )
