@@ -257,9 +257,16 @@ def is_inline(chat_template: str) -> bool:
 
 
 def load_chat_template(
-    source: str | None, tokenizer: Path | None, renderer: Renderer | None = None
+    source: str | None,
+    tokenizer: Path | None,
+    renderer: Renderer | None = None,
+    *,
+    default: str | None = None,
+    tokens: Mapping[str, str] | None = None,
 ) -> ChatTemplate | None:
     """Return a template that is inline, in a file, or None: beside the `tokenizer`, a local copy, if there is one.
+
+    `default` is the template of a tokenizer that has none, `tokens` are special tokens besides the tokenizer's.
 
     Raises:
         LoadError: there is no template where it should be, or it is not one.
@@ -269,16 +276,16 @@ def load_chat_template(
     if source is None:
         if tokenizer is None:
             return None
-        source = _tokenizer_template(files, tokenizer)
+        source = _tokenizer_template(files, tokenizer, default)
     elif not is_inline(source):
         source = _read(Path(source).expanduser())
     try:
-        return ChatTemplate(source, _special_tokens(files), renderer)
+        return ChatTemplate(source, {**(tokens or {}), **_special_tokens(files)}, renderer)
     except TemplateFaultError as error:
         raise LoadError(f"the chat template is wrong in line {error.line}: {error}; correct it") from error
 
 
-def _tokenizer_template(files: Mapping[str, Path], tokenizer: Path) -> str:
+def _tokenizer_template(files: Mapping[str, Path], tokenizer: Path, default: str | None) -> str:
     """Return the tokenizer's template; a file of its own precedes the config's key, as for transformers."""
     jinja = next((name for name in files if name.endswith(".jinja") and len(files) == 1), "chat_template.jinja")
     if jinja in files:
@@ -290,6 +297,8 @@ def _tokenizer_template(files: Mapping[str, Path], tokenizer: Path) -> str:
             found = named.get("default")
         if isinstance(found, str):
             return found
+    if default is not None:
+        return default
     raise LoadError(
         f"{tokenizer}: has no chat template, be it in chat_template.jinja or in {_TOKENIZER_CONFIG}; give chat_template"
     )

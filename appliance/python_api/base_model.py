@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from appliance.config.base import BaseConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model
 from appliance.core.suggestions import did_you_mean, known_names
+from appliance.python_api.user_code import UserCodeError, call_method
 
 Method = TypeVar("Method", bound=Callable[..., Any])  # Any: methods of users have any arguments and results
 ConfigT = TypeVar("ConfigT", bound=BaseConfig)
@@ -83,6 +84,16 @@ class BasePythonModel:
     @overridable
     def stop(self) -> Any:  # Any: nothing; a subclass's may be asynchronous
         """Release what `load` acquired; called once, after the last response."""
+
+    async def run_load(self) -> bool:
+        """Load the model unless it is ready, as the server does, and return whether that succeeded."""
+        return self.ready or await call_method(self.load) is not False
+
+    async def run_stop(self) -> None:
+        """Stop the model, as the server does; what its `stop` raises is logged."""
+        if (stop := overridden_method(self, "stop")) is not None:
+            with suppress(UserCodeError):
+                await call_method(stop)
 
 
 def _setting_ready(load: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from appliance.adapters.chat_request import ChatRequestBuilder, completion_request
@@ -61,27 +62,44 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         `underlying_model` is a model with `create_completion` or `predict`, an object with `generate`, or a function;
         see `TextModel` for what they get. The keywords are the keys of an adapter's `protocol`; see `appliance schema
         adapter`. Without a `chat_template` the conversation is rendered by `apply_chat_template` of the underlying
-        model, else with its attribute `chat_template` or that of its `tokenizer`, else with `PLAIN_TEMPLATE`.
+        model, else with its attribute `chat_template` or that of its `tokenizer`, else with the template in its
+        `model_dir`, else with `PLAIN_TEMPLATE`.
 
         Raises:
             ApplianceError: one of them is wrong, or there is nothing that completes prompts.
         """
         super().__init__(name)
+        self._source, self._tokens = chat_template, dict[str, str]()
+        if chat_template is None:
+            self._source, self._tokens = _template_of(underlying_model)
         keys = {
             "kind": "completions",
-            "chat_template": chat_template or _template_of(underlying_model) or PLAIN_TEMPLATE,
+            "chat_template": self._source or PLAIN_TEMPLATE,
             "response_role": response_role,
             "stop": tuple(stop),
             "max_tokens": max_tokens,
             "tool_calls": tool_calls,
         }
         self._config = config_from_keywords(CompletionsConfig, keys, type(self).__name__)
-        template = load_chat_template(self._config.chat_template, None)
-        self._chat = None if template is None else ChatRequestBuilder(template, tuple(stop))
         self._apply = None if chat_template else getattr(underlying_model, "apply_chat_template", None)
+        self._underlying_model = underlying_model
         self.backing = None if underlying_model is None else PythonModelAdapter(_completing(name, underlying_model))
+        self._chat = self._load_template(None)
         if Operation.COMPLETION not in PythonModelAdapter(self).operations:
             raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
+
+    async def run_load(self) -> bool:
+        """Load the model, and then the chat template among its files, unless there is another one."""
+        is_loaded = await super().run_load()
+        directory = getattr(self._underlying_model, "model_dir", None) or self.model_dir
+        if is_loaded and self._source is None and directory is not None:
+            self._chat = self._load_template(Path(directory))
+        return is_loaded
+
+    def _load_template(self, directory: Path | None) -> ChatRequestBuilder | None:
+        source = None if directory else self._config.chat_template
+        template = load_chat_template(source, directory, default=PLAIN_TEMPLATE, tokens=self._tokens)
+        return None if template is None else ChatRequestBuilder(template, self._config.stop)
 
     def apply_chat_template(self, request: ChatCompletionRequest) -> Any:  # Any: a ChatPrompt; may be asynchronous
         """Return the prompt of a conversation, a `ChatPrompt`; may be overridden, also by an asynchronous method.
@@ -111,13 +129,13 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         return to_objects(response, ChatCompletion, ChatCompletionChunk)
 
 
-def _template_of(model: object) -> str | None:
-    """Return the chat template that a model or its tokenizer has, or None."""
+def _template_of(model: object) -> tuple[str | None, dict[str, str]]:
+    """Return the chat template that a model or its tokenizer has, or None, and the special tokens it writes out."""
     for owner in (model, getattr(model, "tokenizer", None)):
-        template = getattr(owner, "chat_template", None)
+        template, tokens = getattr(owner, "chat_template", None), getattr(owner, "special_tokens_map", None)
         if isinstance(template, str):
-            return template
-    return None
+            return template, dict(tokens) if isinstance(tokens, Mapping) else {}
+    return None, {}
 
 
 def _completing(name: str, model: object) -> BasePythonModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +164,7 @@ class _Lifecycle:
         if "model" in artifacts:
             model.model_dir = artifacts["model"]
         try:
-            is_loaded = model.ready or await call_method(model.load) is not False
+            is_loaded = await model.run_load()
         except UserCodeError as error:
             raise LoadError(f"{error}; the log says where in your code") from error
         if not is_loaded:
@@ -175,11 +174,7 @@ class _Lifecycle:
 
     async def _stop(self) -> None:
         await self._health.close()
-        stop = overridden_method(self._model, "stop")
-        if stop is not None:
-            # It is logged, and the backing is closed all the same.
-            with suppress(UserCodeError):
-                await call_method(stop)
+        await self._model.run_stop()
         if self._model.backing is not None:
             await self._model.backing.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from python_api.model_requests import events, response_json, send
 
 from appliance import Model as TensorModel
-from appliance.core.errors import RequestError
+from appliance.core.errors import LoadError, RequestError
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel
 from appliance.python_api.responses import InvalidResultError
 
@@ -104,6 +105,36 @@ async def test_the_models_own_template_is_used() -> None:
     other.tokenizer = SimpleNamespace(chat_template="{{ messages | length }}")  # type: ignore[attr-defined]  # likewise
 
     assert (await chat(model), await chat(other)) == ("Hello?", "2")
+
+
+async def test_a_tokenizers_template_gets_its_special_tokens() -> None:
+    """Which it writes out."""
+    model = Echo("echo")
+    tokenizer = SimpleNamespace(chat_template="{{ bos_token }}!", special_tokens_map={"bos_token": "<s>"})
+    model.tokenizer = tokenizer  # type: ignore[attr-defined]  # as users set it
+
+    assert await chat(model) == "<s>!"
+
+
+async def test_the_template_among_the_models_files_is_used(tmp_path: Path) -> None:
+    """Once they are there; without one, the plain one."""
+    model, other = Echo("echo"), Echo("other")
+    model.model_dir, other.model_dir = tmp_path / "model", tmp_path / "other"
+    for directory in (model.model_dir, other.model_dir):
+        directory.mkdir()
+        (directory / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    (model.model_dir / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[1].content }}")
+
+    assert (await chat(model), await chat(other)) == ("<s>Hello", PLAIN)
+
+
+async def test_a_broken_template_among_the_files_stops_the_start(tmp_path: Path) -> None:
+    """With its line."""
+    model = Echo("echo")
+    model.model_dir = tmp_path
+    (tmp_path / "chat_template.jinja").write_text("{{ messages")
+    with pytest.raises(LoadError, match="the chat template is wrong in line 1"):
+        await chat(model)
 
 
 @pytest.mark.parametrize("prompt", [ChatPrompt("assistant", "made"), "made"])
