@@ -23,6 +23,7 @@ from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
+from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES
@@ -77,7 +78,11 @@ def routes(manager: ModelManager, kserve_names: KServeNames, body_reader: BodyRe
     @get([prefix + "/v1/models/{name:path}" for prefix in PREFIXES], opt=_OPT)
     async def show_model(name: FromPath[str]) -> ModelObject:
         name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
-        return _model_object(manager, manager.find(name), name)
+        status = manager.find(name)
+        if not status.rule.can_answer:
+            # KServe's clients of the protocol's version 1 read this status, and nothing else, as "not ready".
+            raise unavailable(status)
+        return _model_object(manager, status, name)
 
     operations = [_route(operation, manager, kserve_names, body_reader) for operation in OPENAI_PATHS]
     return [*operations, list_models, show_model]

@@ -20,6 +20,8 @@ HOP_BY_HOP_HEADERS = frozenset(
 # The HTTP client sets these itself.
 FRAMING_HEADERS = frozenset({"accept-encoding", "content-length", "expect", "host"})
 
+_TYPES_OF_JSON = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"})
+
 _PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
 # v1, v4, v1beta, at the end of a path or within it, such as ``/v1beta/openai``.
@@ -110,3 +112,9 @@ def _networks_without_proxy() -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6
             yield ipaddress.ip_network(name.strip(), strict=False)
         except ValueError:
             continue
+
+
+def may_be_json(content_type: str) -> bool:
+    """Return whether a body may be JSON: clients leave the type out, or send that of a form or a plain text."""
+    kind = content_type.split(";")[0].strip().lower()
+    return kind in _TYPES_OF_JSON or kind.endswith("json") or kind.startswith("multipart/")

@@ -52,7 +52,7 @@ async def handle(status: ModelStatus, request: ModelRequest, rate_limiter: RateL
         context.model, context.operation = status.name, request.operation
     _require_supported(status, request)
     if not (status.rule.can_answer or (status.state is State.DRAINING and status.accepts_while_draining)):
-        raise _unavailable(status)
+        raise unavailable(status)
     charge = None
     if context is not None:
         charge = rate_limiter.charge(context.key, status.queue.tokens(len(request.body)))
@@ -85,7 +85,7 @@ class PeerClient:
         status = self._find(name)
         _require_supported(status, request)
         if not status.rule.can_answer and status.state is not State.DRAINING:
-            raise _unavailable(status)
+            raise unavailable(status)
         return await _Exchange(status, request).start()
 
 
@@ -116,7 +116,8 @@ def _require_supported(status: ModelStatus, request: ModelRequest) -> None:
         )
 
 
-def _unavailable(status: ModelStatus) -> UnavailableError:
+def unavailable(status: ModelStatus) -> UnavailableError:
+    """Return the error of requests to a model that cannot answer now."""
     return UnavailableError(status.client_message, retry_after=status.rule.retry_after)
 
 
@@ -153,7 +154,7 @@ class _Exchange:
         async with self._admitted(timeouts) as slots:
             # The state may have changed while the request was queued.
             if not status.rule.can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
-                raise _unavailable(status)
+                raise unavailable(status)
             usage = None if context is None else TokenUsage(context)
             if usage is not None:
                 request = replace(request, on_usage=usage.conclude)

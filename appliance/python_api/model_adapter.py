@@ -63,6 +63,11 @@ class PythonModelAdapter:
             self.operations |= self._backing.operations
 
     @property
+    def passes_bytes(self) -> bool:
+        """Whether bodies that are not JSON are passed to it."""
+        return self._tensors is not None and self._tensors.passes_bytes
+
+    @property
     def warmup_request(self) -> ModelRequest | None:
         fields = self._model.proof
         if not isinstance(fields, Mapping | None):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from appliance.core.errors import LoadError, RequestError
+from appliance.core.http import may_be_json
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
 from appliance.core.request_context import current_context
@@ -28,8 +29,8 @@ METHODS: Mapping[Operation, str] = {
 }
 """The method of each operation."""
 
-Payload = InferRequest | Json
-"""Tensors in version 2 of the protocol, a JSON object such as ``{"instances": [...]}`` in version 1."""
+Payload = InferRequest | Json | bytes
+"""Tensors in version 2 of the protocol; in version 1 a JSON object such as ``{"instances": [...]}``, or a body."""
 
 
 # Any throughout: a step passes what it likes to the next one, and may be asynchronous.
@@ -41,6 +42,10 @@ class Model(BasePythonModel):
     `headers` are those of the request, by lower-case name; a step may add others for the next one. `predict` and
     `postprocess` get a third argument `response_headers` if `return_response_headers` is set.
     """
+
+    passes_bytes: bool = False
+    """Whether bodies of the protocol's version 1 that are not JSON are passed as bytes: to the first step, and from the
+    last one."""
 
     def __init__(self, name: str, return_response_headers: bool = False) -> None:  # noqa: FBT001, FBT002, RUF100 - KServe's
         """With `return_response_headers`, `predict` and `postprocess` get a dict for headers of the response, too."""
@@ -134,6 +139,9 @@ async def handle(model: Model, request: ModelRequest) -> ModelResponse:
     if is_stream(value):
         # Only the model knows what it writes.
         return ModelResponse(_stream(value), media_type="application/octet-stream", headers=headers)
+    if model.passes_bytes and isinstance(value, bytes | str):
+        kind, body = ("text/plain", value.encode()) if isinstance(value, str) else ("application/octet-stream", value)
+        return ModelResponse(body, media_type=kind, headers=headers)
     is_bare = isinstance(value, list | tuple) or hasattr(value, "tolist")
     fields = to_json(
         {"predictions": value} if is_bare else value, 'a mapping such as {"predictions": [...]}, or a list'
@@ -143,7 +151,8 @@ async def handle(model: Model, request: ModelRequest) -> ModelResponse:
 
 def _payload(model: Model, request: ModelRequest) -> Payload:
     if request.operation is not Operation.INFERENCE:
-        return decode(request.body, dict[str, Any])
+        is_json = may_be_json(request.headers.get("content-type", ""))
+        return decode(request.body, dict[str, Any]) if is_json or not model.passes_bytes else request.body
     context = current_context()
     from_grpc = context is not None and context.protocol == "oip_grpc"
     inference = read_request(request.body, request.headers.get(LENGTH_HEADER))

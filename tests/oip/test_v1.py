@@ -99,6 +99,19 @@ async def test_model_object_serves_openai_and_kserve_clients(client: InferenceCl
     assert all_["models"] == [card["id"] for card in all_["data"]]
 
 
+async def test_the_object_of_a_model_that_is_not_ready_is_503(fresh: InferenceClient) -> None:
+    """KServe's clients read the status; the listing still has the model."""
+    fresh.model("mood").is_away = True
+    await fresh.wait_until(lambda: not fresh.manager.is_ready)
+    mood, writer = [await fresh.get(f"/v1/models/{name}") for name in ("mood", "writer")]
+    listed = {card["id"]: card["ready"] for card in (await fresh.get("/v1/models")).json()["data"]}
+
+    assert (mood.status_code, mood.headers["retry-after"]) == (503, "5")
+    assert mood.json()["error"]["code"] == "model_not_ready"
+    assert writer.json()["ready"]
+    assert listed["mood"] is False
+
+
 EVENT = {"specversion": "1.0", "id": "1", "source": "test", "type": "question"}
 
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 import msgspec
 
 from appliance.core.errors import RequestError
+from appliance.core.http import may_be_json
 from appliance.tensors.codec import decode
 
 Mode = Literal["plain", "binary", "structured"]
@@ -37,29 +38,33 @@ class Event:
     """The data of a request, and the attributes of its event; a request without an event is its own data."""
 
     data: bytes
+    content_type: str
+    """That of the data."""
     mode: Mode = "plain"
     attributes: Attributes = field(default_factory=dict)
 
 
 def unwrap(body: bytes, headers: Mapping[str, str]) -> Event:
     """Return the event of a request."""
-    kind = headers.get("content-type", "").split(";")[0].strip().lower()
+    content_type = headers.get("content-type", "")
+    kind = content_type.split(";")[0].strip().lower()
     if kind == "application/cloudevents-batch+json":
         raise RequestError("A batch of events is not taken; send each by itself", status=415)
     if kind == _STRUCTURED:
         attributes = decode(body, dict[str, Any])
-        return Event(_data(attributes), "structured", attributes)
+        content_type = str(attributes.get("datacontenttype") or "application/json")
+        return Event(_data(attributes, content_type), content_type, "structured", attributes)
     if "ce-specversion" in headers:
         attributes = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}
         _require(attributes)
-        return Event(body, "binary", attributes)
-    return Event(body)
+        return Event(body, content_type, "binary", attributes)
+    return Event(body, content_type)
 
 
-def wrap(response: bytes, event: Event, model: str) -> tuple[bytes, str, dict[str, str]]:
+def wrap(response: bytes, content_type: str, event: Event, model: str) -> tuple[bytes, str, dict[str, str]]:
     """Return body, media type and headers of a response to an event, in the same mode."""
     if event.mode == "plain":
-        return response, "application/json", {}
+        return response, content_type, {}
     is_merged = os.environ.get("CE_MERGE", "").lower() == "true"
     attributes = {
         **({name: value for name, value in event.attributes.items() if name not in _NOT_KEPT} if is_merged else {}),
@@ -70,15 +75,18 @@ def wrap(response: bytes, event: Event, model: str) -> tuple[bytes, str, dict[st
         "time": datetime.now(UTC).isoformat(),
     }
     if event.mode == "binary":
-        return response, "application/json", {f"ce-{name}": value for name, value in attributes.items()}
-    merged = {**attributes, "datacontenttype": "application/json", "data": msgspec.Raw(response)}
-    return msgspec.json.encode(merged), _STRUCTURED, {}
+        return response, content_type, {f"ce-{name}": value for name, value in attributes.items()}
+    data = {"data": msgspec.Raw(response)} if content_type == "application/json" else {"data_base64": response}
+    return msgspec.json.encode({**attributes, "datacontenttype": content_type, **data}), _STRUCTURED, {}
 
 
-def _data(event: Attributes) -> bytes:
+def _data(event: Attributes, content_type: str) -> bytes:
     _require(event)
     if "data_base64" not in event:
-        return msgspec.json.encode(event.get("data"))
+        data = event.get("data")
+        if isinstance(data, str) and not may_be_json(content_type):
+            return data.encode()
+        return msgspec.json.encode(data)
     try:
         return base64.b64decode(event["data_base64"], validate=True)
     except (binascii.Error, TypeError, ValueError) as error:

@@ -21,14 +21,16 @@ from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.error_responses import refuse_method, with_error_event
-from appliance.api.oip.cloud_events import unwrap, wrap
+from appliance.api.oip.cloud_events import Event, unwrap, wrap
 from appliance.api.oip.inference import Headers, authorize, inner_headers, model_headers, response_body, run_operation
 from appliance.api.oip.signatures import TextInput, choose_signature, parse_fields
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnsupportedOperationError
+from appliance.core.http import may_be_json
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
+from appliance.python_api.model_adapter import PythonModelAdapter
 from appliance.tensors.codec import decode
 from appliance.tensors.tensor import Tensor
 
@@ -60,31 +62,42 @@ def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHand
         async with before_body(request):
             authorize(manager, name, operation)
         headers = dict(request.headers)
-        body = await body_reader.json(request)
+        has_json = may_be_json(headers.get("content-type", ""))
+        body = await (body_reader.json(request) if has_json else body_reader.body(request))
         event = await off_loop(len(body), unwrap, body, headers)
-        # Data in base64 was not checked with the body.
-        await body_reader.require_shape(event.data)
-        result = await cancel_on_disconnect(request, _answer(manager, name, operation, event.data, headers))
-        added: Headers = {}
+        if not _is_passed_on(manager, name, event):
+            # Data in base64 was not checked with the body.
+            await body_reader.require_shape(event.data)
+        result = await cancel_on_disconnect(request, _answer(manager, name, operation, event, headers))
+        added, content_type = dict[str, str](), "application/json"
         if isinstance(result, ModelResponse):
-            added = model_headers(result)
+            added, content_type = model_headers(result), result.media_type
             if not isinstance(result.body, bytes):
                 # As in KServe, a stream is not wrapped in an event.
                 stream = with_error_event(request, result.body, are_events=False)
-                return StreamingResponse(stream, media_type=result.media_type, headers=dict(added))
+                return StreamingResponse(stream, media_type=content_type, headers=added)
             result = await response_body(result)
-        body, media_type, event_headers = wrap(result, event, name)
+        body, media_type, event_headers = wrap(result, content_type, event, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
         return Response(body, media_type=media_type, headers={**added, **event_headers, **coding})
 
     return [answer]
 
 
+def _is_passed_on(manager: ModelManager, name: str, event: Event) -> bool:
+    """Return whether the data is none of JSON, and the model takes such data."""
+    model = manager.find(name).model
+    return isinstance(model, PythonModelAdapter) and model.passes_bytes and not may_be_json(event.content_type)
+
+
 async def _answer(
-    manager: ModelManager, name: str, operation: Operation, body: bytes, headers: Headers
+    manager: ModelManager, name: str, operation: Operation, event: Event, headers: Headers
 ) -> bytes | ModelResponse:
     """Return the predictions, or the response of a model that speaks v1 itself."""
-    operations = manager.find(name).model.operations
+    operations, body = manager.find(name).model.operations, event.data
+    if operation in operations and _is_passed_on(manager, name, event):
+        typed = {**inner_headers(headers), "content-type": event.content_type}
+        return await manager.handle(name, ModelRequest(operation, body, typed))
     request = await off_loop(len(body), decode, body, PredictionRequest)
     if operation in operations:
         return await manager.handle(name, ModelRequest(operation, body, inner_headers(headers)))
