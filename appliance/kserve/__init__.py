@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from appliance.kserve.grpc_client import InferenceGRPCClient
     from appliance.kserve.inference_client import InferenceRESTClient, RESTConfig
     from appliance.kserve.model import Model
+    from appliance.kserve.model_repository import ModelRepository
     from appliance.kserve.model_server import ModelServer
     from appliance.kserve.predictor_config import PredictorConfig
     from appliance.kserve.protocol.infer_type import InferInput, InferOutput, InferRequest, InferResponse
@@ -22,8 +24,10 @@ __all__ = [
     "InferOutput",
     "InferRequest",
     "InferResponse",
+    "InferenceGRPCClient",
     "InferenceRESTClient",
     "Model",
+    "ModelRepository",
     "ModelServer",
     "PredictorConfig",
     "RESTConfig",
@@ -32,14 +36,18 @@ __all__ = [
 
 _PLACES = {
     "Model": "model",
+    "ModelRepository": "model_repository",
     "ModelServer": "model_server",
     "PredictorConfig": "predictor_config",
+    "InferenceGRPCClient": "grpc_client",
     **dict.fromkeys(("InferenceRESTClient", "RESTConfig"), "inference_client"),
     "Storage": "storage",
     **dict.fromkeys(("InferInput", "InferOutput", "InferRequest", "InferResponse"), "protocol.infer_type"),
 }
 
-_MODULES = frozenset({"constants", "errors", "inference_client", "logging", "model_server", "utils"})
+_MODULES = frozenset(
+    {"constants", "errors", "inference_client", "logging", "model", "model_repository", "model_server", "utils"}
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from appliance.config import Config
 from appliance.core.errors import ConfigError, Problem
+from appliance.kserve.app import app
 from appliance.kserve.constants.constants import (
     DEFAULT_GRPC_PORT,
     DEFAULT_HTTP_PORT,
+    DEFAULT_HTTPS_PORT,
+    KSERVE_TLS_CERT_FILE_ENV,
+    KSERVE_TLS_KEY_FILE_ENV,
     MAX_GRPC_MESSAGE_LENGTH,
-    PredictorProtocol,
 )
 from appliance.kserve.logging import configure_logging
 from appliance.kserve.model import Model
+from appliance.kserve.model_repository import ModelRepository
 from appliance.kserve.predictor_config import PredictorConfig
 from appliance.kserve.utils.utils import strtobool
 from appliance.python_api.base_model import BasePythonModel
 from appliance.server import model_server
+
+__all__ = ["DEFAULT_GRPC_PORT", "DEFAULT_HTTP_PORT", "MAX_GRPC_MESSAGE_LENGTH", "ModelServer", "app", "parser"]
 
 _SOURCE = "ModelServer"
 
@@ -38,7 +46,7 @@ _flag("--configure_logging", default=True, type=strtobool, help="must be true: t
 _flag("--log_config_file", default=None, help="config of Python's logging, for configure_logging()")
 _flag("--access_log_format", default=None, help="refused: the log has events with fields")
 _flag("--event-loop", dest="event_loop", default="auto", choices=["auto", "asyncio", "uvloop"], help="uvloop")
-_flag("--timeout-keep-alive", dest="timeout_keep_alive", default=65, type=int, help="must be 65: connections stay open")
+_flag("--timeout-keep-alive", dest="timeout_keep_alive", default=65, type=int, help="seconds of an idle connection")
 _flag("--model_name", default="model", help="name of the model")
 _flag("--predictor_host", default=None, help="HOST or HOST:PORT of the predictor behind a transformer")
 _flag("--protocol", default="v1", choices=["v1", "v2", "grpc-v2"], help="older name of --predictor_protocol")
@@ -46,9 +54,11 @@ _flag("--predictor_protocol", default="v1", choices=["v1", "v2", "grpc-v2"], hel
 _flag("--predictor_use_ssl", default=False, type=strtobool, help="whether the predictor has TLS")
 _flag("--predictor_request_timeout_seconds", default=600, type=int, help="timeout of a request to the predictor")
 _flag("--predictor_request_retries", default=0, type=int, help="retries of a request to the predictor")
-_flag("--enable_predictor_health_check", action="store_true", help="refused: the predictor has its own health")
+_flag("--enable_predictor_health_check", action="store_true", help="ready only while the predictor is")
 _flag("--grpc_max_send_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="refused: no limit")
 _flag("--grpc_max_receive_message_length", default=MAX_GRPC_MESSAGE_LENGTH, type=int, help="refused: max_body_bytes")
+_flag("--ssl_certfile", default=os.environ.get(KSERVE_TLS_CERT_FILE_ENV), help="certificate of HTTPS, PEM")
+_flag("--ssl_keyfile", default=os.environ.get(KSERVE_TLS_KEY_FILE_ENV), help="its private key, PEM")
 
 _PREDICTOR = {
     "predictor_host": "predictor_host",
@@ -59,16 +69,14 @@ _PREDICTOR = {
     "enable_predictor_health_check": "predictor_health_check",
 }
 
-# The only value of each flag that another server than KServe's can honour, and what to do instead.
+# The only values of a flag that this server can honour, and what to do instead.
 _FIXED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "max_asyncio_workers": ((None,), "remove it: each call of a plain method has a thread of its own"),
-    "registered_models": ((None,), "remove it: pass the models to start()"),
     "configure_logging": ((True,), "remove it: the server writes its own log"),
     "access_log_format": ((None,), "remove it: the log has an event with fields for each request"),
     "event_loop": (("auto", "uvloop"), "must be auto or uvloop"),
     "grpc_max_send_message_length": ((MAX_GRPC_MESSAGE_LENGTH,), "remove it: responses have no limit"),
     "grpc_max_receive_message_length": ((MAX_GRPC_MESSAGE_LENGTH,), "set max_body_bytes of ModelServer"),
-    "timeout_keep_alive": ((65,), "remove it: connections stay open until the client or a proxy closes them"),
 }
 
 
@@ -82,7 +90,7 @@ class ModelServer(model_server.ModelServer):
         workers: int | None = None,
         max_threads: int | None = None,
         max_asyncio_workers: int | None = None,
-        registered_models: object = None,
+        registered_models: ModelRepository | None = None,
         enable_grpc: bool | None = None,  # noqa: FBT001, RUF100 - KServe's
         enable_docs_url: bool | None = None,  # noqa: FBT001, RUF100 - KServe's
         enable_latency_logging: bool | None = None,  # noqa: FBT001, RUF100 - KServe's
@@ -91,6 +99,8 @@ class ModelServer(model_server.ModelServer):
         timeout_keep_alive: int | None = None,
         grace_period: int = 30,
         predictor_config: PredictorConfig | None = None,
+        ssl_certfile: str | None = None,
+        ssl_keyfile: str | None = None,
         **server: Any,  # Any: checked like the file's
     ) -> None:
         """`grace_period` is the time for requests under way after SIGTERM, in seconds; `server` as in `appliance`.
@@ -98,39 +108,83 @@ class ModelServer(model_server.ModelServer):
         Raises:
             ConfigError: one of them is wrong, or cannot be honoured here; it names them all.
         """
-        given = {name: value for name, value in locals().items() if name in _NAMES and value is not None}
-        flags = {**vars(parser.parse_known_args()[0]), **given}
-        problems = [
-            Problem(_SOURCE, None, None, name, f"is {flags[name]!r}; {remedy}")
-            for name, (accepted, remedy) in _FIXED.items()
-            if name in flags and flags[name] not in accepted
-        ]
+        given = {
+            "http_port": http_port,
+            "grpc_port": grpc_port,
+            "workers": workers,
+            "max_threads": max_threads,
+            "max_asyncio_workers": max_asyncio_workers,
+            "enable_grpc": enable_grpc,
+            "enable_docs_url": enable_docs_url,
+            "enable_latency_logging": enable_latency_logging,
+            "access_log_format": access_log_format,
+            "event_loop": event_loop,
+            "timeout_keep_alive": timeout_keep_alive,
+            "ssl_certfile": ssl_certfile,
+            "ssl_keyfile": ssl_keyfile,
+        }
+        flags = vars(parser.parse_known_args()[0]) | {name: each for name, each in given.items() if each is not None}
+        _require_possible(flags)
+        self.registered_models = registered_models or ModelRepository()
         self.predictor_config = predictor_config or _predictor_config(flags)
-        if self.predictor_config.predictor_host and self.predictor_config.protocol == PredictorProtocol.GRPC_V2.value:
-            problems.append(Problem(_SOURCE, None, None, "predictor_protocol", "is 'grpc-v2'; must be v1 or v2"))
-        if self.predictor_config.predictor_health_check:
-            message = "is True; the health of a predictor is its own"
-            problems.append(Problem(_SOURCE, None, None, "predictor_health_check", message))
-        if problems:
-            raise ConfigError(problems)
         if flags["log_config_file"]:
             configure_logging(flags["log_config_file"])
+        has_tls = bool(flags["ssl_certfile"] and flags["ssl_keyfile"])
+        port = DEFAULT_HTTPS_PORT if has_tls and flags["http_port"] == DEFAULT_HTTP_PORT else flags["http_port"]
+        keys = {
+            "workers": flags["workers"],
+            "drain_seconds": grace_period,
+            "timeouts": {"header_seconds": flags["timeout_keep_alive"]},
+            **({"tls": {"certificate": flags["ssl_certfile"], "key": flags["ssl_keyfile"]}} if has_tls else {}),
+            **({"cors": {"origins": app.cors_origins}} if app.cors_origins else {}),
+        }
         super().__init__(
-            flags["http_port"],
+            port,
             flags["grpc_port"] if flags["enable_grpc"] else None,
             logging={} if flags["enable_latency_logging"] else {"access": {"sample": 0}},
-            **{"workers": flags["workers"], "drain_seconds": grace_period, **server},
+            **{**keys, **server},
         )
 
+    def register_model(self, model: BasePythonModel, name: str | None = None) -> None:
+        """Serve a model, also under another name than its own."""
+        self.registered_models.update(model, name)
+
     def start(self, models: Sequence[BasePythonModel]) -> None:
-        """Serve the models until SIGTERM or Ctrl-C; see `appliance.ModelServer`."""
-        for model in models:
+        """Serve these models and the registered ones until SIGTERM or Ctrl-C; see `appliance.ModelServer`."""
+        served = self._with_registered(models)
+        for model in served:
             if isinstance(model, Model) and model.predictor_config is None:
                 model.predictor_config = self.predictor_config
-        super().start(models)
+        super().start(served)
+
+    def config(self, models: Sequence[BasePythonModel]) -> Config:
+        """What `start` serves, as the config that a file would become; see `appliance.ModelServer`."""
+        config, registered = super().config(self._with_registered(models)), self.registered_models.get_models()
+        aliases = {
+            model.name: tuple(name for name, each in registered.items() if each is model and name != model.name)
+            for model in registered.values()
+        }
+        named = [each.model_copy(update={"aliases": aliases.get(each.name, ())}) for each in config.models]
+        return config.model_copy(update={"models": tuple(named)})
+
+    def _with_registered(self, models: Sequence[BasePythonModel]) -> Sequence[BasePythonModel]:
+        every = [*models, *self.registered_models.get_models().values()]
+        return list({id(model): model for model in every}.values())
 
 
-_NAMES = frozenset(ModelServer.__init__.__code__.co_varnames[1:15]) - {"predictor_config", "grace_period"}
+def _require_possible(flags: Mapping[str, Any]) -> None:  # Any: values of flags
+    problems = [
+        Problem(_SOURCE, None, None, name, f"is {flags[name]!r}; {remedy}")
+        for name, (possible, remedy) in _FIXED.items()
+        if flags[name] not in possible
+    ]
+    if bool(flags["ssl_certfile"]) != bool(flags["ssl_keyfile"]):
+        message = "needs the other one of ssl_certfile and ssl_keyfile; give both"
+        problems.append(
+            Problem(_SOURCE, None, None, "ssl_certfile" if flags["ssl_certfile"] else "ssl_keyfile", message)
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _predictor_config(flags: Mapping[str, Any]) -> PredictorConfig:  # Any: values of flags

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from appliance.core.errors import ConfigError
-from appliance.kserve import Model, ModelServer, PredictorConfig, model_server
+from appliance.kserve import Model, ModelRepository, ModelServer, PredictorConfig, model_server
 
 
 def arguments(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -27,12 +29,14 @@ def test_what_is_not_given_is_kserves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flags_are_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flags of the program itself are left to it."""
-    arguments(monkeypatch, "--http_port=9000", "--grpc_port", "9001", "--mine", "x", "--enable_latency_logging=no")
+    words = ("--http_port=9000", "--grpc_port", "9001", "--mine", "x", "--enable_latency_logging=no")
+    arguments(monkeypatch, *words, "--timeout-keep-alive=7")
     made = ModelServer(grpc_port=9002, grace_period=7, host="127.0.0.1").config([Model("model")])
 
     assert (made.server.port, made.server.grpc_port, made.server.drain_seconds) == (9000, 9002, 7)
     assert made.server.host == "127.0.0.1"
     assert made.logging.access.sample == 0
+    assert made.server.timeouts.header_seconds == 7
 
 
 @pytest.mark.parametrize(("words", "keywords"), [(("--enable_grpc=false",), {}), ((), {"enable_grpc": False})])
@@ -48,11 +52,8 @@ def test_grpc_can_be_off(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
     [
         (("--access_log_format=%(h)s",), {}, "access_log_format: is '%(h)s'; remove it"),
         ((), {"event_loop": "asyncio"}, "event_loop: is 'asyncio'; must be auto or uvloop"),
-        ((), {"timeout_keep_alive": 5}, "timeout_keep_alive: is 5; remove it"),
-        ((), {"registered_models": object()}, "registered_models: is <object"),
+        (("--ssl_certfile=a.pem",), {}, "ssl_certfile: needs the other one"),
         (("--grpc_max_receive_message_length=9",), {}, "grpc_max_receive_message_length: is 9; set max_body_bytes"),
-        (("--predictor_host=a", "--protocol=grpc-v2"), {}, "predictor_protocol: is 'grpc-v2'; must be v1 or v2"),
-        (("--enable_predictor_health_check",), {}, "predictor_health_check: is True; the health"),
         (("--configure_logging=false",), {}, "configure_logging: is False; remove it"),
     ],
 )
@@ -85,8 +86,42 @@ def test_the_flags_are_a_parent_of_a_programs_own() -> None:
 @pytest.mark.parametrize("flag", ["--protocol", "--predictor_protocol"])
 def test_the_predictor_comes_from_the_flags(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     """Its protocol by either name."""
-    arguments(monkeypatch, "--predictor_host=there:8080", flag, "v2", "--predictor_use_ssl=true")
+    words = ("--predictor_host=there:8080", flag, "v2", "--predictor_use_ssl=true", "--enable_predictor_health_check")
+    arguments(monkeypatch, *words)
 
     config = ModelServer().predictor_config
-    assert config == PredictorConfig("there:8080", "v2", predictor_use_ssl=True)
+    assert config == PredictorConfig("there:8080", "v2", predictor_use_ssl=True, predictor_health_check=True)
     assert config.predictor_base_url == "https://there:8080"
+
+
+def test_tls_has_a_port_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Unless the program sets one."""
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    arguments(monkeypatch, f"--ssl_certfile={tmp_path}/both.pem", f"--ssl_keyfile={tmp_path}/both.pem")
+
+    assert ModelServer().config([Model("model")]).server.port == 8443
+    assert ModelServer(http_port=9000).config([Model("model")]).server.port == 9000
+
+
+def test_registered_models_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other names than a model's own are aliases."""
+    arguments(monkeypatch)
+    repository, one, two = ModelRepository(), Model("one"), Model("two")
+    repository.update(one)
+    repository.update(one, "uno")
+    server = ModelServer(registered_models=repository)
+    server.register_model(two)
+
+    assert [each.names for each in server.config([]).models] == [("one", "uno"), ("two",)]
+    assert server.config([one]).models == server.config([]).models
+
+
+def test_other_middleware_is_refused() -> None:
+    """And options of CORS that cannot be honoured."""
+
+    class CORSMiddleware: ...
+
+    with pytest.raises(TypeError, match="dict is no middleware of this server"):
+        model_server.app.add_middleware(dict)
+    with pytest.raises(TypeError, match="allow_origin_regex cannot be set here"):
+        model_server.app.add_middleware(CORSMiddleware, allow_origin_regex=".*")

@@ -1,14 +1,15 @@
-"""A transformer of the shape of KServe's samples: its predictor gets half of the numbers."""
+"""Transformers of the shape of KServe's samples, in front of the predictors."""
 
 import argparse
+import base64
 
 import numpy as np
-from kserve import InferInput, InferRequest, Model, ModelServer, model_server
+from kserve import InferInput, InferRequest, Model, ModelServer, logging, model_server
 from kserve.model import PredictorProtocol
 
 
 class Transformer(Model):
-    """Numbers in, numbers out, in either version of the protocol."""
+    """Numbers in, numbers out, in either version of the protocol: the predictor gets half of them."""
 
     def __init__(self, name):
         super().__init__(name, return_response_headers=True)
@@ -31,8 +32,38 @@ class Transformer(Model):
         return infer_response
 
 
+class ImageTransformer(Model):
+    """Images as the predictor's numbers."""
+
+    def __init__(self, name):
+        super().__init__(name, return_response_headers=True)
+        self.ready = True
+
+    async def preprocess(self, payload, headers=None):
+        payload = await super().preprocess(payload, headers)
+        if isinstance(payload, InferRequest):
+            images = payload.inputs[0].data
+            images = images if payload.from_grpc else [base64.b64decode(each) for each in images]
+        else:
+            headers["request-type"] = "v1"
+            images = [base64.b64decode(each["image"]["b64"]) for each in payload["instances"]]
+        tensors = np.asarray([np.frombuffer(each, dtype=np.uint8) for each in images], dtype=np.float32) / 255
+        infer_inputs = [InferInput(name="INPUT__0", datatype="FP32", shape=list(tensors.shape), data=tensors)]
+        if self.predictor_config.predictor_protocol == PredictorProtocol.REST_V1.value:
+            return {"instances": [{"data": tensor.tolist()} for tensor in tensors]}
+        return InferRequest(model_name=self.name, infer_inputs=infer_inputs)
+
+    async def postprocess(self, infer_response, headers=None, response_headers=None):
+        infer_response = await super().postprocess(infer_response, headers, response_headers)
+        if "request-type" not in headers or isinstance(infer_response, dict):
+            return infer_response
+        return {"predictions": infer_response.outputs[0].as_numpy().tolist()}
+
+
 parser = argparse.ArgumentParser(parents=[model_server.parser])
 args, _ = parser.parse_known_args()
 
 if __name__ == "__main__":
-    ModelServer().start([Transformer(args.model_name)])
+    if args.configure_logging:
+        logging.configure_logging(args.log_config_file)
+    ModelServer(workers=1).start([Transformer(args.model_name), ImageTransformer("image"), Transformer("stray")])

@@ -1,11 +1,19 @@
 """KServe's package of this name."""
 
-from appliance.openai.proxy_model import OpenAIProxyModel
-from appliance.python_api.chat_adapter import ChatPrompt, OpenAIChatAdapterModel
-from appliance.python_api.openai_model import OpenAIEncoderModel, OpenAIGenerativeModel, OpenAIModel
-from appliance.python_api.types import ChatCompletionRequest, CompletionRequest
+from appliance.kserve.protocol.rest.openai.openai_chat_adapter_model import OpenAIChatAdapterModel
+from appliance.kserve.protocol.rest.openai.openai_model import (
+    ChatCompletionRequest,
+    ChatPrompt,
+    CompletionRequest,
+    OpenAIEncoderModel,
+    OpenAIGenerativeModel,
+    OpenAIModel,
+)
+from appliance.kserve.protocol.rest.openai.openai_proxy_model import OpenAIProxyModel
+from appliance.kserve.protocol.rest.openai.types import ChatCompletionMessageParam
 
 __all__ = [
+    "ChatCompletionMessageParam",
     "ChatCompletionRequest",
     "ChatPrompt",
     "CompletionRequest",

@@ -1,5 +1,6 @@
 """KServe's package of this name."""
 
+from appliance.core.openai_types import Json
 from appliance.python_api.types import (
     ChatCompletion,
     ChatCompletionChoice,
@@ -28,12 +29,27 @@ CompletionChunkChoice = CompletionChoice
 EmbeddingResponseData = EmbeddingData
 Error = ErrorInfo
 UsageInfo = Usage
+EmbeddingCompletionRequest = EmbeddingRequest
+
+# Messages, their parts, and log probabilities are mappings.
+ChatCompletionMessageParam = CustomChatCompletionMessageParam = ConversationMessage = Json
+ChatCompletionAssistantMessageParam = ChatCompletionToolMessageParam = Json
+ChatCompletionContentPartParam = ChatCompletionContentPartTextParam = Json
+ChatCompletionLogProb = ChatCompletionLogProbs = ChatCompletionLogProbsContent = CompletionLogProbs = Json
 
 __all__ = [
     "ChatCompletion",
+    "ChatCompletionAssistantMessageParam",
     "ChatCompletionChoice",
     "ChatCompletionChunk",
+    "ChatCompletionContentPartParam",
+    "ChatCompletionContentPartTextParam",
+    "ChatCompletionLogProb",
+    "ChatCompletionLogProbs",
+    "ChatCompletionLogProbsContent",
+    "ChatCompletionMessageParam",
     "ChatCompletionRequest",
+    "ChatCompletionToolMessageParam",
     "ChatMessage",
     "ChoiceDelta",
     "ChunkChoice",
@@ -41,8 +57,12 @@ __all__ = [
     "CompletionChoice",
     "CompletionChunk",
     "CompletionChunkChoice",
+    "CompletionLogProbs",
     "CompletionRequest",
+    "ConversationMessage",
+    "CustomChatCompletionMessageParam",
     "Embedding",
+    "EmbeddingCompletionRequest",
     "EmbeddingRequest",
     "EmbeddingResponseData",
     "Error",
