@@ -80,11 +80,12 @@ async def test_response_while_loading_has_retry_after(client: Client) -> None:
 async def test_models_are_listed_with_all_their_names(client: Client) -> None:
     """OpenAI's listing holds every name, and a name with a slash can be looked up."""
     listed = (await client.get("/v1/models")).json()
+    await _make_ready(client)
     one = (await client.get("/openai/v1/models/org/uno")).json()
     missing = await client.get("/v1/models/three")
 
     assert [model["id"] for model in listed["data"]] == ["one", "org/uno", "two"]
-    assert (one["id"], one["root"], one["ready"], one["max_model_len"]) == ("org/uno", "one", False, 8)
+    assert (one["id"], one["root"], one["ready"], one["max_model_len"]) == ("org/uno", "one", True, 8)
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "model_not_found"
 

@@ -1,7 +1,7 @@
 """KServe's public names: in a program that was written for KServe, only its imports change.
 
-They are faces of the classes of `appliance`; docs/kserve.md says which names differ and which are absent. The extra
-`kserve` installs what they need. Source: https://github.com/kserve/kserve, python/kserve.
+They are faces of the classes of `appliance`; docs/guides/kserve.md says which names differ and which are absent. The
+extra `kserve` installs what they need. Source: https://github.com/kserve/kserve, python/kserve.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; docs/kserve.md lists KServe's names")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; docs/guides/kserve.md lists KServe's names")
 
 
 def __dir__() -> list[str]:

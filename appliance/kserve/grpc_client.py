@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+import httpx
 from google.protobuf.message import Message
 from grpc import StatusCode
 
 from appliance.core.errors import GatewayError, RequestError
 from appliance.kserve.errors import InvalidInput
-from appliance.kserve.inference_client import USE_CLIENT_DEFAULT
 from appliance.kserve.logging import trace_logger
 from appliance.python_api.infer_types import InferRequest, InferResponse
 from appliance.tensors.grpc import inference_pb2 as pb
@@ -78,7 +78,7 @@ class InferenceGRPCClient:
     async def infer(
         self,
         infer_request: InferRequest,
-        timeout: object = USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
+        timeout: object = httpx.USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
         headers: Metadata = None,
     ) -> InferResponse:
         """Return the response of a model.
@@ -93,7 +93,7 @@ class InferenceGRPCClient:
 
     async def is_server_ready(
         self,
-        timeout: object = USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
+        timeout: object = httpx.USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
         headers: Metadata = None,
     ) -> bool:
         """Return whether the server is ready."""
@@ -101,7 +101,7 @@ class InferenceGRPCClient:
 
     async def is_server_live(
         self,
-        timeout: object = USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
+        timeout: object = httpx.USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
         headers: Metadata = None,
     ) -> bool:
         """Return whether the server is live."""
@@ -110,7 +110,7 @@ class InferenceGRPCClient:
     async def is_model_ready(
         self,
         model_name: str,
-        timeout: object = USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
+        timeout: object = httpx.USE_CLIENT_DEFAULT,  # noqa: ASYNC109 - KServe's
         headers: Metadata = None,
     ) -> bool:
         """Return whether a model is ready."""
@@ -127,7 +127,7 @@ class InferenceGRPCClient:
         await self.close()
 
     async def _call(self, method: str, request: Message, limit: object, headers: Metadata) -> Any:  # Any: its message
-        seconds = self._timeout if limit is USE_CLIENT_DEFAULT else limit
+        seconds = self._timeout if limit is httpx.USE_CLIENT_DEFAULT else limit
         if self._is_verbose:
             trace_logger.info("%s: %s", method, request)
         pending: Awaitable[Any] = getattr(self._stub, method)(request, timeout=seconds, metadata=headers)

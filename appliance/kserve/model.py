@@ -46,8 +46,8 @@ class BaseKServeModel(BasePythonModel):
         """Stop the engine; called after `stop`."""
         self.ready = False
 
-    async def run_load(self) -> bool:
-        is_loaded = await super().run_load()
+    async def _run_load(self) -> bool:
+        is_loaded = await super()._run_load()
         if (start := overridden_method(self, "start")) is not None:
             await call_method(start)
         # The steps before may have set it.
@@ -55,8 +55,8 @@ class BaseKServeModel(BasePythonModel):
             await call_method(self.start_engine)
         return is_loaded or self.engine
 
-    async def run_stop(self) -> None:
-        await super().run_stop()
+    async def _run_stop(self) -> None:
+        await super()._run_stop()
         if self.engine:
             with suppress(UserCodeError):
                 await call_method(self.stop_engine)
@@ -115,8 +115,8 @@ class Model(BaseKServeModel, tensor_model.Model):
             await self._client(config).require_ready(self.name)
         return self.ready
 
-    async def run_stop(self) -> None:
-        await super().run_stop()
+    async def _run_stop(self) -> None:
+        await super()._run_stop()
         if self._predictor is not None:
             await self._predictor.close()
 

@@ -108,22 +108,9 @@ class ModelServer(model_server.ModelServer):
         Raises:
             ConfigError: one of them is wrong, or cannot be honoured here; it names them all.
         """
-        given = {
-            "http_port": http_port,
-            "grpc_port": grpc_port,
-            "workers": workers,
-            "max_threads": max_threads,
-            "max_asyncio_workers": max_asyncio_workers,
-            "enable_grpc": enable_grpc,
-            "enable_docs_url": enable_docs_url,
-            "enable_latency_logging": enable_latency_logging,
-            "access_log_format": access_log_format,
-            "event_loop": event_loop,
-            "timeout_keep_alive": timeout_keep_alive,
-            "ssl_certfile": ssl_certfile,
-            "ssl_keyfile": ssl_keyfile,
-        }
-        flags = vars(parser.parse_known_args()[0]) | {name: each for name, each in given.items() if each is not None}
+        flags = vars(parser.parse_known_args()[0])
+        # Parameters have the names of flags.
+        flags |= {name: value for name, value in locals().items() if name in flags and value is not None}
         _require_possible(flags)
         self.registered_models = registered_models or ModelRepository()
         self.predictor_config = predictor_config or _predictor_config(flags)

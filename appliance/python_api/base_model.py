@@ -85,11 +85,11 @@ class BasePythonModel:
     def stop(self) -> Any:  # Any: nothing; a subclass's may be asynchronous
         """Release what `load` acquired; called once, after the last response."""
 
-    async def run_load(self) -> bool:
+    async def _run_load(self) -> bool:
         """Load the model unless it is ready, as the server does, and return whether that succeeded."""
         return self.ready or await call_method(self.load) is not False
 
-    async def run_stop(self) -> None:
+    async def _run_stop(self) -> None:
         """Stop the model, as the server does; what its `stop` raises is logged."""
         if (stop := overridden_method(self, "stop")) is not None:
             with suppress(UserCodeError):

@@ -88,9 +88,9 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         if Operation.COMPLETION not in PythonModelAdapter(self).operations:
             raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
 
-    async def run_load(self) -> bool:
+    async def _run_load(self) -> bool:
         """Load the model, and then the chat template among its files, unless there is another one."""
-        is_loaded = await super().run_load()
+        is_loaded = await super()._run_load()
         directory = getattr(self._underlying_model, "model_dir", None) or self.model_dir
         if is_loaded and self._source is None and directory is not None:
             self._chat = self._load_template(Path(directory))

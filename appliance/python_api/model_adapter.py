@@ -169,7 +169,7 @@ class _Lifecycle:
         if "model" in artifacts:
             model.model_dir = artifacts["model"]
         try:
-            is_loaded = await model.run_load()
+            is_loaded = await model._run_load()
         except UserCodeError as error:
             raise LoadError(f"{error}; the log says where in your code") from error
         if not is_loaded:
@@ -179,7 +179,7 @@ class _Lifecycle:
 
     async def _stop(self) -> None:
         await self._health.close()
-        await self._model.run_stop()
+        await self._model._run_stop()
         if self._model.backing is not None:
             await self._model.backing.close()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from reference_servers import environment
 
-TABLE = Path(__file__).parent.parent.parent / "docs/kserve.md"
+TABLE = Path(__file__).parent.parent.parent / "docs/guides/kserve.md"
 
 MODULES = (
     "kserve",
