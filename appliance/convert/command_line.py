@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from appliance.config.json_schema import OPTIONS, engine_schema
 from appliance.config.raw_config import RawConfig
-from appliance.convert.draft import is_reference
+from appliance.convert.draft import UNKNOWN, is_reference
 from appliance.core.errors import ConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgt])", re.IGNORECASE)
@@ -78,7 +78,9 @@ def parse(words: Sequence[Word], read_options: Callable[[str], RawConfig] | None
         first = group[0].text
         flag, is_joined, value = first.partition("=")
         shown = group[0]._replace(text=" ".join(shlex.quote(word.text) for word in group))
-        if first.startswith("-") and "." in flag:
+        if any(UNKNOWN in word.text for word in group):
+            made.faults.append((shown, "what the shell puts here is not known"))
+        elif first.startswith("-") and "." in flag:
             _, rest = dotted.setdefault(flag.partition(".")[0], (shown, {}))
             _merge(rest, flag.partition(".")[2], value if is_joined else "".join(word.text for word in group[1:2]))
             made.positional += group[1 if is_joined else 2 :]
@@ -129,6 +131,8 @@ def _read(texts: Sequence[str], shown: Word, made: CommandLine, group: Sequence[
         return
     if rest and rest[0].startswith("-"):
         made.faults.append((shown, "is no option of this version of vLLM"))
+        # An option has one value as a rule, and the model may stand after it.
+        made.positional += group[2:] if len(group) == 3 else []
         return
     # What the option does not take is the model.
     made.positional += group[len(group) - len(rest) :] if rest else []

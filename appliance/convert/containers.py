@@ -105,8 +105,17 @@ def drop_variables(manifest: Manifest, path: DataPath) -> None:
 
 
 def _expanded(text: str, variables: Mapping[str, str]) -> str:
-    """The text with the variables that Kubernetes replaces: `$(NAME)`, but not `$$(NAME)`."""
-    return _IN_KUBERNETES.sub(lambda found: variables.get(found[1]) or env(found[1]) if found[1] else "$", text)
+    """The text with the variables that Kubernetes replaces: `$(NAME)`, but not `$$(NAME)`.
+
+    What it does not know stays in a script, where it is a command; elsewhere another object may set it.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return "$"
+        return variables.get(found[1]) or (found[0] if _SCRIPT.search(text) else env(found[1]))
+
+    return _IN_KUBERNETES.sub(value, text)
 
 
 def _additional_words(manifest: Manifest, path: DataPath) -> Iterator[Word]:

@@ -26,6 +26,9 @@ _ORDER = ("models", "metadata", "server")
 
 # What stands for `${` and `}` of a reference until the config is written, whatever else has these characters.
 _OPEN, _CLOSE = "\ue000", "\ue001"
+UNKNOWN = "\ue002"
+"""What marks a text that only a shell could know, such as `$(nproc)`."""
+
 _VARIABLE = re.compile(f"{_OPEN}env:([^:{_CLOSE}]*)[^{_CLOSE}]*{_CLOSE}")
 
 
@@ -40,8 +43,8 @@ def is_reference(value: Any) -> bool:
 
 
 def without_marks(text: str) -> str:
-    """A source without the characters that mark references here, which have no meaning in any text."""
-    return re.sub(f"[{_OPEN}{_CLOSE}]", "", text)
+    """A source without the characters that have a meaning here, and none in any text."""
+    return re.sub(f"[{_OPEN}{_CLOSE}{UNKNOWN}]", "", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,11 @@ class Draft:
 
     def drop(self, what: str, reason: str) -> None:
         """List a part of the source that is not kept."""
-        shown = _VARIABLE.sub(r"$\1", what)
-        self.unkept.append(Unkept(*self._here, mask(shown, 0)[0], _VARIABLE.sub(r"$\1", reason)))
+        shown, reason = (_VARIABLE.sub(r"$\1", text).replace(UNKNOWN, "") for text in (what, reason))
+        self.unkept.append(Unkept(*self._here, mask(shown, 0)[0], reason))
 
-    def remove(self, path: DataPath, reason: str) -> None:
-        """Remove the value at `path`, or the nearest one above it, and list it by the line that it comes from."""
+    def _remove(self, path: DataPath) -> DataPath:
+        """Remove the value at `path`, or the nearest one above it; return its path, and go to where it comes from."""
         node, trail = self.data, []
         for part in path:
             if not isinstance(node, dict | list) or part not in (node if isinstance(node, dict) else range(len(node))):
@@ -109,18 +112,29 @@ class Draft:
             node = node[part]
         keys = [key for each, part in trail for key in ((id(each), part), (id(each[part]), ""))]
         self._here = next((self._origins[key] for key in reversed(keys) if key in self._origins), (self.source, 1))
-        self.drop(dotted(path), reason)
         if trail:
             above, part = trail[-1]
             del above[part]
         else:
             self.data.clear()
+        return path[: len(trail)]
 
     def mend(self, errors_in: Callable[[str], Sequence[Diagnostic]]) -> None:
-        """Remove what makes the config invalid, as `errors_in` finds it; no model may be left."""
+        """Remove what makes the config invalid, as `errors_in` finds it, and list it; no model may be left."""
+        removed: DataPath = ()
+        cause = ""
+        # One at a time: what another one refers to may be gone with it.
         while "models" in self.data and (errors := errors_in(self.text())):
-            # One at a time: what another one refers to may be gone with it.
-            self.remove(errors[0].path, errors[0].message)
+            path = errors[0].path
+            # Without a part of it, a value of vLLM's would mean something else.
+            gone = self._remove(path[:5] if path[2:4] == ("engine", "args") else path)
+            if removed and removed[: len(gone)] == gone:
+                # It cannot be without what was removed before.
+                self.unkept.pop()
+            else:
+                cause = f"{dotted(path)}: {errors[0].message}"
+            removed = gone
+            self.drop(dotted(gone) or "models", cause.removeprefix(f"{dotted(gone)}: "))
             if not self.data.get("models"):
                 self.data.pop("models", None)
 

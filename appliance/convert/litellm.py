@@ -88,11 +88,18 @@ def convert(raw: RawConfig, draft: Draft) -> None:
         _add_entry(raw, draft, models, index, mapping(entry))
     if models:
         draft.put("server.port", 4000, "LiteLLM's default port")
+    known: set[str] = set()
     for section in [each for each in raw.data if each != "model_list"]:
         if not isinstance(raw.data[section], dict | NoneType):
             _drop(raw, draft, (section,))
         for key in mapping(raw.data[section]):
-            _put_setting(raw, draft, models, (section, key))
+            # `request_timeout` and `timeout` are one setting.
+            name = str(key).removeprefix("request_")
+            if name in known:
+                draft.at(_line(raw, (section, key))).drop(dotted((section, key)), "is set above already")
+            else:
+                _put_setting(raw, draft, models, (section, key))
+            known.add(name)
 
 
 def _add_entry(
@@ -183,25 +190,32 @@ def _put_setting(raw: RawConfig, draft: Draft, models: Mapping[str, CommentedMap
     """Put one of LiteLLM's settings for all models."""
     value, key = raw.find(path), str(path[-1])
     draft.at(_line(raw, path))
-    if key in _KEYS:
-        for model in models.values():
-            # What an entry of the list says goes over it.
-            if _KEYS[key] != "retry.attempts" or "retry" not in model:
-                draft.put(_KEYS[key], value, into=model)
-    elif key == "routing_strategy" and str(value) in _STRATEGIES:
-        for model in models.values():
-            draft.put("balance", _STRATEGIES[str(value)], into=model)
-    elif key == "model_group_alias" and isinstance(value, dict):
+    if key == "model_group_alias" and isinstance(value, dict):
         for alias, name in value.items():
             if str(name) in models:
-                models[str(name)].setdefault("aliases", []).append(alias)
+                models[str(name)].setdefault("aliases", []).append(escaped(alias))
             else:
                 draft.at(_line(raw, (*path, alias))).drop(dotted((*path, alias)), f"there is no model {name}")
     elif key == "master_key":
         entry = {"name": "master", "value": _secret(raw, draft, path, "LITELLM_MASTER_KEY"), "admin": True}
         draft.put("server.api_keys", [entry])
-    else:
+    elif not all(_put_for_all(draft, model, key, value) for model in models.values()):
         _drop(raw, draft, path)
+
+
+def _put_for_all(draft: Draft, model: CommentedMap, key: str, value: Any) -> bool:
+    """Put a setting of all models into one of them, unless its entry says otherwise; whether there is a key for it."""
+    if key in _KEYS:
+        if _KEYS[key] != "retry.attempts" or "retry" not in model:
+            draft.put(_KEYS[key], value, into=model)
+    elif key in ("request_timeout", "timeout") and isinstance(value, int | float):
+        for upstream in model["upstreams"]:
+            upstream.setdefault("timeouts", CommentedMap({"total_seconds": value}))
+    elif key == "routing_strategy" and str(value) in _STRATEGIES:
+        draft.put("balance", _STRATEGIES[str(value)], into=model)
+    else:
+        return False
+    return True
 
 
 def _drop(raw: RawConfig, draft: Draft, path: DataPath) -> None:

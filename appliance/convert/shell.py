@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from appliance.config.masking import is_secret_name
 from appliance.convert.command_line import Word
-from appliance.convert.draft import env
+from appliance.convert.draft import UNKNOWN, env
 
 # A vLLM of before `vllm serve`, which images of it still start.
 _MODULE = re.compile(r"vllm\.entrypoints\.(openai|launchers)\.api_server(\.\w+)?")
@@ -23,8 +23,8 @@ _PREFIXES = frozenset({"env", "exec", "export", "nohup", "sudo", "time"})
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 _VARIABLE = r"\$(?:(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?::?-(?P<default>[^{}]*))?\})"
-_IN_DOUBLE_QUOTES = re.compile(rf"\\.|{_VARIABLE}|.", re.DOTALL)
-_OUTSIDE = re.compile(rf"'[^']*'|\\.|{_VARIABLE}|.", re.DOTALL)
+_IN_DOUBLE_QUOTES = re.compile(rf"\\.|(?P<command>\$\([^()]*\)|`[^`]*`)|{_VARIABLE}|.", re.DOTALL)
+_OUTSIDE = re.compile(rf"'[^']*'|\\.|(?P<command>\$\([^()]*\)|`[^`]*`)|{_VARIABLE}|.", re.DOTALL)
 
 _SEPARATORS = frozenset({";", "&", "&&", "|", "||", ";;", "(", ")"})
 
@@ -87,7 +87,9 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
     while part := (_IN_DOUBLE_QUOTES if is_quoted else _OUTSIDE).match(text, index):
         index = part.end()
         is_quoted ^= part[0] == '"'
-        if name := part["name"] or part["braced"]:
+        if part["command"]:
+            made += UNKNOWN + (part[0] if is_quoted else shlex.quote(part[0]))
+        elif name := part["name"] or part["braced"]:
             value = variables[name] if name in variables else env(name, default=part["default"])
             # Quotes in the value of a variable are plain text.
             made += re.sub(r"[\\\"]" if is_quoted else r"[\\\"']", r"\\\g<0>", value)
@@ -110,7 +112,8 @@ def after_serve(words: Sequence[Word]) -> list[Word] | None:
         following = words[index + 1].text if index + 1 < len(words) else ""
         if word.text.rpartition("/")[2] == "vllm" and following == "serve":
             return list(words[index + 2 :])
-        if _MODULE.fullmatch(word.text) or (index and _IMAGE.fullmatch(word.text)):
+        is_run = _IMAGE.fullmatch(word.text) and any(each.text == "run" for each in words[:index])
+        if is_run or _MODULE.fullmatch(word.text):
             return list(words[index + 1 :])
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,8 @@ FORMATS = (
 )
 """What can be converted, for messages."""
 
+_HERE_DOCUMENT = re.compile(r"<<-?\s*(['\"]?)(?P<end>\w+)\1.*\n(?P<body>(?:.*\n)*?)[ \t]*(?P=end)[ \t]*$", re.MULTILINE)
+
 _SET_TOO = "set the variable for `appliance serve` too"
 
 
@@ -34,13 +37,14 @@ def convert(text: str, source: str, validators: Sequence[Validator] = ()) -> Dra
     Raises:
         ConfigError: it is of none of them, or has no model.
     """
-    draft, text = Draft(source), without_marks(text)
+    draft, text = Draft(source), _here_documents(without_marks(text))
     if re.search(r"\A\s*\{|^(kind|model_list):", text, re.MULTILINE):
         for raw in _documents(text, source):
             _add_document(raw, draft)
         return _finished(draft, validators)
     options, commands = _mapping(text, source), list(shell.commands(text))
-    if options and {key.replace("-", "_") for key in options.data} & engine_schema()[OPTIONS].keys():
+    known = {key.replace("-", "_") for key in options.data} & engine_schema()[OPTIONS].keys() if options else set()
+    if options and 2 * len(known) > len(options.data):
         # A file for `vllm serve --config`.
         _add_model(draft, list(option_words(options)))
     elif not options and any(shell.after_serve(words) is not None for words in commands):
@@ -67,6 +71,15 @@ def _finished(draft: Draft, validators: Sequence[Validator]) -> Draft:
         faults = [Problem(each.source, each.line, 1, each.what, each.reason) for each in unkept]
         raise ConfigError(faults or [Problem(draft.source, 1, 1, "", f"is not {FORMATS}")])
     return draft
+
+
+def _here_documents(text: str) -> str:
+    """The text without the commands around `kubectl apply -f - <<EOF`; what is left stays on its lines."""
+    made, start = "", 0
+    for found in _HERE_DOCUMENT.finditer(text):
+        made += "\n" * text.count("\n", start, found.start("body")) + textwrap.dedent(found["body"])
+        start = found.end("body")
+    return made if re.search(r"^kind:", made, re.MULTILINE) else text
 
 
 def _documents(text: str, source: str) -> Iterator[RawConfig]:

@@ -144,6 +144,60 @@ def test_an_odd_command_line_becomes_a_valid_config(words: list[str], tmp_path: 
     assert _problems(tmp_path / "config.yaml") == []
 
 
+def test_what_only_a_shell_knows_is_listed() -> None:
+    """A command in `$( )` is no value; what stands after an option that vLLM does not have may be the model."""
+    text = """
+    docker run -v $(pwd):/work vllm/vllm-openai --task generate a/b \\
+      -tp $(nvidia-smi -L | wc -l) --served-model-name "chat-`hostname`" --max-num-seqs $SEQUENCES $MORE
+    """
+
+    done = CliRunner().invoke(main, ["convert", "-"], input=text)
+
+    assert done.exit_code == 0
+    assert "uri: hf://a/b\n" in done.stdout
+    assert "max_num_seqs: ${env:SEQUENCES}\n" in done.stdout
+    assert done.stderr.splitlines()[1:] == [
+        "standard input:2: not kept: --task generate a/b: is no option of this version of vLLM",
+        "standard input:3: not kept: -tp '$(nvidia-smi -L | wc -l)': what the shell puts here is not known",
+        "standard input:3: not kept: --served-model-name 'chat-`hostname`': what the shell puts here is not known",
+        "standard input:3: not kept: $MORE: is not known here; write what stands for it",
+    ]
+
+
+def test_what_cannot_be_without_a_wrong_part_is_listed_once() -> None:
+    """With the reason of the part: an upstream without its URL is none, and neither is a model without upstreams."""
+    text = """
+model_list:
+  - {model_name: a, litellm_params: {model: openai/a, api_base: nowhere}}
+  - {model_name: b, litellm_params: {model: openai/b}}
+"""
+
+    done = CliRunner().invoke(main, ["convert", "-"], input=text)
+
+    assert done.exit_code == 0
+    assert "name: b\n" in done.stdout
+    assert "name: a\n" not in done.stdout
+    assert done.stderr.startswith('standard input:3: not kept: models[0]: models[0].upstreams[0].url: is "nowhere"; ')
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_manifest_in_a_command_is_read() -> None:
+    """As the documentation of KServe and vLLM has it, with the lines of the whole text."""
+    text = """kubectl create namespace a
+    cat <<'EOF' | kubectl apply -n a -f -
+    kind: Pod
+    spec:
+      containers: [{image: vllm, args: [--model, a/b, --swap-space=4]}]
+    EOF
+    kubectl get pods
+    """
+
+    done = CliRunner().invoke(main, ["convert", "-"], input=text)
+
+    assert "uri: hf://a/b\n" in done.stdout
+    assert done.stderr == "standard input:5: not kept: --swap-space=4: is no option of this version of vLLM\n"
+
+
 def test_json_is_yaml() -> None:
     """`kubectl get -o json` is converted as well."""
     text = json.dumps({"kind": "Pod", "spec": {"containers": [{"image": "vllm", "args": ["--model", "a/b"]}]}})
