@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from server_process import environment, free_port, wait_until
+from server_launcher import run_appliance
+from server_process import free_port, wait_until
 
 from appliance.cli.main import main
 from appliance.storage.filesystems.registry import FILESYSTEMS
@@ -73,19 +74,6 @@ def parse(command: click.Command, words: Sequence[str], parent: click.Context | 
         parse(below, words[1:], context)
 
 
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run our command in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "appliance", *words],
-        env=environment(),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_every_config_validates(tmp_path: Path) -> None:
     """What a reader copies is a valid file, alone or beside a model."""
     for page in PAGES:
@@ -93,7 +81,7 @@ def test_every_config_validates(tmp_path: Path) -> None:
             config = text if re.search(r"^models:", text, re.MULTILINE) else _MODEL + text
             (tmp_path / f"{page.parent.name}-{page.stem}-{number}.yaml").write_text(config)
 
-    done = run("validate", "--without-secrets", *map(str, tmp_path.iterdir()), cwd=ROOT)
+    done = run_appliance("validate", "--without-secrets", *tmp_path.iterdir())
 
     assert done.returncode == 0, done.stdout
 
@@ -121,7 +109,11 @@ def test_commands_without_a_network_run(tmp_path: Path) -> None:
     ours = {tuple(words[1:]) for page in PAGES for words in commands(page) if words[0] == "appliance"}
     offline = sorted(words for words in ours if words[0] in _OFFLINE and "--deep" not in words)
 
-    failed = {words: done.stdout + done.stderr for words in offline if (done := run(*words, cwd=tmp_path)).returncode}
+    failed = {
+        words: done.stdout + done.stderr
+        for words in offline
+        if (done := run_appliance(*words, folder=tmp_path)).returncode
+    }
 
     assert offline
     assert failed == {}
