@@ -34,6 +34,10 @@ _MODULES = {
 }
 
 
+# 128 and the number of SIGINT, as shells have it.
+_INTERRUPTED = 130
+
+
 class _Commands(click.Group):
     """Imports a command when it is used, and turns our errors into text on standard error and an exit code."""
 
@@ -56,6 +60,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # Any: as in the base class
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
         except ApplianceError as error:
             from appliance.config.raw_config import printable
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from appliance.cli.options import file_argument, frozen, load_config, offline, overrides, to_overrides, unlimited_models
+from appliance.cli.options import (
+    default_file,
+    file_argument,
+    frozen,
+    load_config,
+    offline,
+    overrides,
+    to_overrides,
+    unlimited_models,
+)
 from appliance.config import LoadedConfig
 from appliance.config.models import ModelConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
@@ -31,6 +41,9 @@ def serve(
     second signal ends the server at once. On SIGHUP, FILE is read again and its changes are applied. Where there is an
     appliance.lock beside FILE, downloaded files must match it.
     """
+    if sys.stderr.isatty():
+        # What follows is imported for seconds.
+        click.echo(f"reading {file or default_file()}", err=True)
     overrides = [*to_overrides(overrides, offline=offline, frozen=frozen), *listening_at(host, port)]
     loaded = load_config(file, overrides)
     from appliance.core.system import exit_now

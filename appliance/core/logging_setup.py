@@ -17,6 +17,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from appliance.core.status_line import StatusLineHandler
+
 # Tells a child process the format of its parent.
 _CHILD = "APPLIANCE_CHILD_LOG"
 
@@ -63,11 +65,12 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stderr)
-    if console and level != "debug":
-        handler.addFilter(_is_foreground)
+    is_terminal = stderr.isatty() and os.environ.get("TERM") != "dumb"
+    handler = StatusLineHandler(stderr) if console and is_terminal else logging.StreamHandler(stderr)
+    if level != "debug":
+        handler.addFilter(_is_foreground if console else _is_wanted)
     # https://no-color.org
-    has_colors = stderr.isatty() and not os.environ.get("NO_COLOR")
+    has_colors = is_terminal and not os.environ.get("NO_COLOR")
     handler.setFormatter(_Redacted(secrets, [stamper, *_renderer(is_console=console, has_colors=has_colors)]))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
@@ -87,7 +90,7 @@ def _renderer(*, is_console: bool, has_colors: bool) -> list[Processor]:
         console = structlog.dev.ConsoleRenderer(
             colors=has_colors, sort_keys=False, pad_event_to=16, exception_formatter=plain
         )
-        return [_printable, console]
+        return [_without_own_name, _printable, console]
     # Without the locals of each frame: prompts and secrets are among them.
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
@@ -99,6 +102,18 @@ def _printable(_logger: object, _name: str, event: EventDict) -> EventDict:
         if isinstance(value, str) and key != "exception":
             lines = "\n\t" if key == "event" else ""
             event[key] = "".join(char if char.isprintable() or char in lines else ascii(char)[1:-1] for char in value)
+    return event
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    # Granian warns of the server that we chose, at every start.
+    return record.levelno >= logging.ERROR or not record.name.startswith("_granian")
+
+
+def _without_own_name(_logger: object, _name: str, event: EventDict) -> EventDict:
+    # An event of ours has a name that says where it is from.
+    if str(event.get("logger")).startswith("appliance"):
+        del event["logger"]
     return event
 
 

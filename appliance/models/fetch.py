@@ -15,12 +15,16 @@ from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.file_lock import FileLock
+from appliance.core.status_line import status_line
 from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.planner.planner import Plan
 from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+CONVERSION = "conversion"
+"""The part of a fetch that is no download: a GGUF file becomes safetensors."""
 
 # Often enough to show that a long download goes on, seldom enough to keep the log readable.
 _LOG_INTERVAL_SECONDS = 5.0
@@ -42,6 +46,7 @@ class FetchProgress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.part = ""
         self._clock = clock
+        self._part_began = clock()
         # Of each storage: bytes that were there before, all fetched bytes, and the total, None while it is unknown.
         self._parts: Mapping[str, tuple[int, int, int | None]] = {}
         self._samples = deque([(clock(), 0)])
@@ -51,8 +56,9 @@ class FetchProgress:
         earlier, before, before_total = self._parts.get(part, (fetched, 0, None))
         is_first = before == 0 and before_total is None
         self._parts = {**self._parts, part: (fetched if is_first else min(earlier, fetched), fetched, total)}
-        self.part = part
         now = self._clock()
+        if part != self.part:
+            self.part, self._part_began = part, now
         self._samples.append((now, sum(fetched - earlier for earlier, fetched, _ in self._parts.values())))
         while len(self._samples) > 2 and self._samples[1][0] < now - _RATE_WINDOW_SECONDS:
             self._samples.popleft()
@@ -67,6 +73,11 @@ class FetchProgress:
         """Bytes of all parts that have begun; None while one of them is unknown."""
         sizes = [total for _, _, total in self._parts.values() if total is not None]
         return sum(sizes) if sizes and len(sizes) == len(self._parts) else None
+
+    @property
+    def part_seconds(self) -> float:
+        """Seconds since the current part began."""
+        return self._clock() - self._part_began
 
     @property
     def rate(self) -> float:
@@ -94,9 +105,13 @@ class FetchProgress:
             if is_abandoned():
                 raise _AbandonedError
             self.update(part, fetched, total)
-            if time.monotonic() - logged > _LOG_INTERVAL_SECONDS:
+            # A terminal has a bar.
+            if time.monotonic() - logged > _LOG_INTERVAL_SECONDS and status_line() is None:
                 logged = time.monotonic()
-                log.info("artifact.fetch_progress", model=name, **self.describe())
+                if part == CONVERSION:
+                    log.info("artifact.conversion_progress", model=name, seconds=round(self.part_seconds, 1))
+                else:
+                    log.info("artifact.fetch_progress", model=name, **self.describe())
 
         return on_progress
 

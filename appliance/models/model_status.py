@@ -180,7 +180,7 @@ class ModelStatus:
         """Return the seconds of its latest load as the log and the probes show them, until now if it is running."""
         phases = self.timings.seconds()
         shown = {
-            name: {part: round(seconds, 2) for part, seconds in spent.items()}
+            name: {str(part): round(seconds, 2) for part, seconds in spent.items()}
             for name, spent in (("phases", phases), ("parts", self.load_timings()))
             if spent
         }

@@ -33,6 +33,7 @@ from appliance.server.listener import Listener, ThreadedListener
 from appliance.server.reload import ConfigReload, latest
 from appliance.server.shutdown import Signals, shutdown_gracefully
 from appliance.server.supervisor import Supervisor, worker_count
+from appliance.server.terminal import watch
 from appliance.server.worker_health import WorkerInfo, read
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: Wor
     log.info("server.started", **config.server.model_dump(include={"host", "port", "probe_port", "grpc_port"}))
     if config_reload is not None:
         config_reload.start()
+    is_first = worker is None or worker.number == 0
+    terminal = asyncio.create_task(watch(manager)) if is_first else None
     exit_requested = asyncio.create_task(manager.exit_requested.wait())
     ends: list[asyncio.Future[Any]] = [*serving, signals.first, exit_requested]  # Any: each has a result of its own
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -104,6 +107,9 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: Wor
     signals.close()
     code = 1 if ended else manager.exit_code or 0
     exit_requested.cancel()
+    if terminal is not None:
+        terminal.cancel()
+        await asyncio.gather(terminal, return_exceptions=True)
     log.info("server.stopped", exit_code=code)
     return code
 

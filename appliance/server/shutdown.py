@@ -116,7 +116,9 @@ async def shutdown_gracefully(
     learn of it.
     """
     settings = manager.config.server
-    delay = settings.drain_delay_seconds if is_expected else 0
+    # No load balancer sends requests to a server that never was ready.
+    was_ready = any(status.has_started for status in manager.statuses)
+    delay = settings.drain_delay_seconds if is_expected and was_ready else 0
     closing: list[asyncio.Future[None]] = list(serving)
 
     def stop_grpc(seconds: float) -> None:
@@ -129,7 +131,8 @@ async def shutdown_gracefully(
         # gRPC has no other way to tell its clients.
         stop_grpc(settings.drain_seconds)
 
-    log.info("server.draining", delay_seconds=delay, seconds=settings.drain_seconds)
+    requests = sum(status.running + status.queued for status in manager.statuses)
+    log.info("server.draining", delay_seconds=delay, seconds=settings.drain_seconds, requests=requests)
     await manager.drain(settings.drain_seconds, delay, dismiss)
     for listener in listeners:
         listener.stop()
