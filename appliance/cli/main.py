@@ -16,6 +16,7 @@ _MODULES = {
     **{
         name: name
         for name in (
+            "bench",
             "cache",
             "config",
             "convert",
@@ -26,6 +27,7 @@ _MODULES = {
             "pull",
             "serve",
             "smoke",
+            "top",
             "validate",
         )
     },

@@ -79,6 +79,8 @@ COMMANDS = {
     "init": ["bad.yaml", "new.yaml --class genrative", "new.yaml --name a,b"],
     "key": [""],
     "schema": ["absent", "generatve"],
+    "bench": ["--streams 0", "ftp://a", "http://127.0.0.1:9"],
+    "top": ["ftp://a", "http://127.0.0.1:9"],
     "completion": ["csh"],
     "config": ["", "good.yaml", "bad.yaml", "good.yaml --no-defaults --set server.port=1"],
     "smoke": ["echo.yaml", "expects.yaml", "bad.yaml", "absent.yaml"],
