@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -66,7 +67,7 @@ class AzureStore(FilesystemStore):
         from azure.storage.blob.aio import BlobServiceClient
 
         auth = self._auth
-        connect, read = errors.client_timeouts(self._settings.transfer)
+        connect, read = network.client_timeouts(self._settings.transfer)
         session = aiohttp.ClientSession(**await network.session_options(self._settings.transfer, auth.ca_file))
         service = BlobServiceClient(
             auth.account_url,
@@ -124,11 +125,11 @@ class AzureStore(FilesystemStore):
             errors.check_content_range(self._resource(file), content_range, file.size, start, end)
             yield response.content
 
-    def _own_error(self, resource: str, _error: BaseException, response: FailedResponse | None) -> StorageError | None:
+    def own_error(self, resource: str, _error: BaseException, response: FailedResponse | None) -> StorageError | None:
         # https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes: with status 409.
         code = response.message if response else ""
-        if code == "PublicAccessNotPermitted":
-            return errors.status_error(resource, 403, code, self._hint)
+        if response and code == "PublicAccessNotPermitted":
+            return errors.status_error(resource, replace(response, status=403), self)
         if code == "BlobArchived":
             return StorageError(f"{resource}: is in the archive tier; move it to another tier first")
         return None

@@ -6,11 +6,10 @@ import ftplib
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from appliance.config.storage import TransferConfig
 from appliance.core.errors import (
     AccessDeniedError,
     ApplianceError,
@@ -49,14 +48,6 @@ _FINAL_ERRORS = (TypeError, ValueError, LookupError, AttributeError, NotImplemen
 
 
 @dataclass(frozen=True, slots=True)
-class AccessHint:
-    """The credential in use, and what to do if it is not sufficient."""
-
-    credential: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
 class FailedResponse:
     """A response with a status of failure; `message` is the store's own code or reason, or ""."""
 
@@ -65,31 +56,39 @@ class FailedResponse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-OwnError = Callable[[str, BaseException, FailedResponse | None], StorageError | None]
-"""Returns the error for a cause that means something else to one store than its status or type say, or None."""
+class ErrorContext(Protocol):
+    """The store that a request belongs to."""
+
+    @property
+    def credential(self) -> str:
+        """Which credential is used, or `anonymous`."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do if the credential is not sufficient."""
+
+    def own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
+        """Return the error for a cause that means something else to this store than its status or type; else None."""
 
 
-def to_storage_error(
-    resource: str, error: BaseException, access: AccessHint, own_error: OwnError = lambda *_: None
-) -> ApplianceError:
+def to_storage_error(resource: str, error: BaseException, store: ErrorContext) -> ApplianceError:
     """Return the error for what a client raised while it requested `resource`."""
     causes = [(cause, _response_of(cause)) for cause in _causes(error)]
     for cause, response in causes:
         if isinstance(cause, ApplianceError):
             return cause
-        if found := own_error(resource, cause, response):
+        if found := store.own_error(resource, cause, response):
             return found
     for _, response in causes:
         if response:
-            wait = retry_after(response.headers)
-            return status_error(resource, response.status, response.message, access, retry_after=wait)
+            return status_error(resource, response, store)
     for cause, _ in causes:
         if isinstance(cause, PermissionError) or is_credential_error(cause):
             message = clean(str(cause)) or "access denied"
-            return AccessDeniedError(f"{resource}: {message} (with {access.credential}); {access.remedy}")
+            return AccessDeniedError(f"{resource}: {message} (with {store.credential}); {store.remedy}")
         if isinstance(cause, _MISSING_ERRORS) or _ftp_code(cause) == "550":
-            return _missing_error(resource, "", access)
-    return connection_error(resource, error)
+            return _missing_error(resource, "", store)
+    return _connection_error(resource, error, [cause for cause, _ in causes])
 
 
 def is_credential_error(error: BaseException) -> bool:
@@ -97,40 +96,26 @@ def is_credential_error(error: BaseException) -> bool:
     return bool(_names(error) & _CREDENTIAL_ERRORS) or _ftp_code(error) in ("530", "532")
 
 
-def client_timeouts(transfer: TransferConfig) -> tuple[float, float]:
-    """Return the connect and read timeouts in seconds for a vendor's client.
-
-    The read timeout is longer than `stall_seconds`, because the download detects stalls itself.
-    """
-    return min(10.0, transfer.stall_seconds), 2 * transfer.stall_seconds
-
-
-def status_error(
-    resource: str, status: int, message: str, access: AccessHint, *, retry_after: float | None = None
-) -> StorageError:
-    """Return the error for an HTTP status of failure; `message` is what the store says about it, or ""."""
-    response = f"the store responds {status}" + (f" ({clean(message)})" if message else "")
+def status_error(resource: str, response: FailedResponse, store: ErrorContext) -> StorageError:
+    """Return the error for the HTTP status of a failed response."""
+    status = response.status
+    answer = f"the store responds {status}" + (f" ({clean(response.message)})" if response.message else "")
     if status in (401, 403):
-        return AccessDeniedError(f"{resource}: {response} to {access.credential}; {access.remedy}")
+        return AccessDeniedError(f"{resource}: {answer} to {store.credential}; {store.remedy}")
     if status in (404, 410):
-        return _missing_error(resource, f", {response}", access)
+        return _missing_error(resource, f", {answer}", store)
     if status in (412, 416):
         return changed_error(resource)
     if status in _TEMPORARY or (status >= 500 and status not in _PERMANENT):
-        when = "later" if retry_after is None else f"in {retry_after:g} seconds, as it asks"
-        return StorageUnavailableError(f"{resource}: {response}; try again {when}", retry_after=retry_after)
-    return StorageError(f"{resource}: {response}; check the URI and the address of the store")
+        seconds = _retry_after(response.headers)
+        when = "later" if seconds is None else f"in {seconds:g} seconds, as it asks"
+        return StorageUnavailableError(f"{resource}: {answer}; try again {when}", retry_after=seconds)
+    return StorageError(f"{resource}: {answer}; check the URI and the address of the store")
 
 
 def changed_error(resource: str) -> ArtifactChangedError:
     """Return the error for a file that is not the listed one any more."""
     return ArtifactChangedError(f"{resource}: changed during the download; try again when nobody writes to it")
-
-
-def length_error(resource: str, missing: int) -> StorageUnavailableError:
-    """Return the error for a response that is `missing` bytes short, or too long if that is negative."""
-    problem = f"ends {missing:,} bytes early" if missing > 0 else "is longer than requested"
-    return StorageUnavailableError(f"{resource}: the response {problem}; try again, or check proxies on the way")
 
 
 def check_content_range(resource: str, content_range: str | None, size: int, start: int, end: int) -> None:
@@ -158,38 +143,12 @@ def total_size(content_range: str | None) -> int | None:
     return int(found[3]) if found and found[3] != "*" else None
 
 
-def connection_error(resource: str, error: BaseException) -> StorageError:
-    """Return the error for a connection that failed or broke."""
-    causes = tuple(_causes(error))
-    if found := next((cause for cause in causes if _names(cause) & _CERTIFICATE_ERRORS), None):
-        message = clean(str(found))
-        return StorageError(
-            f"{resource}: {message if _UNVERIFIED in message else f'{_UNVERIFIED}: {message}'}; set SSL_CERT_FILE, "
-            "or ca_file in its storage.credentials, to a file with the certificates of this network"
-        )
-    if isinstance(error, _FINAL_ERRORS):
-        # The text is not shown, because it may be a header with a secret.
-        return StorageError(f"{resource}: not a valid address or header; correct it")
-    problem = "timed out" if any(map(_is_timeout, causes)) else _problem_of(error)
-    return StorageUnavailableError(f"{resource}: {problem}; try again, or check the network, its proxy and the address")
-
-
-def is_framed(status: int, headers: Mapping[str, str]) -> bool:
-    """Return whether a response says where it ends.
-
-    One that does not may have been cut within its headers, which Python's parser accepts as complete.
-    """
-    if status in (204, 304) or "Content-Length" in headers or "Transfer-Encoding" in headers:
-        return True
-    return headers.get("Connection", "").lower() == "close"
-
-
 def clean(text: str) -> str:
     """Return a vendor's message on one line, shortened and without secrets."""
     return redact(" ".join(text.split()))[:_MAX_MESSAGE]
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds until a rate limit ends: of a Retry-After header that is no date, or of a RateLimit header.
 
     https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/; the hub sends `RateLimit: "api";r=0;t=60`.
@@ -202,10 +161,26 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return float(exhausted[1]) if exhausted else None
 
 
-def _missing_error(resource: str, response: str, access: AccessHint) -> ArtifactNotFoundError:
+def _connection_error(resource: str, error: BaseException, causes: Sequence[BaseException]) -> StorageError:
+    """Return the error for a connection that failed or broke."""
+    if found := next((cause for cause in causes if _names(cause) & _CERTIFICATE_ERRORS), None):
+        message = clean(str(found))
+        return StorageError(
+            f"{resource}: {message if _UNVERIFIED in message else f'{_UNVERIFIED}: {message}'}; set SSL_CERT_FILE, "
+            "or ca_file in its storage.credentials, to a file with the certificates of this network"
+        )
+    if isinstance(error, _FINAL_ERRORS):
+        # The text is not shown, because it may be a header with a secret.
+        return StorageError(f"{resource}: not a valid address or header; correct it")
+    is_timeout = any(isinstance(cause, TimeoutError) for cause in causes)
+    problem = "timed out" if is_timeout else _problem_of(error)
+    return StorageUnavailableError(f"{resource}: {problem}; try again, or check the network, its proxy and the address")
+
+
+def _missing_error(resource: str, answer: str, store: ErrorContext) -> ArtifactNotFoundError:
     # Some stores hide private files from anonymous clients this way.
-    private = f"; if it is private, {access.remedy}" if access.credential.startswith("anonymous") else ""
-    return ArtifactNotFoundError(f"{resource}: not found{response}; check the name and the path{private}")
+    private = f"; if it is private, {store.remedy}" if store.credential.startswith("anonymous") else ""
+    return ArtifactNotFoundError(f"{resource}: not found{answer}; check the name and the path{private}")
 
 
 def _response_of(error: BaseException) -> FailedResponse | None:
@@ -253,15 +228,8 @@ def _names(error: BaseException) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
 
-def _is_timeout(error: BaseException) -> bool:
-    names = _names(error)
-    # urllib3 derives a refused connection from its connect timeout.
-    is_vendors = "ReadTimeoutError" in names or "ConnectTimeoutError" in names
-    return isinstance(error, TimeoutError) or (is_vendors and "NewConnectionError" not in names)
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what caused it: some clients have attributes, others raise `from`."""
+    """Yield an error and what caused it: some clients pass it as an argument, others raise `from` it."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -269,6 +237,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(cause))
         yield cause
-        attributes = [getattr(cause, name, None) for name in ("reason", "original_error", "certificate_error")]
-        inner = [value for value in (*attributes, *cause.args) if isinstance(value, BaseException)]
-        waiting += [cause.__context__, cause.__cause__, *inner]
+        arguments = [value for value in cause.args if isinstance(value, BaseException)]
+        waiting += [cause.__context__, cause.__cause__, *arguments]

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,13 +101,12 @@ class GcsStore(FilesystemStore):
             errors.check_content_range(resource, response.headers.get("Content-Range"), file.size, start, end)
             yield response.content
 
-    def _own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
+    def own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
         # gcsfs has no exception of its own for status 403, and appends any other status to the message.
         if type(error) is OSError and str(error).startswith("Forbidden: "):
-            return errors.status_error(resource, 403, str(error).partition("\n")[2], self._hint)
+            return errors.status_error(resource, FailedResponse(403, str(error).partition("\n")[2]), self)
         if response and response.message.endswith(suffix := f", {response.status}"):
-            message = response.message.removesuffix(suffix)
-            return errors.status_error(resource, response.status, message, self._hint)
+            return errors.status_error(resource, replace(response, message=response.message.removesuffix(suffix)), self)
         return None
 
     async def _refresh(self) -> None:

@@ -1,16 +1,16 @@
-"""GET requests in the session of fsspec's HTTP filesystem, for web servers and the hub.
+"""GET requests in the session of fsspec's HTTP filesystem, for web servers, the hub and registries.
 
 Redirects are followed here: aiohttp takes every header but `Authorization` to the next host.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from ssl import SSLContext
+from typing import Any
 
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
@@ -21,7 +21,7 @@ from appliance.core.concurrency import in_thread
 from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.storage.filesystems import errors, network
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 10
 
 # What is left of a response that is not used is read, so that its connection can be used again.
@@ -37,11 +37,18 @@ CaFileFor = Callable[[URL], Path | None]
 class HttpSession:
     """Sends each host its own credentials, also after redirects; created, used and closed in fsspec's I/O loop."""
 
-    def __init__(self, filesystem: HTTPFileSystem, headers_for: HeadersFor, ca_file_for: CaFileFor) -> None:
+    def __init__(
+        self,
+        filesystem: HTTPFileSystem,
+        headers_for: HeadersFor,
+        ca_file_for: CaFileFor = lambda _: None,
+        *,
+        uses_netrc: bool = True,
+    ) -> None:
         self.filesystem = filesystem
         self._headers_for = headers_for
         self._ca_file_for = ca_file_for
-        self._netrc_login = cache(network.netrc_login)
+        self._netrc_login: HeadersFor = cache(network.netrc_login) if uses_netrc else lambda _: {}
         self._tls_contexts: dict[Path, SSLContext] = {}
 
     @classmethod
@@ -64,17 +71,30 @@ class HttpSession:
         for _ in range(_MAX_REDIRECTS):
             # Nothing secret is sent in the clear because of a redirect.
             credentials = {} if (scheme, url.scheme) == ("https", "http") else self._credentials(url)
-            async with await self._send(url, {**headers, **credentials}) as response:
-                is_redirect = response.status in REDIRECTS and "Location" in response.headers
+            async with await self.send("GET", url, {**headers, **credentials}) as response:
+                is_redirect = response.status in _REDIRECTS and "Location" in response.headers
                 if not is_redirect and (response.status < 400 or response.status in accepted):
-                    require_length(resource, response)
+                    _require_length(resource, response)
                     yield response
                     return
                 with suppress(aiohttp.ClientError):
                     await response.content.read(_MAX_UNUSED_BYTES)
                 response.raise_for_status()
-                url = redirect_target(resource, url, response.headers["Location"])
+                url = _redirect_target(resource, url, response.headers["Location"])
         raise StorageError(f"{resource}: the server redirects too often; check the URI")
+
+    async def send(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str] = {},
+        **options: Any,  # Any: aiohttp's
+    ) -> aiohttp.ClientResponse:
+        """Send one request without credentials of its own, and return the response, which may be a redirect."""
+        session: aiohttp.ClientSession = await self.filesystem.set_session()
+        headers = {"Accept-Encoding": "identity", **headers}
+        context = await self._tls_context(url)
+        return await session.request(method, url, headers=headers, ssl=context, allow_redirects=False, **options)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -85,15 +105,6 @@ class HttpSession:
         own = self._headers_for(url)
         has_login = any(name.lower() == "authorization" for name in own)
         return own if has_login else {**own, **self._netrc_login(url.origin())}
-
-    async def _send(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        session: aiohttp.ClientSession = await self.filesystem.set_session()
-        return await session.get(
-            url,
-            headers={"Accept-Encoding": "identity", **headers},
-            ssl=await self._tls_context(url),
-            allow_redirects=False,
-        )
 
     async def _tls_context(self, url: URL) -> SSLContext | bool:
         """Return the context for a URL; True is that of the session."""
@@ -146,21 +157,23 @@ def split_login(url: URL) -> tuple[URL, Mapping[str, str]]:
     """Return a URL without its user and password, and the header that sends them."""
     if url.user is None and url.password is None:
         return url, {}
-    login = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
-    return url.with_user(None), {"Authorization": f"Basic {login}"}
+    return url.with_user(None), {"Authorization": network.basic_login(url.user or "", url.password or "")}
 
 
-def require_length(resource: str, response: aiohttp.ClientResponse) -> None:
+def _require_length(resource: str, response: aiohttp.ClientResponse) -> None:
     """Check that a response says where it ends.
 
-    Raises:
-        StorageUnavailableError: it does not, so that it may have been cut within its headers.
+    One that does not may have been cut within its headers, which Python's parser accepts as complete.
     """
-    if response.version != aiohttp.HttpVersion10 and not errors.is_framed(response.status, response.headers):
+    headers = response.headers
+    if response.version == aiohttp.HttpVersion10 or response.status in (204, 304):
+        return
+    has_end = "Content-Length" in headers or "Transfer-Encoding" in headers
+    if not has_end and headers.get("Connection", "").lower() != "close":
         raise StorageUnavailableError(f"{resource}: the response has no length; try again, or check proxies on the way")
 
 
-def redirect_target(resource: str, url: URL, location: str) -> URL:
+def _redirect_target(resource: str, url: URL, location: str) -> URL:
     """Return where a redirect leads, without a login that the server chose.
 
     Raises:

@@ -226,7 +226,7 @@ class HubStore(FilesystemStore):
         hint = did_you_mean(revision, known) or known_names("branches and tags", known)
         return f"the model has no revision {revision!r}; {hint}"
 
-    def _own_error(self, resource: str, _error: BaseException, response: FailedResponse | None) -> StorageError | None:
+    def own_error(self, resource: str, _error: BaseException, response: FailedResponse | None) -> StorageError | None:
         """Use the error codes of the hub; statuses alone do not tell missing from private from gated."""
         if response is None:
             return None
@@ -246,7 +246,7 @@ class HubStore(FilesystemStore):
                 "or set HF_TOKEN to a token that may read it"
             )
         if response.status in (401, 403) and message:
-            return errors.status_error(resource, response.status, message, self._hint)
+            return errors.status_error(resource, replace(response, message=message), self)
         return None
 
 

@@ -18,7 +18,6 @@ from appliance.config.storage import TransferConfig
 from appliance.core.concurrency import in_thread
 from appliance.core.errors import MissingExtraError, StorageError
 from appliance.core.http import EnvironmentProxy, environment_proxy
-from appliance.storage.filesystems import errors
 
 # The variables of Python and curl, and of requests.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -26,7 +25,7 @@ _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _SOCKS_PORT = 1080
 
 # Large enough that the thread of a download seldom waits for the I/O loop.
-_BUFFER_BYTES = 256 * 1024
+_BUFFER_BYTES = 512 * 1024
 
 
 class Connector(aiohttp.TCPConnector):
@@ -139,9 +138,17 @@ def tls_context(ca_file: Path | str | None = None) -> ssl.SSLContext:
     return context
 
 
+def client_timeouts(transfer: TransferConfig) -> tuple[float, float]:
+    """Return the connect and read timeouts in seconds for a vendor's client.
+
+    The read timeout is longer than `stall_seconds`, because the download detects stalls itself.
+    """
+    return min(10.0, transfer.stall_seconds), 2 * transfer.stall_seconds
+
+
 async def session_options(transfer: TransferConfig, ca_file: Path | None = None) -> dict[str, Any]:  # Any: aiohttp's
     """Return the arguments of the `aiohttp.ClientSession` of a filesystem; called in the loop of the session."""
-    connect, read = errors.client_timeouts(transfer)
+    connect, read = client_timeouts(transfer)
     context = await in_thread(tls_context, ca_file)
     return {
         "connector": Connector(limit=0, ssl=context),
@@ -152,13 +159,25 @@ async def session_options(transfer: TransferConfig, ca_file: Path | None = None)
     }
 
 
+def basic_login(user: str, password: str) -> str:
+    """Return the value of an Authorization header with a user and password.
+
+    Raises:
+        StorageError: the user has a colon, which would end it.
+    """
+    try:
+        return aiohttp.encode_basic_auth(user, password)
+    except ValueError as error:
+        raise StorageError("a user name with ':' cannot be sent to an HTTP server; choose another user") from error
+
+
 def netrc_login(url: URL) -> Mapping[str, str]:
     """Return the header with the login that `.netrc` has for a host, or none."""
     try:
         path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
         entry = netrc.netrc(path).authenticators(url.host or "")
-        return {"Authorization": aiohttp.encode_basic_auth(entry[0], entry[2] or "")} if entry else {}
-    except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
+        return {"Authorization": basic_login(entry[0], entry[2] or "")} if entry else {}
+    except (OSError, RuntimeError, ValueError, StorageError, netrc.NetrcParseError):
         return {}
 
 
@@ -169,4 +188,4 @@ def _is_socks(proxy: EnvironmentProxy) -> bool:
 def _proxy_login(proxy: EnvironmentProxy) -> Mapping[str, str]:
     if not proxy.user and not proxy.password:
         return {}
-    return {"Proxy-Authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password)}
+    return {"Proxy-Authorization": basic_login(proxy.user, proxy.password)}

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import platform
 import re
-import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +19,8 @@ from types import MappingProxyType
 from typing import Any
 
 import aiohttp
-from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.http import HTTPFileSystem
 from yarl import URL
 
 from appliance.config.credentials import block_for
@@ -31,7 +31,7 @@ from appliance.core.uri import redact
 from appliance.storage import bounded_json
 from appliance.storage.filesystems import errors, network
 from appliance.storage.filesystems.base import NO_OPTIONS, Listing, Options, RemoteFile
-from appliance.storage.filesystems.http_session import REDIRECTS, read_body, redirect_target, require_length
+from appliance.storage.filesystems.http_session import HttpSession, range_header, read_body
 from appliance.storage.filesystems.oci_login import DOCKER_HUB, REMEDY, OciLogin, find_login
 from appliance.storage.filesystems.store import Content, FilesystemStore, Info
 
@@ -61,7 +61,6 @@ _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_TOKEN_BYTES = 1 << 20
 _MAX_ERROR_BYTES = 4096
 _MAX_LAYER_BYTES = 8 << 40
-_MAX_REDIRECTS = 10
 
 _IMAGE_LAYER = re.compile(r"application/vnd\.(?:oci\.image\.layer|docker\.image\.rootfs)\..*")
 _TAR = re.compile(r".*\btar(?:[.+](?:(?P<gz>gzip|gz)|(?P<zst>zstd)))?")
@@ -71,6 +70,9 @@ _NAMES = ("org.opencontainers.image.title", "org.cncf.model.filepath", "org.cnai
 _IS_DIRECTORY = "io.deis.oras.content.unpack"
 
 _MODELS = "models"
+
+# Read by the filesystem itself.
+_FAILURES = range(400, 600)
 
 # The names of processors in images.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -111,22 +113,6 @@ class OciReference:
         return URL(f"http://{self.registry}") if is_loopback else url
 
 
-@dataclass(frozen=True, slots=True)
-class OciLayer:
-    """One layer; `unpack` is the directory in a tar that is kept, "" for everything, and None for a plain file."""
-
-    name: str
-    digest: str
-    size: int
-    unpack: str | None
-
-    @property
-    def info(self) -> dict[str, object]:
-        """The entry of fsspec's listings."""
-        sha256 = self.digest.removeprefix("sha256:")
-        return {"name": f"/{self.name}", "size": self.size, "type": "file", "sha256": sha256, "unpack": self.unpack}
-
-
 class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no types
     """The layers of one artifact or image.
 
@@ -150,11 +136,11 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
         self.reference = OciReference.parse(uri)
         self.login = login
         self._endpoint = endpoint or self.reference.endpoint
-        self._client_kwargs = client_kwargs
         self._authorization = f"Bearer {login.registry_token}" if login.registry_token else ""
-        self._session: aiohttp.ClientSession | None = None
+        web = HTTPFileSystem(skip_instance_cache=True, client_kwargs=dict(client_kwargs))
+        self._session = HttpSession(web, self._headers_for, uses_netrc=False)
         self._resolving, self._logging_in = asyncio.Lock(), asyncio.Lock()
-        self._layers: Mapping[str, OciLayer] | None = None
+        self._layers: Mapping[str, Info] | None = None
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -164,46 +150,42 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
         return {"uri": path}
 
-    async def _info(self, path: str, **_: object) -> dict[str, object]:
-        path, files = self._strip_protocol(path), await self._find("/", detail=True)
-        if path not in files and path != "/" and not any(name.startswith(f"{path}/") for name in files):
+    async def _info(self, path: str, **_: object) -> Info:
+        path, layers = self._strip_protocol(path), await self._resolve()
+        if path not in layers and path != "/" and not any(name.startswith(f"{path}/") for name in layers):
             raise FileNotFoundError(path)
-        return files.get(path) or {"name": path, "size": 0, "type": "directory"}
+        return layers.get(path) or {"name": path, "size": 0, "type": "directory"}
 
     async def _find(self, path: str, detail: bool = False, **_: object) -> Any:
-        path, layers = self._strip_protocol(path), await self._resolve()
-        files = {f"/{name}": layer.info for name, layer in layers.items()}
-        found = {name: info for name, info in files.items() if f"{name}/".startswith(f"{path.rstrip('/')}/")}
+        directory, layers = self._strip_protocol(path).rstrip("/") + "/", await self._resolve()
+        found = {name: layer for name, layer in layers.items() if f"{name}/".startswith(directory)}
         return found if detail else list(found)
 
     async def _ls(self, path: str, detail: bool = True, **_: object) -> Any:
-        path = self._strip_protocol(path)
-        start = len(path.rstrip("/")) + 1
-        names = {name[:start] + name[start:].partition("/")[0] for name in await self._find(path)}
-        return [await self._info(name) for name in sorted(names)] if detail else sorted(names)
+        directory = self._strip_protocol(path).rstrip("/") + "/"
+        found = {directory + name.removeprefix(directory).partition("/")[0] for name in await self._find(path)}
+        return [await self._info(name) for name in sorted(found)] if detail else sorted(found)
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
-        first, last, _step = slice(start, end).indices((await self._layer(path)).size)
-        return await self._read(await self.open_range(path, first, last), last - first) if first < last else b""
+        first, last, _step = slice(start, end).indices((await self._info(path))["size"])
+        if first >= last:
+            return b""
+        async with self.open_range(path, first, last) as response:
+            return await read_body(str(self.reference), response, last - first)
 
-    async def open_range(self, path: str, start: int, end: int) -> aiohttp.ClientResponse:
-        """Request a part of a layer; the caller closes the response."""
-        digest = (await self._layer(path)).digest
-        return await self._get(f"blobs/{digest}", {"Range": f"bytes={start}-{end - 1}"})
+    @asynccontextmanager
+    async def open_range(self, path: str, start: int, end: int) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Request a part of a layer."""
+        sha256 = (await self._info(path))["sha256"]
+        async with self._get(f"blobs/sha256:{sha256}", range_header(start, end)) as response:
+            yield response
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
 
-    async def _layer(self, path: str) -> OciLayer:
-        layer = (await self._resolve()).get(self._strip_protocol(path)[1:])
-        if layer is None:
-            raise FileNotFoundError(path)
-        return layer
-
-    async def _resolve(self) -> Mapping[str, OciLayer]:
-        """Return the layers by name."""
+    async def _resolve(self) -> Mapping[str, Info]:
+        """Return the layers by their paths."""
         async with self._resolving:
             if self._layers is None:
                 digest, manifest = await self._manifest(self.reference.digest or self.reference.tag)
@@ -217,8 +199,9 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
 
     async def _manifest(self, reference: str) -> tuple[str, Mapping[str, Any]]:  # Any: JSON
         """Return the digest and the contents of a manifest or index by its tag or digest."""
-        response = await self._get(f"manifests/{reference}", {"Accept": ", ".join((*_MANIFESTS, *_INDEXES))})
-        body = await self._read(response, _MAX_MANIFEST_BYTES)
+        accepted = {"Accept": ", ".join((*_MANIFESTS, *_INDEXES))}
+        async with self._get(f"manifests/{reference}", accepted) as response:
+            body = await read_body(str(self.reference), response, _MAX_MANIFEST_BYTES)
         digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
         if _DIGEST.fullmatch(reference) and digest != reference:
             raise self._corrupt(f"the manifest {reference} has the digest {digest}")
@@ -253,55 +236,40 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
             raise self._corrupt("its index is broken")
         return str(fitting[0])
 
-    def _parse_layers(self, manifest: Mapping[str, Any]) -> Mapping[str, OciLayer]:  # Any: JSON
-        layers: dict[str, OciLayer] = {}
+    def _parse_layers(self, manifest: Mapping[str, Any]) -> Mapping[str, Info]:  # Any: JSON
+        layers: dict[str, Info] = {}
         for number, entry in enumerate(manifest["layers"]):
             try:
                 layer = _parse_layer(number, entry)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise self._corrupt(f"layer {number} of its manifest is broken ({error})") from error
-            if layer.name in layers:
-                raise self._corrupt(f"two of its layers are named {layer.name!r}")
-            layers[layer.name] = layer
+            if layer["name"] in layers:
+                raise self._corrupt(f"two of its layers are named {layer['name'][1:]!r}")
+            layers[layer["name"]] = layer
         return layers
 
     def _corrupt(self, problem: str) -> ArtifactCorruptError:
         return ArtifactCorruptError(f"{self.reference}: {problem}; the model is refused")
 
-    async def _get(self, path: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    @asynccontextmanager
+    async def _get(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request to the registry, and log in if it asks for that."""
         prefix = self._endpoint.raw_path.rstrip("/")
         url = self._endpoint.with_path(f"/v2{prefix}/{self.reference.name}/{path}", encoded=True)
-        response = await self._follow(url, headers)
-        if response.status == HTTPStatus.UNAUTHORIZED:
-            await _discard(response)
-            # No other host may choose where a password is sent.
-            if response.url.origin() == self._endpoint.origin():
-                await self._log_in(response)
-            response = await self._follow(url, headers)
-        await self._check(response)
-        return response
+        for may_log_in in (True, False):
+            async with self._session.get(str(self.reference), url, headers, accepted=_FAILURES) as response:
+                if may_log_in and response.status == HTTPStatus.UNAUTHORIZED:
+                    # No other host may choose where a password is sent.
+                    if response.url.origin() == self._endpoint.origin():
+                        await self._log_in(response)
+                    continue
+                await self._check(response)
+                yield response
+                return
 
-    async def _follow(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Follow redirects, as to the object store behind a registry, which sees no login."""
-        resource = str(self.reference)
-        for _ in range(_MAX_REDIRECTS):
-            is_registry = url.origin() == self._endpoint.origin()
-            login = {"Authorization": self._authorization} if is_registry and self._authorization else {}
-            response = await self._send("GET", url, headers={**headers, **login})
-            if response.status not in REDIRECTS or "Location" not in response.headers:
-                require_length(resource, response)
-                return response
-            await _discard(response)
-            url = redirect_target(resource, url, response.headers["Location"])
-        raise StorageError(f"{resource}: the registry redirects too often; check the URI")
-
-    async def _send(self, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(**self._client_kwargs)
-            weakref.finalize(self, _close, self.loop, self._session)
-        headers = {"Accept-Encoding": "identity", **options.pop("headers", {})}
-        return await self._session.request(method, url, headers=headers, allow_redirects=False, **options)
+    def _headers_for(self, url: URL) -> Mapping[str, str]:
+        is_registry = url.origin() == self._endpoint.origin()
+        return {"Authorization": self._authorization} if is_registry and self._authorization else {}
 
     async def _log_in(self, refused: aiohttp.ClientResponse) -> None:
         """Find the Authorization header that the registry asks for.
@@ -332,13 +300,15 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
         query = {"service": challenge.get("service", ""), "scope": scope}
         if token := self.login.identity_token:
             form = {**query, "grant_type": "refresh_token", "refresh_token": token, "client_id": "appliance"}
-            response = await self._send("POST", realm, data=form)
+            request = self._session.send("POST", realm, data=form)
         else:
             headers = {"Authorization": self.login.basic} if self.login.basic else {}
-            response = await self._send("GET", realm.update_query(query), headers=headers)
-        await self._check(response)
+            request = self._session.send("GET", realm.update_query(query), headers)
+        async with await request as response:
+            await self._check(response)
+            body = await read_body(str(self.reference), response, _MAX_TOKEN_BYTES)
         try:
-            found = bounded_json.parse(await self._read(response, _MAX_TOKEN_BYTES))
+            found = bounded_json.parse(body)
             token = found.get("token") or found["access_token"]
         except (ValueError, KeyError, AttributeError) as error:
             raise AccessDeniedError(f"{self.reference}: {realm.host} gives no token; {REMEDY}") from error
@@ -353,16 +323,12 @@ class OciFileSystem(AsyncFileSystem):  # type: ignore[misc] # fsspec has no type
             return
         message = response.reason or ""
         with suppress(ValueError, LookupError, TypeError, aiohttp.ClientError, StorageError):
-            error = bounded_json.parse(await self._read(response, _MAX_ERROR_BYTES))["errors"][0]
+            body = await read_body(str(self.reference), response, _MAX_ERROR_BYTES)
+            error = bounded_json.parse(body)["errors"][0]
             message = f"{error['code']}: {error['message']}"
         raise aiohttp.ClientResponseError(
             response.request_info, (), status=response.status, message=message, headers=response.headers
         )
-
-    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        """Return the body of a response, and close it."""
-        async with response:
-            return await read_body(str(self.reference), response, max_bytes)
 
 
 class OciStore(FilesystemStore):
@@ -406,14 +372,14 @@ class OciStore(FilesystemStore):
 
     @asynccontextmanager
     async def _open_range(self, path: str, file: RemoteFile, start: int, end: int) -> AsyncIterator[Content]:
-        async with await self._filesystem.open_range(path, start, end) as response:
+        async with self._filesystem.open_range(path, start, end) as response:
             content_range = response.headers.get("Content-Range")
             errors.check_content_range(self._resource(file), content_range, file.size, start, end)
             yield response.content
 
 
-def _parse_layer(number: int, entry: Mapping[str, Any]) -> OciLayer:  # Any: JSON
-    """Return a layer of a manifest.
+def _parse_layer(number: int, entry: Mapping[str, Any]) -> Info:  # Any: JSON
+    """Return a layer of a manifest as fsspec describes a file; `unpack` is that of `RemoteFile`.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: the entry is not one of a layer.
@@ -429,21 +395,14 @@ def _parse_layer(number: int, entry: Mapping[str, Any]) -> OciLayer:  # Any: JSO
     if name and not is_directory and (is_image_layer or not tar):
         if not isinstance(name, str):
             raise ValueError("title")
-        return OciLayer(name, digest, size, None)
+        return _layer(name, digest, size, None)
     if not tar and not is_directory:
         raise ValueError("no title")
     suffix = next((f".{kind}" for kind, found in tar.groupdict().items() if found), "") if tar else ".gz"
     unpack = _MODELS if is_image_layer and not name else ""
-    return OciLayer(f"layer-{number:04}-{digest[7:19]}.tar{suffix}", digest, size, unpack)
+    return _layer(f"layer-{number:04}-{digest[7:19]}.tar{suffix}", digest, size, unpack)
 
 
-async def _discard(response: aiohttp.ClientResponse) -> None:
-    """Read a short body, so that the connection can be reused."""
-    with suppress(aiohttp.ClientError):
-        await response.content.read(_MAX_ERROR_BYTES)
-    response.release()
-
-
-def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
-    with suppress(Exception):
-        sync(loop, session.close, timeout=0.1)
+def _layer(name: str, digest: str, size: int, unpack: str | None) -> Info:
+    sha256 = digest.removeprefix("sha256:")
+    return {"name": f"/{name}", "size": size, "type": "file", "sha256": sha256, "unpack": unpack}

@@ -15,6 +15,7 @@ from typing import Any
 from appliance.config.credentials import OciCredentialsConfig, value_of
 from appliance.core.errors import StorageError
 from appliance.storage import bounded_json
+from appliance.storage.filesystems import network
 
 REMEDY = "log in with docker login, or set storage.credentials.oci to a valid user and password"
 
@@ -42,8 +43,7 @@ class OciLogin:
     @property
     def basic(self) -> str:
         """The value of an Authorization header with user and password, "" without them."""
-        login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-        return f"Basic {login}" if self.user else ""
+        return network.basic_login(self.user, self.password) if self.user else ""
 
 
 def find_login(

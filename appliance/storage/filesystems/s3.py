@@ -105,7 +105,7 @@ class S3Store(FilesystemStore):
         # To parse the times of each response takes as long as to sign it, and nothing here reads them.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
         self.credential, keys = await _keys(session, block, self._kserve)
-        connect, _ = errors.client_timeouts(transfer)
+        connect, _ = network.client_timeouts(transfer)
         arguments = {
             "session": session,
             "endpoint_url": self._endpoint,
@@ -172,7 +172,7 @@ class S3Store(FilesystemStore):
         bucket, key, _ = self._filesystem.split_path(path)
         return {"Bucket": bucket, "Key": key} | ({"VersionId": self._version} if self._version else {})
 
-    def _own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
+    def own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
         from botocore import exceptions as boto  # type: ignore[import-untyped] # has no types
 
         temporary = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError)

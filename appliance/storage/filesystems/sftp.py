@@ -30,12 +30,12 @@ class SftpStore(FilesystemStore):
 
         return await self._in_thread(read)
 
-    def _own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
+    def own_error(self, resource: str, error: BaseException, response: FailedResponse | None) -> StorageError | None:
         from paramiko import BadHostKeyException
 
         if isinstance(error, BadHostKeyException):
             return AccessDeniedError(f"{resource}: {error}; check whether the server's key was changed")
-        return super()._own_error(resource, error, response)
+        return super().own_error(resource, error, response)
 
 
 def _known_hosts_policy() -> Any:  # Any: paramiko is imported here

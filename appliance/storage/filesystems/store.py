@@ -34,7 +34,7 @@ from appliance.core.suggestions import did_you_mean
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
 from appliance.storage.filesystems.base import NO_OPTIONS, Body, Listing, Options, RemoteFile
-from appliance.storage.filesystems.errors import AccessHint, FailedResponse
+from appliance.storage.filesystems.errors import FailedResponse
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,7 +45,7 @@ Info = Mapping[str, Any]
 _CONCURRENCY = 16
 
 # What the I/O loop receives of one response before it wakes the thread that waits for it.
-_HANDOVER_BYTES = 1024 * 1024
+_HANDOVER_BYTES = 1536 * 1024
 _HANDOVER_SECONDS = 0.2
 
 # One request of a filesystem that returns a range whole, held in memory and lost with a kill or a broken connection.
@@ -76,7 +76,7 @@ class FilesystemStore:
     - `_find`, `_info`: everything below the root, and one path, as fsspec describes them.
     - `_describe`: size, version and digests of one file.
     - `_open_range`: the response of the filesystem's own session, pinned to the listed version.
-    - `_own_error`: failures that mean something else than their status or type.
+    - `own_error`: failures that mean something else than their status or type.
     - `_disconnect`: closes the connections.
 
     These are coroutines in fsspec's I/O loop, so they await the coroutines of an asynchronous filesystem directly, and
@@ -124,7 +124,11 @@ class FilesystemStore:
         except ApplianceError:
             raise
         except Exception as error:  # a client may raise anything
-            raise errors.to_storage_error(resource, error, self._hint, self._own_error) from error
+            raise errors.to_storage_error(resource, error, self) from error
+
+    def own_error(self, _resource: str, _error: BaseException, _response: FailedResponse | None) -> StorageError | None:
+        """Return the error for a cause with a meaning of its own; None for the meaning of its status or type."""
+        return None
 
     async def _connect(self) -> Any:  # Any: as above
         filesystem, root = await in_thread(fsspec.url_to_fs, self._given_uri, skip_instance_cache=True, **self._options)
@@ -163,16 +167,6 @@ class FilesystemStore:
         more = {"cache_type": "none"} if is_default else {}
         part: bytes = await self._call("cat_file", path, start=start, end=end, **more)
         return part
-
-    def _own_error(
-        self, _resource: str, _error: BaseException, _response: FailedResponse | None
-    ) -> StorageError | None:
-        """Return the error for a cause with a meaning of its own; None for the meaning of its status or type."""
-        return None
-
-    @property
-    def _hint(self) -> AccessHint:
-        return AccessHint(self.credential, self.remedy)
 
     def _resource(self, file: RemoteFile) -> str:
         return f"{self._uri}: {file.name}"
@@ -271,7 +265,10 @@ class _StreamBody:
             block = block[:size]
         self._left -= len(block)
         if self._left < 0 or (self._left and not block):
-            raise errors.length_error(self._resource, self._left)
+            problem = f"ends {self._left:,} bytes early" if self._left > 0 else "is longer than requested"
+            raise StorageUnavailableError(
+                f"{self._resource}: the response {problem}; try again, or check proxies on the way"
+            )
         return block
 
     def abort(self) -> None:
