@@ -257,7 +257,7 @@ def file_parsers() -> Sequence[Parser]:
     corrupt, config = (ArtifactCorruptError,), (ConfigError,)
     configs = [json.dumps(each).encode() for each in (CONFIG, LATENT, *_odd(CONFIG), *_odd(LATENT))]
     index = json.dumps({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}).encode()
-    artifact = manifest.Manifest("hf://a/b", {"config.json": manifest.FileInfo(1, "00")})
+    artifact = manifest.FileList("hf://a/b", {"config.json": manifest.FileInfo(1, "00")})
     sealed = json.dumps({**_MANIFEST, "digest": artifact.digest}).encode()
     return (
         Parser("config.json", _config, corrupt, configs),

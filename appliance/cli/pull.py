@@ -115,7 +115,9 @@ def write_lock(config: Config) -> None:
                 files = verify_storage(storage, settings, partial(on_progress, part), read_all=True)
                 entries.append(LockEntry.of(storage, files))
     lockfile.write(path, entries)
-    counts = f"{_counted(len(entries), 'storage')}, {_counted(sum(len(entry.files) for entry in entries), 'file')}"
+    counts = (
+        f"{_counted(len(entries), 'storage')}, {_counted(sum(len(entry.found.files) for entry in entries), 'file')}"
+    )
     Console().print(f"{path}: {counts}", soft_wrap=True, highlight=False)
 
 

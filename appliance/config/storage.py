@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -58,12 +56,6 @@ class StorageConfig(BaseConfig):
     """Accept pickled weights (`.bin`, `.pt`, `.pkl` and the like) if there are no safetensors. They can run code when
     they are loaded; enable it only if you trust the author of the model.
     """
-
-    @property
-    def options_digest(self) -> str:
-        """A digest of the options, which may choose what the URI means; "" if there are none."""
-        options = self.options.get_secret_value()
-        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12] if options else ""
 
 
 class TransferConfig(BaseConfig):

@@ -155,7 +155,7 @@ def fetch_artifacts(
     factory.require_complete(config, paths)
     artifacts = {part: artifact_of(path) for part, path in paths.items()}
     locks = list(filter(None, map(hold, paths.values())))
-    digests = {part: artifact[1].digest for part, artifact in artifacts.items() if artifact is not None}
+    digests = {part: digest for part, found in artifacts.items() if found and (digest := found[1].digest)}
     plan = None
     try:
         plan = factory.plan(config, paths)

@@ -21,6 +21,7 @@ from appliance.storage.archives import extract, extract_layer, is_archive, root_
 from appliance.storage.cache import Cache
 from appliance.storage.download import JOURNAL, Downloader, FileDigests, Journal, version_id, with_progress
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
+from appliance.storage.lockfile import options_digest
 from appliance.storage.manifest import FILES, FileInfo, FileList
 from appliance.storage.selection import log_left_out, select
 
@@ -29,11 +30,18 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSpec:
-    """The files of a listing that a storage selects."""
+    """The files of a listing that a storage selects; `left_out` has the reason for each of the others."""
 
     listing: Listing
-    files: Sequence[RemoteFile]
     storage: StorageConfig
+    files: Sequence[RemoteFile]
+    left_out: Mapping[str, str]
+
+    @classmethod
+    def of(cls, listing: Listing, storage: StorageConfig) -> ArtifactSpec:
+        """Return the files to fetch; raises as `select` does."""
+        selection = select(listing, storage)
+        return cls(listing, storage, selection.files, selection.left_out)
 
     @property
     def is_packed(self) -> bool:
@@ -45,7 +53,7 @@ class ArtifactSpec:
     def key(self) -> str:
         """The key of the artifact in the cache; for archives it includes the rules that select their members."""
         rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"}) if self.is_packed else ""
-        options = [self.storage.options_digest] if self.storage.options_digest else []
+        options = filter(None, [options_digest(self.storage)])
         state = ([file.name, file.size, file.version, sorted(file.digests.items())] for file in self.files)
         return f"{self.listing.uri}#{hashlib.sha256(json.dumps([rules, *options, *state]).encode()).hexdigest()}"
 
@@ -180,10 +188,10 @@ class ArtifactDownload:
         if directory := not members and next((file.unpack for file in self.spec.files if file.unpack), None):
             raise ArtifactNotFoundError(f"{uri}: the image has no files below /{directory}; check which image it is")
         listing = Listing(uri, members)
-        selection = select(listing, self.spec.storage)
-        log_left_out(listing, selection)
+        left_out = select(listing, self.spec.storage).left_out
+        log_left_out(uri, left_out)
         with translate_disk_errors(target):
-            for name in selection.left_out:
+            for name in left_out:
                 found[name].unlink()
             shutil.rmtree(packed)
 
@@ -217,7 +225,7 @@ def _digests_of_earlier_versions(cache: Cache, uri: str, files: Sequence[RemoteF
     found: dict[str, str] = {}
     for artifact in cache.artifacts_of(uri):
         contents = manifest.read(artifact)
-        if contents is None or contents.source.partition("#")[0] != uri:
+        if contents is None or (contents.source or "").partition("#")[0] != uri:
             continue
         for version in Journal(artifact / JOURNAL).completed().keys() & by_version.keys():
             file = by_version[version]

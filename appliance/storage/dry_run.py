@@ -15,7 +15,6 @@ from appliance.storage.filesystems.base import Store
 from appliance.storage.filesystems.registry import LocalFilesystem, RemoteFilesystem, filesystem_for
 from appliance.storage.manifest import list_files
 from appliance.storage.resolution import ResolvedStorage, resolve
-from appliance.storage.selection import select
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +64,16 @@ def _explain_local(resolved: ResolvedStorage, path: Path | None, credential: str
 async def _explain_remote(resolved: ResolvedStorage, store: Store) -> DryRun:
     try:
         listing = await with_retries(store.list, resolved.uri, resolved.settings.transfer)
-        selection = select(listing, resolved.configured)
+        spec = ArtifactSpec.of(listing, resolved.configured)
         return DryRun(
             uri=resolved.uri,
             source=listing.uri,
             credential=store.credential,
             revision=listing.revision,
-            files=len(selection.files),
-            size=sum(file.size for file in selection.files),
-            path=ArtifactSpec(listing, selection.files, resolved.configured).find(resolved.cache),
-            left_out=selection.left_out,
+            files=len(spec.files),
+            size=sum(file.size for file in spec.files),
+            path=spec.find(resolved.cache),
+            left_out=spec.left_out,
         )
     finally:
         await store.close()

@@ -19,7 +19,6 @@ from appliance.storage.filesystems.base import Body, RemoteFile, Store, event_lo
 from appliance.storage.filesystems.registry import LocalFilesystem, RemoteFilesystem, filesystem_for
 from appliance.storage.manifest import list_files
 from appliance.storage.resolution import ResolvedStorage, resolve
-from appliance.storage.selection import select
 
 _BLOCK_BYTES = 64 * 1024
 
@@ -105,10 +104,12 @@ class _StoreReader:
         self._store, self._runner, self._config = store, runner, resolved.settings.transfer
         self.location = resolved.uri
         listing = runner.run(with_retries(store.list, self.location, self._config))
-        files = select(listing, resolved.configured).files
-        if ArtifactSpec(listing, files, resolved.configured).is_packed:
-            raise StorageError(f"{self.location}: {files[0].name} cannot be read in part; run first: appliance pull")
-        self._files: Mapping[str, RemoteFile] = {file.name: file for file in files}
+        spec = ArtifactSpec.of(listing, resolved.configured)
+        if spec.is_packed:
+            raise StorageError(
+                f"{self.location}: {spec.files[0].name} cannot be read in part; run first: appliance pull"
+            )
+        self._files: Mapping[str, RemoteFile] = {file.name: file for file in spec.files}
         self.files = {name: file.size for name, file in self._files.items()}
 
     def read(self, ranges: Sequence[FileRange]) -> list[bytes]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from appliance.config.masking import is_private_name
 from appliance.config.storage import LOCK_FILE_NAME, GlobalStorageConfig, StorageConfig
 from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactChangedError, StorageError
@@ -18,8 +20,8 @@ from appliance.core.uri import redact, scheme_of
 from appliance.storage import bounded_json
 from appliance.storage.manifest import FileInfo, FileList
 
-Key = tuple[str, tuple[str, ...], tuple[str, ...]]
-"""URI without secrets, include and exclude: what identifies a storage in a lock file."""
+Key = tuple[str, tuple[str, ...], tuple[str, ...], str]
+"""URI without secrets, include, exclude and a digest of the options: what identifies a storage in a lock file."""
 
 # Enough for thousands of models with thousands of files each.
 _MAX_BYTES = 256 * 1024 * 1024
@@ -33,32 +35,21 @@ _REVISION = re.compile(r"[@:]([0-9a-f]{40}|sha256:[0-9a-f]{64})(?=/|$)")
 
 @dataclass(frozen=True, slots=True)
 class LockEntry:
-    """The files of one storage; `uri` is as in the config, without secrets.
+    """The files of one storage; their source has a fixed revision."""
 
-    `source` is the canonical URI the files came from, with a fixed revision, or None if they are used in place.
-    """
-
-    uri: str
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    source: str | None
-    files: Mapping[str, FileInfo]
+    key: Key
+    found: FileList
 
     @classmethod
     def of(cls, storage: StorageConfig, found: FileList) -> LockEntry:
         """Return the entry for a storage and the files it led to."""
-        return cls(*_key_of(storage), found.source, dict(sorted(found.files.items())))
-
-    @property
-    def key(self) -> Key:
-        """What identifies the storage."""
-        return (self.uri, self.include, self.exclude)
+        return cls(key_of(storage), found)
 
     def pin(self, storage: StorageConfig) -> StorageConfig:
         """Return the storage with the locked revision in place of a branch or tag."""
-        if self.source is None or scheme_of(storage.uri) not in ("hf", "oci"):
+        if self.found.source is None or scheme_of(storage.uri) not in ("hf", "oci"):
             return storage
-        return storage.model_copy(update={"uri": self.source})
+        return storage.model_copy(update={"uri": self.found.source})
 
     def check(self, found: FileList) -> None:
         """Compare files with the locked ones; files without a known digest are compared by size.
@@ -71,13 +62,13 @@ class LockEntry:
             more = len(differences) - _MAX_DIFFERENCES
             listed = "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
             raise ArtifactChangedError(
-                f"{self.uri}: differs from {LOCK_FILE_NAME}: {listed}; "
+                f"{self.key[0]}: differs from {LOCK_FILE_NAME}: {listed}; "
                 "if the change is intended, accept it with: appliance lock FILE"
             )
 
     def _differences(self, files: Mapping[str, FileInfo]) -> Iterator[str]:
-        for name in sorted({*files, *self.files}):
-            found, locked = files.get(name), self.files.get(name)
+        for name in sorted({*files, *self.found.files}):
+            found, locked = files.get(name), self.found.files.get(name)
             if locked is None:
                 yield f"{name} exists, and is not locked"
             elif found is None:
@@ -89,27 +80,25 @@ class LockEntry:
 
     def to_json(self) -> dict[str, object]:
         """Return the entry without its empty values."""
-        revision = _REVISION.search(self.source or "")
+        uri, include, exclude, options = self.key
+        revision = _REVISION.search(self.found.source or "")
         data = {
-            "uri": self.uri,
-            "place": self.source,
+            "uri": uri,
+            "place": self.found.source,
             "revision": revision and revision[1],
-            "include": self.include,
-            "exclude": self.exclude,
-            "files": {name: {"size": info.size, "sha256": info.sha256} for name, info in self.files.items()},
+            "include": include,
+            "exclude": exclude,
+            "options": options,
+            "files": {name: asdict(info) for name, info in sorted(self.found.files.items())},
         }
         return {name: value for name, value in data.items() if value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LockEntry:  # Any: JSON values
         """Return the entry that `to_json` wrote."""
-        return cls(
-            uri=data["uri"],
-            include=tuple(data.get("include", ())),
-            exclude=tuple(data.get("exclude", ())),
-            source=data.get("place"),
-            files={name: FileInfo(int(info["size"]), str(info["sha256"])) for name, info in data["files"].items()},
-        )
+        files = {name: FileInfo(int(info["size"]), str(info["sha256"])) for name, info in data["files"].items()}
+        include, exclude = tuple(data.get("include", ())), tuple(data.get("exclude", ()))
+        return cls((data["uri"], include, exclude, data.get("options", "")), FileList(data.get("place"), files))
 
 
 def find_entry(storage: StorageConfig, settings: GlobalStorageConfig) -> LockEntry | None:
@@ -119,7 +108,7 @@ def find_entry(storage: StorageConfig, settings: GlobalStorageConfig) -> LockEnt
         StorageError: the lock file is invalid, or the settings require an entry and there is none.
     """
     entries = read(settings.lock_file) if settings.lock_file else None
-    found = (entries or {}).get(_key_of(storage))
+    found = (entries or {}).get(key_of(storage))
     if settings.frozen and found is None:
         error = (
             f"{settings.lock_file or LOCK_FILE_NAME} does not exist"
@@ -168,5 +157,21 @@ def write(path: Path, entries: Iterable[LockEntry]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _key_of(storage: StorageConfig) -> Key:
-    return (redact(storage.uri), storage.include, storage.exclude)
+def key_of(storage: StorageConfig) -> Key:
+    """Return what identifies a storage."""
+    return (redact(storage.uri), storage.include, storage.exclude, options_digest(storage))
+
+
+def options_digest(storage: StorageConfig) -> str:
+    """Return a digest of the options, which may choose what the URI means; "" if there are none.
+
+    Secrets by their names are left out: a new password leads to the same files, and the lock file is public.
+    """
+    options = _without_secrets(storage.options.get_secret_value())
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12] if options else ""
+
+
+def _without_secrets(value: Any) -> Any:  # Any: JSON values
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_secrets(inner) for name, inner in value.items() if not is_private_name(name)}

@@ -37,36 +37,25 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class FileList:
-    """The files of a materialized path by their names relative to it; a single file has its own name.
+    """Files by their names relative to a directory: of an artifact, as its manifest has them, or of another path.
 
-    `source` is the canonical URI they were fetched from, with a fixed revision, or None for files used in place.
+    `source` is the canonical URI they were fetched from, or None for files used in place. `is_file` is True if they are
+    one file that a URI names, and no directory.
     """
 
     source: str | None
     files: Mapping[str, FileInfo]
-    is_file: bool
+    is_file: bool = False
 
     @property
     def digest(self) -> str | None:
-        """The SHA-256 of a single file, else the digest of the list; None if the digest of a file is not known."""
+        """The SHA-256 of a single file, else of all names, sizes and digests; None if that of a file is not known."""
         if any(info.sha256 is None for info in self.files.values()):
             return None
         if self.is_file:
             return next(info.sha256 for info in self.files.values())
-        return _digest_of(self.files)
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The contents of an artifact; `files` has relative names with `/`, sorted."""
-
-    source: str
-    files: Mapping[str, FileInfo]
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 over all names, sizes and digests."""
-        return _digest_of(self.files)
+        listing = [[name, info.size, info.sha256] for name, info in sorted(self.files.items())]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
     def damaged_files(self, directory: Path) -> list[str]:
         """Return the names of files that are missing or have another size; cheap enough for every use."""
@@ -83,7 +72,7 @@ def write(
     known: Mapping[str, str],
     on_progress: OnProgress,
     verified_by_size_only: Sequence[str] = (),
-) -> Manifest:
+) -> FileList:
     """Sync every file of an artifact to the disk, and then write its manifest.
 
     `known` has the SHA-256 of files that are hashed and synced already. `verified_by_size_only` names those whose
@@ -97,11 +86,12 @@ def write(
     def report_complete(_done: int, _total: int | None) -> None:
         on_progress(size, size)
 
-    manifest = Manifest(source, {name: _seal(files / name, files, known.get(name), report_complete) for name in names})
+    manifest = FileList(source, {name: _seal(files / name, files, known.get(name), report_complete) for name in names})
     for directory, _, _ in os.walk(files, topdown=False):
         sync_directory(Path(directory))
+    infos = {name: asdict(info) for name, info in manifest.files.items()}
     unverified = {"verified_by_size_only": list(verified_by_size_only)} if verified_by_size_only else {}
-    text = json.dumps({**asdict(manifest), "digest": manifest.digest, **unverified}, indent=1)
+    text = json.dumps({"source": source, "files": infos, "digest": manifest.digest, **unverified}, indent=1)
     with translate_disk_errors(artifact / MARKER), (artifact / MARKER).open("xb") as marker:
         marker.write(text.encode())
         marker.flush()
@@ -110,17 +100,17 @@ def write(
     return manifest
 
 
-def read(artifact: Path) -> Manifest | None:
+def read(artifact: Path) -> FileList | None:
     """Return the manifest of a complete artifact, or None if there is none or it was altered."""
     try:
         data = bounded_json.read(artifact / MARKER, _MAX_BYTES)
-        manifest = Manifest(data["source"], {name: FileInfo(**info) for name, info in data["files"].items()})
-        return manifest if manifest.digest == data["digest"] else None
+        manifest = FileList(str(data["source"]), {name: FileInfo(**info) for name, info in data["files"].items()})
+        return manifest if manifest.digest == data["digest"] is not None else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def artifact_of(path: Path) -> tuple[Path, Manifest] | None:
+def artifact_of(path: Path) -> tuple[Path, FileList] | None:
     """Return the complete artifact that contains `path`, with its manifest; None for a path outside the cache."""
     for directory in (path, *path.parents):
         if directory.name == FILES and (manifest := read(directory.parent)):
@@ -166,7 +156,7 @@ def list_files(path: Path, on_progress: OnProgress = ignore_progress, *, read_al
         for name, info in manifest.files.items()
         if prefix == "." or f"{name}/".startswith(f"{prefix}/")
     }
-    return FileList(manifest.source.partition("#")[0], files, path.is_file())
+    return FileList((manifest.source or "").partition("#")[0], files, path.is_file())
 
 
 def sync_directory(directory: Path) -> None:
@@ -203,11 +193,6 @@ def _scan(path: Path, on_progress: OnProgress, *, read_all: bool) -> Mapping[str
         )
         for file, size in sizes.items()
     }
-
-
-def _digest_of(files: Mapping[str, FileInfo]) -> str:
-    listing = [[name, info.size, info.sha256] for name, info in sorted(files.items())]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def _size_of(path: Path) -> int | None:

@@ -26,7 +26,7 @@ from appliance.storage.filesystems.base import Store, event_loop_for
 from appliance.storage.filesystems.registry import LocalFilesystem, RemoteFilesystem, filesystem_for
 from appliance.storage.manifest import FileList, list_files, verify
 from appliance.storage.resolution import ResolvedStorage, resolve
-from appliance.storage.selection import log_left_out, select
+from appliance.storage.selection import log_left_out
 
 log = structlog.get_logger()
 
@@ -98,9 +98,8 @@ def fetch(store: Store, resolved: ResolvedStorage, on_progress: OnProgress) -> P
                 raise
             log.warning("artifact.unconfirmed", uri=resolved.uri, path=str(fallback), reason=str(error))
             return fallback
-        selection = select(listing, resolved.pinned)
-        log_left_out(listing, selection)
-        spec = ArtifactSpec(listing, selection.files, resolved.pinned)
+        spec = ArtifactSpec.of(listing, resolved.pinned)
+        log_left_out(listing.uri, spec.left_out)
         if resolved.lock_entry and not spec.is_packed:
             # Nothing is downloaded only to be rejected.
             resolved.lock_entry.check(spec.file_list)

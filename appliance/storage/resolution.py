@@ -58,13 +58,11 @@ def _last_known_path(storage: StorageConfig, cache: Cache) -> Path | None:
     if not note or name_error(note):
         return None
     path = cache.root / note
-    artifact, manifest = artifact_of(path) or (path, None)
-    if manifest is None or not path.exists() or manifest.damaged_files(artifact / FILES):
-        return None
-    return path
+    found = artifact_of(path)
+    is_sound = found and path.exists() and not found[1].damaged_files(found[0] / FILES)
+    return path if is_sound else None
 
 
 def _note_key(storage: StorageConfig) -> str:
-    options = [storage.options_digest] if storage.options_digest else []
-    rules = [storage.include, storage.exclude, storage.allow_pickle, *options]
-    return f"{redact(storage.uri)}#{json.dumps(rules)}"
+    uri, include, exclude, options = lockfile.key_of(storage)
+    return f"{uri}#{json.dumps([include, exclude, storage.allow_pickle, *filter(None, [options])])}"

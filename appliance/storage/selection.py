@@ -90,11 +90,10 @@ def require_no_pickles(path: Path, storage: StorageConfig) -> None:
         _reject_pickles(str(path), sorted(names), storage)
 
 
-def log_left_out(listing: Listing, selection: Selection) -> None:
+def log_left_out(uri: str, left_out: Mapping[str, str]) -> None:
     """Log how many files are left out, and why."""
-    if selection.left_out:
-        reasons = sorted(set(selection.left_out.values()))
-        log.info("artifact.selected", uri=listing.uri, left_out=len(selection.left_out), reasons=reasons)
+    if left_out:
+        log.info("artifact.selected", uri=uri, left_out=len(left_out), reasons=sorted(set(left_out.values())))
 
 
 def is_pickle(name: str) -> bool:

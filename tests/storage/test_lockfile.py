@@ -16,9 +16,11 @@ from storage.weights import WITHOUT_TENSORS
 
 from appliance.cli.pull import pull_models, write_lock
 from appliance.config import Config
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.models.factory import ModelFactory
 from appliance.storage import Cache, lockfile
+from appliance.storage.manifest import FileInfo, FileList
 
 FILES = {"config.json": b"{}", "model.safetensors": WITHOUT_TENSORS + b"weights" * 100}
 
@@ -96,15 +98,32 @@ def test_configs_of_one_directory_share_a_lock(read: Read, place: dict[str, byte
 
 def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
     """A lock is committed; a signed URL or a password in a URI is not."""
-    from appliance.config.storage import StorageConfig
-    from appliance.storage.manifest import FileInfo, FileList
-
     storage = StorageConfig(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
     found = FileList("https://host/model.gguf", {"model.gguf": FileInfo(1, "0" * 64)}, is_file=True)
     lockfile.write(tmp_path / "appliance.lock", [lockfile.LockEntry.of(storage, found)])
 
     assert "s3cret" not in (tmp_path / "appliance.lock").read_text()
     assert lockfile.read(tmp_path / "appliance.lock")
+
+
+def test_storages_with_other_options_are_locked_apart(tmp_path: Path) -> None:
+    """Options may choose a version of the files; secrets among them choose nothing, and are not in the lock."""
+
+    def storage(version: str, password: str) -> StorageConfig:
+        options = {"versionId": version, "password": password, "s3": {"token": password}}
+        return StorageConfig.model_validate({"uri": "s3://bucket/m", "options": options})
+
+    lock = tmp_path / "appliance.lock"
+    found = {version: FileList("s3://bucket/m", {"m": FileInfo(1, version * 64)}) for version in "ab"}
+    lockfile.write(lock, [lockfile.LockEntry.of(storage(each, "s3cret"), found[each]) for each in "ab"])
+
+    settings = GlobalStorageConfig(lock_file=lock, frozen=True)
+    for version, files in found.items():
+        entry = lockfile.find_entry(storage(version, "n3wer"), settings)
+        assert entry is not None
+        assert entry.found == files
+    with pytest.raises(StorageError, match="not in"):
+        lockfile.find_entry(storage("c", "s3cret"), settings)
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {

@@ -99,7 +99,7 @@ def test_what_is_left_out_is_logged() -> None:
     """How many files, and why; nobody needs to guess where his file went."""
     listing = Listing(PLACE, tuple(RemoteFile(name, 1) for name in (*MODEL, "pytorch_model.bin", "README.gguf")))
     with capture_logs() as logs:
-        log_left_out(listing, select(listing, StorageConfig(uri=PLACE)))
+        log_left_out(PLACE, select(listing, StorageConfig(uri=PLACE)).left_out)
 
     assert logs == [
         {
