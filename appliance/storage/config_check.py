@@ -11,6 +11,7 @@ from appliance.core.uri import hub_uri_of, is_hub_name, scheme_of
 from appliance.storage.filesystems.registry import (
     FILESYSTEMS,
     RemoteFilesystem,
+    filesystem_for,
     fsspec_schemes,
     missing_package,
     suggest_scheme,
@@ -22,29 +23,30 @@ def check(raw: RawConfig) -> Iterator[Diagnostic]:
     for path in _storage_paths(raw):
         uri = raw.find((*path, "uri"))
         if isinstance(uri, str):
-            yield from _check(raw, path, scheme_of(uri) or "file")
+            yield from _check(raw, path, uri)
             yield from _check_hub(raw, (*path, "uri"), uri)
 
 
-def _check(raw: RawConfig, path: DataPath, scheme: str) -> Iterator[Diagnostic]:
-    uri, quoted = (*path, "uri"), raw.quote((*path, "uri"))
+def _check(raw: RawConfig, path: DataPath, uri: str) -> Iterator[Diagnostic]:
+    quoted, scheme = raw.quote((*path, "uri")), scheme_of(uri) or "file"
     if scheme not in FILESYSTEMS:
         if scheme not in fsspec_schemes():
             # A suggestion would give most of a secret away.
-            hint = suggest_scheme("" if raw.secrets(uri) else scheme)
-            yield raw.diagnostic(uri, f"is {quoted}, of an unknown scheme; {hint}")
+            hint = suggest_scheme("" if raw.secrets((*path, "uri")) else scheme)
+            yield raw.diagnostic((*path, "uri"), f"is {quoted}, of an unknown scheme; {hint}")
         elif package := missing_package(scheme):
-            yield raw.diagnostic(uri, f"is {quoted}, and its filesystem is not installed: {package}")
-    elif not isinstance(FILESYSTEMS[scheme], RemoteFilesystem):
-        if raw.find((*path, "options")):
-            yield raw.key_diagnostic(
-                (*path, "options"), f"is for filesystems of fsspec, and {quoted} is read by none; must be left out"
-            )
-        for key in ("include", "exclude"):
-            if raw.find((*path, key)):
-                yield raw.key_diagnostic(
-                    (*path, key), f"selects files to download, and all of {quoted} is used as it is; must be left out"
-                )
+            yield raw.diagnostic((*path, "uri"), f"is {quoted}, and its filesystem is not installed: {package}")
+        return
+    filesystem, messages = filesystem_for(uri), {}
+    if not isinstance(filesystem, RemoteFilesystem):
+        messages["options"] = f"is for filesystems of fsspec, and {quoted} is read by none; must be left out"
+        unused = f"selects files to download, and all of {quoted} is used as it is; must be left out"
+        messages |= {"include": unused, "exclude": unused}
+    elif filesystem.instead:
+        messages["options"] = f"is not taken by {quoted}; {filesystem.instead}"
+    for key, message in messages.items():
+        if raw.find((*path, key)):
+            yield raw.key_diagnostic((*path, key), message)
 
 
 def _check_hub(raw: RawConfig, path: DataPath, uri: str) -> Iterator[Diagnostic]:

@@ -258,7 +258,7 @@ def test_secrets_that_the_file_spells_out_are_hidden_everywhere(load_text: Calla
     """The log and the page get them as texts to hide, and a comparison shows that they differ."""
     text = """\
 models:
-  - {{name: a, class: generative, storage: {{uri: 'https://user:{0}@host/a?sig={0}-x', options: {{b: [{0}-o]}}}}}}
+  - {{name: a, class: generative, storage: {{uri: 'sftp://user:{0}@host/a?sig={0}-x', options: {{b: [{0}-o]}}}}}}
   - {{name: b, class: proxy, upstreams: [{{url: 'http://host/v1?key={0}', api_key: {0}, headers: {{X-Key: {0}}}}}]}}
 server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
 """

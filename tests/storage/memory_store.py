@@ -21,7 +21,7 @@ class MemoryStore:
     is_fixed = False
     credential = "none"
 
-    def __init__(self, uri: str, _settings: GlobalStorageConfig, _options: Mapping[str, object]) -> None:
+    def __init__(self, uri: str, _settings: GlobalStorageConfig) -> None:
         self._name, _, path = uri.partition("://")[2].partition("/")
         self._path = path.rstrip("/")
         self._listed: Mapping[str, bytes] = {}

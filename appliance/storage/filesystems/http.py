@@ -21,14 +21,9 @@ from appliance.core.concurrency import in_thread
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.core.uri import hub_uri_of, redact
 from appliance.storage.filesystems import errors, network
-from appliance.storage.filesystems.azure import AzureStore
-from appliance.storage.filesystems.azure_account import is_azure
 from appliance.storage.filesystems.base import (
-    NO_OPTIONS,
     Listing,
-    Options,
     RemoteFile,
-    Store,
     hex_digest,
     known_digests,
 )
@@ -43,16 +38,6 @@ _MAX_DIRECTORIES = 1000
 _MAX_FILES = 20_000
 
 _MISSING = frozenset({404, 410})
-
-
-def open_store(uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> Store:
-    """Return the store of a web URL, Azure's for its hosts."""
-    if is_azure(uri):
-        return AzureStore(uri, settings, options)
-    if options:
-        # Headers of the session would go to every host.
-        raise StorageError(f"{redact(uri)}: takes no storage.options; set headers in storage.credentials.http")
-    return HttpStore(uri, settings)
 
 
 class HttpStore(FilesystemStore):

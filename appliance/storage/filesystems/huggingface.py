@@ -28,7 +28,7 @@ from appliance.core.errors import ArtifactNotFoundError, GatedError, StorageErro
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact
 from appliance.storage.filesystems import errors
-from appliance.storage.filesystems.base import NO_OPTIONS, Listing, Options, RemoteFile, known_digests
+from appliance.storage.filesystems.base import Listing, RemoteFile, known_digests
 from appliance.storage.filesystems.errors import FailedResponse
 from appliance.storage.filesystems.http_session import HttpSession, check_range, range_header, split_login
 from appliance.storage.filesystems.hub_client import HubClient
@@ -104,10 +104,8 @@ class HubStore(FilesystemStore):
     _session: HttpSession
     _client: HubClient
 
-    def __init__(self, uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         require_package("huggingface_hub", "hf", "Fetching hf://")
-        if options:
-            raise StorageError(f"{redact(uri)}: takes no storage.options; set token in storage.credentials.hf")
         super().__init__(uri, settings)
         self._model = parse(uri)
         self._uri = str(self._model)

@@ -30,7 +30,7 @@ from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, Artif
 from appliance.core.uri import redact
 from appliance.storage import bounded_json
 from appliance.storage.filesystems import errors, network
-from appliance.storage.filesystems.base import NO_OPTIONS, Listing, Options, RemoteFile
+from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.filesystems.http_session import HttpSession, range_header, read_body
 from appliance.storage.filesystems.oci_login import DOCKER_HUB, REMEDY, OciLogin, find_login
 from appliance.storage.filesystems.store import Content, FilesystemStore, Info
@@ -336,9 +336,7 @@ class OciStore(FilesystemStore):
 
     remedy = REMEDY
 
-    def __init__(self, uri: str, settings: GlobalStorageConfig, options: Options = NO_OPTIONS) -> None:
-        if options:
-            raise StorageError(f"{redact(uri)}: takes no storage.options; set the login in storage.credentials.oci")
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         super().__init__(uri, settings)
         self._reference = OciReference.parse(uri)
         self._uri = str(self._reference)

@@ -17,6 +17,7 @@ from appliance.core.disk import OnProgress
 from appliance.core.errors import StorageError
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import redact, scheme_of
+from appliance.storage.filesystems.azure_account import is_azure
 from appliance.storage.filesystems.base import Store
 from appliance.storage.selection import require_no_pickles
 
@@ -36,13 +37,20 @@ class LocalFilesystem:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFilesystem:
-    """Files that are listed and read over the network; `opener` is `module:class` of the store."""
+    """Files that are listed and read over the network; `opener` is `module:class` of the store.
+
+    `instead` is what to set where it takes no `storage.options`: they would reach hosts that a redirect leads to.
+    """
 
     opener: str
+    instead: str = ""
 
     def open(self, storage: StorageConfig, settings: GlobalStorageConfig) -> Store:
         """Return the store of a storage, without a request."""
-        return cast("Store", _load(self.opener)(storage.uri, settings, storage.options.get_secret_value()))
+        options = storage.options.get_secret_value()
+        if options and self.instead:
+            raise StorageError(f"{redact(storage.uri)}: takes no storage.options; {self.instead}")
+        return cast("Store", _load(self.opener)(storage.uri, settings, *([options] if options else [])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +73,16 @@ _HERE = "appliance.storage.filesystems"
 FILESYSTEMS: dict[str, Filesystem] = {
     "file": LocalFilesystem(f"{_HERE}.local:find_path"),
     "pvc": LocalFilesystem(f"{_HERE}.local:find_in_volume"),
-    "hf": RemoteFilesystem(f"{_HERE}.huggingface:HubStore"),
+    "hf": RemoteFilesystem(f"{_HERE}.huggingface:HubStore", "set token in storage.credentials.hf"),
     "s3": RemoteFilesystem(f"{_HERE}.s3:S3Store"),
     "s3a": RemoteFilesystem(f"{_HERE}.s3:S3Store"),
     "gs": RemoteFilesystem(f"{_HERE}.gcs:GcsStore"),
     "az": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
     "abfs": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
     "abfss": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
-    "https": RemoteFilesystem(f"{_HERE}.http:open_store"),
-    "http": RemoteFilesystem(f"{_HERE}.http:open_store"),
-    "oci": RemoteFilesystem(f"{_HERE}.oci:OciStore"),
+    "https": RemoteFilesystem(f"{_HERE}.http:HttpStore", "set headers in storage.credentials.http"),
+    "http": RemoteFilesystem(f"{_HERE}.http:HttpStore", "set headers in storage.credentials.http"),
+    "oci": RemoteFilesystem(f"{_HERE}.oci:OciStore", "set the login in storage.credentials.oci"),
     "pypi": PackageIndex(f"{_HERE}.pypi:fetch"),
     "sftp": RemoteFilesystem(f"{_HERE}.sftp:SftpStore"),
     "ssh": RemoteFilesystem(f"{_HERE}.sftp:SftpStore"),
@@ -87,6 +95,8 @@ _ANY = RemoteFilesystem(f"{_HERE}.store:FilesystemStore")
 def filesystem_for(uri: str) -> Filesystem:
     """Return the filesystem of a URI or plain path."""
     scheme = scheme_of(uri) or "file"
+    if scheme in ("http", "https") and is_azure(uri):
+        scheme = "az"
     if found := FILESYSTEMS.get(scheme):
         return found
     if scheme not in fsspec_schemes():

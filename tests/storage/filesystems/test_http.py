@@ -348,7 +348,7 @@ async def test_a_response_of_another_length_is_an_error(pieces: Sequence[bytes],
         await _contents_of(*pieces)
 
 
-@pytest.mark.parametrize("uri", ["https://host.test/model.gguf", "hf://owner/name"])
+@pytest.mark.parametrize("uri", ["https://host.test/model.gguf", "hf://owner/name", "oci://ghcr.io/owner/name"])
 def test_options_are_refused_with_what_to_set_instead(uri: str) -> None:
     """Those of the session would go to every host that a redirect leads to."""
     storage = StorageConfig.model_validate({"uri": uri, "options": {"headers": {"Authorization": "s3cret"}}})

@@ -118,12 +118,6 @@ def test_a_uri_that_is_no_reference_is_refused(uri: str, fault: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_options_are_refused() -> None:
-    """Those of a session would go to every host."""
-    with pytest.raises(StorageError, match=r"set the login in storage\.credentials\.oci"):
-        OciStore("oci://ghcr.io/o/m", GlobalStorageConfig(), {"client_kwargs": {}})
-
-
 # What an artifact or image holds.
 
 
