@@ -1,4 +1,4 @@
-"""Whether the files of a model are complete: each shard of its index, whole weights, a tokenizer, a chat template.
+"""Whether the files of a model are complete: whole weights, each shard of their index, a tokenizer, a chat template.
 
 Of a predictor, whether they have the one file to load.
 """
@@ -16,7 +16,7 @@ from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import read_config, read_json, read_tensors, weight_files
 from appliance.storage import bounded_json
 from appliance.storage.file_reader import FileReader, open_reader
-from appliance.storage.selection import model_file
+from appliance.storage.selection import is_pickle, model_file
 
 # The files of the tokenizers that transformers and mistral-common know, and the code of others.
 _TOKENIZER = re.compile(
@@ -71,8 +71,12 @@ def _check(files: FileReader, config: ModelConfig, engine: EngineConfig | Framew
             model_file(files.location, files.files, engine)
         return ()
     names, _ = weight_files(files)
-    # A GGUF file has everything in it, and other formats have files of their own.
-    if not names or "load_format" in engine.args:
+    # Other formats have files of their own.
+    if "load_format" in engine.args:
+        return ()
+    if not names:
+        # A GGUF file has everything in it.
+        _require_other_weights(files)
         return ()
     if files.is_local or len(names) <= _MAX_REMOTE_HEADERS:
         read_tensors(files)
@@ -81,6 +85,15 @@ def _check(files: FileReader, config: ModelConfig, engine: EngineConfig | Framew
         return ()
     _require_tokenizer(files, engine)
     return tuple(_gaps(files, config))
+
+
+def _require_other_weights(files: FileReader) -> None:
+    """Check that a model without safetensors at its top has weights in another format that an engine loads."""
+    if any(name.endswith(".gguf") or ("/" not in name and is_pickle(name)) for name in files.files):
+        return
+    inner = min((name.rpartition("/")[0] for name in files.files if name.endswith(".safetensors")), default=None)
+    remedy = f"its directory {inner} has some: name that one" if inner else "add model.safetensors, or check the URI"
+    raise ArtifactCorruptError(f"{files.location}: has no weights, which are safetensors or a GGUF file; {remedy}")
 
 
 def _require_tokenizer(files: FileReader, engine: EngineConfig) -> None:

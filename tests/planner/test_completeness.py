@@ -11,11 +11,12 @@ from server_launcher import run_appliance
 from storage.fake_hub import Hub, serving
 from structlog.testing import capture_logs
 
-from appliance.config.models import GenerativeConfig
+from appliance.config.models import MODEL_CONFIGS, GenerativeConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.models.factory import ModelFactory
 from appliance.models.fetch import fetch_artifacts
+from appliance.planner.completeness import check_files
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
@@ -57,6 +58,11 @@ INCOMPLETE = [
         r"model-00001-of-00002\.safetensors .*it has 54 bytes of tensors, and 64 by its",
     ),
     ({"tokenizer.json": None}, "has no tokenizer, such as tokenizer.json"),
+    (dict.fromkeys([name for name in model() if name != "config.json"]), "has no weights, which are .*check the URI"),
+    (
+        {"model.safetensors.index.json": None, **dict.fromkeys(SHARDS), "text/model.safetensors": safetensors()},
+        "has no weights, .* directory text has some",
+    ),
 ]
 
 
@@ -77,7 +83,8 @@ def write(directory: Path, files: Mapping[str, bytes]) -> Path:
 
 def fetch(uri: object, cache: Path, **more: object) -> Mapping[str, Path]:
     """What `serve` does before it starts an engine."""
-    config = GenerativeConfig.model_validate({"name": "a", "class": "generative", "storage": {"uri": str(uri)}, **more})
+    given = {"name": "a", "class": "generative", "storage": {"uri": str(uri)}, **more}
+    config = MODEL_CONFIGS[str(given["class"])].model_validate(given)
     return fetch_artifacts(ModelFactory(), config, GlobalStorageConfig(cache_dir=cache), lambda *_: None).paths
 
 
@@ -101,6 +108,35 @@ def test_an_incomplete_model_is_not_downloaded(tmp_path: Path, monkeypatch: pyte
 
         hub.repository("owner/model").commit(model())
         assert fetch("hf://owner/model", tmp_path / "cache")["model"].is_dir()
+
+
+@pytest.mark.parametrize("class_", ["generative", "encoder"])
+def test_a_lone_config_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class_: str) -> None:
+    """A URI of one file that is no weights is told of before it is fetched, and never loaded for minutes."""
+    with serving() as hub:
+        _use(hub, monkeypatch, tmp_path)
+        hub.repository("owner/model").commit(model())
+        with pytest.raises(ArtifactCorruptError, match="has no weights"):
+            fetch("hf://owner/model@main/config.json", tmp_path / "cache", **{"class": class_})
+        assert not list((tmp_path / "cache").glob("*/files"))
+
+
+@pytest.mark.parametrize(
+    ("files", "more"),
+    [
+        ({"model.gguf": b""}, {}),
+        ({"pytorch_model.bin": b""}, {"allow_pickle": True}),
+        ({"params.json": b"{}", "consolidated.safetensors": safetensors()}, {}),
+    ],
+)
+def test_other_weights_are_weights(tmp_path: Path, files: Mapping[str, bytes], more: Mapping[str, object]) -> None:
+    """GGUF, pickles where they are allowed, and the file of Mistral's own format."""
+    write(tmp_path / "model", files)
+    config = GenerativeConfig.model_validate(
+        {"name": "a", "class": "generative", "storage": {"uri": str(tmp_path / "model"), **more}}
+    )
+
+    assert check_files(config, config.storage, GlobalStorageConfig()) == ()
 
 
 def _use(hub: Hub, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
