@@ -50,6 +50,7 @@ class FetchProgress:
         # Of each storage: bytes that were there before, all fetched bytes, and the total, None while it is unknown.
         self._parts: Mapping[str, tuple[int, int, int | None]] = {}
         self._samples = deque([(clock(), 0)])
+        self._retry_at = 0.0
 
     def update(self, part: str, fetched: int, total: int | None) -> None:
         """Note the bytes of one part; those of its first update were there before."""
@@ -62,6 +63,10 @@ class FetchProgress:
         self._samples.append((now, sum(fetched - earlier for earlier, fetched, _ in self._parts.values())))
         while len(self._samples) > 2 and self._samples[1][0] < now - _RATE_WINDOW_SECONDS:
             self._samples.popleft()
+
+    def wait(self, seconds: float) -> None:
+        """Note that a request waits for so long, as for the end of the store's rate limit."""
+        self._retry_at = max(self._retry_at, self._clock() + seconds)
 
     @property
     def fetched(self) -> int:
@@ -86,14 +91,15 @@ class FetchProgress:
         return max(0, now - before) / max(self._clock() - began, 0.001)
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
-        """Return bytes, rate and remaining seconds, as probes show them."""
-        rate, total = self.rate, self.total
+        """Return bytes, rate and remaining seconds, as probes show them; and those until the store is asked again."""
+        rate, total, wait = self.rate, self.total, self._retry_at - self._clock()
         return {
             "part": self.part,
             "fetched_bytes": self.fetched,
             "total_bytes": total,
             "bytes_per_second": round(rate),
             "eta_seconds": None if total is None or rate < 1 else round((total - self.fetched) / rate, 1),
+            "retry_in_seconds": round(wait, 1) if wait > 0 else None,
         }
 
     def reporter(self, name: str, is_abandoned: Callable[[], bool]) -> OnPartProgress:

@@ -33,6 +33,7 @@ from appliance.models.model_status import ModelStatus, PlanVsActual
 from appliance.models.restart_policy import RestartPolicy, RestartTracker
 from appliance.models.state import State
 from appliance.models.vllm_model import VllmModel
+from appliance.storage.download import on_wait
 from appliance.tensors.codec import LENGTH_HEADER
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -207,6 +208,7 @@ class ModelRunner:
         if isinstance(status.model, Preparable):
             status.model.prepare(storage.cache_dir)
         status.progress = FetchProgress()
+        on_wait.set(status.progress.wait)
         on_progress = status.progress.reporter(status.name, lambda: self._is_stopped)
         self._artifacts = await asyncio.to_thread(
             fetch_artifacts, self._context.factory, status.config, storage, on_progress

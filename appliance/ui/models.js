@@ -31,10 +31,12 @@ const formatDuration = seconds => {
   return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`
 }
 
-function downloadProgress({ fetched_bytes: fetched, total_bytes: total, bytes_per_second: rate, eta_seconds: eta }) {
+function downloadProgress(progress) {
+  const { fetched_bytes: fetched, total_bytes: total, bytes_per_second: rate, eta_seconds: eta } = progress
   const parts = [total ? `${formatBytes(fetched)} of ${formatBytes(total)}` : formatBytes(fetched)]
   if (rate) parts.push(`${formatBytes(rate)}/s`)
   if (eta != null) parts.push(`${formatDuration(eta)} left`)
+  if (progress.retry_in_seconds) parts.push(`the store is asked again in ${formatDuration(progress.retry_in_seconds)}`)
   const bar = element("progress", { ariaLabel: "Download" })
   if (total) Object.assign(bar, { max: total, value: fetched })
   return element("div", {}, bar, element("div", {}, parts.join(", ")))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event
+
 from doubles import DoubleConfig, DoubleFactory, config
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import OnPartProgress
 from appliance.models.fetch import FetchProgress
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_probe_app
 from appliance.server.worker_health import ServerHealth
+from appliance.storage.download import on_wait
 from appliance.telemetry.recorder import RequestRecorder
 
 
@@ -56,7 +64,22 @@ def test_bytes_of_an_earlier_download_do_not_count_for_the_rate() -> None:
         "total_bytes": 10_000,
         "bytes_per_second": 100,
         "eta_seconds": 48.0,
+        "retry_in_seconds": None,
     }
+
+
+def test_a_wait_for_a_store_is_shown_until_it_ends() -> None:
+    """Of several requests that wait, the last one counts."""
+    clock = Clock()
+    progress = FetchProgress(clock)
+    progress.wait(60)
+    progress.wait(20)
+    clock.now += 15
+    waiting = progress.describe()
+    clock.now += 45
+
+    assert waiting["retry_in_seconds"] == 45
+    assert progress.describe()["retry_in_seconds"] is None
 
 
 def test_the_parts_of_a_download_add_up() -> None:
@@ -69,6 +92,32 @@ def test_the_parts_of_a_download_add_up() -> None:
 
     assert (before["part"], before["fetched_bytes"], before["total_bytes"]) == ("adapter x", 105, None)
     assert progress.describe()["total_bytes"] == 120
+
+
+class WaitingConfig(DoubleConfig):
+    """The config of a double whose store asks to be left alone for a minute."""
+
+    def materialize(self, storage: GlobalStorageConfig, on_progress: OnPartProgress) -> Mapping[str, Path]:
+        on_wait.get()(60)
+        return super().materialize(storage, on_progress)
+
+
+async def test_probes_show_how_long_a_download_waits() -> None:
+    """A wait for the end of a rate limit is no stall."""
+    may_fetch = Event()
+    one = WaitingConfig(name="one", has_storage=True, may_fetch=may_fetch)
+    manager = ModelManager(config(one), factory=DoubleFactory())
+    manager.start()
+    try:
+        progress = FetchProgress()
+        while not progress.part:
+            await asyncio.sleep(0.01)
+            progress = manager.statuses[0].progress or progress
+    finally:
+        may_fetch.set()
+        await manager.stop()
+
+    assert 0 < progress.describe()["retry_in_seconds"] <= 60
 
 
 def test_metrics_have_bytes_and_rate_of_each_model() -> None:

@@ -5,6 +5,6 @@ from __future__ import annotations
 from appliance.storage.download.checksums import FileDigests
 from appliance.storage.download.downloader import Downloader
 from appliance.storage.download.journal import JOURNAL, Journal, version_id
-from appliance.storage.download.retry import with_progress, with_retries
+from appliance.storage.download.retry import on_wait, with_progress, with_retries
 
-__all__ = ["JOURNAL", "Downloader", "FileDigests", "Journal", "version_id", "with_progress", "with_retries"]
+__all__ = ["JOURNAL", "Downloader", "FileDigests", "Journal", "on_wait", "version_id", "with_progress", "with_retries"]

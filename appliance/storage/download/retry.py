@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import TypeVar
 
 import structlog
@@ -23,6 +24,9 @@ _MAX_DELAY_SECONDS = 8.0
 
 # A longer delay is told to the user, who would take it for a stall.
 _NOTICEABLE_SECONDS = 10.0
+
+on_wait: ContextVar[Callable[[float], None]] = ContextVar("on_wait", default=lambda _: None)
+"""Called with the seconds of a noticeable delay; set by those who show the progress of a download."""
 
 
 class StallError(StorageUnavailableError):
@@ -61,7 +65,10 @@ class Backoff:
         seconds = told + backoff_seconds(
             self._failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS
         )
-        write = log.warning if seconds > _NOTICEABLE_SECONDS else log.info
+        is_noticeable = seconds > _NOTICEABLE_SECONDS
+        if is_noticeable:
+            on_wait.get()(seconds)
+        write = log.warning if is_noticeable else log.info
         write("storage.retried", reason=str(error), failures=self._failures, delay_seconds=round(seconds, 2))
         await asyncio.sleep(seconds)
 

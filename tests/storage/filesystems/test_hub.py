@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.storage import Cache, materialize, verify
+from appliance.storage.download import on_wait
 from appliance.storage.filesystems.huggingface import HubUri, parse
 
 OFFLINE_PROCESS = """
@@ -425,6 +427,24 @@ def test_a_rate_limit_does_not_keep_back_what_was_fetched(hub: Hub, cache: Cache
     hub.limited, hub.limit_seconds = 1, 300
 
     assert fetch_model("hf://owner/model", cache) == first
+
+
+def test_a_long_wait_is_told_to_those_who_show_progress(hub: Hub, cache: Cache) -> None:
+    """It would be taken for a stall."""
+    hub.repository("owner/model").commit(FILES)
+    hub.limited, hub.limit_seconds = 1, 300
+
+    class ToldError(Exception):
+        """Ends the test before the wait."""
+
+    def stop(seconds: float) -> None:
+        raise ToldError(seconds)
+
+    context = copy_context()
+    context.run(on_wait.set, stop)
+    with pytest.raises(ToldError) as caught:
+        context.run(fetch_model, "hf://owner/model", cache)
+    assert caught.value.args[0] >= 300
 
 
 def test_a_wait_that_is_longer_than_the_download_may_take_is_an_error(hub: Hub, cache: Cache) -> None:
