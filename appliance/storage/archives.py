@@ -8,9 +8,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
@@ -60,14 +61,6 @@ class ArchiveLimits:
     ratio: int = 100
     min_ratio_bytes: int = 256 << 20
 
-    def violation(self, packed: int, unpacked: int) -> str | None:
-        """Return which limit these bytes exceed, or None."""
-        if unpacked > self.size:
-            return f"unpacks to more than {self.size:,} bytes"
-        if unpacked > max(self.min_ratio_bytes, packed * self.ratio):
-            return f"unpacks to more than {self.ratio} times its {packed:,} bytes"
-        return None
-
 
 DEFAULT_LIMITS = ArchiveLimits()
 
@@ -100,12 +93,21 @@ def extract(
         ArtifactCorruptError: the archive is broken or unsafe, or exceeds `limits`.
     """
     name = archive.name.lower()
-    if name.endswith(_ZIPS):
-        _extract_zip(archive, inside, target, on_progress, limits)
-    elif name.endswith(_TARS):
-        _extract_tar(archive, inside, target, on_progress, limits)
-    else:
+    if not name.endswith((*_ZIPS, *_TARS)):
         raise StorageError(f"{archive.name}: not a known archive; known are {', '.join(_UNPACKED)}")
+    members = _Members(archive, limits)
+    prefix = f"{inside}/" if inside else ""
+    is_empty = True
+    with closing((_read_zip if name.endswith(_ZIPS) else _read_tar)(archive, members)) as found:
+        for path, blocks in found:
+            if f"{path}/".startswith(prefix):
+                # At the first file, a zip has told of all others.
+                sizes = (size for other, size in members.sizes.items() if f"{other}/".startswith(prefix))
+                require_free_space(sum(sizes) if is_empty else members.sizes[path], target)
+                is_empty = False
+                _write(blocks, target / path, on_progress)
+    if is_empty:
+        raise members.missing_error(inside)
 
 
 def extract_layer(
@@ -124,17 +126,17 @@ def extract_layer(
         ArtifactCorruptError: the archive is broken or unsafe, or exceeds `limits`.
     """
     members = _Members(archive, limits)
-    with closing(_read_tar(archive, members)) as found:
+    with closing(_tar_members(archive, members)) as found:
         for member, blocks in found:
             path = PurePosixPath(member.name.lstrip("/"))
             if path.name.startswith(_WHITEOUT):
                 _apply_whiteout(members, path, inside, target)
-            elif path.is_relative_to(inside):
-                member.name = str(path.relative_to(inside))
-                if name := _add_tar_member(members, member):
-                    require_free_space(member.size, target)
-                    _remove(target / name)
-                    _write(blocks, target / name, on_progress)
+            elif path.is_relative_to(inside) and (
+                name := _add_tar_member(members, member, str(path.relative_to(inside)))
+            ):
+                require_free_space(member.size, target)
+                _remove(target / name)
+                _write(blocks, target / name, on_progress)
 
 
 class _Members:
@@ -144,7 +146,7 @@ class _Members:
         self.sizes: dict[str, int] = {}
         self._archive = archive
         self._packed = archive.stat().st_size
-        self._total = self._count = 0
+        self._total = 0
         self._limits = limits
 
     def add(self, name: str, size: int) -> str:
@@ -157,10 +159,9 @@ class _Members:
         self.sizes[path] = size
         return path
 
-    def count(self) -> None:
-        """Count one more member of any kind."""
-        self._count += 1
-        if self._count > self._limits.files:
+    def check_count(self, count: int) -> None:
+        """Check that so many members of any kind are within the limits."""
+        if count > self._limits.files:
             raise self.error(f"has more than {self._limits.files:,} members")
 
     def check_name(self, name: str, problem: str | None = None) -> str:
@@ -171,32 +172,29 @@ class _Members:
 
     def check_size(self, unpacked: int) -> None:
         """Check that so many unpacked bytes are within the limits."""
-        if problem := self._limits.violation(self._packed, unpacked):
-            raise self.error(problem)
+        limits = self._limits
+        if unpacked > limits.size:
+            raise self.error(f"unpacks to more than {limits.size:,} bytes")
+        if unpacked > max(limits.min_ratio_bytes, self._packed * limits.ratio):
+            raise self.error(f"unpacks to more than {limits.ratio} times its {self._packed:,} bytes")
 
     def check_conflicts(self) -> None:
         """Check all names together."""
         if conflict := name_conflict(self.sizes):
             raise self.error(conflict)
 
-    def require_some(self, inside: str, selected: Collection[str]) -> None:
-        """Check that something was selected."""
-        if selected:
-            return
+    def missing_error(self, inside: str) -> ArtifactNotFoundError:
+        """Return the error for a path that the archive does not contain."""
         if not self.sizes:
-            raise ArtifactNotFoundError(f"{self._archive.name}: has no files")
+            return ArtifactNotFoundError(f"{self._archive.name}: has no files")
         paths = {*self.sizes, *(str(parent) for name in self.sizes for parent in PurePosixPath(name).parents[:-1])}
         largest = sorted(self.sizes, key=lambda name: self.sizes[name], reverse=True)[:3]
         hint = did_you_mean(inside, paths) or f"its largest files are {', '.join(map(repr, largest))}"
-        raise ArtifactNotFoundError(f"{self._archive.name}: has no {inside!r}; {hint}")
+        return ArtifactNotFoundError(f"{self._archive.name}: has no {inside!r}; {hint}")
 
     def error(self, problem: str) -> ArtifactCorruptError:
         """Return the error that rejects the archive."""
         return ArtifactCorruptError(f"{self._archive.name}: {problem}; it is refused")
-
-
-def _is_inside(name: str, inside: str) -> bool:
-    return f"{name}/".startswith(f"{inside}/" if inside else "")
 
 
 def _write(blocks: Iterator[bytes], path: Path, on_progress: OnProgress) -> None:
@@ -212,21 +210,25 @@ def _write(blocks: Iterator[bytes], path: Path, on_progress: OnProgress) -> None
             on_progress(0, None)
 
 
-def _extract_zip(archive: Path, inside: str, target: Path, on_progress: OnProgress, limits: ArchiveLimits) -> None:
-    with _translate_zip_errors(archive):
-        _check_zip_directory(archive, limits)
+def _read_zip(archive: Path, members: _Members) -> Generator[tuple[str, Iterator[bytes]]]:
+    """Yield the path and contents of each file, after a check of all members."""
+    with _translate_errors(archive):
+        _check_zip_directory(archive, members)
         opened = zipfile.ZipFile(archive)
     with opened:
-        members = _Members(archive, limits)
-        found = _zip_members(opened, members)
-        selected = {name: member for name, member in found.items() if _is_inside(name, inside)}
-        members.require_some(inside, selected)
-        require_free_space(sum(member.file_size for member in selected.values()), target)
-        for name, member in selected.items():
-            _write(_zip_blocks(archive, opened, member), target / name, on_progress)
+        members.check_count(len(opened.infolist()))
+        files = {}
+        for member in opened.infolist():
+            members.check_name(member.orig_filename, _zip_problem(member))
+            if not member.is_dir():
+                files[members.add(member.filename, member.file_size)] = member
+        members.check_conflicts()
+        for path, member in files.items():
+            # zipfile checks the CRC at the end.
+            yield path, _read_blocks(archive, partial(opened.open, member), member.filename, member.file_size)
 
 
-def _check_zip_directory(archive: Path, limits: ArchiveLimits) -> None:
+def _check_zip_directory(archive: Path, members: _Members) -> None:
     """Check the size of the central directory, which zipfile reads whole.
 
     The field of zip64 archives with a longer one has the largest number there is, and fails too.
@@ -237,19 +239,7 @@ def _check_zip_directory(archive: Path, limits: ArchiveLimits) -> None:
         tail = file.read()
     end = tail.rfind(_ZIP_END)
     size = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
-    if size > limits.files * _ZIP_ENTRY_BYTES:
-        raise ArtifactCorruptError(f"{archive.name}: has more than {limits.files:,} members; it is refused")
-
-
-def _zip_members(opened: zipfile.ZipFile, members: _Members) -> Mapping[str, zipfile.ZipInfo]:
-    found: dict[str, zipfile.ZipInfo] = {}
-    for member in opened.infolist():
-        members.count()
-        members.check_name(member.orig_filename, _zip_problem(member))
-        if not member.is_dir():
-            found[members.add(member.filename, member.file_size)] = member
-    members.check_conflicts()
-    return found
+    members.check_count(size // _ZIP_ENTRY_BYTES)
 
 
 def _zip_problem(member: zipfile.ZipInfo) -> str | None:
@@ -260,60 +250,61 @@ def _zip_problem(member: zipfile.ZipInfo) -> str | None:
     return "is encrypted" if member.flag_bits & _ZIP_ENCRYPTED else name_error(member.orig_filename)
 
 
-def _zip_blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Yield the contents of a member; zipfile checks its CRC at the end."""
-    size = 0
-    with _translate_zip_errors(archive), opened.open(member) as source:
-        while block := source.read(_BLOCK_BYTES):
-            size += len(block)
-            yield block
-        if size != member.file_size:
-            raise zipfile.BadZipFile(f"{member.filename} has {size} bytes and should have {member.file_size}")
-
-
-@contextmanager
-def _translate_zip_errors(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise ArtifactCorruptError(f"{archive.name}: not a sound zip archive: {error}; fetch it again") from error
-
-
-def _extract_tar(archive: Path, inside: str, target: Path, on_progress: OnProgress, limits: ArchiveLimits) -> None:
-    members = _Members(archive, limits)
-    selected = []
-    with closing(_read_tar(archive, members)) as found:
+def _read_tar(archive: Path, members: _Members) -> Generator[tuple[str, Iterator[bytes]]]:
+    """Yield the path and contents of each file, which must be read before the next file, or never."""
+    with closing(_tar_members(archive, members)) as found:
         for member, blocks in found:
-            name = _add_tar_member(members, member)
-            if name and _is_inside(name, inside):
-                selected.append(name)
-                require_free_space(members.sizes[name], target)
-                _write(blocks, target / name, on_progress)
+            if path := _add_tar_member(members, member, member.name):
+                yield path, blocks
     members.check_conflicts()
-    members.require_some(inside, selected)
 
 
-def _read_tar(archive: Path, members: _Members) -> Generator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
-    """Yield each member with its contents, which must be read before the next member, or never."""
-    with _translate_tar_errors(archive), _decompress(archive) as packed:
+def _tar_members(archive: Path, members: _Members) -> Generator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+    """Yield each member, checked by nothing but their number, with its contents as above."""
+    with _translate_errors(archive), _decompress(archive) as packed:
         stream = _CountingReader(packed, members.check_size)
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_StrictTarInfo) as opened:
-            for member in opened:
-                members.count()
-                yield member, _tar_blocks(archive, opened, member)
+            for number, member in enumerate(opened, start=1):
+                members.check_count(number)
+                # Only links have no contents, and they are refused.
+                open_member = cast("Callable[[], IO[bytes]]", partial(opened.extractfile, member))
+                yield member, _read_blocks(archive, open_member, member.name, member.size)
         stream.read_to_end()
 
 
-def _add_tar_member(members: _Members, member: tarfile.TarInfo) -> str | None:
+def _read_blocks(archive: Path, open_member: Callable[[], IO[bytes]], name: str, size: int) -> Iterator[bytes]:
+    done = 0
+    with _translate_errors(archive), open_member() as source:
+        while block := source.read(_BLOCK_BYTES):
+            done += len(block)
+            yield block
+        if done != size:
+            raise EOFError(f"{name} has {done} bytes and should have {size}")
+
+
+@contextmanager
+def _translate_errors(archive: Path) -> Iterator[None]:
+    """Raise what the libraries raise for a broken archive as an error of ours."""
+    try:
+        yield
+    except (
+        *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, zstandard.ZstdError),
+        *(EOFError, OSError, RuntimeError, ValueError),
+    ) as error:
+        kind = "zip" if archive.name.lower().endswith(_ZIPS) else "tar"
+        raise ArtifactCorruptError(f"{archive.name}: not a sound {kind} archive: {error}; fetch it again") from error
+
+
+def _add_tar_member(members: _Members, member: tarfile.TarInfo, name: str) -> str | None:
     """Return the checked name of a file; None for a directory, which is created with the first file in it."""
     if member.isdir():
         # `tar -C DIR .` begins with the directory itself.
-        if member.name != ".":
-            members.check_name(member.name)
+        if name != ".":
+            members.check_name(name)
         return None
     if not member.isreg() or member.issparse():
-        raise members.error(f"the member {member.name!r} is a link, a device or sparse")
-    return members.add(member.name, member.size)
+        raise members.error(f"the member {name!r} is a link, a device or sparse")
+    return members.add(name, member.size)
 
 
 def _apply_whiteout(members: _Members, whiteout: PurePosixPath, inside: str, target: Path) -> None:
@@ -336,15 +327,6 @@ def _apply_whiteout(members: _Members, whiteout: PurePosixPath, inside: str, tar
 def _remove(path: Path) -> None:
     with translate_disk_errors(path):
         path.unlink(missing_ok=True)
-
-
-def _tar_blocks(archive: Path, opened: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
-    with _translate_tar_errors(archive):
-        source = opened.extractfile(member)
-        if source is None:
-            raise tarfile.ReadError(f"{member.name} cannot be read")
-        while block := source.read(_BLOCK_BYTES):
-            yield block
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -406,11 +388,3 @@ def _decompress(archive: Path) -> Iterator[_Readable]:
                 yield reader
         else:
             yield file
-
-
-@contextmanager
-def _translate_tar_errors(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except (tarfile.TarError, zlib.error, zstandard.ZstdError, EOFError, OSError, ValueError) as error:
-        raise ArtifactCorruptError(f"{archive.name}: not a sound tar archive: {error}; fetch it again") from error
