@@ -1,4 +1,4 @@
-"""The same requests to the appliance and to KServe's ModelServer, both with the same models of scikit-learn."""
+"""The same requests to the appliance and to KServe's ModelServer, both with the same models."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import lightgbm
+import pandas as pd
 import pytest
+import xgboost
 from predictors.conftest import ROWS
 from reference_servers import Reference, environment, serving
 
-PROGRAM = Path(__file__).parents[1] / "oip/programs/kserve_sklearn.py"
+PROGRAM = Path(__file__).parents[1] / "oip/programs/kserve_predictors.py"
 
 
 def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
@@ -52,27 +55,68 @@ CASES: Mapping[str, tuple[str, dict[str, Any]]] = {
         "/v2/models/words-probabilities/infer",
         {"id": "7", "inputs": [_tensor("x", "BYTES", [2], ["fine", "awful"])]},
     ),
+    **{
+        f"{kind} of {framework}": (f"/{version}/models/{framework}{name}{verb}", body)
+        for framework in ("xgboost", "lightgbm")
+        for kind, version, name, verb, body in (
+            ("instances", "v1", "", ":predict", {"instances": ROWS}),
+            ("whole numbers", "v1", "", ":predict", {"instances": [[5, 3, 1, 0]]}),
+            ("FP32", "v2", "", "/infer", {"id": "7", "inputs": [_tensor("x", "FP32", [2, 4], _FLAT)]}),
+            ("FP64", "v2", "", "/infer", {"id": "7", "inputs": [_tensor("x", "FP64", [2, 4], _FLAT)]}),
+            ("null", "v2", "", "/infer", {"id": "7", "inputs": [_tensor("x", "FP32", [1, 4], [None, 3, 1, 0])]}),
+            ("rows by name", "v1", "-names", ":predict", {"instances": [[{"a": 5.1, "b": 0.2}, {"a": 6, "b": 2}]]}),
+            ("lists by name", "v1", "-names", ":predict", {"instances": [{"a": [5.1, 6], "b": [0.2, 2]}]}),
+            (
+                *("columns", "v2", "-names", "/infer"),
+                {
+                    "id": "7",
+                    "parameters": {"content_type": "pd"},
+                    "inputs": [_tensor("a", "FP64", [2], [5.1, 6]), _tensor("b", "FP64", [2], [0.2, 2])],
+                },
+            ),
+        )
+    },
 }
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory, model_files: Path, shop: Path, words: Path) -> Iterator[Reference]:
+def models(
+    tmp_path_factory: pytest.TempPathFactory, model_files: Path, shop: Path, words: Path, iris: tuple[Any, Any]
+) -> Mapping[str, tuple[str, Path]]:
+    """Framework and file of each model by its name; its framework is `probabilities` where they are asked for."""
+    folder = tmp_path_factory.mktemp("named")
+    frame, classes = pd.DataFrame(iris[0][:, [0, 3]], columns=["a", "b"]), iris[1] > 0
+    settings = {"objective": "binary", "verbose": -1, "num_threads": 1}
+    xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(frame, classes), 3).save_model(folder / "a.ubj")
+    lightgbm.train(settings, lightgbm.Dataset(frame, classes), 3).save_model(folder / "a.bst")
+    estimators = {"iris": model_files / "sklearn/model.joblib", "shop": shop, "words": words}
+    return {
+        **{name: ("sklearn", file) for name, file in estimators.items()},
+        **{f"{name}-probabilities": ("probabilities", file) for name, file in estimators.items()},
+        "xgboost": ("xgboost", model_files / "xgboost/model.json"),
+        "xgboost-names": ("xgboost", folder / "a.ubj"),
+        "lightgbm": ("lightgbm", model_files / "lightgbm/model.txt"),
+        "lightgbm-names": ("lightgbm", folder / "a.bst"),
+    }
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory, models: Mapping[str, tuple[str, Path]]) -> Iterator[Reference]:
     """The appliance."""
     folder = tmp_path_factory.mktemp("ours")
-    files = {"iris": model_files / "sklearn/model.joblib", "shop": shop, "words": words}
-    models = [
+    probabilities = {"framework": "sklearn", "predict_proba": True}
+    config = [
         {
-            "name": f"{name}-probabilities" if is_probability else name,
+            "name": name,
             "class": "predictor",
-            "storage": {"uri": str(file), "allow_pickle": True},
-            "engine": {"framework": "sklearn", "predict_proba": is_probability},
+            "storage": {"uri": str(file), "allow_pickle": framework in {"sklearn", "probabilities"}},
+            "engine": probabilities if framework == "probabilities" else {"framework": framework},
         }
-        for name, file in files.items()
-        for is_probability in (False, True)
+        for name, (framework, file) in models.items()
     ]
-    config = folder / "config.yaml"
-    config.write_text(json.dumps({"models": models}))
-    command: list[str | Path] = [sys.executable, "-m", "appliance", "serve", config, "--set", "server.port={http}"]
+    path = folder / "config.yaml"
+    path.write_text(json.dumps({"models": config}))
+    command: list[str | Path] = [sys.executable, "-m", "appliance", "serve", path, "--set", "server.port={http}"]
     with serving(folder / "log", command, "/readyz") as server:
         yield server
 
@@ -81,15 +125,14 @@ def ours(tmp_path_factory: pytest.TempPathFactory, model_files: Path, shop: Path
 def kserve(
     pytestconfig: pytest.Config,
     tmp_path_factory: pytest.TempPathFactory,
-    model_files: Path,
-    shop: Path,
-    words: Path,
+    models: Mapping[str, tuple[str, Path]],
 ) -> Iterator[Reference]:
     """KServe's ModelServer."""
-    same = [f"{name}=={version(name)}" for name in ("scikit-learn", "joblib", "numpy")]
-    python = environment(pytestconfig, "kserve-sklearn", "kserve==0.21.0", *same)
-    files = [f"iris={model_files / 'sklearn/model.joblib'}", f"shop={shop}", f"words={words}"]
-    command: list[str | Path] = [python, PROGRAM, "{http}", "{grpc}", *files]
+    packages = ("scikit-learn", "joblib", "numpy", "xgboost-cpu", "lightgbm")
+    same = [f"{name}=={version(name)}" for name in packages]
+    python = environment(pytestconfig, "kserve-predictors", "kserve==0.21.0", *same)
+    words = [f"{name}={framework}={file}" for name, (framework, file) in models.items()]
+    command: list[str | Path] = [python, PROGRAM, "{http}", "{grpc}", *words]
     with serving(tmp_path_factory.mktemp("kserve") / "log", command, "/v2/models/iris/ready") as server:
         yield server
 
