@@ -259,7 +259,7 @@ def _offered(operations: Collection[Operation]) -> Sequence[OperationSignature]:
     offered = [signature for signature in SIGNATURES if signature.operation in operations]
     if not offered:
         can = ", ".join(sorted(operations))
-        raise UnsupportedOperationError(f"The model has nothing to do with tensors; it supports: {can}")
+        raise UnsupportedOperationError(f"The model neither generates nor encodes text; it supports: {can}")
     return offered
 
 
