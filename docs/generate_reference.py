@@ -291,15 +291,23 @@ def python_page() -> str:
 
 def _class(value: type) -> str:
     own = {name for base in value.__mro__[:-1] for name in vars(base) if not name.startswith("_")}
-    rows = []
+    rows = [(code(f"{value.__name__}({_parameters(value)})"), "The constructor.")] if "__init__" in vars(value) else []
     for name, member in sorted((name, getattr(value, name)) for name in own if hasattr(value, name)):
         text = (inspect.getdoc(member) or "").split("\n\n")[0]
         if callable(member):
-            parameters = [each for each in inspect.signature(member).parameters if each != "self"]
-            rows.append((code(f"{name}({', '.join(parameters)})"), text))
+            rows.append((code(f"{name}({_parameters(member)})"), text))
         elif isinstance(member, property):
             rows.append((code(name), text))
     return f"{inspect.cleandoc(value.__doc__ or '')}\n\n" + (table(("member", "meaning"), rows) if rows else "")
+
+
+def _parameters(function: Callable[..., Any]) -> str:
+    signs: Mapping[Any, str] = {
+        inspect.Parameter.VAR_POSITIONAL: "*",
+        inspect.Parameter.VAR_KEYWORD: "**",
+    }  # Any: kinds
+    parameters = [each for each in inspect.signature(function).parameters.values() if each.name != "self"]
+    return ", ".join(signs.get(each.kind, "") + each.name for each in parameters)
 
 
 def environment_page() -> str:
