@@ -44,7 +44,7 @@ class Load:
 
     def body(self) -> dict[str, Any]:  # Any: JSON
         """A request; its prompt begins unlike all others, so that no cache has it."""
-        words = [str(random.random()), *random.choices(_WORDS, k=max(1, self.input_tokens - 12))]  # noqa: S311 - no secret
+        words = [str(random.randrange(10**6)), *random.choices(_WORDS, k=max(1, self.input_tokens - 6))]  # noqa: S311 - no secret
         text = " ".join(words)
         if self.operation is Operation.EMBEDDING:
             return {"model": self.model, "input": text}
@@ -146,7 +146,7 @@ async def _measure(
         load = await choose(server, model, *tokens)
         runs = []
         for count in streams:
-            click.echo(f"{load.model}: {count} clients for {seconds:g} s", err=True)
+            click.echo(f"{load.model}: {count} client{'s' if count > 1 else ''} for {seconds:g} s", err=True)
             runs.append(await measure(server, load, count, seconds))
     about = {"url": server.url, "model": load.model, "operation": load.operation}
     lengths = {"input_tokens": load.input_tokens, "output_tokens": load.output_tokens}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from appliance.config import Config
 from appliance.config.server import ServerConfig
@@ -45,7 +46,7 @@ async def watch(manager: ModelManager) -> None:
                 stopping_since = stopping_since or time.monotonic()
                 line.show(stopping(manager, time.monotonic() - stopping_since))
             else:
-                line.show(" | ".join(_downloads(manager)))
+                line.show(" | ".join(map(starting, filter(_is_starting, manager.statuses))))
             await asyncio.sleep(_INTERVAL_SECONDS)
     finally:
         if (line := status_line()) is not None:
@@ -94,10 +95,16 @@ def stopping(manager: ModelManager, elapsed_seconds: float) -> str:
     return f"stopping: waiting for {count}, {left:.0f} s at most; Ctrl-C again ends at once"
 
 
-def _downloads(manager: ModelManager) -> Iterator[str]:
-    for status in manager.statuses:
-        if status.state is State.FETCHING and status.progress is not None and status.progress.part:
-            yield f"{status.name} {download(status.progress)}"
+def _is_starting(status: ModelStatus) -> bool:
+    return status.state in (State.FETCHING, State.LOADING, State.PROVING)
+
+
+def starting(status: ModelStatus) -> str:
+    """What a model that is not ready yet is doing."""
+    if status.state is State.FETCHING and status.progress is not None and status.progress.part:
+        return f"{status.name} {download(status.progress)}"
+    seconds = (datetime.now(UTC) - status.since).total_seconds()
+    return f"{status.name} is {status.state}: {status.reason}, {seconds:.0f} s"
 
 
 def download(progress: FetchProgress) -> str:

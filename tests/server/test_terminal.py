@@ -29,9 +29,10 @@ from appliance.openai import OpenAIGenerativeModel
 
 class Model(OpenAIGenerativeModel):
     async def create_chat_completion(self, request, raw_request=None, context=None):
-        while Path("slow").exists():
-            Path("running").touch()
-            await asyncio.sleep(0.05)
+        for gate in "warm-up", "request":
+            while Path(gate).exists():
+                Path(f"{gate}.waits").touch()
+                await asyncio.sleep(0.05)
         message = {"role": "assistant", "content": "Hi"}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         return {"id": "1", "object": "chat.completion", "created": 1, "model": self.name, "choices": choices}
@@ -116,19 +117,22 @@ def _request(command: str) -> urllib.request.Request:
 def test_a_person_sees_the_start_the_first_request_and_the_end(
     terminal: Terminal, store: _Store, tmp_path: Path
 ) -> None:
-    """A bar, then a `curl` that works; Ctrl-C says what it waits for, and a second one ends the server at once."""
+    """A bar, states, a `curl` that works; Ctrl-C says what it waits for, and a second one ends the server at once."""
+    (tmp_path / "warm-up").touch()
     terminal.wait_for("mine █")
     store.released.set()
+    terminal.wait_for("mine is proving: sending the warm-up request, ")
+    (tmp_path / "warm-up").unlink()
     terminal.wait_for("Try it:")
     terminal.wait_for("}'\n")
     command = terminal.text.partition("Try it:\n")[2].partition("}'\n")[0] + "}'"
     with urllib.request.urlopen(_request(command), timeout=60) as response:
         answer = json.load(response)
 
-    (tmp_path / "slow").touch()
+    (tmp_path / "request").touch()
     waiting = threading.Thread(target=_send, args=(command,))
     waiting.start()
-    wait_until((tmp_path / "running").exists, 60)
+    wait_until((tmp_path / "request.waits").exists, 60)
     terminal.interrupt()
     terminal.wait_for("waiting for 1 request, ")
     last = terminal.text
