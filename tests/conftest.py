@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,21 +30,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # Before any test module is imported.
-_PRELOADED = {name: os.environ[name] for name in ("LD_PRELOAD",) if name in os.environ}
+_FIRST = dict(os.environ)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The hooks of a conftest are not called for fixtures of a session."""
+    config.pluginmanager.register(_SameEnvironment())
+
+
+class _SameEnvironment:
+    """Takes back what imports write into the environment, as vLLM's do: servers would inherit it, and start cold."""
+
+    def pytest_collection_finish(self) -> None:
+        _set_environment(_FIRST)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+        before = dict(os.environ)
+        try:
+            return (yield)
+        finally:
+            if fixturedef.scope != "function":
+                _set_environment(before)
 
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Take back what imports write into the environment, as vLLM's do: the next server would inherit it.
-
-    A fixture of a wider scope that makes vLLM's config has written `LD_PRELOAD` before the first test begins.
-    """
-    os.environ.pop("LD_PRELOAD", None)
-    os.environ.update(_PRELOADED)
+    """Take back what a test writes into the environment."""
     before = dict(os.environ)
     yield
+    _set_environment(before)
+
+
+def _set_environment(variables: Mapping[str, str]) -> None:
     os.environ.clear()
-    os.environ.update(before)
+    os.environ.update(variables)
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,8 @@ def launch(
 ) -> ForkedProcess | None:
     """Start `appliance` with the arguments, its output in `log`, for the config `file`.
 
-    None where the launcher's imports may depend on a variable that has changed since this module was imported.
+    None where the launcher's imports may depend on a variable that has changed since this module was imported; those
+    of vLLM may depend on any, and a start without them takes many times as long, which a test must want.
     `variables` are added to the environment; no import may depend on them.
     """
     try:
@@ -122,7 +123,8 @@ def launch(
         # The server says what is wrong with it.
         return None
     with_engine = bool(_ENGINE.search(text)) and not _PYTHON.search(text)
-    if not _has_same_imports(os.environ, with_engine=with_engine):
+    if changed := _changed(os.environ, with_engine=with_engine):
+        assert not with_engine, f"set variables of the environment with `variables`, or start cold: {changed}"
         return None
     return _launcher(with_engine).launch(arguments, log, log, Path.cwd(), {**os.environ, **variables})
 
@@ -136,7 +138,7 @@ def run_appliance(
     """
     arguments = [str(word) for word in words]
     environment, place = os.environ if variables is None else variables, folder or Path.cwd()
-    if is_cold or not _has_same_imports(environment, with_engine=False):
+    if is_cold or _changed(environment, with_engine=False):
         command = [COMMAND, *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS, env=environment, cwd=place
@@ -151,10 +153,11 @@ def run_appliance(
         return subprocess.CompletedProcess(["appliance", *arguments], code, out.read_text(), err.read_text())
 
 
-def _has_same_imports(environment: Mapping[str, str], *, with_engine: bool) -> bool:
+def _changed(environment: Mapping[str, str], *, with_engine: bool) -> list[str]:
+    """The names of variables with other values than at the first import that the launcher's imports may depend on."""
     names = (environment.keys() | _FIRST.keys()) - _HARMLESS
     changed = (name for name in names if environment.get(name) != _FIRST.get(name))
-    return not any(with_engine or name.startswith(_LOADER) for name in changed)
+    return [name for name in changed if with_engine or name.startswith(_LOADER)]
 
 
 _FIRST = {name: value for name, value in os.environ.items() if name not in _HARMLESS}
@@ -180,7 +183,9 @@ class _Launcher:
 
     def _end(self) -> None:
         self._ours.close()
-        self._process.wait(10)
+        # What it has forked dies with it; its own end as Python ends would take seconds.
+        self._process.kill()
+        self._process.wait()
         self._folder.cleanup()
 
     def launch(

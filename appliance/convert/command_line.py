@@ -13,12 +13,20 @@ from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
 from appliance.config.json_schema import OPTIONS, engine_schema
+from appliance.config.masking import is_secret_name
 from appliance.config.raw_config import RawConfig
 from appliance.convert.draft import UNKNOWN, is_reference
 from appliance.core.errors import ConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgt])", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+# Values of `--task` for models that vLLM pools: of an older vLLM, and of KServe's huggingfaceserver.
+_POOLING_TASKS = frozenset(
+    {"classify", "embed", "embedding", "reward", "score"}
+    | {"text_embedding", "sequence_classification", "token_classification"}
+)
 
 
 class Word(NamedTuple):
@@ -77,7 +85,8 @@ def parse(words: Sequence[Word], read_options: Callable[[str], RawConfig] | None
     for group in _groups(words):
         first = group[0].text
         flag, is_joined, value = first.partition("=")
-        shown = group[0]._replace(text=" ".join(shlex.quote(word.text) for word in group))
+        is_secret = is_secret_name(flag.lstrip("-"))
+        shown = group[0]._replace(text=flag if is_secret else " ".join(shlex.quote(word.text) for word in group))
         if any(UNKNOWN in word.text for word in group):
             made.faults.append((shown, "what the shell puts here is not known"))
         elif first.startswith("-") and "." in flag:
@@ -130,6 +139,11 @@ def _read(texts: Sequence[str], shown: Word, made: CommandLine, group: Sequence[
         made.faults.append((shown, f"vLLM refuses it: {error}"))
         return
     if rest and rest[0].startswith("-"):
+        task = re.fullmatch(r"--task[= ](\w+)", " ".join(texts[:2]))
+        if task and task[1] in _POOLING_TASKS:
+            made.options["runner"] = Option("runner", "pooling", shown)
+            made.positional += group[1 if "=" in texts[0] else 2 :]
+            return
         made.faults.append((shown, "is no option of this version of vLLM"))
         # An option has one value as a rule, and the model may stand after it.
         made.positional += group[2:] if len(group) == 3 else []

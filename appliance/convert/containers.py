@@ -31,9 +31,6 @@ _ITS_OWN = re.compile(
     r"|grpc_port|enable_grpc|max_threads|log_config_file|access_log_format)\b"
 )
 
-# Values of its `--task` for models that vLLM pools.
-_POOLING_TASKS = frozenset({"text_embedding", "sequence_classification", "token_classification"})
-
 # Images whose entry point is vLLM or KServe's huggingfaceserver, and a script that starts vLLM.
 _IMAGE = re.compile(r"(^|/)(vllm-openai|vllm|huggingfaceserver)[^/]*$")
 _SCRIPT = re.compile(r"(^|\s)vllm serve\s")
@@ -151,8 +148,6 @@ def _renamed(words: list[Word]) -> list[Word]:
     for word in words:
         flag, equals, value = word.text.partition("=")
         flag = _FLAGS.get(flag.replace("-", "_").replace("__", "--", 1) if flag.startswith("--") else flag, flag)
-        if flag == "--task" and value in _POOLING_TASKS:
-            flag, value = "--runner", "pooling"
         if word.text in ("--backend=vllm", "--backend=auto"):
             continue
         renamed.append(Word(flag + equals + value, word.line))

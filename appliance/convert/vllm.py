@@ -38,8 +38,8 @@ _SERVER_KEYS: Mapping[str, str] = {
 
 _OF_SERVER = frozenset({*_SERVER_KEYS, "api_key", "disable_uvicorn_access_log"})
 
-# Options that need no key: what they ask for is always so.
-_ALWAYS = frozenset({"enable_ssl_refresh"})
+ALWAYS = frozenset({"enable_ssl_refresh"})
+"""Options that need no key: what they ask for is always so."""
 
 _NO_KEY = "is an option of vLLM's server that this server does not have"
 _REASONS: Mapping[str, str] = {
@@ -66,9 +66,10 @@ def add_model(draft: Draft, line: CommandLine, *, uri: str | None = None, name: 
     uri = to_uri(uri, _taken(options, "revision")) if uri else _uri(draft, line, options)
     served = _taken(options, "served_model_name") or [_model(line) or uri]
     names = [name] if name else [str(each) for each in served]
+    is_pooling = _is_pooling(draft, options)
     if served_flag := line.options.get("served_model_name"):
         draft.at(served_flag.flag.line, served_flag.flag.file)
-    model = draft.add_model(names[0], "encoder" if _runner(options) == "pooling" else "generative")
+    model = draft.add_model(names[0], "encoder" if is_pooling else "generative")
     aliases = [each for each in names[1:] if each == to_name(each) != to_name(names[0])]
     if aliases:
         draft.put("aliases", aliases, into=model)
@@ -137,8 +138,11 @@ def _taken(options: dict[str, Option], name: str) -> Any:
     return None if option is None else option.value
 
 
-def _runner(options: dict[str, Option]) -> str:
-    return str(_taken(options, "runner") or "auto")
+def _is_pooling(draft: Draft, options: dict[str, Option]) -> bool:
+    option = options.pop("runner", None)
+    if option and option.value not in ("auto", "generate", "pooling"):
+        draft.at(option.flag.line, option.flag.file).drop(option.flag.text, "must be auto, generate or pooling")
+    return option is not None and option.value == "pooling"
 
 
 def _model(line: CommandLine) -> str | None:
@@ -148,9 +152,10 @@ def _model(line: CommandLine) -> str | None:
 
 def _uri(draft: Draft, line: CommandLine, options: dict[str, Option]) -> str:
     """The URI of the model: a name on the hub, with its revision, or what vLLM reads itself."""
-    model, revision = _model(line), _taken(options, "revision")
-    options.pop("model", None)
-    for word in line.positional[1:]:
+    model, revision, other = _model(line), _taken(options, "revision"), options.pop("model", None)
+    # The command line goes over a file of options.
+    others = [other.flag] if other and line.positional and not other.flag.file else []
+    for word in [*others, *line.positional[1:]]:
         is_known = not (is_reference(word.text) or word.text.startswith("$"))
         reason = "is a second model; vLLM serves one" if is_known else "is not known here; write what stands for it"
         draft.at(word.line, word.file).drop(word.text, reason)
@@ -180,7 +185,7 @@ def _put(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str
             draft.put(KEYS[name], value, into=model)
     elif name in engine_schema()["properties"]:
         _put_argument(draft, model, option)
-    elif name not in _OF_SERVER | _ALWAYS:
+    elif name not in _OF_SERVER | ALWAYS:
         draft.drop(option.flag.text, _REASONS.get(name) or OWNED.get(name) or _NO_KEY)
 
 

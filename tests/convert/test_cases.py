@@ -9,7 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from appliance.cli.main import main
-from appliance.cli.options import load_config
+from appliance.cli.options import VALIDATORS, load_config
+from appliance.config.json_schema import OPTIONS, engine_schema
+from appliance.convert.command_line import Word
+from appliance.convert.source import convert_words
+from appliance.convert.vllm import ALWAYS
 from appliance.core.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "cases"
@@ -144,6 +148,32 @@ def test_an_odd_command_line_becomes_a_valid_config(words: list[str], tmp_path: 
     assert _problems(tmp_path / "config.yaml") == []
 
 
+# An option by its type, with a value that is no default.
+VALUES = {
+    "boolean": [],
+    "string": ["other"],
+    "integer": ["3"],
+    "number": ["3.5"],
+    "size": ["3"],
+    "array": ["3,4"],
+    "json": ['["x"]'],
+    "json or string": ['{"x": 1}'],
+}
+
+
+@pytest.mark.parametrize("name", sorted(engine_schema()[OPTIONS].keys() - ALWAYS))
+def test_no_option_of_vllm_is_lost(name: str) -> None:
+    """Each one, or its opposite, changes the config or is listed."""
+    flag, value = name.replace("_", "-"), VALUES[engine_schema()[OPTIONS][name]["type"]]
+    flags = [f"--{flag}"] if value else [f"--{flag}", f"--no-{flag}"]
+    without, *drafts = [
+        convert_words([Word(word, 1) for word in ("vllm", "serve", "a/b", *words)], "x", VALIDATORS)
+        for words in ([], *([each, *value] for each in flags))
+    ]
+
+    assert any(draft.unkept or draft.text() != without.text() for draft in drafts)
+
+
 def test_what_only_a_shell_knows_is_listed() -> None:
     """A command in `$( )` is no value; what stands after an option that vLLM does not have may be the model."""
     text = """
@@ -196,6 +226,15 @@ def test_a_manifest_in_a_command_is_read() -> None:
 
     assert "uri: hf://a/b\n" in done.stdout
     assert done.stderr == "standard input:5: not kept: --swap-space=4: is no option of this version of vLLM\n"
+
+
+@pytest.mark.parametrize("words", [["--task", "embed"], ["--task=score"], ["--runner", "pooling"]])
+def test_a_model_that_vllm_pools_is_an_encoder(words: list[str]) -> None:
+    """Also where the command line is that of an older vLLM."""
+    done = _converted("vllm", "serve", "BAAI/bge-m3", *words)
+
+    assert "class: encoder\n" in done.stdout
+    assert done.stderr == ""
 
 
 def test_json_is_yaml() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 LAYOUT = LayoutConfig(tensor_parallel=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = dict(os.environ)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CONFIGURE_LOGGING", "0")
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("huggingface")))
-        yield
-    # What a start of an engine sets is for the rest of a process's life.
-    os.environ.clear()
-    os.environ.update(before)
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,11 +22,9 @@ from appliance.engines.vllm.patches import SingleWaiterEvent
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CONFIGURE_LOGGING", "0")
-        yield
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
 
 
 def _get(path: str) -> Any:  # Any: vLLM has no types for us

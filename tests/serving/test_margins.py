@@ -37,7 +37,8 @@ def _promises() -> Iterator[tuple[str, Body, Sequence[str]]]:
     Of each example with the weights that tests have: what it promises of generated text, and what that must contain.
     """
     for file in sorted(EXAMPLES.glob("*.yaml")):
-        if WEIGHTS not in (text := file.read_text()):
+        # What `everything.yaml` promises is a sample of the key.
+        if WEIGHTS not in (text := file.read_text()) or file.stem == "everything":
             continue
         config = YAML(typ="safe").load(text)
         models = {model["name"]: model for model in config["models"]}
