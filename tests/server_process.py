@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -20,6 +22,9 @@ import psutil
 from server_launcher import ForkedProcess, launch
 
 from appliance.config import load
+
+# In an order that differs from process to process.
+_PORTS = iter(random.sample(range(10_000, 32_000), 22_000))
 
 
 class ServerProcess:
@@ -168,11 +173,15 @@ def failed_expectations(server: ServerProcess, file: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """Return an unused port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return an unused port of the loopback interface, another one at each call.
+
+    It lies below those that the kernel gives to clients and to servers on any port, which could take it meanwhile.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is left")
 
 
 def wait_until(is_true: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "") -> float:

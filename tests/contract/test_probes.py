@@ -30,7 +30,15 @@ def states(start: Callable[..., Server]) -> Iterator[Server]:
         server = start("states.yaml", "server.drain_delay_seconds=4", UPSTREAM=upstream.origin)
         for model, state in (("gone", "unavailable"), ("adapted", "ready"), ("ready", "proving")):
             server.wait_until(model, state)
+        wait_until(lambda: _total_bytes(server) == 4000, 30, server.log_tail)
         yield server
+
+
+def _total_bytes(server: Server) -> object:
+    """The size of what is fetched, None until its store has said it."""
+    _, body = server.get("/readyz", port=server.probe_port)
+    (model,) = (each for each in body["models"] if each["name"] == "fetched")
+    return (model.get("progress") or {}).get("total_bytes")
 
 
 def _probes(server: Server) -> dict[str, Any]:

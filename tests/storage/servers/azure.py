@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from storage.servers.processes import free_ports, running
+from server_process import free_port
+from storage.servers.processes import running
 
 # Known to everyone: https://learn.microsoft.com/azure/storage/common/storage-connect-azurite
 ACCOUNT = "devstoreaccount1"
@@ -83,7 +84,7 @@ def azurite(directory: Path, *options: str) -> Iterator[AzureServer]:
     Raises:
         UnavailableError: npm is missing, or cannot install it.
     """
-    (port,) = free_ports(1)
+    port = free_port()
     server = AzureServer(port)
     with running(command(directory, port, *options), server.url, directory / "log"):
         server.make_containers()

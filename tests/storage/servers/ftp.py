@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.servers.processes import START_SECONDS, free_ports
+from server_process import free_port
+from storage.servers.processes import START_SECONDS
 
 
 @contextmanager
 def running(root: Path) -> Iterator[int]:
     """The server in a process of its own, with `root` for everyone; yields its port."""
-    (port,) = free_ports(1)
+    port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", "-i", "127.0.0.1", "-p", str(port), "-d", str(root)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

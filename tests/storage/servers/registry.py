@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.servers.processes import free_ports, running
+from server_process import free_port
+from storage.servers.processes import running
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -137,7 +138,7 @@ def docker_registry(
         UnavailableError: it is not installed, and apt cannot download it.
     """
     program, data = _program(), data or directory / "data"
-    (port,) = free_ports(1)
+    port = free_port()
     config = {
         "version": "0.1",
         "log": {"level": "error"},

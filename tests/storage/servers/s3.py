@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from storage.servers.processes import free_ports, running
+from server_process import free_port
+from storage.servers.processes import running
 
 ADMIN = ("AKIATESTADMIN", "testsecretadmin")
 READER = ("AKIATESTREAD", "testsecretread")
@@ -74,8 +75,8 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
     config = directory / "s3.json"
     config.write_text(json.dumps(_IDENTITIES))
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip(names, free_ports(4), strict=True))
-    grpc = dict(zip(names, free_ports(4), strict=True))
+    ports = dict(zip(names, (free_port() for _ in names), strict=True))
+    grpc = dict(zip(names, (free_port() for _ in names), strict=True))
     (directory / "data").mkdir()
     command: list[str | Path] = [
         *(weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={directory / 'data'}"),

@@ -18,7 +18,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from aiohttp import web
-from storage.servers.processes import free_ports, running
+from server_process import free_port
+from storage.servers.processes import running
 
 _NGINX = """
 daemon off;
@@ -122,7 +123,7 @@ async def _start(server: WebServer) -> web.AppRunner:
 @contextmanager
 def nginx(directory: Path) -> Iterator[WebServer]:
     """The real thing, with all of its files in `directory`; it must be installed."""
-    (port,) = free_ports(1)
+    port = free_port()
     server = WebServer(directory / "root", port)
     server.root.mkdir()
     # A worker of root's needs a way to the files.
