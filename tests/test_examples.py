@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from example_files import EXAMPLES, NAMES, NEEDS
+from server_launcher import run_appliance
 from server_process import ServerProcess, failed_expectations
+from with_upstreams import example_upstreams
 
 # What other tests start, and what differs from another example in a way that has tests of its own.
 SELDOM = frozenset(
@@ -33,12 +33,7 @@ def test_an_example_keeps_its_promises(name: str) -> None:
     """`smoke` starts it, asks what `expect:` promises, and stops it with exit code 0."""
     if name in NEEDS:
         pytest.skip(f"needs {NEEDS[name]}")
-    done = subprocess.run(
-        [sys.executable, "-m", "appliance", "smoke", str(EXAMPLES / name), "--timeout", "280"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_appliance("smoke", EXAMPLES / name, "--timeout", "280")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every check passed" in done.stdout
@@ -56,9 +51,8 @@ def test_both_halves_of_retrieval_keep_their_promises(serve: Callable[..., Serve
 @pytest.mark.parametrize("name", sorted(FORWARDING))
 def test_an_example_that_forwards_keeps_its_promises(name: str) -> None:
     """Beside an upstream it does what it says, and needs no engine for it."""
-    smoke = [sys.executable, "-m", "appliance", "smoke", str(EXAMPLES / name), "--timeout", "60"]
-    beside = [sys.executable, str(Path(__file__).parent / "with_upstreams.py")]
-    done = subprocess.run([*beside, *smoke], capture_output=True, text=True, check=False)
+    with example_upstreams() as variables:
+        done = run_appliance("smoke", EXAMPLES / name, "--timeout", "60", variables={**os.environ, **variables})
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every check passed" in done.stdout

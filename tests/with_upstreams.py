@@ -9,19 +9,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from example_files import VARIABLES
 from services import install
 from upstreams import Upstream
 
 
-def main(command: Sequence[str]) -> int:
-    """The exit code of the command."""
+@contextmanager
+def example_upstreams() -> Iterator[dict[str, str]]:
+    """The upstreams of examples, and the variables that say where they are."""
     with Upstream() as one, Upstream() as two, Upstream() as service:
         install(service)
         urls = {"UPSTREAM_URL": one.url, "UPSTREAM_URL_2": two.url, "SERVICE_URL": service.origin}
-        return subprocess.run(command, check=False, env={**VARIABLES, **os.environ, **urls}).returncode
+        yield {**VARIABLES, **urls}
+
+
+def main(command: Sequence[str]) -> int:
+    """The exit code of the command."""
+    with example_upstreams() as variables:
+        return subprocess.run(command, check=False, env={**os.environ, **variables}).returncode
 
 
 if __name__ == "__main__":

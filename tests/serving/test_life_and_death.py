@@ -115,14 +115,3 @@ def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., ServerProc
 
         assert processes
         wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 3)  # type: ignore[misc]
-
-
-def test_a_taken_port_is_a_clear_error(serve: Callable[..., ServerProcess]) -> None:
-    """A second server on the same port ends at once and says which port and what to do."""
-    first = serve()
-    wait_until(lambda: first.get("/livez")[0] == 200, 20)
-    second = serve(f"server.port={first.port}")
-
-    assert second.process.wait(20) == 1
-    assert f"port {first.port}" in second.log_tail()
-    assert "server.port" in second.log_tail()
