@@ -67,15 +67,15 @@ _venv:
 serve file *args: setup
     .venv/bin/appliance serve {{ file }} {{ args }}
 
-# Run the tests; arguments go to pytest. Without arguments, engine tests run in parallel with all others.
+# Run the tests; arguments go to pytest. Without arguments, engine tests and some more run in parallel with all others.
 [positional-arguments]
 test *args: setup
     #!/usr/bin/env bash
     set -euo pipefail
     if (( $# )); then exec {{ python }} -m pytest "$@"; fi
     engines=(
-        tests/{bench,encoding,engines,serving} tests/adapters/test_own_model.py tests/planner/test_{real_engines,serve}.py
-        tests/oip/test_{differential,language_model}.py tests/server/test_takeover.py tests/test_examples.py
+        tests/{bench,encoding,engines,oip,serving} tests/adapters/test_own_model.py tests/server/test_takeover.py
+        tests/planner/test_{real_engines,serve}.py tests/test_{examples,parsers}.py
     )
     log=$(mktemp)
     set -m  # Job control: each of the two processes can be interrupted.
@@ -84,7 +84,7 @@ test *args: setup
     {{ python }} -m pytest "${engines[@]/#/--ignore=}" || first=$?
     if (( first == 2 || first > 128 )); then kill -INT -- -$! || true; fi
     wait $! || second=$?
-    printf '\nThe tests of engines:\n'
+    printf '\nThe tests of engines, and those beside them:\n'
     cat "$log"
     rm "$log"
     exit $(( first > second ? first : second ))
