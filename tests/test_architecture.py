@@ -21,7 +21,7 @@ FLOORS = (
     {"tensors", "auth", "limits", "telemetry", "convert"},
     {"storage", "proxy"},
     {"planner"},
-    {"adapters", "engines"},
+    {"adapters", "engines", "export"},
     {"python_api"},
     {"models"},
     {"api", "errors", "openai", "ui"},

@@ -21,6 +21,7 @@ _MODULES = {
             "config",
             "convert",
             "diff",
+            "export",
             "init",
             "plan",
             "probe",

@@ -51,6 +51,19 @@ def resolve(raw: RawConfig, environ: Mapping[str, str], directory: Path) -> RawC
     return replace(raw, data=data, texts=texts, files=files, errors=errors)
 
 
+def variables(raw: RawConfig) -> Mapping[str, bool]:
+    """The environment variables that values refer to, and whether each must be set: a default stands for others."""
+    found: dict[str, bool] = {}
+    for path, text in scalars(raw.data):
+        if not isinstance(text, str) or any(str(part).startswith(FREE_PREFIX) for part in path):
+            continue
+        for match in _REFERENCE.finditer(text):
+            env = _ENV.fullmatch(match["inside"] or "")
+            if env is not None:
+                found[env["name"]] = found.get(env["name"], False) or env["default"] is None
+    return found
+
+
 @dataclass(slots=True)
 class _Resolver:
     """Replaces the references of one text; remembers the secrets and files behind them."""

@@ -12,12 +12,14 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+from click.testing import CliRunner
 from cluster import manifests
 from cluster.manifests import FILES, FOLDER, Manifest
 from doubles import DoubleFactory
 from doubles import config as doubles
 from reference_servers import environment
 
+from appliance.cli.main import main
 from appliance.config import Config, load
 from appliance.config.models import GenerativeConfig
 from appliance.models.manager import ModelManager
@@ -81,9 +83,13 @@ def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> 
     bad = tmp_path / "bad.yaml"
     bad.write_text(good.read_text().replace("minReplicas", "minReplicass").replace("multiModel", "multimodel"))
 
+    exported = tmp_path / "exported.yaml"
+    words = ["export", "kserve", "examples/proxy.yaml", "--variant", "gpu", "--output", str(exported)]
+    assert CliRunner().invoke(main, words).exit_code == 0
+
     shown = [
         json.loads(subprocess.run([python, PROGRAM, file], capture_output=True, text=True, check=True).stdout)
-        for file in (good, bad)
+        for file in (good, bad, exported)
     ]
 
     assert shown[0] == {"ServingRuntime/appliance": [], "InferenceService/smollm2": []}
@@ -91,6 +97,7 @@ def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> 
         "ServingRuntime/appliance": [".spec.multimodel: unknown"],
         "InferenceService/smollm2": [".spec.predictor.minReplicass: unknown"],
     }
+    assert shown[2] == {"InferenceService/appliance": []}
 
 
 def test_kserve_knows_every_key_of_an_llm_inference_service() -> None:

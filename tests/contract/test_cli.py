@@ -47,6 +47,7 @@ COMMANDS = {
         "--deep absent.yaml",
     ],
     "plan": ["good.yaml", "bad.yaml", "absent.yaml", "weights.yaml --gpu many", "impossible.yaml --gpu h100-80gb:8"],
+    "export": ["", "compose", "compose missing.yaml", "compose bad.yaml", "helm good.yaml", "comppose good.yaml"],
     "diff": [
         "good.yaml",
         "good.yaml good.yaml",
@@ -178,9 +179,9 @@ def test_a_signal_ends_a_server_with_exit_code_0(shell: Shell, number: signal.Si
         command = [COMMAND, "serve", "echo.yaml", *quick]
         server = subprocess.Popen(command, cwd=shell.folder, env=shell.environment, stdout=output, stderr=output)
     try:
-        wait_until(lambda: shell.run("probe", "ready", "echo.yaml", *quick).stdout == "ready\n", 30, log.read_text)
+        wait_until(lambda: shell.run("probe", "ready", "echo.yaml", *quick).stdout == "ready\n", 120, log.read_text)
         server.send_signal(number)
-        assert server.wait(20) == 0, log.read_text()
+        assert server.wait(60) == 0, log.read_text()
     finally:
         server.kill()
         server.wait(20)

@@ -1,0 +1,118 @@
+"""The command `export`: files that deploy a config."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import click
+
+from appliance.cli.options import FILE, Choice, default_file, load_config, offline, to_overrides
+from appliance.cli.plan import plans, predictor_plans
+from appliance.config import LoadedConfig
+from appliance.config.interpolation import variables
+from appliance.config.sources import PREFIX
+from appliance.config.yaml_parser import read
+from appliance.core.errors import ApplianceError
+from appliance.export.containers import compose, quadlet
+from appliance.export.deployment import Deployment, Estimate, deployment
+from appliance.export.kubernetes import helm, kserve, kubernetes
+from appliance.export.systemd import systemd
+from appliance.planner.hardware import detect_hardware
+from appliance.planner.planner import Plan
+from appliance.planner.predictor_plan import PredictorPlan
+
+# Stands for the secrets that this machine does not have.
+_PLACEHOLDER = "placeholder-for-a-value-that-is-not-set"
+
+_FORMATS: Mapping[str, Callable[[Deployment], str | Mapping[str, str]]] = MappingProxyType(
+    {
+        "compose": compose,
+        "quadlet": quadlet,
+        "systemd": lambda each: systemd(each, Path(sys.argv[0]).absolute()),
+        "kubernetes": kubernetes,
+        "helm": helm,
+        "kserve": kserve,
+    }
+)
+
+
+@click.command()
+@click.argument("format_", metavar="FORMAT", type=Choice(list(_FORMATS)))
+@click.argument("file", type=FILE, required=False)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Write here instead of printing; helm needs a directory."
+)
+@click.option("--name", help="Name of the service.  [default: metadata.name of FILE, or appliance]")
+@click.option("--variant", type=Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="What models run on.")
+@click.option("--image", help="Container image.  [default: localhost/appliance:VARIANT]")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@offline
+def export(
+    format_: str,
+    file: Path | None,
+    output: Path | None,
+    name: str | None,
+    variant: str,
+    image: str | None,
+    force: bool,
+    offline: bool,
+) -> None:
+    """Write a deployment of FILE for a container platform or systemd.
+
+    FORMAT is compose, quadlet, systemd, kubernetes, helm or kserve. It has the ports, volumes and secrets that FILE
+    refers to, probes with the time that its models take to load, the time that a stop takes, and no rights that the
+    server does not need. Secrets are not in it: comments say how they are made. Variables that are not set here need
+    no value.
+    """
+    if format_ == "helm" and output is None:
+        raise click.UsageError("a chart has several files; name a directory with --output")
+    file = file or default_file()
+    needed = variables(read(file))
+    # What the environment puts over the file here does not hold there.
+    here = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+    environ = {**{each: _PLACEHOLDER for each, is_required in needed.items() if is_required}, **here}
+    loaded = load_config(file, to_overrides([], offline=offline), environ=environ)
+    image = image or f"localhost/appliance:{variant}"
+    made = deployment(
+        loaded,
+        needed,
+        name=name,
+        image=image,
+        has_gpus=variant == "gpu",
+        estimate=_estimate(loaded),
+        is_cluster=format_ in ("kubernetes", "helm", "kserve"),
+    )
+    text = _FORMATS[format_](made)
+    if output is None and isinstance(text, str):
+        click.echo(text, nl=False)
+    elif output is not None:
+        _write(
+            {output: text} if isinstance(text, str) else {output / key: each for key, each in text.items()}, force=force
+        )
+
+
+def _estimate(loaded: LoadedConfig) -> Estimate | None:
+    """The plans of all models together; None where a storage cannot be read."""
+    config = loaded.config
+    try:
+        planned: list[Plan | PredictorPlan] = [plan for _, plan in plans(config, detect_hardware(), 1)]
+        planned += [plan for _, plan in predictor_plans(config, 1)]
+    except ApplianceError as error:
+        click.echo(f"appliance: times and memory are guesses, because a model cannot be planned: {error}", err=True)
+        return None
+    seconds = sum(plan.timing.download_seconds + plan.timing.load_seconds for plan in planned)
+    return Estimate(seconds, sum(plan.size_bytes for plan in planned))
+
+
+def _write(texts: Mapping[Path, str], *, force: bool) -> None:
+    existing = [path for path in texts if path.exists()]
+    if existing and not force:
+        raise click.UsageError(f"{existing[0]} exists; name another --output, or replace it with --force")
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        click.echo(f"{path}: written")

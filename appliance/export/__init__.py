@@ -1,0 +1,1 @@
+"""Deployments of a config: compose, Quadlet, systemd, Kubernetes, Helm and KServe."""
