@@ -86,6 +86,9 @@ def require_no_pickles(path: Path, storage: StorageConfig) -> None:
     with translate_disk_errors(path):
         found = path.rglob("*") if path.is_dir() else [path]
         names = [file.relative_to(path).as_posix() if file != path else file.name for file in found if file.is_file()]
+    if storage.include:
+        # Only a predictor's config has it here, and its framework reads no other files.
+        names = [name for name in names if _matches(name, storage.include)]
     if not any(name.endswith(".safetensors") for name in names):
         _reject_pickles(str(path), sorted(names), storage)
 

@@ -15,6 +15,7 @@ from predictors.test_predictors import FRAMEWORKS, loaded, predict
 
 from appliance.config import load
 from appliance.core.errors import ConfigError, LoadError, MissingExtraError
+from appliance.models.factory import ModelFactory
 
 Write = Callable[..., Path]
 
@@ -35,6 +36,20 @@ async def test_pickles_need_permission(write_file: Write, model_files: Path) -> 
         load(write_file(model_files / "sklearn", {"framework": "sklearn"}))
 
     load(write_file(model_files / "onnx", {"framework": "onnx"}))
+
+
+def test_a_pickle_beside_the_model_is_not_read(write_file: Write, model_files: Path, tmp_path: Path) -> None:
+    """And needs no permission, in a directory that is used in place as in a store."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes((model_files / "onnx/model.onnx").read_bytes())
+    (folder / "model.pkl").write_bytes(b"a pickle")
+    config = load(write_file(folder, {"framework": "onnx"})).config
+    factory = ModelFactory()
+    paths = factory.materialize(config.models[0], config.storage, lambda *_: None)
+    factory.require_complete(config.models[0], paths)
+
+    assert paths == {"model": folder}
 
 
 async def test_a_directory_must_have_one_model(write_file: Write, model_files: Path, tmp_path: Path) -> None:

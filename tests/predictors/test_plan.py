@@ -51,3 +51,23 @@ def test_of_a_store_only_the_files_of_the_framework_are_planned_and_fetched(
 
     assert (found["files"], found["size_bytes"], found["disk_bytes"]) == (1, len(onnx), len(onnx))
     assert [each.name for each in paths["model"].iterdir()] == ["model.onnx"]
+
+
+def test_each_framework_has_its_bytes(model_files: Path, tmp_path: Path) -> None:
+    """In the order of the file."""
+    frameworks = ("sklearn", "xgboost", "lightgbm", "onnx")
+    models = [
+        {
+            "name": framework,
+            "class": "predictor",
+            "storage": {"uri": str(model_files / framework), "allow_pickle": framework == "sklearn"},
+            "engine": {"framework": framework},
+        }
+        for framework in frameworks
+    ]
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({"models": models}))
+    found = json.loads(plan(file, "--format", "json"))
+    sizes = [sum(each.stat().st_size for each in (model_files / name).iterdir()) for name in frameworks]
+
+    assert [(each["framework"], each["size_bytes"]) for each in found] == list(zip(frameworks, sizes, strict=True))
