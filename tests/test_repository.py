@@ -1,0 +1,120 @@
+"""The files around the code: forms, workflow, examples, bills of materials and set-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("vendor.github-workflows", "workflows/*.yml"),
+        ("vendor.github-issue-forms", "ISSUE_TEMPLATE/[!c]*.yml"),
+        ("vendor.github-issue-config", "ISSUE_TEMPLATE/config.yml"),
+    ],
+)
+def test_the_forms_and_the_workflow_are_valid(schema: str, pattern: str) -> None:
+    """GitHub shows no form and runs no workflow that its schema refuses."""
+    files = sorted(map(str, (ROOT / ".github").glob(pattern)))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *files]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert files
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_workflow_runs_what_ci_runs() -> None:
+    """There is one list of steps, `.ci/run`."""
+    assert "- run: bash .ci/run" in (ROOT / ".github/workflows/ci.yml").read_text()
+
+
+def test_every_example_is_listed() -> None:
+    """The page of the folder names each file, and no other."""
+    files = {str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*") if path.is_file()}
+    listed = set(re.findall(r"\[[^\]]+\]\(([^)]+)\)", (ROOT / "examples/README.md").read_text()))
+
+    assert listed == {name for name in files if "__pycache__" not in name} - {"README.md"}
+
+
+def test_the_pages_of_the_project_lead_to_files() -> None:
+    """Their links exist, and their recipes are in the Justfile."""
+    recipes = set(re.findall(r"^([a-z][a-z-]*)(?: [^:]*)?:(?!=)", (ROOT / "Justfile").read_text(), re.MULTILINE))
+    for name in ("CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "examples/README.md"):
+        page = ROOT / name
+        links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if not link.startswith("http")]
+
+        assert [link for link in links if not (page.parent / link).exists()] == []
+        assert set(re.findall(r"`(?:\w+=\S+ )?just ([a-z][a-z-]*)", page.read_text())) <= recipes
+
+
+def test_the_changelog_has_a_section_for_what_comes() -> None:
+    """As Keep a Changelog has it: "Unreleased" first, then versions."""
+    sections = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert sections[0] == "Unreleased"
+    assert all(re.match(r"\d+\.\d+\.\d+", section) for section in sections[1:])
+
+
+@pytest.mark.parametrize("variant", ["proxy", *(pytest.param(name, marks=pytest.mark.long) for name in ("cpu", "gpu"))])
+def test_the_bill_of_materials_has_every_pin(tmp_path: Path, variant: str) -> None:
+    """`just sbom` writes CycloneDX with the packages of an image and their versions."""
+    (recipe,) = re.findall(r"(cyclonedx-py [^;]*);", (ROOT / "Justfile").read_text().replace("\\\n", " "))
+    command = recipe.replace("{{ folder }}", str(tmp_path)).replace("$variant", variant)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path}, check=True, capture_output=True)
+
+    bill = json.loads((tmp_path / f"sbom-{variant}.cdx.json").read_text())
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / f"requirements/{variant}.txt").read_text(), re.MULTILINE)
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == "model-appliance"
+    assert {(each["name"], each["version"]) for each in bill["components"]} == set(pins)
+
+
+_UV = """#!/bin/sh
+echo "$@" >>"$LOG"
+case "$1 $*" in
+    "venv "*"{python}"*) mkdir -p .venv/bin && cp "$0" .venv/bin/uv && cp "$FAKE_PYTHON" .venv/bin/python;;
+    "venv "*) exit 2;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("has_python", "status"), [(True, 0), (False, 1)])
+def test_the_set_up_replaces_the_environment_of_another_python(tmp_path: Path, has_python: bool, status: int) -> None:
+    """It makes one with the Python of the pins, or says which one is missing."""
+    just = shutil.which("just")
+    if just is None:
+        pytest.skip("needs just: pip install rust-just")
+    for name in ("Justfile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    _write_program(tmp_path / "tools/uv", _UV.replace("{python}", "3.11" if has_python else "none"))
+    _write_program(tmp_path / "python3.11", "#!/bin/sh\necho 3.11\n")
+    _write_program(tmp_path / ".venv/bin/python", "#!/bin/sh\necho 3.10\n")
+    _write_program(tmp_path / ".venv/bin/old", "")
+    tools = {"LOG": str(tmp_path / "log"), "FAKE_PYTHON": str(tmp_path / "python3.11"), "VARIANT": "cpu"}
+    env = {**os.environ, **tools, "PATH": f"{tmp_path / 'tools'}:{os.environ['PATH']}"}
+
+    done = subprocess.run([just, "setup"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == status, done.stderr
+    assert not (tmp_path / ".venv/bin/old").exists()
+    assert ("The pinned packages are for Python 3.11" in done.stderr) is not has_python
+    assert ("pip sync" in (tmp_path / "log").read_text()) is has_python
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
