@@ -33,7 +33,7 @@ _ITS_OWN = re.compile(
 
 # Images whose entry point is vLLM or KServe's huggingfaceserver, and a script that starts vLLM.
 _IMAGE = re.compile(r"(^|/)(vllm-openai|vllm|huggingfaceserver)[^/]*$")
-_SCRIPT = re.compile(r"(^|\s)vllm serve\s")
+_SCRIPT = re.compile(r"(^|\s)(vllm serve|-m (vllm\.entrypoints\S+|huggingfaceserver))\s")
 
 # KServe appends the words in this variable to those of vLLM.
 _MORE_ARGUMENTS = "VLLM_ADDITIONAL_ARGS"
@@ -75,7 +75,7 @@ def add_container(
     if uri is not None:
         # KServe puts the files at a path, which the words name.
         line.options.pop("model", None)
-        line.positional.clear()
+        line.positional = [word for word in line.positional if vllm.is_unknown(word)]
     served = line.options.get("served_model_name")
     is_named = served is not None and served.value != [name] and not str(served.value[0]).startswith("{{")
     model = vllm.add_model(manifest.draft, line, uri=uri, name=None if is_named else name)

@@ -20,6 +20,9 @@ _MODELINE = "yaml-language-server: $schema=appliance.schema.json"
 # Defaults of vLLM that are not those of an engine here: spelled out, they say something.
 _OTHER_DEFAULTS = frozenset({"use_tqdm_on_load", "max_loras", "max_lora_rank"})
 
+# Longest text of a part that is not kept, and of its reason, in characters.
+_LONGEST = 400
+
 _MODEL_ORDER = ("name", "class", "aliases", "storage", "layout", "engine", "chat_template", "upstreams")
 _ORDER = ("models", "metadata", "server")
 
@@ -100,7 +103,7 @@ class Draft:
     def drop(self, what: str, reason: str) -> None:
         """List a part of the source that is not kept."""
         shown, reason = (_VARIABLE.sub(r"$\1", text).replace(UNKNOWN, "") for text in (what, reason))
-        self.unkept.append(Unkept(*self._here, mask(shown, 0)[0], reason))
+        self.unkept.append(Unkept(*self._here, mask(_cut(shown), 0)[0], _cut(reason)))
 
     def _remove(self, path: DataPath) -> DataPath:
         """Remove the value at `path`, or the nearest one above it; return its path, and go to where it comes from."""
@@ -154,6 +157,11 @@ class Draft:
         stream = StringIO()
         yaml.dump(self.data, stream)
         return stream.getvalue()
+
+
+def _cut(text: str) -> str:
+    """The text as it fits in a list; a value may be a whole script."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def to_name(name: str) -> str:

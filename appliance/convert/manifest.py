@@ -36,6 +36,7 @@ _REASONS: Mapping[str, str] = {
     "storage": "names its bucket in a secret; set storage.uri, and storage.credentials",
     "storageUris": "has several URIs; set storage.uri to that of the model, and adapters to those of LoRA",
     "runtime": "is not read; convert it too: it may have arguments for the model",
+    "envFrom": "set its variables for `appliance serve` too",
     "confidential": "encrypted models cannot be read",
     **dict.fromkeys(("annotations", "labels"), "belongs to the objects of Kubernetes"),
     "supportedModelFormats": "belongs to KServe, which chooses a runtime by it",
@@ -47,6 +48,16 @@ _REASONS: Mapping[str, str] = {
     "livenessProbe": "probes are /readyz and /livez; see examples/kubernetes/appliance.yaml",
     "startupProbe": "probes are /readyz and /livez; see examples/kubernetes/appliance.yaml",
 }
+
+
+# Keys of pods and of their containers, and of workloads that only pods need.
+_OF_PODS = frozenset(
+    {"affinity", "automountServiceAccountToken", "containers", "dnsPolicy", "enableServiceLinks", "hostIPC"}
+    | {"hostNetwork", "hostPID", "image", "imagePullPolicy", "imagePullSecrets", "initContainers", "lifecycle"}
+    | {"nodeSelector", "ports", "priorityClassName", "resources", "restartPolicy", "runtimeClassName"}
+    | {"schedulerName", "securityContext", "selector", "template", "terminationGracePeriodSeconds", "tolerations"}
+    | {"topologySpreadConstraints", "volumeDevices", "volumeMounts", "volumes", "workingDir"}
+)
 
 
 class Manifest:
@@ -98,7 +109,7 @@ class Manifest:
         """List every value that was not read, as one line for each mapping of which nothing was."""
         for path in self._untaken(()):
             key = next((str(part) for part in reversed(path) if part in _REASONS), "")
-            self.drop(path, _REASONS.get(key, _POD))
+            self.drop(path, _REASONS.get(key) or (_POD if _OF_PODS.intersection(path) else "has no key here"))
 
     def _untaken(self, path: DataPath) -> Iterator[DataPath]:
         if path in self._taken:

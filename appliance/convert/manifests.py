@@ -56,7 +56,7 @@ def convert(raw: RawConfig, draft: Draft, root: DataPath = ()) -> None:
         try:
             kinds[manifest.kind](manifest)
         except NoModelError:
-            reason = "names no model; must have storageUri, or in args the model of vLLM"
+            reason = "names no model; must have storageUri or model.uri, or in args the model of vLLM"
             draft.at(manifest.line("kind")).drop(f"{manifest.kind} {manifest.name}", reason)
         manifest.drop_rest()
     else:
@@ -144,10 +144,12 @@ def _convert_containers(
 
 def _convert_llm_inference_service(manifest: Manifest) -> None:
     path = _main_container(manifest)
-    uri = str(manifest.take("spec", "model", "uri") or _MODELS)
+    uri = manifest.take("spec", "model", "uri")
+    if uri is None:
+        raise NoModelError
     served = str(manifest.take("spec", "model", "name") or manifest.name)
     comment = "KServe's gateway connects here, with TLS: examples/kubernetes/llminferenceservice.yaml"
-    model = add_container(manifest, path, served, uri, port=8000, comment=comment)
+    model = add_container(manifest, path, served, str(uri), port=8000, comment=comment)
     drop_variables(manifest, path)
     draft = manifest.draft
     draft.put("metadata.name", manifest.name, "KServe's gateway routes by these names")
@@ -238,7 +240,10 @@ def _put_tracing(manifest: Manifest) -> None:
         changed = re.sub(r":4317$", ":4318", str(endpoint))
         comment = "4317 is the collector's port for gRPC" if changed != endpoint else ""
         manifest.draft.put("tracing.endpoint", changed, comment)
-    sample = manifest.find("spec", "tracing", "samplerArg")
-    if endpoint and sample is not None and re.fullmatch(r"[01](\.\d+)?|\.\d+", str(sample)):
+    sampler, argument = (manifest.find("spec", "tracing", key) for key in ("sampler", "samplerArg"))
+    if endpoint and re.fullmatch(r"(parentbased_)?always_on", str(sampler)):
+        manifest.take("spec", "tracing", "sampler")
+        manifest.draft.put("tracing.sample", 1.0)
+    elif endpoint and argument is not None and re.fullmatch(r"[01](\.\d+)?|\.\d+", str(argument)):
         manifest.draft.put("tracing.sample", float(manifest.take("spec", "tracing", "samplerArg")))
         manifest.take("spec", "tracing", "sampler")

@@ -10,8 +10,8 @@ from appliance.config.masking import is_secret_name
 from appliance.convert.command_line import Word
 from appliance.convert.draft import UNKNOWN, env
 
-# A vLLM of before `vllm serve`, which images of it still start.
-_MODULE = re.compile(r"vllm\.entrypoints\.(openai|launchers)\.api_server(\.\w+)?")
+# A vLLM of before `vllm serve`, which images of it still start, and KServe's server with vLLM.
+_MODULE = re.compile(r"vllm\.entrypoints\.(openai|launchers)\.api_server(\.\w+)?|huggingfaceserver")
 
 # vLLM's own image, whose arguments are those of `vllm serve`: `docker run ... vllm/vllm-openai:TAG --model ...`.
 _IMAGE = re.compile(r"(.*/)?vllm-openai[^/]*")

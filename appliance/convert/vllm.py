@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -41,6 +41,7 @@ _OF_SERVER = frozenset({*_SERVER_KEYS, "api_key", "disable_uvicorn_access_log"})
 ALWAYS = frozenset({"enable_ssl_refresh"})
 """Options that need no key: what they ask for is always so."""
 
+_SECOND_MODEL = "is a second model; vLLM serves one"
 _NO_KEY = "is an option of vLLM's server that this server does not have"
 _REASONS: Mapping[str, str] = {
     "config": "the file is in the container; convert it too, and merge both",
@@ -63,6 +64,7 @@ def add_model(draft: Draft, line: CommandLine, *, uri: str | None = None, name: 
     for word, reason in line.faults:
         draft.at(word.line, word.file).drop(word.text, reason)
     options = dict(line.options)
+    _drop_words(draft, line.positional if uri else line.positional[1:])
     uri = to_uri(uri, _taken(options, "revision")) if uri else _uri(draft, line, options)
     served = _taken(options, "served_model_name") or [_model(line) or uri]
     names = [name] if name else [str(each) for each in served]
@@ -150,15 +152,23 @@ def _model(line: CommandLine) -> str | None:
     return line.positional[0].text if line.positional else str(given.value) if given else None
 
 
+def is_unknown(word: Word) -> bool:
+    """Whether a word stands for others that are not here, such as `$@`."""
+    return is_reference(word.text) or word.text.startswith("$")
+
+
+def _drop_words(draft: Draft, words: Sequence[Word]) -> None:
+    for word in words:
+        reason = "is not known here; write what stands for it" if is_unknown(word) else _SECOND_MODEL
+        draft.at(word.line, word.file).drop(word.text, reason)
+
+
 def _uri(draft: Draft, line: CommandLine, options: dict[str, Option]) -> str:
     """The URI of the model: a name on the hub, with its revision, or what vLLM reads itself."""
     model, revision, other = _model(line), _taken(options, "revision"), options.pop("model", None)
     # The command line goes over a file of options.
-    others = [other.flag] if other and line.positional and not other.flag.file else []
-    for word in [*others, *line.positional[1:]]:
-        is_known = not (is_reference(word.text) or word.text.startswith("$"))
-        reason = "is a second model; vLLM serves one" if is_known else "is not known here; write what stands for it"
-        draft.at(word.line, word.file).drop(word.text, reason)
+    if other and line.positional and not other.flag.file:
+        _drop_words(draft, [other.flag])
     if model is None:
         raise NoModelError
     if "tokenizer" in options and options["tokenizer"].value == model:
