@@ -79,12 +79,12 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name=NAME, message="%(prog)s %(version)s")
+@click.version_option(None, "-V", "--version", package_name=NAME, message="%(prog)s %(version)s")
 def main() -> None:
     """Serve models from one YAML file.
 
     The file says which models to serve, where to download them from and how to place them on GPUs.
-    Start with: appliance serve examples/chat.yaml
+    Start with: appliance init
     """
 
 

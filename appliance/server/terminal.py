@@ -114,6 +114,8 @@ def download(progress: FetchProgress) -> str:
     if progress.part == CONVERSION:
         return f"is being converted from GGUF, {progress.part_seconds:.0f} s"
     shown = progress.describe()
+    if shown["retry_in_seconds"]:
+        return f"waits for the store, which is asked again in {shown['retry_in_seconds']:.0f} s"
     fetched, total, eta = shown["fetched_bytes"], shown["total_bytes"], shown["eta_seconds"]
     if not total:
         return f"{decimal(fetched)}, {decimal(shown['bytes_per_second'])}/s"

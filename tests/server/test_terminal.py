@@ -190,3 +190,12 @@ def test_a_conversion_is_no_download_that_hangs() -> None:
     now = 22.0
 
     assert download(progress) == "is being converted from GGUF, 12 s"
+
+
+def test_a_wait_for_the_store_is_no_download_that_hangs() -> None:
+    """A rate limit is named by the time that is left of it."""
+    progress = FetchProgress(lambda: 0.0)
+    progress.update("model", 10, 100)
+    progress.wait(30)
+
+    assert download(progress) == "waits for the store, which is asked again in 30 s"
