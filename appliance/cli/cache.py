@@ -13,7 +13,7 @@ from appliance.cli.options import load_config
 from appliance.config import Config
 from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import Cache, sha256_in_cache
-from appliance.storage.cache_admin import PruneRule, damaged_files, list_artifacts, remove, select_prunable
+from appliance.storage.cache_admin import damaged_files, list_artifacts, remove, select_prunable
 from appliance.storage.resolution import resolve
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -126,9 +126,9 @@ def prune(directory: Path | None, age: float | None, size: float | None, files: 
     configs = [load_config(file).config for file in files]
     root = Cache.at(directory or next((config.storage.cache_dir for config in configs), None))
     is_rest = bool(files) and age is None and size is None
-    rule = PruneRule(0 if is_rest else age, size if size is None else int(size), frozenset(_named(root, configs)))
+    max_age, max_size = 0 if is_rest else age, size if size is None else int(size)
     freed = 0
-    for artifact in select_prunable(list_artifacts(root), rule):
+    for artifact in select_prunable(list_artifacts(root), max_age, max_size, set(_named(root, configs))):
         is_gone = dry_run or remove(root, artifact)
         freed += artifact.size if is_gone else 0
         word = ("would be removed" if dry_run else "removed") if is_gone else "in use, and not removed"

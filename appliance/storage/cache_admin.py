@@ -49,17 +49,6 @@ class CachedArtifact:
         return max(0.0, time.time() - self.used)
 
 
-@dataclass(frozen=True, slots=True)
-class PruneRule:
-    """Which artifacts to remove: those not used for `age` seconds, and the least recently used until at most `size`
-    bytes are left. None is no such limit. Artifacts in `keep` stay.
-    """
-
-    age: float | None = None
-    size: int | None = None
-    keep: frozenset[Path] = frozenset()
-
-
 def list_artifacts(cache: Cache) -> list[CachedArtifact]:
     """Return all artifacts of a cache, finished or not, the last used first."""
     finished = [path for path in _directories(cache.root) if not path.name.startswith(".")]
@@ -76,13 +65,17 @@ def damaged_files(artifact: CachedArtifact, on_progress: OnProgress = ignore_pro
     return contents.damaged_files(files) or contents.altered_files(files, on_progress)
 
 
-def select_prunable(artifacts: Sequence[CachedArtifact], rule: PruneRule) -> list[CachedArtifact]:
-    """Return the artifacts that a rule removes, and all unfinished ones; the least recently used first."""
-    candidates = sorted((artifact for artifact in artifacts if artifact.path not in rule.keep), key=lambda a: a.used)
-    chosen = [a for a in candidates if a.source is None or (rule.age is not None and a.age >= rule.age)]
+def select_prunable(
+    artifacts: Sequence[CachedArtifact], age: float | None, size: int | None, keep: Collection[Path]
+) -> list[CachedArtifact]:
+    """Return all unfinished artifacts, those not used for `age` seconds, and the least recently used until at most
+    `size` bytes are left; None is no such limit. Those in `keep` stay.
+    """
+    candidates = sorted((artifact for artifact in artifacts if artifact.path not in keep), key=lambda a: a.used)
+    chosen = [a for a in candidates if a.source is None or (age is not None and a.age >= age)]
     left = sum(a.size for a in artifacts) - sum(a.size for a in chosen)
     for artifact in candidates:
-        if rule.size is not None and left > rule.size and artifact not in chosen:
+        if size is not None and left > size and artifact not in chosen:
             chosen.append(artifact)
             left -= artifact.size
     return chosen

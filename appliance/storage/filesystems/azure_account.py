@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,25 +62,19 @@ class AzureUri:
 
 @dataclass(frozen=True, slots=True)
 class AzureAuth:
-    """The address of an account's blobs, and its credential: a signature, tokens, or neither (anonymous)."""
+    """A credential: a signature, tokens, the key of an account, or none of them (anonymous).
 
-    credential: str
-    account_url: str
-    sas: str = ""
-    tokens: AsyncTokenCredential | None = None
-    ca_file: Path | None = None
+    `account`, and `account_url` with its blobs, are None and "" if the credential does not name them. What `find_auth`
+    returns has an address, and a signature in place of a key.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class _Credential:
-    """One credential as it was found, with the account it names."""
-
-    description: str = "anonymous"
+    credential: str = "anonymous"
     key: str | None = None
     sas: str = ""
     tokens: AsyncTokenCredential | None = None
     account: str | None = None
-    account_url: str | None = None
+    account_url: str = ""
+    ca_file: Path | None = None
 
 
 def is_azure(uri: str) -> bool:
@@ -95,35 +89,27 @@ def parse(uri: str) -> AzureUri:
     """Parse `az://CONTAINER/PREFIX`, `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX` (abfss and az likewise) or
     `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX?SAS`.
     """
-    if scheme_of(uri) in ("http", "https"):
-        return _parse_url(uri)
-    authority, _, path = uri.partition("://")[2].partition("/")
-    container, at, host = authority.rpartition("@")
-    if not at and "." in authority:
-        container, _, path = path.partition("/")
-        host = authority
-    elif not at:
-        container, host = authority, ""
-    found = _HOST.fullmatch(host) if host else None
+    if is_url := scheme_of(uri) in ("http", "https"):
+        parts = urlsplit(uri)
+        host, sas = parts.hostname or "", parts.query
+        container, _, path = parts.path.lstrip("/").partition("/")
+        path = unquote(path)
+    else:
+        authority, _, path = uri.partition("://")[2].partition("/")
+        container, at, host = authority.rpartition("@")
+        sas = ""
+        if not at and "." in authority:
+            container, _, path = path.partition("/")
+            host = authority
+        elif not at:
+            container, host = authority, ""
+    found = _HOST.fullmatch(host)
     if not _CONTAINER.fullmatch(container) or (host and not found):
-        raise StorageError(
-            f"{redact(uri)}: names no container; "
-            "write az://CONTAINER/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
-        )
-    account, blob_host = (found["account"], _blob_host(found)) if found else (None, None)
-    return AzureUri(container, path.strip("/"), account, blob_host, must_be_directory=path.endswith("/"))
-
-
-def _parse_url(uri: str) -> AzureUri:
-    parts = urlsplit(uri)
-    found = _HOST.fullmatch(parts.hostname or "")
-    container, _, path = parts.path.lstrip("/").partition("/")
-    if not found or not _CONTAINER.fullmatch(container):
-        raise StorageError(
-            f"{redact(uri)}: names no container; write https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX"
-        )
-    name, is_directory = unquote(path).strip("/"), path.endswith("/")
-    return AzureUri(container, name, found["account"].lower(), _blob_host(found), parts.query, is_directory)
+        spellings = "az://CONTAINER/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
+        right = "https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX" if is_url else spellings
+        raise StorageError(f"{redact(uri)}: names no container; write {right}")
+    account, blob_host = (found["account"].lower(), _blob_host(found)) if found else (None, None)
+    return AzureUri(container, path.strip("/"), account, blob_host, sas, path.endswith("/"))
 
 
 def _blob_host(found: re.Match[str]) -> str:
@@ -135,9 +121,9 @@ def find_auth(uri: AzureUri, config: CredentialsConfig, environ: Mapping[str, st
     default_account = environ.get("AZURE_STORAGE_ACCOUNT") or environ.get("AZURE_STORAGE_ACCOUNT_NAME")
     block = _find_block(uri, config, default_account)
     if uri.sas:
-        found = _Credential("the signature in the URI", sas=uri.sas)
+        found = AzureAuth("the signature in the URI", sas=uri.sas)
     else:
-        found = (block and _from_block(block)) or _from_environment(uri, default_account, environ) or _Credential()
+        found = (block and _from_block(block)) or _from_environment(uri, default_account, environ) or AzureAuth()
     account = uri.account or found.account or (block and block.account) or default_account
     url = (
         (block and block.endpoint_url)
@@ -150,9 +136,8 @@ def find_auth(uri: AzureUri, config: CredentialsConfig, environ: Mapping[str, st
             f"az://{uri.container}: nothing names the storage account; "
             "set AZURE_STORAGE_ACCOUNT or storage.credentials.azure.account, or write the account into the URI"
         )
-    sas = _sign(account, uri.container, found.key) if found.key else found.sas
-    ca_file = block.ca_file if block else None
-    return AzureAuth(found.description, url.rstrip("/"), sas.removeprefix("?"), found.tokens, ca_file)
+    sas = _sign(account, uri.container, found.key) if found.key else found.sas.removeprefix("?")
+    return replace(found, key=None, sas=sas, account_url=url.rstrip("/"), ca_file=block.ca_file if block else None)
 
 
 def _find_block(uri: AzureUri, config: CredentialsConfig, default_account: str | None) -> AzureCredentialsConfig | None:
@@ -161,24 +146,24 @@ def _find_block(uri: AzureUri, config: CredentialsConfig, default_account: str |
     return block_for(config.azure, "account", account) or (None if account else next(iter(config.azure), None))
 
 
-def _from_block(block: AzureCredentialsConfig) -> _Credential | None:
+def _from_block(block: AzureCredentialsConfig) -> AzureAuth | None:
     section = "of storage.credentials.azure"
     if text := value_of(block.connection_string):
         return _from_connection_string(text, f"connection_string {section}")
     if key := value_of(block.account_key):
-        return _Credential(f"account_key {section}", key=key)
+        return AzureAuth(f"account_key {section}", key=key)
     if sas := value_of(block.sas_token):
-        return _Credential(f"sas_token {section}", sas=sas)
+        return AzureAuth(f"sas_token {section}", sas=sas)
     if secret := value_of(block.client_secret):
         return _service_principal(f"client_secret {section}", block.tenant_id, block.client_id, secret)
     if block.managed_identity:
         from azure.identity.aio import ManagedIdentityCredential
 
-        return _Credential(f"managed_identity {section}", tokens=ManagedIdentityCredential(client_id=block.client_id))
-    return _Credential() if block.anonymous else None
+        return AzureAuth(f"managed_identity {section}", tokens=ManagedIdentityCredential(client_id=block.client_id))
+    return AzureAuth() if block.anonymous else None
 
 
-def _from_environment(uri: AzureUri, default_account: str | None, environ: Mapping[str, str]) -> _Credential | None:
+def _from_environment(uri: AzureUri, default_account: str | None, environ: Mapping[str, str]) -> AzureAuth | None:
     if text := environ.get("AZURE_STORAGE_CONNECTION_STRING"):
         found = _from_connection_string(text, "AZURE_STORAGE_CONNECTION_STRING")
         # A signature for one account must not be sent to another.
@@ -193,13 +178,13 @@ def _from_environment(uri: AzureUri, default_account: str | None, environ: Mappi
     ):
         if is_same_account and (value := environ.get(name)):
             # KServe accepts a signature in the variable of the key as well.
-            return _Credential(name, sas=value) if "sig=" in value else _Credential(name, key=value)
+            return AzureAuth(name, sas=value) if "sig=" in value else AzureAuth(name, key=value)
     if any(environ.get(name) for name in _IDENTITY_VARIABLES):
         return _identity(environ)
     return None
 
 
-def _identity(environ: Mapping[str, str]) -> _Credential:
+def _identity(environ: Mapping[str, str]) -> AzureAuth:
     """Return a service principal of Azure's or KServe's variables, or the identity of the machine or pod."""
     tenant, client, secret = (
         environ.get(f"AZURE_{name}") or environ.get(f"AZ_{name}")
@@ -209,31 +194,31 @@ def _identity(environ: Mapping[str, str]) -> _Credential:
         return _service_principal("service principal of AZURE_CLIENT_ID", tenant, client, secret)
     from azure.identity.aio import DefaultAzureCredential
 
-    return _Credential("Azure's default credential", tokens=DefaultAzureCredential())
+    return AzureAuth("Azure's default credential", tokens=DefaultAzureCredential())
 
 
-def _service_principal(description: str, tenant: str | None, client: str | None, secret: str) -> _Credential:
+def _service_principal(description: str, tenant: str | None, client: str | None, secret: str) -> AzureAuth:
     from azure.identity.aio import ClientSecretCredential
 
     try:
         tokens = ClientSecretCredential(tenant or "", client or "", secret)
     except ValueError as error:
         raise StorageError(f"{description}: {error}; correct tenant and client id") from error
-    return _Credential(description, tokens=tokens)
+    return AzureAuth(description, tokens=tokens)
 
 
-def _from_connection_string(text: str, description: str) -> _Credential:
+def _from_connection_string(text: str, description: str) -> AzureAuth:
     # Values may contain `=`, as keys and signatures do.
     pairs = dict(part.partition("=")[::2] for part in text.split(";") if part)
     account = pairs.get("AccountName")
     suffix = pairs.get("EndpointSuffix", "core.windows.net")
     protocol = pairs.get("DefaultEndpointsProtocol", "https")
-    return _Credential(
+    return AzureAuth(
         description,
         key=pairs.get("AccountKey"),
         sas=pairs.get("SharedAccessSignature", ""),
         account=account,
-        account_url=pairs.get("BlobEndpoint") or (account and f"{protocol}://{account}.blob.{suffix}"),
+        account_url=pairs.get("BlobEndpoint") or (f"{protocol}://{account}.blob.{suffix}" if account else ""),
     )
 
 
