@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from appliance.config.masking import is_private_name
 from appliance.config.storage import LOCK_FILE_NAME, GlobalStorageConfig, StorageConfig
 from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactChangedError, StorageError
@@ -167,11 +166,17 @@ def options_digest(storage: StorageConfig) -> str:
 
     Secrets by their names are left out: a new password leads to the same files, and the lock file is public.
     """
-    options = _without_secrets(storage.options.get_secret_value())
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12] if options else ""
+    options = storage.options.get_secret_value()
+    if not options:
+        return ""
+    public = json.dumps(_without_secrets(options), sort_keys=True)
+    return hashlib.sha256(public.encode()).hexdigest()[:12]
 
 
 def _without_secrets(value: Any) -> Any:  # Any: JSON values
+    # Heavy: it has the schema of the whole config.
+    from appliance.config.masking import is_private_name
+
     if not isinstance(value, dict):
         return value
     return {name: _without_secrets(inner) for name, inner in value.items() if not is_private_name(name)}

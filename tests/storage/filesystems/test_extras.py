@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 from storage.filesystems.test_contract import listed
@@ -46,9 +47,12 @@ async def test_a_missing_client_names_its_extra(
         await listed(uri, GlobalStorageConfig.model_validate({"credentials": credentials}))
 
 
-def test_importing_storage_imports_no_client() -> None:
-    """What checks a config starts at once."""
-    code = f"import sys, appliance.config; print([name for name in {CLIENTS!r} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("package", "heavy"), [("appliance.config", CLIENTS), ("appliance.storage", (*CLIENTS, "appliance.config.masking"))]
+)
+def test_importing_storage_imports_no_client(package: str, heavy: Sequence[str]) -> None:
+    """What checks a config starts at once, and what downloads a model without the schema of a config."""
+    code = f"import sys, {package}; print([name for name in {heavy!r} if name in sys.modules])"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
