@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,14 @@ class Model(BaseKServeModel, tensor_model.Model):
     passes_bytes = True
 
     predictor_config: PredictorConfig | None = None
+    """Where requests are sent to; None, or one without a host, for a model that computes itself."""
+
     _predictor: PredictorClient | None = None
+
+    def __init__(self, name: str, return_response_headers: bool = False) -> None:  # noqa: FBT001, FBT002, RUF100 - KServe's
+        super().__init__(name, return_response_headers)
+        # As in KServe, where plain steps run in the event loop: they may keep what they like in the object.
+        self.step_lock = threading.Lock()
 
     # Asynchronous, because a class that overrides a step awaits this one.
     @overridable

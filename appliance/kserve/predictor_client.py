@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 
 from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError, UnavailableError
-from appliance.core.http import HOP_BY_HOP_HEADERS
 from appliance.kserve.constants.constants import PredictorProtocol
 from appliance.kserve.grpc_client import InferenceGRPCClient, rpc_errors
 from appliance.kserve.inference_client import InferenceRESTClient, RESTConfig, error_text
@@ -22,9 +21,6 @@ from appliance.tensors.grpc import inference_pb2 as pb
 
 # Headers of a request that the predictor gets, too.
 _FORWARDED = frozenset({"authorization", "traceparent", "tracestate", "x-b3-traceid", "x-request-id"})
-
-# Headers of the predictor's response that are not the transformer's.
-_NOT_RETURNED = HOP_BY_HOP_HEADERS | {"date", "server"}
 
 _HEALTH_SECONDS = 10
 
@@ -84,11 +80,8 @@ class _RestClient(PredictorClient):
     async def infer(
         self, payload: Payload, model_name: str, headers: Mapping[str, str], response_headers: dict[str, str]
     ) -> Any:
-        received: dict[str, str] = {}
         with _http_errors():
-            response = await self._client.infer(self._url, payload, model_name, _forwarded(headers), received)
-        response_headers.update({k: v for k, v in received.items() if k not in _NOT_RETURNED})
-        return response
+            return await self._client.infer(self._url, payload, model_name, _forwarded(headers), response_headers)
 
     async def _is_ready(self, model_name: str) -> bool:
         with _http_errors():

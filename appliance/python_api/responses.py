@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from appliance.core import sse
 from appliance.core.errors import ApplianceError
+from appliance.core.http import HOP_BY_HOP_HEADERS
 from appliance.core.model import ModelResponse, Operation
 from appliance.core.openai_types import Json, encode_vector, new_id, now
 from appliance.python_api.types import EmbeddingRequest, ErrorResponse, GenerationRequest, Request
@@ -37,18 +38,16 @@ _WHOLE = frozenset({"role", "id", "type", "name"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
-# They describe the body or the connection, which are the server's.
-_BODY_HEADERS = frozenset(
-    {
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "keep-alive",
-        "transfer-encoding",
-        LENGTH_HEADER,
-    }
-)
+# The server sets them: they describe the body, the connection, or the server itself.
+_OWN_HEADERS = HOP_BY_HOP_HEADERS | {
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "server",
+    "x-request-id",
+    LENGTH_HEADER,
+}
 
 
 class InvalidResultError(ApplianceError):
@@ -87,14 +86,14 @@ async def build_response(
 
 
 def checked_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
-    """Return headers that a model set, without those that describe a body, because ours is another one."""
+    """Return headers that a model set, without those that are the server's."""
     checked: dict[str, str] = {}
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(str(name)) or not _HEADER_VALUE.fullmatch(str(value)):
             raise InvalidResultError(
                 f"the model set the response header {str(name)[:80]!r}, whose name or value is wrong"
             )
-        if str(name).lower() not in _BODY_HEADERS:
+        if str(name).lower() not in _OWN_HEADERS:
             checked[str(name).lower()] = str(value)
     return checked
 

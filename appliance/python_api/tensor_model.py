@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import inspect
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -16,11 +20,21 @@ from appliance.core.request_context import current_context
 from appliance.python_api.base_model import BasePythonModel, overridable, overridden_method
 from appliance.python_api.infer_types import InferRequest, InferResponse
 from appliance.python_api.responses import InvalidResultError, checked_headers, describe_type, to_json
-from appliance.python_api.user_code import call_method, describe_exception, is_stream, stream_items, user_code
+from appliance.python_api.user_code import (
+    call_method,
+    code_name,
+    describe_exception,
+    is_stream,
+    stream_items,
+    user_code,
+)
 from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_request, write_response
 from appliance.tensors.tensor import InferenceRequest, InferenceResponse, TensorSpec, smallest_tensor
 
 Headers = Mapping[str, str]
+
+_Step = tuple[Callable[..., Any], tuple[Any, ...]]  # Any: users' own
+"""A method, and its arguments after the value that it gets."""
 
 METHODS: Mapping[Operation, str] = {
     Operation.INFERENCE: "predict",
@@ -46,6 +60,10 @@ class Model(BasePythonModel):
     passes_bytes: bool = False
     """Whether bodies of the protocol's version 1 that are not JSON are passed as bytes: to the first step, and from the
     last one."""
+
+    step_lock: threading.Lock | None = None
+    """Held while plain steps run, so that those of one request run together, and of one request at a time; None runs
+    those of all requests at once."""
 
     def __init__(self, name: str, return_response_headers: bool = False) -> None:  # noqa: FBT001, FBT002, RUF100 - KServe's
         """With `return_response_headers`, `predict` and `postprocess` get a dict for headers of the response, too."""
@@ -161,12 +179,27 @@ def _payload(model: Model, request: ModelRequest) -> Payload:
 
 async def _run_steps(model: Model, request: ModelRequest, payload: Any, response_headers: dict[str, str]) -> Any:
     """Return the result of the steps that the model's class overrides, one after the other."""
-    headers = dict(request.headers)
-    value = payload
+    headers, steps = dict(request.headers), list[_Step]()
     for name in ("preprocess", METHODS[request.operation], "postprocess"):
         if (step := overridden_method(model, name)) is not None:
             has_headers = model.required_response_headers and name in {"predict", "postprocess"}
-            value = await call_method(step, value, headers, *((response_headers,) if has_headers else ()))
+            steps.append((step, (headers, response_headers) if has_headers else (headers,)))
+    value = payload
+    for is_plain, group in groupby(steps, lambda each: not inspect.iscoroutinefunction(each[0])):
+        if is_plain and model.step_lock is not None:
+            value = await call_method(partial(_run_plain_steps, model.step_lock, list(group), value))
+            continue
+        for step, arguments in group:
+            value = await call_method(step, value, *arguments)
+    return value
+
+
+def _run_plain_steps(lock: threading.Lock, steps: Sequence[_Step], value: Any) -> Any:
+    """Return the result of steps that run in this thread, without those of another request between them."""
+    with lock:
+        for step, arguments in steps:
+            with user_code(code_name(step)):
+                value = step(value, *arguments)
     return value
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from appliance.core.errors import LoadError
+from appliance.core.model import ModelRequest, Operation
 from appliance.kserve import Model, ModelRepository
 from appliance.python_api.model_adapter import PythonModelAdapter
+from appliance.python_api.user_code import UserCodeError
 
 
 class Engine(Model):
@@ -97,6 +102,49 @@ async def test_steps_can_be_awaited_by_those_that_override_them() -> None:
     assert await model.postprocess([1]) == [1]
     assert await model.healthy()
     await adapter.close()
+
+
+async def test_plain_steps_of_one_request_run_together() -> None:
+    """They may keep in the object what the next one needs."""
+
+    class Stateful(Model):
+        def preprocess(self, payload: Any, headers: Any = None) -> Any:
+            self.text = payload["instances"][0]
+
+        def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+            time.sleep(0.002)
+
+        def postprocess(self, result: Any, headers: Any = None, response_headers: Any = None) -> Any:
+            return {"predictions": [self.text]}
+
+    adapter = PythonModelAdapter(Stateful("stateful"))
+    await adapter.load({})
+    texts = [str(number) for number in range(20)]
+    bodies = [json.dumps({"instances": [text]}).encode() for text in texts]
+    answers = await asyncio.gather(*(adapter.handle(ModelRequest(Operation.PREDICTION, body)) for body in bodies))
+    await adapter.close()
+
+    assert [json.loads(cast("bytes", each.body))["predictions"] for each in answers] == [[text] for text in texts]
+
+
+async def test_a_plain_step_that_fails_is_named() -> None:
+    """And the next request gets its turn."""
+
+    class Failing(Model):
+        def preprocess(self, payload: Any, headers: Any = None) -> Any:
+            return payload["instances"]
+
+        def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+            return {"predictions": [1 / each for each in payload]}
+
+    adapter = PythonModelAdapter(Failing("failing"))
+    await adapter.load({})
+    with pytest.raises(UserCodeError, match=r"Failing\.predict raised ZeroDivisionError"):
+        await adapter.handle(ModelRequest(Operation.PREDICTION, b'{"instances": [0]}'))
+    answer = await adapter.handle(ModelRequest(Operation.PREDICTION, b'{"instances": [1]}'))
+    await adapter.close()
+
+    assert answer.body == b'{"predictions":[1.0]}'
 
 
 async def test_a_repository_holds_models_by_name(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_answers_are_those_of_kserves_transformer(transformers: tuple[str, list[
 
     assert [each.json() for each in answers] == [{"predictions": [[1.0, 2.5]]}] * 2
     assert [each.headers.get("x-kind") for each in answers] == [None if protocol == "grpc-v2" else "ndarray"] * 2
+    assert len(answers[1].headers.get_list("x-request-id")) == 1
 
 
 def test_tensors_are_passed_on(transformers: tuple[str, list[Reference]]) -> None:
