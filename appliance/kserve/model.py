@@ -25,6 +25,9 @@ __all__ = ["BaseKServeModel", "Model", "PredictorProtocol"]
 class BaseKServeModel(BasePythonModel):
     """KServe's steps of a model's life besides `load` and `stop`; each may be plain or asynchronous."""
 
+    # As in KServe, a model is ready once it is loaded: it may implement a method only to refuse its requests.
+    proof: Mapping[str, Any] | None = None
+
     engine: bool = False
     """Whether `start_engine` is called after `load`, and `stop_engine` at the end."""
 

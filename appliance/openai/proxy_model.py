@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from appliance.config.models import ProxyConfig
@@ -27,7 +27,7 @@ class OpenAIProxyModel(OpenAIGenerativeModel, OpenAIEncoderModel):
     """
 
     # Health checks show that the upstream answers; a request would cost money.
-    proof = None
+    proof: Mapping[str, Any] | None = None
 
     def __init__(
         self,

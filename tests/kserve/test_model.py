@@ -13,6 +13,8 @@ import pytest
 from appliance.core.errors import LoadError
 from appliance.core.model import ModelRequest, Operation
 from appliance.kserve import Model, ModelRepository
+from appliance.kserve.protocol.rest.openai import OpenAIGenerativeModel
+from appliance.kserve.protocol.rest.openai.types import Completion, CompletionChoice
 from appliance.python_api.model_adapter import PythonModelAdapter
 from appliance.python_api.user_code import UserCodeError
 
@@ -102,6 +104,29 @@ async def test_steps_can_be_awaited_by_those_that_override_them() -> None:
     assert await model.postprocess([1]) == [1]
     assert await model.healthy()
     await adapter.close()
+
+
+async def test_no_request_is_sent_before_a_model_is_ready() -> None:
+    """Unless the class sets a proof: it may refuse what its declarations allow."""
+
+    class Writer(OpenAIGenerativeModel):
+        async def create_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
+            return Completion(choices=[CompletionChoice(text=request.prompt)])
+
+        async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
+            raise NotImplementedError
+
+    class Image(Model):
+        def get_input_types(self) -> Any:
+            return [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+
+    class Proven(Writer):
+        proof = {"prompt": "a"}  # noqa: RUF012 - as a user writes it
+
+    requests = [PythonModelAdapter(each).warmup_request for each in (Writer("a"), Image("b"), Proven("c"))]
+    assert requests[:2] == [None, None]
+    assert requests[2] is not None
+    assert requests[2].operation is Operation.COMPLETION
 
 
 async def test_plain_steps_of_one_request_run_together() -> None:
