@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,22 @@ def kserve_python(pytestconfig: pytest.Config) -> Path:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Reference]]:
     """Starts a program, whose only change is the package it imports from."""
     folder = tmp_path_factory.mktemp("kserve")
-    with ExitStack() as stack:
+    servers: list[AbstractContextManager[Reference]] = []
 
-        def start(python: Path | str, name: str, package: str, *words: str) -> Reference:
-            program = folder / f"{package}-{name}"
-            program.write_text((PROGRAMS / name).read_text().replace("from kserve", f"from {package}"))
-            ports = ["--http_port={http}", "--grpc_port={grpc}", "--model_name=model"]
-            command = [python, program, *ports, *words]
-            return stack.enter_context(serving(folder / f"{program.stem}.log", command, "/v2/models/model/ready"))
+    def start(python: Path | str, name: str, package: str, *words: str) -> Reference:
+        program = folder / f"{package}-{name}"
+        program.write_text((PROGRAMS / name).read_text().replace("from kserve", f"from {package}"))
+        ports = ["--http_port={http}", "--grpc_port={grpc}", "--model_name=model"]
+        log = folder / f"{program.stem}-{len(servers)}.log"
+        server = serving(log, [python, program, *ports, *words], "/v2/models/model/ready")
+        reference = server.__enter__()
+        servers.append(server)
+        return reference
 
-        yield start
+    yield start
+    # Together, because each of them drains for seconds.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda server: server.__exit__(None, None, None), servers))
 
 
 @pytest.fixture(scope="session")
