@@ -26,6 +26,9 @@ _VARIABLE = r"\$(?:(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?::?-(?P<de
 _IN_DOUBLE_QUOTES = re.compile(rf"\\.|(?P<command>\$\([^()]*\)|`[^`]*`)|{_VARIABLE}|.", re.DOTALL)
 _OUTSIDE = re.compile(rf"'[^']*'|\\.|(?P<command>\$\([^()]*\)|`[^`]*`)|{_VARIABLE}|.", re.DOTALL)
 
+# Reading on for the end of a quote takes time; a chat template is as long as this.
+_LONGEST_QUOTE = 16 * 1024
+
 _SEPARATORS = frozenset({";", "&", "&&", "|", "||", ";;", "(", ")"})
 
 
@@ -38,11 +41,15 @@ def commands(text: str, environment: Mapping[str, str] | None = None) -> Iterato
     pending, first = "", 0
     words: list[Word] = []
     for number, line in enumerate(text.splitlines(), 1):
+        is_open = bool(pending)
         pending, first = (f"{pending}\n{line}", first) if pending else (line, number)
+        if is_open and not re.search("['\"]", line):
+            continue
         try:
-            found = _split(expanded(re.sub(r"\\$", "", pending), variables))
+            found = _split(expanded(re.sub(r"\\+$", "", pending), variables))
         except ValueError:
-            # A quote is open.
+            # A quote is open; one that never ends is no command.
+            pending = pending if len(pending) <= _LONGEST_QUOTE else ""
             continue
         words += [Word(each, first) for each in found]
         is_continued, pending = pending.endswith("\\"), ""

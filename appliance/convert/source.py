@@ -42,7 +42,8 @@ def convert(text: str, source: str, validators: Sequence[Validator] = ()) -> Dra
         for raw in _documents(text, source):
             _add_document(raw, draft)
         return _finished(draft, validators)
-    options, commands = _mapping(text, source), list(shell.commands(text))
+    options = _mapping(text, source)
+    commands = list(shell.commands(text)) if re.search("vllm|huggingfaceserver", text) else []
     known = {key.replace("-", "_") for key in options.data} & engine_schema()[OPTIONS].keys() if options else set()
     if options and 2 * len(known) > len(options.data):
         # A file for `vllm serve --config`.

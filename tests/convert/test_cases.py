@@ -237,6 +237,15 @@ def test_a_model_that_vllm_pools_is_an_encoder(words: list[str]) -> None:
     assert done.stderr == ""
 
 
+def test_a_quote_without_an_end_costs_nothing() -> None:
+    """A log is no script, however long it is; what stands after a quote that never ends is lost with it."""
+    log = "don't\n" + "a line of a log of vllm, with words\n" * 20_000
+
+    done = CliRunner().invoke(main, ["convert", "-"], input=log)
+
+    assert done.exit_code == 2
+
+
 def test_json_is_yaml() -> None:
     """`kubectl get -o json` is converted as well."""
     text = json.dumps({"kind": "Pod", "spec": {"containers": [{"image": "vllm", "args": ["--model", "a/b"]}]}})
