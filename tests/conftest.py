@@ -13,8 +13,12 @@ from distributions import Distributions
 from faultproxy import FaultProxy
 from hypothesis import settings
 from ruamel.yaml import YAML
-from server_process import ServerProcess
+from server_process import ServerProcess, free_port
 from upstreams import Upstream
+
+from appliance.config import load
+from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import ModelFactory
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -85,6 +89,32 @@ def chat_file(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
     file = tmp_path_factory.mktemp("chat") / "chat.yaml"
     YAML(typ="safe").dump(config, file)
     return file
+
+
+@pytest.fixture(scope="session")
+def grpc_port() -> int:
+    """Where `adapted_server` answers gRPC."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def adapted_server(
+    chat_file: Path, grpc_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files."""
+    (config,) = load(chat_file).config.models
+    folder = ModelFactory().materialize(config, GlobalStorageConfig(), lambda *_: None)["model"]
+    file = tmp_path_factory.mktemp("adapted") / "config.yaml"
+    protocol = f"{{kind: completions, tokenizer: {{uri: {folder}}}}}"
+    file.write_text(
+        f"models:\n"
+        f"  - {{name: adapted, class: adapter, target: smollm2, protocol: {protocol}}}\n"
+        f"  - {{name: smollm2, class: generative, storage: {{uri: {folder}}}, engine: {{max_model_len: 1024}}}}\n"
+        f"server: {{grpc_port: {grpc_port}}}\n"
+    )
+    served = ServerProcess(file, file.with_name("server.log")).wait_until_ready()
+    yield served
+    assert served.stop() == 0, served.log_tail()
 
 
 @pytest.fixture

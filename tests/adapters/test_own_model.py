@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from questions import LONG, MESSAGES, TALK
-from server_process import ServerProcess, wait_until
-
-from appliance.config import load
-from appliance.config.storage import GlobalStorageConfig
-from appliance.models.factory import ModelFactory
+from server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files."""
-    (config,) = load(chat_file).config.models
-    folder = ModelFactory().materialize(config, GlobalStorageConfig(), lambda *_: None)["model"]
-    file = tmp_path_factory.mktemp("own") / "config.yaml"
-    file.write_text(
-        f"models:\n"
-        f"  - {{name: adapted, class: adapter, target: smollm2,\n"
-        f"     protocol: {{kind: completions, tokenizer: {{uri: {folder}}}}}}}\n"
-        f"  - {{name: smollm2, class: generative, storage: {{uri: {folder}}}, engine: {{max_model_len: 1024}}}}\n"
-    )
-    served = ServerProcess(file, file.with_name("server.log"))
-    try:
-        wait_until(lambda: served.get("/readyz")[0] == 200 or served.process.poll() is not None, 240, served.log_tail)
-        yield served
-    finally:
-        code = served.stop()
-    assert code == 0, served.log_tail()
-
-
 @pytest.fixture
-def client(served: ServerProcess) -> Iterator[openai.OpenAI]:
+def client(adapted_server: ServerProcess) -> Iterator[openai.OpenAI]:
     """OpenAI's own client."""
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{adapted_server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client
 
 
@@ -135,8 +109,8 @@ def test_a_prompt_that_is_too_long_is_refused(client: openai.OpenAI) -> None:
             client.chat.completions.create(model=model, messages=long, max_tokens=5)
 
 
-def test_an_adapter_is_ready_after_its_target(served: ServerProcess) -> None:
+def test_an_adapter_is_ready_after_its_target(adapted_server: ServerProcess) -> None:
     """The adapter was ready only after its target was, though it stands first in the file."""
-    events = [each for each in served.events() if each["event"] == "model.state_changed" and each["to"] == "ready"]
+    changes = [each for each in adapted_server.events() if each["event"] == "model.state_changed"]
 
-    assert [each["model"] for each in events] == ["smollm2", "adapted"]
+    assert [each["model"] for each in changes if each["to"] == "ready"] == ["smollm2", "adapted"]

@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from questions import COUNT
 from reference_servers import environment
-from server_process import ServerProcess, free_port
+from server_process import ServerProcess
 
 PROGRAMS = Path(__file__).parent / "programs"
 FIELDS = {"max_tokens": 8, "temperature": 0}
 
 
 @pytest.mark.slow
-def test_all_protocols_give_the_same_text(serve: Callable[..., ServerProcess], pytestconfig: pytest.Config) -> None:
+def test_all_protocols_give_the_same_text(
+    adapted_server: ServerProcess, grpc_port: int, pytestconfig: pytest.Config
+) -> None:
     """Completions, tensors by tritonclient over HTTP and gRPC, predictions, a generation whole and as it comes."""
     python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
-    grpc_port = free_port()
-    server = serve(f"server.grpc_port={grpc_port}").wait_until_ready()
+    server = adapted_server
     text = server.post("/v1/completions", {"model": "smollm2", "prompt": COUNT, **FIELDS})[1]["choices"][0]["text"]
 
     words = [python, PROGRAMS / "triton_text.py", str(server.port), str(grpc_port), "smollm2", COUNT]

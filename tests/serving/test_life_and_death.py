@@ -1,4 +1,4 @@
-"""The end of a real engine's life: the drain, and every way to die."""
+"""The end of a server with a real engine: the drain, and every way to die."""
 
 from __future__ import annotations
 
@@ -9,57 +9,43 @@ from pathlib import Path
 
 from server_process import ServerProcess, has_exited, open_stream, wait_until
 
+CHAT = "/v1/chat/completions"
 STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True, "temperature": 0}
 
 
-def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Callable[..., ServerProcess]) -> None:
-    """After `kill -9` of the engine core the stream ends, liveness is 503 with the reason, and calls get 503."""
-    server = serve().wait_until_ready()
-    stream = open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900})
-    assert b"200 OK" in stream.recv(1024)
-    server.engine_core().kill()
-
-    wait_until(lambda: server.get("/livez")[0] == 503, 2)
-    status, error = server.post("/v1/completions", {"prompt": "Hi"})
-    _, body = server.get("/livez")
-    with stream:
-        stream.settimeout(5)
-        while stream.recv(65536):
-            pass
-    assert status == 503
-    assert "failed: see the log" in error["error"]["message"]
-    assert body["models"][0]["state"] == "failed"
-    assert "-9" in body["models"][0]["reason"]
-    assert server.stop() == 0
-
-
-def test_sigterm_lets_streams_finish_and_leaves_nothing(serve: Callable[..., ServerProcess]) -> None:
-    """Readiness goes at once, new calls are refused, the stream under way ends whole, the exit code is 0."""
+def test_sigterm_lets_streams_finish_and_a_second_signal_does_not(serve: Callable[..., ServerProcess]) -> None:
+    """Readiness goes at once, new calls are refused, and a stream ends whole; a second signal leaves nothing."""
     server = serve("server.drain_seconds=120").wait_until_ready()
     processes = server.descendants()
-    with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 80}) as stream:
+    with (
+        open_stream(server.port, CHAT, STORY | {"max_tokens": 1900}) as endless,
+        open_stream(server.port, CHAT, STORY | {"max_tokens": 80}) as stream,
+    ):
+        assert b"200 OK" in endless.recv(1024)
         received = stream.recv(1024)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: server.get("/readyz")[0] == 503, 1)
+        wait_until(lambda: server.get("/readyz")[0] == 503, 10)
         refused, _ = server.post("/v1/completions", {"prompt": "Hi"})
         live, body = server.get("/livez")
         while b"[DONE]" not in received:
             piece = stream.recv(65536)
             assert piece, received[-500:]
             received += piece
+        server.process.send_signal(signal.SIGTERM)
+        code = server.process.wait(10)
 
     assert refused == 503
     assert live == 200
     assert body["models"][0]["state"] == "draining"
     assert b'"finish_reason":"length"' in received
-    assert server.process.wait(15) == 0
-    wait_until(lambda: all(has_exited(process) for process in processes), 2)
+    assert code == 128 + signal.SIGTERM
+    wait_until(lambda: all(has_exited(process) for process in processes), 10)
 
 
-def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., ServerProcess]) -> None:
-    """At the end of `drain_seconds` a stream ends with what it has; a second signal does not wait for it."""
+def test_a_drain_is_bounded(serve: Callable[..., ServerProcess]) -> None:
+    """At the end of `drain_seconds` a stream ends with what it has, and the exit code is 0."""
     server = serve("server.drain_seconds=1").wait_until_ready()
-    with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900}) as stream:
+    with open_stream(server.port, CHAT, STORY | {"max_tokens": 1900}) as stream:
         received = stream.recv(1024)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
@@ -70,18 +56,6 @@ def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Ser
     assert code == 0
     assert b"[DONE]" in received
     assert time.monotonic() - began < 12
-
-    server = serve("server.drain_seconds=600").wait_until_ready()
-    processes = server.descendants()
-    with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900}) as stream:
-        assert b"200 OK" in stream.recv(1024)
-        server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: server.get("/readyz")[0] == 503, 1)
-        server.process.send_signal(signal.SIGTERM)
-        code = server.process.wait(2)
-
-    assert code == 128 + signal.SIGTERM
-    wait_until(lambda: all(has_exited(process) for process in processes), 2)
 
 
 def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
@@ -99,8 +73,8 @@ def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Server
 
         assert is_loading
         assert code == 0, server.log_tail()
-        assert time.monotonic() - began < 5
-        wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 2)  # type: ignore[misc]
+        assert time.monotonic() - began < 10
+        wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 10)  # type: ignore[misc]
 
 
 def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., ServerProcess]) -> None:
@@ -114,4 +88,4 @@ def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., ServerProc
         server.process.wait(5)
 
         assert processes
-        wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 3)  # type: ignore[misc]
+        wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 10)  # type: ignore[misc]
