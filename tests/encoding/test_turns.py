@@ -23,7 +23,11 @@ def _texts(count: int) -> list[str]:
     ("path", "body"),
     [
         ("/v1/embeddings", {"input": _texts(MANY), "encoding_format": "base64"}),
-        ("/v1/rerank", {"query": "Paris", "documents": _texts(MANY), "return_documents": False}),
+        pytest.param(
+            "/v1/rerank",
+            {"query": "Paris", "documents": _texts(MANY), "return_documents": False},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_single_texts_overtake_a_request_of_thousands(server: ServerProcess, path: str, body: dict[str, Any]) -> None:

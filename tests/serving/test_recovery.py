@@ -90,7 +90,11 @@ def _rest(server: ServerProcess, begun: bytes, stream: object) -> bytes:
     return begun
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)],
+    ids=lambda number: number.name,
+)
 def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
     restarting: ServerProcess, number: signal.Signals
 ) -> None:
@@ -160,7 +164,7 @@ def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callab
     began = time.monotonic()
     status, error = server.post("/v1/completions", QUESTION)
     seconds = time.monotonic() - began
-    wait_until(lambda: server.get("/livez")[0] == 503, 2)
+    wait_until(lambda: server.get("/livez")[0] == 503, 10)
     _, body = server.get("/livez")
 
     assert idle == 200

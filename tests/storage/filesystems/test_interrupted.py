@@ -32,7 +32,7 @@ SMALL_SIZE = sum(map(len, SMALL.values()))
 OFFSETS = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(
     range(SMALL_SIZE // 20, SMALL_SIZE * 19 // 20), 20
 )
-FEW = 2
+FEW = 1
 
 
 def fetch(uri: str, settings: Mapping[str, object]) -> None:
