@@ -32,7 +32,7 @@ def test_a_real_client_is_pleased(upstream: Upstream) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "You said: grüß dich"
     assert upstream.calls[0].header("authorization") == "Bearer k"
     assert upstream.calls[0].json()["messages"][0]["content"] == "grüß dich"
-    wait_until(lambda: upstream.calls[1].is_answered, 3)
+    wait_until(lambda: upstream.calls[1].is_answered, 10)
 
 
 async def test_it_reacts_as_scripted_one_after_the_other(upstream: Upstream) -> None:
@@ -64,7 +64,7 @@ async def test_it_notices_who_leaves(upstream: Upstream) -> None:
         assert await response.content.readany() == b"data: 1\n\n"
         response.close()
 
-    wait_until(lambda: upstream.calls[0].has_left, 3)
+    wait_until(lambda: upstream.calls[0].has_left, 10)
     assert upstream.calls[0].sent == 9
 
 

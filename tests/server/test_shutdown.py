@@ -65,7 +65,7 @@ def test_in_the_delay_readiness_is_off_and_calls_are_answered_a_last_time(start:
     for is_leaving in (False, True):
         if is_leaving:
             server.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: server.get("/readyz")[0] == 503, 2)
+            wait_until(lambda: server.get("/readyz")[0] == 503, 10)
         connection.request("POST", CHAT, json.dumps(BODY), {"Content-Type": "application/json"})
         with connection.getresponse() as response:
             closes.append((response.status, response.headers["Connection"], b"one end" in response.read()))

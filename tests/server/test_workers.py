@@ -111,7 +111,7 @@ def test_sigterm_drains_every_worker(start: Callable[..., ServerProcess], upstre
     streams = [open_stream(server.port, CHAT, {**BODY, "stream": True}) for _ in range(8)]
     received = [connection.recv(1024) for connection in streams]
     server.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: all(server.get("/readyz")[0] != 200 for _ in range(5)), 2)
+    wait_until(lambda: all(server.get("/readyz")[0] != 200 for _ in range(5)), 10)
     for index, connection in enumerate(streams):
         with connection:
             while piece := connection.recv(65536):
@@ -119,7 +119,7 @@ def test_sigterm_drains_every_worker(start: Callable[..., ServerProcess], upstre
 
     assert all(b"[DONE]" in each for each in received)
     assert server.process.wait(15) == 0
-    wait_until(lambda: all(has_exited(worker) for worker in workers), 2)
+    wait_until(lambda: all(has_exited(worker) for worker in workers), 10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -133,11 +133,11 @@ def test_a_second_signal_ends_all_at_once(
     with open_stream(server.port, CHAT, {**BODY, "stream": True}) as connection:
         connection.recv(1024)
         server.process.send_signal(number)
-        wait_until(lambda: server.get("/readyz")[0] != 200, 2)
+        wait_until(lambda: server.get("/readyz")[0] != 200, 10)
         server.process.send_signal(number)
 
         assert server.process.wait(5) == 128 + number
-    wait_until(lambda: all(has_exited(worker) for worker in workers), 2)
+    wait_until(lambda: all(has_exited(worker) for worker in workers), 10)
 
 
 def test_no_worker_outlives_a_killed_parent(start: Callable[..., ServerProcess]) -> None:
@@ -146,7 +146,7 @@ def test_no_worker_outlives_a_killed_parent(start: Callable[..., ServerProcess])
     workers = _workers(server)
     server.process.kill()
 
-    wait_until(lambda: all(has_exited(worker) for worker in workers), 3)
+    wait_until(lambda: all(has_exited(worker) for worker in workers), 10)
     assert len(workers) == 2
 
 

@@ -110,7 +110,7 @@ def test_a_request_id_is_taken_and_echoed(server: ServerProcess) -> None:
         echoed = response.headers["X-Request-Id"]
 
     assert echoed == "mine-4711"
-    wait_until(lambda: any(event.get("request_id") == "mine-4711" for event in server.events()), 2)
+    wait_until(lambda: any(event.get("request_id") == "mine-4711" for event in server.events()), 10)
 
 
 def test_a_harmful_request_id_is_replaced(server: ServerProcess) -> None:
@@ -136,7 +136,7 @@ def test_the_log_is_json_and_holds_no_prompt(server: ServerProcess) -> None:
     secret = "xylophone zeppelin quagmire"
     server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": 2})
     server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": -1})
-    wait_until(lambda: sum(event["event"] == "request.ended" for event in server.events()) >= 2, 2)
+    wait_until(lambda: sum(event["event"] == "request.ended" for event in server.events()) >= 2, 10)
 
     events = server.events()
     loggers = {str(event.get("logger", "")).split(".")[0] for event in events}
@@ -173,7 +173,7 @@ def test_a_client_that_leaves_ends_its_generation(server: ServerProcess, how: st
     else:
         connection.close()
 
-    wait_until(lambda: _is_idle(server), 2)
+    wait_until(lambda: _is_idle(server), 10)
     connection.close()
 
 

@@ -39,4 +39,4 @@ def test_two_ranks_answer_write_our_log_and_die_with_us(
     assert body["usage"]["completion_tokens"] == 4
     assert any("vllm" in str(event.get("logger")) for event in events)
     assert len(processes) >= 3
-    wait_until(lambda: all(has_exited(process) for process in processes), 3)
+    wait_until(lambda: all(has_exited(process) for process in processes), 10)
