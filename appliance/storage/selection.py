@@ -7,16 +7,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.config.engine import FrameworkConfig
 from appliance.config.storage import StorageConfig
 from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, LoadError, StorageError
 from appliance.storage.archives import is_archive
 from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.path_safety import name_conflict, name_error
+
+if TYPE_CHECKING:
+    from appliance.config.engine import FrameworkConfig
 
 log = structlog.get_logger()
 

@@ -45,7 +45,7 @@ Info = Mapping[str, Any]
 _CONCURRENCY = 16
 
 # What the I/O loop receives of one response before it wakes the thread that waits for it.
-_HANDOVER_BYTES = 1536 * 1024
+_HANDOVER_BYTES = 1024 * 1024
 _HANDOVER_SECONDS = 0.2
 
 # One request of a filesystem that returns a range whole, held in memory and lost with a kill or a broken connection.

@@ -48,7 +48,11 @@ async def test_a_missing_client_names_its_extra(
 
 
 @pytest.mark.parametrize(
-    ("package", "heavy"), [("appliance.config", CLIENTS), ("appliance.storage", (*CLIENTS, "appliance.config.masking"))]
+    ("package", "heavy"),
+    [
+        ("appliance.config", CLIENTS),
+        ("appliance.storage", (*CLIENTS, "appliance.config.engine", "appliance.config.masking")),
+    ],
 )
 def test_importing_storage_imports_no_client(package: str, heavy: Sequence[str]) -> None:
     """What checks a config starts at once, and what downloads a model without the schema of a config."""
