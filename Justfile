@@ -10,6 +10,7 @@ python := ".venv/bin/python"
 # The version that the pins in requirements/ are compiled for.
 python_version := "3.11"
 uv := ".venv/bin/uv"
+sbom_tool := "cyclonedx-bom==7.5.0"
 # The address of the repository, for metadata and labels.
 project_url := env("PROJECT_URL", `git remote get-url origin 2>/dev/null | sed -n 's#^https://[^/@]*@#https://#; /^https:/p' || true`)
 # Tests start hundreds of processes; without bytecode files each would compile the package again.
@@ -178,8 +179,9 @@ build: setup
 
 # Write a CycloneDX file with the Python packages of each image.
 sbom folder="dist": setup
+    # In an environment of its own: its packages slow down each import of jsonschema by a second.
     mkdir -p '{{ folder }}'
-    for variant in cpu gpu proxy; do .venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+    for variant in cpu gpu proxy; do {{ uv }} tool run --from {{ sbom_tool }} cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
         --output-reproducible --output-file "{{ folder }}/sbom-$variant.cdx.json" "requirements/$variant.txt"; done
 
 # Build the container image: VARIANT is cpu, gpu or proxy, CA_FILE an authority to trust while building.

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reference_servers import environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,11 +68,14 @@ def test_the_changelog_has_a_section_for_what_comes() -> None:
 
 
 @pytest.mark.parametrize("variant", ["proxy", *(pytest.param(name, marks=pytest.mark.long) for name in ("cpu", "gpu"))])
-def test_the_bill_of_materials_has_every_pin(tmp_path: Path, variant: str) -> None:
+def test_the_bill_of_materials_has_every_pin(pytestconfig: pytest.Config, tmp_path: Path, variant: str) -> None:
     """`just sbom` writes CycloneDX with the packages of an image and their versions."""
-    (recipe,) = re.findall(r"(cyclonedx-py [^;]*);", (ROOT / "Justfile").read_text().replace("\\\n", " "))
+    text = (ROOT / "Justfile").read_text()
+    (recipe,) = re.findall(r"(cyclonedx-py [^;]*);", text.replace("\\\n", " "))
+    (package,) = re.findall(r'^sbom_tool := "(.*)"$', text, re.MULTILINE)
+    python = environment(pytestconfig, "sbom", package)
     command = recipe.replace("{{ folder }}", str(tmp_path)).replace("$variant", variant)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{python.parent}:{os.environ['PATH']}"
     subprocess.run(["sh", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path}, check=True, capture_output=True)
 
     bill = json.loads((tmp_path / f"sbom-{variant}.cdx.json").read_text())
