@@ -32,6 +32,10 @@ class LazyPythonModel(PythonModelAdapter):
         self.operations = supported
         self._is_loaded = False
 
+    @property
+    def passes_bytes(self) -> bool:
+        return self._is_loaded and super().passes_bytes
+
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         # In a thread: modules such as torch take seconds to import.
         model = await run_in_thread(partial(_create_model, self._name, self._config, artifacts.get("model")))

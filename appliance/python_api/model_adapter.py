@@ -125,7 +125,10 @@ class PythonModelAdapter:
 
     def describe(self) -> Mapping[str, Any]:
         facts = self._backing.describe() if self._backing else {}
-        return {**facts, **tensor_model.describe(self._tensors)} if self._tensors else facts
+        # Methods of a model that is not loaded may need what `load` sets.
+        if self._tensors is None or not self._lifecycle.is_loaded:
+            return facts
+        return {**facts, **tensor_model.describe(self._tensors)}
 
     async def close(self) -> None:
         await self._lifecycle.stop(self)
@@ -139,6 +142,7 @@ class _Lifecycle:
         self._health = _HealthPoller(overridden_method(model, "healthy"))
         self._owners: set[object] = set()
         self._lock = asyncio.Lock()
+        self.is_loaded = False
 
     async def start(self, owner: object, artifacts: Mapping[str, Path]) -> None:
         """Load the model and its backing, unless that is done; raises `LoadError` if its `load` failed."""
@@ -174,10 +178,11 @@ class _Lifecycle:
             raise LoadError(f"{error}; the log says where in your code") from error
         if not is_loaded:
             raise LoadError(f"{type(model).__name__}.load() returned False; its own log may say why")
-        model.ready = True
+        model.ready = self.is_loaded = True
         await self._health.start()
 
     async def _stop(self) -> None:
+        self.is_loaded = False
         await self._health.close()
         await self._model._run_stop()
         if self._model.backing is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ class Loading(Model):
         raise ValueError("password=hunter2")
 
     def predict(self, payload, headers=None): ...
+
+    def get_input_types(self):
+        return self.types_set_by_load
 
 class Unwell(Model):
     def healthy(self):
@@ -197,10 +201,10 @@ async def test_a_wrong_result_is_named_with_what_is_expected(returned: Any, oper
 def test_nobody_without_a_key_reads_what_code_raised(
     tmp_path: Path, serve: Callable[..., ServerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No readiness body has it, of any protocol; operators and the log have it."""
+    """No readiness body has it, of any protocol; operators and the log have it. Other routes are 503 meanwhile."""
     (tmp_path / "leaky_models.py").write_text(MODELS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    names = ("Loading", "Unwell", "Proving")
+    names = ("Loading", "Unwell", "Proving", "Absent")
     models = [{"name": each, "class": "predictor", "engine": {"python": f"leaky_models:{each}"}} for each in names]
     keys = [{"name": "operator", "value": KEY, "admin": True}]
     file = tmp_path / "config.yaml"
@@ -216,11 +220,17 @@ def test_nobody_without_a_key_reads_what_code_raised(
             return []
         return [each["state"] for each in answer.json()["models"]]
 
-    wait_until(lambda: states() == ["failed", "unavailable", "failed"], 60)
-    known = httpx.get(f"{server.url}/readyz", headers={"Authorization": f"Bearer {KEY}"})
+    wait_until(lambda: states() == ["failed", "unavailable", "failed", "failed"], 60)
+    login = {"Authorization": f"Bearer {KEY}"}
+    known = httpx.get(f"{server.url}/readyz", headers=login)
+    predict = partial(httpx.post, headers=login, json={"instances": [1]})
+    predicted = [predict(f"{server.url}/v1/models/{name}:predict") for name in names]
+    shown = [httpx.get(server.url + path, headers=login) for path in ("/v1/models", "/v2/models/Loading")]
     unknown = [httpx.get(server.url + path) for path in paths]
 
     assert known.text.count("hunter2") == 3
+    assert [(each.status_code, list(each.json())) for each in predicted] == [(503, ["error"])] * 4
+    assert [each.status_code for each in shown] == [200, 200]
     assert not [each.url for each in unknown if "hunter2" in each.text]
     assert {each.status_code for each in unknown} <= {200, 401, 503}
     assert server.stop() in {0, 4}
