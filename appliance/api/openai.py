@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 import msgspec
 from litestar import Response, get, post
+from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
@@ -21,7 +22,7 @@ from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, 
 from appliance.api.kserve_names import KServeNames
 from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import RequestError
+from appliance.core.errors import RequestError, UnknownModelError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
 from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
@@ -76,9 +77,15 @@ def routes(manager: ModelManager, kserve_names: KServeNames, body_reader: BodyRe
         return {"object": "list", "data": models, "models": [each["id"] for each in models]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in PREFIXES], opt=_OPT)
-    async def show_model(name: FromPath[str]) -> ModelObject:
+    async def show_model(request: AnyRequest, name: FromPath[str]) -> ModelObject:
         name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
-        status = manager.find(name)
+        try:
+            status = manager.find(name)
+        except UnknownModelError:
+            if request.scope["path"].startswith("/v1/") and name.endswith((":predict", ":explain")):
+                # These are routes of the Open Inference Protocol.
+                raise MethodNotAllowedException(headers={"Allow": "POST"}) from None
+            raise
         if not status.rule.can_answer:
             # KServe's clients of the protocol's version 1 read this status, and nothing else, as "not ready".
             raise unavailable(status)

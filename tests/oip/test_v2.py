@@ -101,6 +101,15 @@ async def test_allow_lists_the_methods_of_the_path(client: InferenceClient, path
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
 
 
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+async def test_predictions_are_no_models(client: InferenceClient, verb: str) -> None:
+    """Both are below `/v1/models/`, but to GET a prediction is the wrong method and not a missing model."""
+    response = await client.get(f"/v1/models/writer:{verb}")
+
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert list(response.json()) == ["error"]
+
+
 async def test_a_model_can_be_probed_with_head(client: InferenceClient) -> None:
     """Some load balancers probe with HEAD."""
     statuses = [(await client.head(f"/v2/models/{name}/ready")).status_code for name in ("writer", "absent")]
