@@ -18,7 +18,7 @@ from appliance.config.sources import PREFIX
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ApplianceError
 from appliance.export.containers import compose, quadlet
-from appliance.export.deployment import Deployment, Estimate, deployment
+from appliance.export.deployment import Deployment, Estimate, Platform, deployment
 from appliance.export.kubernetes import helm, kserve, kubernetes
 from appliance.export.systemd import systemd
 from appliance.planner.hardware import detect_hardware
@@ -26,7 +26,9 @@ from appliance.planner.planner import Plan
 from appliance.planner.predictor_plan import PredictorPlan
 
 # Stands for the secrets that this machine does not have.
-_PLACEHOLDER = "placeholder-for-a-value-that-is-not-set"
+_PLACEHOLDER = "placeholder-for-the-unset-{}"
+
+_PLATFORMS: Mapping[str, Platform] = {"compose": "container", "quadlet": "container", "systemd": "machine"}
 
 _FORMATS: Mapping[str, Callable[[Deployment], str | Mapping[str, str]]] = MappingProxyType(
     {
@@ -74,7 +76,7 @@ def export(
     needed = variables(read(file))
     # What the environment puts over the file here does not hold there.
     here = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-    environ = {**{each: _PLACEHOLDER for each, is_required in needed.items() if is_required}, **here}
+    environ = {**{each: _PLACEHOLDER.format(each) for each, is_required in needed.items() if is_required}, **here}
     loaded = load_config(file, to_overrides([], offline=offline), environ=environ)
     image = image or f"localhost/appliance:{variant}"
     made = deployment(
@@ -84,7 +86,7 @@ def export(
         image=image,
         has_gpus=variant == "gpu",
         estimate=_estimate(loaded),
-        is_cluster=format_ in ("kubernetes", "helm", "kserve"),
+        platform=_PLATFORMS.get(format_, "cluster"),
     )
     text = _FORMATS[format_](made)
     if output is None and isinstance(text, str):
@@ -113,6 +115,9 @@ def _write(texts: Mapping[Path, str], *, force: bool) -> None:
     if existing and not force:
         raise click.UsageError(f"{existing[0]} exists; name another --output, or replace it with --force")
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise click.UsageError(f"{path} cannot be written: {error.strerror}; name another --output") from error
         click.echo(f"{path}: written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -104,12 +105,23 @@ def _configs_in(directory: Path) -> Sequence[Path]:
     Raises:
         ConfigError: there is none.
     """
-    files = (file for file in sorted(directory.rglob("*.y*ml")) if file.suffix in (".yaml", ".yml") and file.is_file())
-    found = [file for file in files if _CONFIG.search(file.read_bytes())]
+    # Unlike rglob, it goes on where a directory vanishes or may not be read.
+    files = (Path(root, name) for root, _, names in os.walk(directory) for name in names)
+    found = [file for file in sorted(files) if file.suffix in (".yaml", ".yml") and _is_config(file)]
     if not found:
         fault = "has no config; must have a YAML file with the key models at its top"
         raise ConfigError([Problem(str(directory), None, None, "", fault)])
     return found
+
+
+def _is_config(file: Path) -> bool:
+    try:
+        return file.is_file() and _CONFIG.search(file.read_bytes()) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # The check says why it cannot be read.
+        return True
 
 
 def _check(file: Path, overrides: Sequence[str], *, deep: bool, without_secrets: bool) -> _Finding:

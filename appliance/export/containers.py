@@ -6,6 +6,7 @@ Source: https://compose-spec.io, https://docs.podman.io/en/latest/markdown/podma
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ def compose(deployment: Deployment) -> str:
     service: dict[str, Any] = {
         "image": deployment.image,
         "restart": "unless-stopped",
+        **({"command": _command(deployment)} if deployment.restart_options else {}),
         "user": f"{USER}:{GROUP}",
         "read_only": True,
         "cap_drop": ["ALL"],
@@ -66,6 +68,7 @@ def quadlet(deployment: Deployment) -> str:
         "",
         "[Container]",
         f"Image={deployment.image}",
+        *([f"Exec={shlex.join(_command(deployment))}"] if deployment.restart_options else []),
         f"User={USER}:{GROUP}",
         "ReadOnly=true",
         "DropCapability=all",
@@ -96,6 +99,10 @@ def quadlet(deployment: Deployment) -> str:
         "WantedBy=default.target",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _command(deployment: Deployment) -> list[str]:
+    return ["serve", str(CONFIG), *deployment.restart_options]
 
 
 def _mounts(deployment: Deployment) -> Iterator[str]:

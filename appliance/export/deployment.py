@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel
 
 from appliance.config import Config, LoadedConfig
-from appliance.config.models import LanguageModelConfig
+from appliance.config.models import LanguageModelConfig, LocalModelConfig
 from appliance.config.raw_config import DataPath
 from appliance.config.server import ServerConfig
 from appliance.core.errors import ConfigError, Problem
@@ -36,6 +37,10 @@ _SHARED_GIB = 4
 
 # Paths that the image sets, or that need no file.
 _OWN_PATHS = frozenset({"cache_dir", "pvc_root", "lock_file"})
+
+
+Platform = Literal["machine", "container", "cluster"]
+"""A service of this machine, a container of one machine, or objects of Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,18 @@ class Deployment:
         return _LOAD_SECONDS if self.estimate is None else math.ceil(self.estimate.load_seconds)
 
     @property
+    def restart_options(self) -> Sequence[str]:
+        """Options of `serve` where the platform restarts what has ended, but nothing that is not live."""
+        models = (each for each in self.config.models if isinstance(each, LocalModelConfig))
+        names = [each.name for each in models if "on_failure" not in each.model_fields_set]
+        return [word for name in names for word in ("--set", f"models.{name}.on_failure=exit")]
+
+    @property
+    def are_metrics_open(self) -> bool:
+        """Whether Prometheus needs no key."""
+        return bool(self.server.probe_port) or not self.server.api_keys or self.server.metrics == "open"
+
+    @property
     def has_downloads(self) -> bool:
         """Whether there are models whose files are downloaded."""
         count = sum(len(model.storages) for model in self.config.models)
@@ -159,17 +176,18 @@ def deployment(
     image: str,
     has_gpus: bool,
     estimate: Estimate | None,
-    is_cluster: bool = False,
+    platform: Platform,
 ) -> Deployment:
-    """Return what a config needs; `is_cluster` is for objects of Kubernetes.
+    """Return what a config needs on a platform.
 
     Raises:
-        ConfigError: a path is relative, so that nobody knows what it leads to elsewhere; or a model needs several
-            machines of a cluster, whose pods a Deployment does not hold together.
+        ConfigError: a path is relative, so that nobody knows what it leads to elsewhere; a container would listen where
+            nothing reaches it; or a model needs several machines of a cluster, whose pods a Deployment does not hold
+            together.
     """
     if loaded.path is None:
         raise AssertionError("a config that is exported has a file; this is a bug")
-    problems = [*_relative_paths(loaded), *(_groups(loaded) if is_cluster else ())]
+    problems = [*_relative_paths(loaded), *_unreachable(loaded, platform), *_groups(loaded, platform)]
     if problems:
         raise ConfigError(problems)
     directory = loaded.path.parent.absolute()
@@ -197,7 +215,16 @@ def _relative_paths(loaded: LoadedConfig) -> Iterator[Problem]:
             yield loaded.problem(path, _relative(str(value)))
 
 
-def _groups(loaded: LoadedConfig) -> Iterator[Problem]:
+def _unreachable(loaded: LoadedConfig, platform: Platform) -> Iterator[Problem]:
+    host = loaded.config.server.host
+    if platform != "machine" and (host == "localhost" or host.startswith("127.") or host == "::1"):
+        fault = f"is {host}, which nothing outside of the container reaches"
+        yield loaded.problem(("server", "host"), f"{fault}; leave it out, or export for systemd")
+
+
+def _groups(loaded: LoadedConfig, platform: Platform) -> Iterator[Problem]:
+    if platform != "cluster":
+        return
     for index, model in enumerate(loaded.config.models):
         layout = model.layout if isinstance(model, LanguageModelConfig) else "auto"
         if layout != "auto" and layout.nodes.count > 1:

@@ -104,11 +104,7 @@ def _objects(deployment: Deployment, resources: Any, volume: Any) -> Iterator[Ob
             "template": {
                 "metadata": {
                     "labels": {_LABEL: deployment.name},
-                    "annotations": {
-                        "prometheus.io/scrape": "true",
-                        "prometheus.io/port": str(deployment.probe_port),
-                        "prometheus.io/path": "/metrics",
-                    },
+                    **({"annotations": _scraping(deployment)} if deployment.are_metrics_open else {}),
                 },
                 "spec": _pod(deployment, resources),
             },
@@ -121,6 +117,14 @@ def _objects(deployment: Deployment, resources: Any, volume: Any) -> Iterator[Ob
         "spec": {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow", "selector": selector},
     }
     yield from _network(deployment)
+
+
+def _scraping(deployment: Deployment) -> Object:
+    return {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(deployment.probe_port),
+        "prometheus.io/path": "/metrics",
+    }
 
 
 def _network(deployment: Deployment) -> Iterator[Object]:

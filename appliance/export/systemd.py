@@ -5,6 +5,7 @@ Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.htm
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def systemd(deployment: Deployment, executable: Path) -> str:
         "",
         "[Service]",
         "Type=exec",
-        f"ExecStart={executable} serve {deployment.file}",
+        f"ExecStart={shlex.join([str(executable), 'serve', str(deployment.file), *deployment.restart_options])}",
         "ExecReload=kill -HUP $MAINPID",
         f"TimeoutStopSec={deployment.stop_seconds}",
         # The server ends its engines itself.

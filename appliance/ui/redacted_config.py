@@ -10,7 +10,11 @@ from ruamel.yaml import YAML
 
 from appliance.config import Config
 from appliance.config.base import BaseConfig
+from appliance.config.masking import MASK
 from appliance.core.uri import redact
+
+# What pydantic writes for a SecretStr.
+_PYDANTICS_MASK = "**********"
 
 
 class RedactedConfig:
@@ -77,6 +81,8 @@ def _redacted(value: Any, secrets: list[str]) -> Any:  # Any: JSON values
         return [_redacted(each, secrets) for each in value]
     if not isinstance(value, str):
         return value
+    if value == _PYDANTICS_MASK:
+        return MASK
     for secret in secrets:
-        value = value.replace(secret, "***")
+        value = value.replace(secret, MASK)
     return redact(value)

@@ -36,7 +36,10 @@ server:
   port: 9000
   probe_port: 9001
   tls: {certificate: /run/tls/tls.crt, key: /run/tls/tls.key}
-  api_keys: [{name: one, value: "${file:keys/one}"}]
+  api_keys:
+    - {name: one, value: "${file:keys/one}"}
+    - {name: two, value: "${env:TWO}"}
+    - {name: three, value: "${env:THREE}"}
   drain_delay_seconds: 5
   drain_seconds: ${env:DRAIN:-40}
 """
@@ -91,10 +94,14 @@ def test_compose_is_as_its_schema_wants_it(file: Path, tmp_path: Path) -> None:
 
     assert checked.returncode == 0, checked.stdout
     assert service["ports"] == ["9000:9000"]
+    assert service["command"][:4] == ["serve", "/etc/appliance/config.yaml", "--set", "models.chat.on_failure=exit"]
     assert f"{file}:/etc/appliance/config.yaml:ro" in service["volumes"]
     assert f"{file.parent}/keys/one:/etc/appliance/keys/one:ro" in service["volumes"]
     assert "/models/chat:/models/chat:ro" in service["volumes"]
-    assert service["environment"] == {"AWAY_KEY": "${AWAY_KEY:?must be set}", "DRAIN": "${DRAIN:-}"}
+    assert service["environment"] == {
+        **{name: f"${{{name}:?must be set}}" for name in ("AWAY_KEY", "TWO", "THREE")},
+        "DRAIN": "${DRAIN:-}",
+    }
     assert service["stop_grace_period"] == f"{STOP_SECONDS}s"
     assert service["shm_size"] == "4gb"
     assert service["deploy"]["resources"]["reservations"]["devices"][0]["count"] == 2
@@ -115,7 +122,7 @@ def test_a_unit_is_as_systemd_wants_it(file: Path, tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
     assert f"TimeoutStopSec={STOP_SECONDS}\n" in text
     assert "EnvironmentFile=/etc/appliance/shop.env\n" in text
-    assert f"serve {file}\n" in text
+    assert f"serve {file} --set models.chat.on_failure=exit --set models.volume.on_failure=exit\n" in text
 
 
 def test_a_quadlet_unit_names_its_secrets(file: Path) -> None:
@@ -128,7 +135,7 @@ def test_a_quadlet_unit_names_its_secrets(file: Path) -> None:
     assert {"Unit", "Container", "Service", "Install"} == set(unit.sections())
     assert set(re.findall(r"^Secret=([^,]+)", text, re.MULTILINE)) == made
     assert "shop-away-key" in made
-    assert len(made) == 4
+    assert len(made) == 6
     assert f"StopTimeout={STOP_SECONDS}\n" in text
 
 
@@ -196,6 +203,7 @@ def test_an_inference_service_runs_the_same_pod(file: Path) -> None:
     ("old", "new", "message"),
     [
         ("/models/chat", "./models/chat", "storage.uri: is ./models/chat; must be an absolute path"),
+        ("  port: 9000", "  host: 127.0.0.1", "server.host: is 127.0.0.1, which nothing outside of the container"),
         ("{tensor_parallel: 2}", "{tensor_parallel: 2, nodes: {count: 2, address: a}}", "needs 2 machines"),
     ],
 )
@@ -206,7 +214,7 @@ def test_what_a_deployment_cannot_have_is_an_error_with_its_line(file: Path, old
 
     assert result.exit_code == 2
     assert message in result.stderr
-    assert re.search(rf"{file}:\d+:\d+: models\[0\]", result.stderr)
+    assert re.search(rf"{file}:\d+:\d+: (models\[0\]|server)", result.stderr)
 
 
 def test_a_file_that_exists_is_kept(file: Path, tmp_path: Path) -> None:
@@ -216,6 +224,8 @@ def test_a_file_that_exists_is_kept(file: Path, tmp_path: Path) -> None:
 
     refused = _export("compose", file, "--output", str(written))
     assert (refused.exit_code, written.read_text()) == (2, "mine")
+    unwritable = _export("compose", file, "--output", str(written / "below"))
+    assert "cannot be written" in unwritable.stderr
     assert _export("compose", file, "--output", str(written), "--force").exit_code == 0
     assert "services:" in written.read_text()
     assert _export("helm", file).exit_code == 2

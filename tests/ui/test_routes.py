@@ -78,6 +78,7 @@ async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
     shown = YAML(typ="safe").load(text)
 
     assert not re.search(r"inline|pw|signed|referenced", text)
+    assert shown["models"][0]["upstreams"][0]["api_key"] == "***"
     assert list(shown["models"][0]) == ["name", "class", "upstreams"]
     assert shown["models"][1]["storage"] == {"uri": "https://files.example.com/m.zip"}
     assert "server" not in shown
