@@ -19,6 +19,8 @@ export function listModels(modelCards) {
   playgroundModels = modelCards.filter(card => tasksOf(card).length && (card.parent || card.id === card.root))
   setOptions(modelSelect, playgroundModels.map(card => [card.id, card.ready ? card.id : `${card.id} (not ready)`, card.ready]))
   showTask()
+  // Predictors and proxies for other operations have no playground.
+  for (const part of [byId("playground"), document.querySelector("nav a[href='#playground']")]) part.hidden = !playgroundModels.length
 }
 
 // A select that has the options already is not touched, because it may be open.

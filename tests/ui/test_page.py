@@ -169,3 +169,15 @@ def test_no_state_is_shown_of_a_server_that_is_gone(server: ServerProcess) -> No
 
         expect(page.locator(".state")).to_have_text("? unknown", timeout=30_000)
         expect(page.locator("#status")).to_have_text("The server does not respond.")
+
+
+def test_models_without_a_task_have_no_playground(server: ServerProcess) -> None:
+    """There is no form that nothing can answer."""
+    with opened(f"{server.url}/", expected=REFUSAL) as page:
+        page.route("**/v1/models", lambda route: route.fulfill(status=200, json={"object": "list", "data": []}))
+        _enter(page, KEY)
+        expect(page.locator(".state")).to_have_text("● ready", timeout=30_000)
+
+        expect(page.locator("#playground")).to_be_hidden()
+        expect(page.locator("nav a[href='#playground']")).to_be_hidden()
+        expect(page.locator("#snippet")).to_contain_text("/v1/models")
