@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from appliance.config import Config
@@ -69,8 +70,18 @@ _PREDICTOR = {
     "enable_predictor_health_check": "predictor_health_check",
 }
 
+# The flags of keys that the server checks.
+_KEYS = {
+    "server.port": "http_port",
+    "server.grpc_port": "grpc_port",
+    "server.timeouts.header_seconds": "timeout_keep_alive",
+    "server.tls.certificate": "ssl_certfile",
+    "server.tls.key": "ssl_keyfile",
+}
+
 # The only values of a flag that this server can honour, and what to do instead.
 _FIXED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "workers": ((1,), "remove it: loaded models belong to one process; run more copies of the program"),
     "max_asyncio_workers": ((None,), "remove it: each call of a plain method has a thread of its own"),
     "configure_logging": ((True,), "remove it: the server writes its own log"),
     "access_log_format": ((None,), "remove it: the log has an event with fields for each request"),
@@ -107,15 +118,14 @@ class ModelServer(model_server.ModelServer):
 
         Raises:
             ConfigError: one of them is wrong, or cannot be honoured here; it names them all.
+            SystemExit: so is a flag of the command line; a line on standard error names it.
         """
         flags = vars(parser.parse_known_args()[0])
         # Parameters have the names of flags.
-        flags |= {name: value for name, value in locals().items() if name in flags and value is not None}
-        _require_possible(flags)
+        given = {name: value for name, value in locals().items() if name in flags and value is not None}
+        flags |= given
         self.registered_models = registered_models or ModelRepository()
         self.predictor_config = predictor_config or _predictor_config(flags)
-        if flags["log_config_file"]:
-            configure_logging(flags["log_config_file"])
         has_tls = bool(flags["ssl_certfile"] and flags["ssl_keyfile"])
         port = DEFAULT_HTTPS_PORT if has_tls and flags["http_port"] == DEFAULT_HTTP_PORT else flags["http_port"]
         keys = {
@@ -125,12 +135,12 @@ class ModelServer(model_server.ModelServer):
             **({"tls": {"certificate": flags["ssl_certfile"], "key": flags["ssl_keyfile"]}} if has_tls else {}),
             **({"cors": {"origins": app.cors_origins}} if app.cors_origins else {}),
         }
-        super().__init__(
-            port,
-            flags["grpc_port"] if flags["enable_grpc"] else None,
-            logging={} if flags["enable_latency_logging"] else {"access": {"sample": 0}},
-            **{**keys, **server},
-        )
+        with _refused_flags(given):
+            _require_possible(flags)
+            _configure_logging(flags["log_config_file"])
+            grpc = flags["grpc_port"] if flags["enable_grpc"] else None
+            logging = {} if flags["enable_latency_logging"] else {"access": {"sample": 0}}
+            super().__init__(port, grpc, logging=logging, **{**keys, **server})
 
     def register_model(self, model: BasePythonModel, name: str | None = None) -> None:
         """Serve a model, also under another name than its own."""
@@ -157,6 +167,40 @@ class ModelServer(model_server.ModelServer):
     def _with_registered(self, models: Sequence[BasePythonModel]) -> Sequence[BasePythonModel]:
         every = [*models, *self.registered_models.get_models().values()]
         return list({id(model): model for model in every}.values())
+
+
+@contextmanager
+def _refused_flags(given: Collection[str]) -> Iterator[None]:
+    """End the program with a line for each problem of a flag, as argparse does, unless an argument was `given` for it.
+
+    Raises:
+        ConfigError: there are only problems of others.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        named = [(_KEYS.get(problem.path, problem.path), problem.message) for problem in error.problems]
+        options = {action.dest: action.option_strings[0] for action in parser._actions}
+        lines = [
+            f"{parser.prog}: {options[name]}: {message}\n"
+            for name, message in named
+            if name in options and name not in given
+        ]
+        if not lines:
+            raise
+        parser.exit(2, "".join(lines))
+
+
+def _configure_logging(file: str | None) -> None:
+    if not file:
+        return
+    try:
+        configure_logging(file)
+    except Exception as error:
+        # Of any class: the file may name code of anyone's.
+        reason = " ".join(str(error).split())
+        message = f"is {file!r}, which is no config of Python's logging: {reason}; correct the file or remove the flag"
+        raise ConfigError([Problem(_SOURCE, None, None, "log_config_file", message)]) from error
 
 
 def _require_possible(flags: Mapping[str, Any]) -> None:  # Any: values of flags

@@ -48,31 +48,48 @@ def test_grpc_can_be_off(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 
 
 @pytest.mark.parametrize(
-    ("words", "keywords", "fault"),
+    ("word", "fault"),
     [
-        (("--access_log_format=%(h)s",), {}, "access_log_format: is '%(h)s'; remove it"),
-        ((), {"event_loop": "asyncio"}, "event_loop: is 'asyncio'; must be auto or uvloop"),
-        (("--ssl_certfile=a.pem",), {}, "ssl_certfile: needs the other one"),
-        (("--grpc_max_receive_message_length=9",), {}, "grpc_max_receive_message_length: is 9; set max_body_bytes"),
-        (("--configure_logging=false",), {}, "configure_logging: is False; remove it"),
+        ("--access_log_format=%(h)s", "--access_log_format: is '%(h)s'; remove it"),
+        ("--event-loop=asyncio", "--event-loop: is 'asyncio'; must be auto or uvloop"),
+        ("--ssl_certfile=a.pem", "--ssl_certfile: needs the other one"),
+        ("--grpc_max_receive_message_length=9", "--grpc_max_receive_message_length: is 9; set max_body_bytes"),
+        ("--configure_logging=false", "--configure_logging: is False; remove it"),
+        ("--workers=3", "--workers: is 3; remove it: loaded models belong to one process"),
+        ("--log_config_file=/absent", "--log_config_file: is '/absent', which is no config of Python's logging: "),
+        ("--http_port=99999", "--http_port: Input should be less than or equal to 65535"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(
-    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], keywords: dict[str, Any], fault: str
+def test_a_flag_that_cannot_be_honoured_ends_the_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, fault: str
 ) -> None:
-    """By its name, with what to do."""
-    arguments(monkeypatch, *words)
+    """With its name and what to do, in one line on standard error."""
+    arguments(monkeypatch, word)
+    with pytest.raises(SystemExit) as ended:
+        ModelServer()
+    (line,) = capsys.readouterr().err.splitlines()
+
+    assert ended.value.code == 2
+    assert f": {fault}" in line
+
+
+@pytest.mark.parametrize(
+    ("keywords", "fault"),
+    [
+        ({"event_loop": "asyncio"}, "event_loop: is 'asyncio'; must be auto or uvloop"),
+        ({"workers": 2}, "workers: is 2; remove it"),
+        ({"http_port": 99999}, "server.port: Input should be less"),
+    ],
+)
+def test_an_argument_that_cannot_be_honoured_is_refused(
+    monkeypatch: pytest.MonkeyPatch, keywords: dict[str, Any], fault: str
+) -> None:
+    """By its name, with what to do; the program may catch the error."""
+    arguments(monkeypatch)
     with pytest.raises(ConfigError) as refused:
         ModelServer(**keywords)
 
     assert f"ModelServer: {fault}" in str(refused.value)
-
-
-def test_several_workers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loaded models belong to one process."""
-    arguments(monkeypatch, "--workers=2")
-    with pytest.raises(ConfigError, match=r"server\.workers: is 2"):
-        ModelServer().config([Model("model")])
 
 
 def test_the_flags_are_a_parent_of_a_programs_own() -> None:
