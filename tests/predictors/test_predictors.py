@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,27 @@ async def test_a_clients_mistake_is_a_400(framework: str, body: Any, write_file:
         await predict(model, body)
 
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("framework", "text"),
+    [
+        (
+            "sklearn",
+            "The model 'iris' cannot compute these inputs: X has 3 features, but LogisticRegression is expecting",
+        ),
+        ("xgboost", "The rows are of shape [1, 3]; the model needs rows of 4 columns"),
+        ("lightgbm", "The rows are of shape [1, 3]; the model needs rows of 4 columns"),
+    ],
+)
+async def test_a_wrong_number_of_columns_is_told(
+    write_file: Write, model_files: Path, framework: str, text: str
+) -> None:
+    """As the guide quotes it."""
+    model = await loaded(write_file, model_files / framework, framework)
+
+    with pytest.raises(RequestError, match=re.escape(text)):
+        await predict(model, {"instances": [[1, 2, 3]]})
 
 
 async def test_named_columns_come_in_any_order(write_file: Write, shop: Path) -> None:
