@@ -119,7 +119,7 @@ class Model(BaseKServeModel, tensor_model.Model):
         """Return whether it can answer now; with `predictor_health_check`, its predictor must be ready, too.
 
         Raises:
-            UnavailableError: the predictor is not ready.
+            NotReadyError: the predictor is not ready.
         """
         config = self.predictor_config
         if config is not None and config.predictor_host and config.predictor_health_check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +11,12 @@ from typing import Any
 
 import httpx
 
-from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError, UnavailableError
+from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError
 from appliance.kserve.constants.constants import PredictorProtocol
 from appliance.kserve.grpc_client import InferenceGRPCClient, rpc_errors
 from appliance.kserve.inference_client import InferenceRESTClient, RESTConfig, error_text
 from appliance.kserve.predictor_config import PredictorConfig
+from appliance.python_api.base_model import NotReadyError
 from appliance.python_api.infer_types import InferRequest, InferResponse
 from appliance.python_api.tensor_model import Payload
 from appliance.tensors.grpc import inference_pb2 as pb
@@ -24,12 +26,16 @@ _FORWARDED = frozenset({"authorization", "traceparent", "tracestate", "x-b3-trac
 
 _HEALTH_SECONDS = 10
 
+# A predictor that was ready is asked again after this time.
+_READY_SECONDS = 5
+
 
 class PredictorClient(ABC):
     """Sends the requests of a transformer to its predictor."""
 
     def __init__(self, config: PredictorConfig) -> None:
         self._host = config.predictor_host
+        self._ready_until = 0.0
 
     @abstractmethod
     async def infer(
@@ -45,14 +51,18 @@ class PredictorClient(ABC):
         """Return if the predictor's model is ready.
 
         Raises:
-            UnavailableError: it is not.
+            NotReadyError: it is not.
         """
+        # Health is asked for twice a second, and each request is an event in the predictor's log.
+        if time.monotonic() < self._ready_until:
+            return
         try:
-            is_ready, reason = await self._is_ready(model_name), ""
+            is_ready, reason = await self._is_ready(model_name), "it says so"
         except RequestError as error:
-            is_ready, reason = False, f": {error.detail if isinstance(error, GatewayError) else error}"
+            is_ready, reason = False, error.detail if isinstance(error, GatewayError) else str(error)
         if not is_ready:
-            raise UnavailableError(f"the predictor {self._host} is not ready{reason}")
+            raise NotReadyError(f"its predictor is not ready, because of {self._host}: {reason}")
+        self._ready_until = time.monotonic() + _READY_SECONDS
 
     @abstractmethod
     async def close(self) -> None:

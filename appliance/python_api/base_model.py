@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from appliance.config.base import BaseConfig
-from appliance.core.errors import ApplianceError, ConfigError, Problem
+from appliance.core.errors import ApplianceError, ConfigError, Problem, UnavailableError
 from appliance.core.model import Model
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.python_api.user_code import UserCodeError, call_method
@@ -28,6 +28,10 @@ def overridable(method: Method) -> Method:
     """Mark a default method, which counts as absent unless a subclass overrides it."""
     setattr(method, _IS_DEFAULT, True)
     return method
+
+
+class NotReadyError(UnavailableError):
+    """What our own `healthy` raises; clients see its text up to ", because "."""
 
 
 class BasePythonModel:

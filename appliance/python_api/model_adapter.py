@@ -23,7 +23,7 @@ from appliance.core.errors import (
 from appliance.core.model import DependsOnModels, ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import SMALLEST_REQUESTS
 from appliance.python_api import tensor_model
-from appliance.python_api.base_model import BasePythonModel, overridden_method
+from appliance.python_api.base_model import BasePythonModel, NotReadyError, overridden_method
 from appliance.python_api.openai_model import METHODS, ResponseHead
 from appliance.python_api.raw_request import RawRequest
 from appliance.python_api.responses import InvalidResultError, build_response, checked_headers, describe_type, to_json
@@ -221,7 +221,7 @@ class _HealthPoller:
         self._run(self._healthy)
         try:
             is_healthy = finished.result()
-        except EngineDeadError:
+        except (EngineDeadError, NotReadyError):
             raise
         except UnavailableError as error:
             # What follows "because" is for operators.

@@ -28,6 +28,7 @@ from appliance.kserve import (
     RESTConfig,
 )
 from appliance.kserve.errors import InvalidInput
+from appliance.kserve.predictor_client import PredictorClient
 from appliance.python_api.model_adapter import PythonModelAdapter
 from appliance.tensors.grpc import inference_pb2 as pb
 from appliance.tensors.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -153,11 +154,47 @@ async def test_a_predictor_that_is_away_is_told_apart(protocol: str) -> None:
     model.predictor_config = PredictorConfig(
         "127.0.0.1:9", protocol, predictor_request_timeout_seconds=5, predictor_health_check=True
     )
-    async with loaded(model):
-        with pytest.raises(UnavailableError, match=r"the predictor 127\.0\.0\.1:9 is not ready: .+"):
-            await model.healthy()
+    async with loaded(model) as adapter:
+        with pytest.raises(UnavailableError, match=r"^its predictor is not ready, because of 127\.0\.0\.1:9: .+"):
+            await adapter.check()
         with pytest.raises(GatewayError, match="The predictor"):
             await model.predict(InferRequest("model", [InferInput("a", [1], "FP32", [1.0])]))
+
+
+class Predictor(PredictorClient):
+    """A predictor that counts how often it is asked whether it is ready."""
+
+    asked = 0
+    is_ready = False
+
+    async def _is_ready(self, model_name: str) -> bool:
+        self.asked += 1
+        return self.is_ready
+
+    async def infer(self, *_: Any) -> Any:
+        """Not asked for."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_a_ready_predictor_is_rarely_asked() -> None:
+    """Health is checked twice a second, which would fill its log; one that is not ready is asked each time."""
+    predictor = Predictor(PredictorConfig("there:8080"))
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=r"^its predictor is not ready, because of there:8080: it says so$"):
+            await predictor.require_ready("model")
+    predictor.is_ready = True
+    await predictor.require_ready("model")
+    predictor.is_ready = False
+    await predictor.require_ready("model")
+    asked = predictor.asked
+    # As if the time had passed.
+    predictor._ready_until = 0
+    with pytest.raises(UnavailableError):
+        await predictor.require_ready("model")
+
+    assert (asked, predictor.asked) == (3, 4)
 
 
 async def test_connections_are_closed_when_the_model_stops(ours: Reference) -> None:
