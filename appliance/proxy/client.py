@@ -11,11 +11,13 @@ from io import BytesIO
 
 from aiohttp import (
     ClientConnectionError,
+    ClientConnectionResetError,
     ClientConnectorCertificateError,
     ClientConnectorDNSError,
     ClientConnectorError,
     ClientConnectorSSLError,
     ClientHttpProxyError,
+    ClientOSError,
     ClientPayloadError,
     ClientProxyConnectionError,
     ClientSession,
@@ -215,6 +217,9 @@ def _gateway_error(error: Exception) -> GatewayError:
             return UnreachableError(_UNREACHABLE, detail=_connect_error(error))
         case ClientPayloadError():
             return GatewayError("The upstream's response is not HTTP.", detail=f"its response never begins: {error}")
+        case ClientOSError() if isinstance(error.__cause__, ClientConnectionResetError):
+            # A body that was not written: whatever the request is, it was not begun.
+            return UnreachableError(_UNREACHABLE, detail="it closed the connection before the request was sent")
         case ClientConnectionError() | OSError():
             return GatewayError(
                 "The upstream closed the connection before it answered.",

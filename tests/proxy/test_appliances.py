@@ -30,7 +30,8 @@ def _config(file: Path, *urls: str) -> Path:
 def chain(serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path) -> tuple[ServerProcess, ...]:
     """One appliance in front of three others, and those in front of one upstream."""
     back = _config(tmp_path / "back.yaml", upstream.url)
-    others = [serve(file=back) for _ in range(3)]
+    # The delay in which a server tells its clients to connect elsewhere; by default it is longer.
+    others = [serve("server.drain_delay_seconds=0.5", file=back) for _ in range(3)]
     for server in others:
         server.wait_until_ready(60)
     front = serve(file=_config(tmp_path / "front.yaml", *(server.url for server in others)))

@@ -6,13 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from server_process import free_port
 from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
 from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig
-from appliance.core.errors import GatewayError, GatewayTimeoutError
+from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
 from appliance.core.http import join_url
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
@@ -153,6 +154,27 @@ async def test_an_unreachable_upstream_is_a_gateway_error() -> None:
         await client.send("/v1/embeddings", BODY)
     assert (raised.value.status, str(port) in str(raised.value)) == (502, False)
     await client.close()
+
+
+async def test_a_request_that_could_not_be_sent_is_one_that_was_not_begun(
+    client: UpstreamClient, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends closes its idle connections, perhaps just when a request takes one: another gets it."""
+    await (await client.send("/v1/embeddings", BODY)).read()
+    assert client._session is not None
+    connector: Any = client._session.connector
+    take = connector._get
+
+    async def take_and_close(*arguments: Any) -> Any:
+        connection = await take(*arguments)
+        # As it is from a failed write on until the event loop tells the protocol.
+        monkeypatch.setattr(connection.protocol.transport, "is_closing", lambda: True)
+        return connection
+
+    monkeypatch.setattr(connector, "_get", take_and_close)
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        await client.send("/v1/embeddings", BODY)
+    assert len(upstream.calls) == 1
 
 
 async def test_no_first_byte_in_time_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
