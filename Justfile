@@ -77,7 +77,7 @@ test *args: setup
     set -euo pipefail
     if (( $# )); then exec {{ python }} -m pytest "$@"; fi
     engines=(
-        tests/{bench,encoding,engines,oip,serving} tests/adapters/test_own_model.py tests/server/test_takeover.py
+        tests/{bench,encoding,engines,kserve,oip,serving} tests/adapters/test_own_model.py tests/server/test_takeover.py
         tests/planner/test_{real_engines,serve}.py tests/test_{examples,parsers}.py
     )
     log=$(mktemp)
