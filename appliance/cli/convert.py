@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import VALIDATORS
+from appliance.cli.options import VALIDATORS, force, write_files
 from appliance.config.raw_config import printable, reason_of
 from appliance.convert.command_line import Word
 from appliance.convert.draft import Draft
@@ -20,8 +20,9 @@ from appliance.core.errors import ConfigError, Problem
 # Options of vLLM's pass through; short ones of this command would be found inside of them, such as `-h` in `-dph`.
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.option("--output", type=click.Path(path_type=Path), help="Write the config here instead of printing it.")
+@force
 @click.argument("source", nargs=-1, required=True, type=click.UNPROCESSED, metavar="FILE | vllm serve ...")
-def convert(source: Sequence[str], output: Path | None) -> None:
+def convert(source: Sequence[str], output: Path | None, force: bool) -> None:
     """Write a config from one of KServe, vLLM or LiteLLM.
 
     FILE is an InferenceService, a ServingRuntime or an LLMInferenceService of KServe, a Deployment, StatefulSet or Pod
@@ -36,12 +37,7 @@ def convert(source: Sequence[str], output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
     else:
-        try:
-            output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                [Problem(str(output), None, None, "", f"cannot be written: {reason_of(error)}")]
-            ) from None
+        write_files({output: text}, force=force)
     for each in sorted(draft.unkept, key=lambda each: (each.source != draft.source, each.source, each.line)):
         click.echo(printable(f"{each.source}:{each.line}: not kept: {each.what}: {each.reason}"), err=True)
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import click
 
-from appliance.cli.options import FILE, Choice, default_file, load_config, offline, to_overrides
+from appliance.cli.options import FILE, Choice, default_file, force, load_config, offline, to_overrides, write_files
 from appliance.cli.plan import plans, predictor_plans
 from appliance.config import LoadedConfig
 from appliance.config.interpolation import variables
@@ -51,7 +51,7 @@ _FORMATS: Mapping[str, Callable[[Deployment], str | Mapping[str, str]]] = Mappin
 @click.option("--name", help="Name of the service.  [default: metadata.name of FILE, or appliance]")
 @click.option("--variant", type=Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="What models run on.")
 @click.option("--image", help="Container image.  [default: localhost/appliance:VARIANT]")
-@click.option("--force", is_flag=True, help="Replace files that exist.")
+@force
 @offline
 def export(
     format_: str,
@@ -92,7 +92,7 @@ def export(
     if output is None and isinstance(text, str):
         click.echo(text, nl=False)
     elif output is not None:
-        _write(
+        write_files(
             {output: text} if isinstance(text, str) else {output / key: each for key, each in text.items()}, force=force
         )
 
@@ -108,16 +108,3 @@ def _estimate(loaded: LoadedConfig) -> Estimate | None:
         return None
     seconds = sum(plan.timing.download_seconds + plan.timing.load_seconds for plan in planned)
     return Estimate(seconds, sum(plan.size_bytes for plan in planned))
-
-
-def _write(texts: Mapping[Path, str], *, force: bool) -> None:
-    existing = [path for path in texts if path.exists()]
-    if existing and not force:
-        raise click.UsageError(f"{existing[0]} exists; name another --output, or replace it with --force")
-    for path, text in texts.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise click.UsageError(f"{path} cannot be written: {error.strerror}; name another --output") from error
-        click.echo(f"{path}: written")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from appliance.config import LoadedConfig, load
-from appliance.config.raw_config import Diagnostic, RawConfig
+from appliance.config.raw_config import Diagnostic, RawConfig, reason_of
 from appliance.config.validators.layouts import shared_devices_have_limits
 from appliance.core.errors import ConfigError, Problem
 from appliance.core.suggestions import did_you_mean
@@ -56,6 +56,9 @@ overrides = click.option(
 )
 offline = click.option("--offline", is_flag=True, help="Use only what is in the cache; connect to no store.")
 frozen = click.option("--frozen", is_flag=True, help="Refuse files that differ from appliance.lock beside FILE.")
+
+
+force = click.option("--force", is_flag=True, help="Replace files that exist.")
 
 
 def format_option(description: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -122,3 +125,23 @@ def _check_engines(raw: RawConfig) -> Iterator[Diagnostic]:
 
 
 VALIDATORS = (_check_adapters, _check_engines, _check_storages)
+
+
+def write_files(texts: Mapping[Path, str], *, force: bool) -> None:
+    """Write the files of an option `--output`, and name them on standard error.
+
+    Raises:
+        ConfigError: one cannot be written.
+        UsageError: one exists, and `force` is not given.
+    """
+    existing = [path for path in texts if path.is_file()]
+    if existing and not force:
+        raise click.UsageError(f"{existing[0]} exists; name another --output, or replace it with --force")
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            fault = f"cannot be written: {reason_of(error)}; name another --output"
+            raise ConfigError([Problem(str(path), None, None, "", fault)]) from None
+        click.echo(f"{path}: written", err=True)

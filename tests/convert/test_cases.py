@@ -327,3 +327,15 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
     assert done.exit_code == 2
     assert "/nowhere/config.yaml" in done.stderr
+
+
+def test_a_config_that_exists_is_kept(tmp_path: Path) -> None:
+    """It is replaced with --force alone."""
+    written = tmp_path / "config.yaml"
+    written.write_text("mine")
+    words = ["convert", "--output", str(written), "vllm", "serve", "org/name"]
+
+    refused = CliRunner().invoke(main, words)
+    assert (refused.exit_code, written.read_text()) == (2, "mine")
+    assert CliRunner().invoke(main, [*words[:3], "--force", *words[3:]]).exit_code == 0
+    assert "org/name" in written.read_text()
