@@ -100,10 +100,6 @@ contract *args: setup
 test-long *args: setup
     {{ python }} -m pytest -m 'long or hypothesis' --hypothesis-profile long {{ args }}
 
-# Run the tests that need a GPU.
-test-gpu: setup
-    {{ python }} -m pytest -m gpu
-
 # Inject every fault into a server at full size, and print a table of the results.
 faults *args: setup
     {{ python }} -m pytest -m faults tests/faults tests/serving tests/engines/test_multi_node.py tests/test_parsers.py {{ args }}
