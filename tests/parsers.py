@@ -35,9 +35,9 @@ from appliance.core.errors import RequestError
 from appliance.core.json_edit import JsonObject, NotAnObjectError
 from appliance.core.json_limits import has_more_containers, has_more_members, is_deeper
 from appliance.core.model import ModelRequest, Operation
+from appliance.core.rewrite import RequestBody, RequestRewriter, rename_response, request_usage
 from appliance.models import adapter
 from appliance.proxy.load_balancing import prompt_prefix
-from appliance.proxy.rewrite import RequestBody, RequestRewriter, rename_response, request_usage
 from appliance.proxy.stream import EventRewriter
 from appliance.python_api import types as python_types
 from appliance.tensors.codec import decode, read_request, write_request

@@ -24,11 +24,11 @@ from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnknownModelError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
+from appliance.core.rewrite import RequestBody
 from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES
-from appliance.proxy.rewrite import RequestBody
 
 # OpenAI's clients use /v1, KServe's use /openai/v1.
 PREFIXES = ("", "/openai")

@@ -16,12 +16,12 @@ from appliance.core.json_edit import JsonObject, NotAnObjectError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
+from appliance.core.rewrite import STREAM_OPTIONS, RequestBody, RequestRewriter, rename_response, request_usage
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
 from appliance.proxy.load_balancing import prompt_prefix
 from appliance.proxy.pool import UpstreamPool
 from appliance.proxy.response import UpstreamResponse
 from appliance.proxy.response_cache import CachedResponse, ResponseCache, cache_directives, cache_key, is_cacheable
-from appliance.proxy.rewrite import STREAM_OPTIONS, RequestBody, RequestRewriter, rename_response, request_usage
 from appliance.proxy.stream import relay_events
 from appliance.proxy.upstream import UpstreamRequest
 

@@ -10,8 +10,8 @@ import msgspec
 from appliance.core import json_edit, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
+from appliance.core.rewrite import MODEL_MENTION, model_span
 from appliance.proxy.response import UpstreamResponse
-from appliance.proxy.rewrite import MODEL_MENTION, model_span
 
 _USAGE_MENTION = b'"usage"'
 _NULL_USAGE_AT_END = re.compile(rb'"usage"\s*+:\s*+null(\s*+\}\s*+)\Z')

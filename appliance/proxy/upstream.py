@@ -15,11 +15,11 @@ from appliance.config.models import ProxyConfig
 from appliance.config.upstreams import PoolMemberConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.core.model import Operation
+from appliance.core.rewrite import RequestBody
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, FailureRate
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.response import UpstreamResponse
-from appliance.proxy.rewrite import RequestBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

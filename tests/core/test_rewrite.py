@@ -11,7 +11,7 @@ import pytest
 from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core.json_edit import JsonObject
 from appliance.core.model import Operation
-from appliance.proxy.rewrite import RequestBody, RequestRewriter, rename_response
+from appliance.core.rewrite import RequestBody, RequestRewriter, rename_response
 
 CHAT, MESSAGE, RESPONSE = Operation.CHAT_COMPLETION, Operation.MESSAGE, Operation.RESPONSE
 
@@ -92,6 +92,36 @@ def test_a_system_prompt_goes_before_the_clients_own(operation: Operation, befor
     config = RequestRewriteConfig(system_prompt="P")
 
     assert json.loads(_rewritten(config, operation, json.dumps(before).encode())) == after
+
+
+def test_later_settings_win() -> None:
+    """Those of an alias go on top of the model's: its defaults, overrides and prompt; all of the drops hold."""
+    model = RequestRewriteConfig(
+        defaults={"temperature": 1, "top_p": 0.9}, override={"seed": 1}, drop=("user",), system_prompt="model"
+    )
+    alias = RequestRewriteConfig(
+        defaults={"temperature": 0.2, "stop": "."}, override={"seed": 2}, drop=("n",), system_prompt="alias"
+    )
+    document = JsonObject(b'{"user": "u", "n": 3, "messages": [], "stop": "!"}')
+
+    RequestRewriter(model, alias).rewrite(CHAT, document)
+
+    assert json.loads(document.write()) == {
+        "messages": [{"role": "system", "content": "alias"}],
+        "stop": "!",
+        "temperature": 0.2,
+        "top_p": 0.9,
+        "seed": 2,
+    }
+
+
+def test_an_operation_without_changes_needs_no_parsing() -> None:
+    """A prompt alone changes the operations that have one."""
+    prompt = RequestRewriter(RequestRewriteConfig(system_prompt="P"))
+
+    assert not RequestRewriter(RequestRewriteConfig()).changes(CHAT)
+    assert prompt.changes(CHAT)
+    assert not prompt.changes(Operation.EMBEDDING)
 
 
 def test_other_messages_keep_their_bytes() -> None:

@@ -1,13 +1,13 @@
-"""What is changed in requests and responses: the model's name, and what the config says; all other bytes stay."""
+"""What is changed in requests and responses: the model's name, and what a config says; all other bytes stay."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
-from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core import json_edit, multipart
 from appliance.core.json_edit import Change, JsonObject
 from appliance.core.json_limits import has_more_members
@@ -68,16 +68,45 @@ class RequestBody:
         return self.before + (name.encode() if self.is_form else msgspec.json.encode(name)) + self.after
 
 
-class RequestRewriter:
-    """The changes that a config makes in the JSON of requests, prepared for all requests."""
+class RequestSettings(Protocol):
+    """Changes of the JSON of every request, as a config has them."""
 
-    def __init__(self, config: RequestRewriteConfig) -> None:
+    @property
+    def defaults(self) -> Mapping[str, object]:
+        """Fields for requests without them; objects are completed member by member."""
+
+    @property
+    def override(self) -> Mapping[str, object]:
+        """Fields that always have this value; objects are merged into the client's member by member."""
+
+    @property
+    def drop(self) -> Sequence[str]:
+        """Fields that are removed from what the client sent."""
+
+    @property
+    def system_prompt(self) -> str | None:
+        """Text before the client's system prompt; None if there is none."""
+
+
+class RequestRewriter:
+    """Changes of the JSON of requests, prepared for all requests.
+
+    Of several settings, those of a model and of an alias for example, the later ones win where they disagree.
+    """
+
+    def __init__(self, *settings: RequestSettings) -> None:
         self._steps: list[Mapping[str, Change]] = [
-            dict.fromkeys(config.drop, json_edit.remove),
-            {name: json_edit.default(value) for name, value in config.defaults.items()},
-            {name: json_edit.merge(value) for name, value in config.override.items()},
+            *(dict.fromkeys(each.drop, json_edit.remove) for each in settings),
+            *({name: json_edit.default(value) for name, value in each.defaults.items()} for each in reversed(settings)),
+            *({name: json_edit.merge(value) for name, value in each.override.items()} for each in settings),
         ]
-        self._prompts = {} if config.system_prompt is None else _prompt_changes(config.system_prompt)
+        self._steps = [step for step in self._steps if step]
+        prompt = next((each.system_prompt for each in reversed(settings) if each.system_prompt is not None), None)
+        self._prompts = {} if prompt is None else _prompt_changes(prompt)
+
+    def changes(self, operation: Operation) -> bool:
+        """Whether requests for an operation are changed at all, so that a body must be parsed."""
+        return bool(self._steps) or operation in self._prompts
 
     def rewrite(self, operation: Operation, document: JsonObject) -> None:
         """Change the request.
