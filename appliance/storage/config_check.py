@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
-from appliance.core.uri import hub_uri_of, is_hub_name, scheme_of
+from appliance.core.uri import hub_uri_of, is_hub_name, redact, scheme_of
 from appliance.storage.filesystems.registry import (
     FILESYSTEMS,
     RemoteFilesystem,
@@ -17,14 +19,37 @@ from appliance.storage.filesystems.registry import (
     suggest_scheme,
 )
 
+# A scheme with fewer slashes than two, or with more: a path, or a URI without a bucket or host.
+_WRONG_SLASHES = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?:/?|/{3,})([^/].*)")
+
 
 def check(raw: RawConfig) -> Iterator[Diagnostic]:
     """Check the storage of every model, tokenizer and adapter."""
     for path in _storage_paths(raw):
         uri = raw.find((*path, "uri"))
         if isinstance(uri, str):
+            if meant := _with_two_slashes(uri):
+                yield _slashes(raw, (*path, "uri"), meant)
+                continue
             yield from _check(raw, path, uri)
             yield from _check_hub(raw, (*path, "uri"), uri)
+
+
+def _slashes(raw: RawConfig, path: DataPath, meant: str) -> Diagnostic:
+    must = "must have two slashes after the scheme"
+    # Neither the value nor a suggestion may give a password away.
+    if raw.secrets(path) or redact(meant) != meant:
+        return replace(raw.diagnostic(path, f"is a URI or path; {must}"), is_secret=True)
+    return raw.diagnostic(path, f"is {raw.quote(path)}; {must}: {meant} (or write ./ before it, for a path)")
+
+
+def _with_two_slashes(uri: str) -> str | None:
+    """The URI that a text with too few or too many slashes stands for; None for any other text."""
+    found = _WRONG_SLASHES.fullmatch(uri)
+    scheme = found[1].lower() if found else "file"
+    if found is None or scheme == "file" or scheme not in FILESYSTEMS:
+        return None
+    return f"{scheme}://{found[2]}"
 
 
 def _check(raw: RawConfig, path: DataPath, uri: str) -> Iterator[Diagnostic]:
