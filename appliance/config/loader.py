@@ -17,7 +17,7 @@ from appliance.config.json_schema import schemas_at
 from appliance.config.masking import MASK
 from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, Source, with_value
 from appliance.config.root import Config
-from appliance.config.schema_errors import check
+from appliance.config.schema_errors import check, with_guessed_classes
 from appliance.config.sources import merge
 from appliance.config.storage import LOCK_FILE_NAME
 from appliance.config.validators import VALIDATORS, Validator
@@ -124,8 +124,13 @@ def _validate(
     """The config of a file in `directory`, None where it cannot be built, and every error."""
     environ = os.environ if environ is None else environ
     raw = merge(resolve(raw, environ, directory), environ, overrides).mark_secrets()
-    schema_errors = list(check(raw))
-    valid = raw.without(error.path for error in schema_errors)
+    # A misspelt class hides none of the other errors of its model.
+    guess = with_guessed_classes(raw)
+    schema_errors = list(check(guess))
+    valid = guess.without(error.path for error in schema_errors)
+    if guess is not raw:
+        known = {error.path for error in schema_errors}
+        schema_errors += [error for error in check(raw) if error.path not in known]
     errors = [*raw.errors, *schema_errors, *(error for each in (*VALIDATORS, *validators) for error in each(valid))]
     data = raw.data
     if not errors and raw.find(_LOCK_FILE) is None:

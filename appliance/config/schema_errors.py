@@ -21,7 +21,8 @@ from appliance.config.json_schema import (
     types_of,
     validation_schema,
 )
-from appliance.config.raw_config import UNKNOWN, DataPath, Diagnostic, RawConfig, quote
+from appliance.config.models import MODEL_CONFIGS
+from appliance.config.raw_config import UNKNOWN, DataPath, Diagnostic, RawConfig, quote, with_value
 from appliance.core.suggestions import did_you_mean, known_names, nearest
 
 # jsonschema's ValidationError, by whose stub every attribute may be unset.
@@ -63,6 +64,20 @@ def check(raw: RawConfig) -> Iterator[Diagnostic]:
     """Every error that the schema finds in the config."""
     for error in _validator().iter_errors(raw.data):
         yield from _diagnostics(raw, error)
+
+
+def with_guessed_classes(raw: RawConfig) -> RawConfig:
+    """The config with the class that each model means whose class or the key `class` is misspelt."""
+    for path, model in raw.models():
+        keys = (
+            ["class"] if "class" in model else [key for key in model if nearest(key, _keys_at(raw, path)) == ["class"]]
+        )
+        value = model[keys[0]] if len(keys) == 1 else None
+        meant = nearest(value, MODEL_CONFIGS) if isinstance(value, str) else []
+        if len(meant) == 1 and {keys[0]: value} != {"class": meant[0]}:
+            rest = {key: item for key, item in model.items() if key not in keys}
+            raw = replace(raw, data=with_value(raw.data, path, {"class": meant[0], **rest}))
+    return raw
 
 
 @cache
