@@ -35,6 +35,8 @@ class RequestContext:
     is_probe: bool = False
     """Whether platforms request it every few seconds."""
     began: float = field(default_factory=time.monotonic)
+    batch: str | None = None
+    """Id of the batch that it is a line of."""
     key: str | None = None
     """Name of the API key, never the key itself."""
     model: str | None = None

@@ -4,6 +4,9 @@ A sequence is one text of a batch, or one choice of one prompt; each takes one u
 waits in the queue for its first unit. From then on it has one, and further ones while more of its sequences are
 computed. A free unit goes to the request that has the fewest, which is max-min fairness (Bertsekas and Gallager, Data
 Networks, 6.5.2), so a request with thousands of sequences takes turns with the others.
+
+Background requests, such as those of batches, get units that interactive ones leave: only while none of those waits,
+and all of them together at most half.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ _SLO_SHARE = 0.75
 # One request may have one unit of so many, rounded up, so that there is room for others.
 _MAX_SHARE_DIVISOR = 2
 
+# Units of all background requests of a model that has no limit.
+_BACKGROUND_UNITS = 8
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -41,7 +47,7 @@ class Sequence:
 
     def first_token(self) -> None:
         """Note that the first token of the sequence is there."""
-        if self.slots.sequences > 1:
+        if self.slots.sequences > 1 and not self.slots.is_background:
             self.slots.queue.learn_first_token(self.started)
 
     def end(self, *, is_success: bool) -> None:
@@ -58,6 +64,7 @@ class SequenceSlots:
     queue: RequestQueue
     size: int
     started: float
+    is_background: bool = False
     units: set[Sequence] = field(default_factory=set)
     idle: Sequence | None = None
     """The unit in which nothing is computed now; a request keeps its last unit to its end."""
@@ -81,7 +88,7 @@ class SequenceSlots:
     def first_token(self) -> None:
         """Note that the first token is there."""
         # With several sequences, each reports its own: the time for all of them depends on their number.
-        if self.sequences < 2:
+        if self.sequences < 2 and not self.is_background:
             self.queue.learn_first_token(self.started)
 
     @asynccontextmanager
@@ -128,6 +135,8 @@ class RequestQueue:
     # The oldest first: a dict keeps the order and removes any of them at once.
     _units: dict[Sequence, None] = field(default_factory=dict)
     _waiters: dict[_Waiter, None] = field(default_factory=dict)
+    _background_waiters: dict[_Waiter, None] = field(default_factory=dict)
+    _background_units: int = 0
     # Running requests whose sequences wait. Of those with equally many units the first is served, and becomes the last.
     _sharing: dict[SequenceSlots, None] = field(default_factory=dict)
     _tickets: Iterator[int] = field(default_factory=count)
@@ -144,8 +153,14 @@ class RequestQueue:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for their turn."""
+        """Interactive requests that wait for their turn."""
         return len(self._waiters)
+
+    @property
+    def background_limit(self) -> int:
+        """Most units that all background requests hold together."""
+        limit = self.concurrent
+        return _BACKGROUND_UNITS if limit is None else max(1, limit // _MAX_SHARE_DIVISOR)
 
     @property
     def queued_tokens(self) -> int:
@@ -177,20 +192,19 @@ class RequestQueue:
         if self._has_room:
             return self._start(size)
         self._require_queue_room(size)
-        turn: asyncio.Future[SequenceSlots] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(turn, size, self.tokens(size), next(self._tickets))
-        self._waiters[waiter] = None
         try:
-            return await timeouts.before_first(self._wait_for_turn(turn))
-        except BaseException as error:
-            self._waiters.pop(waiter, None)
-            # Its turn may have come while this task was being cancelled.
-            if turn.done() and not turn.cancelled():
-                self.leave(turn.result(), None, is_success=False)
-            if isinstance(error, RequestTimeoutError):
-                self.refused["deadline"] += 1
-                note_refusal("deadline")
+            async with self._waiting(size, self._waiters) as turn:
+                return await timeouts.before_first(self._wait_for_turn(turn))
+        except RequestTimeoutError:
+            self.refused["deadline"] += 1
+            note_refusal("deadline")
             raise
+
+    async def enter_background(self, size: int) -> SequenceSlots:
+        """Wait, however long it takes, until a background request may use a unit; it must leave again."""
+        async with self._waiting(size, self._background_waiters) as turn:
+            self._serve_waiting()
+            return await turn
 
     def leave(self, slots: SequenceSlots, prompt_tokens: int | None, *, is_success: bool) -> None:
         """End a request; see `SequenceSlots.leave`."""
@@ -252,6 +266,21 @@ class RequestQueue:
         now = self.clock()
         self._wait_estimator.learn_first_token(self.running, now - started, now)
 
+    @asynccontextmanager
+    async def _waiting(self, size: int, waiters: dict[_Waiter, None]) -> AsyncGenerator[asyncio.Future[SequenceSlots]]:
+        """Have a request among those that wait during the block, which returns the result of the future."""
+        turn: asyncio.Future[SequenceSlots] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(turn, size, self.tokens(size), next(self._tickets))
+        waiters[waiter] = None
+        try:
+            yield turn
+        except BaseException:
+            waiters.pop(waiter, None)
+            # Its turn may have come while this task was being cancelled.
+            if turn.done() and not turn.cancelled():
+                self.leave(turn.result(), None, is_success=False)
+            raise
+
     async def _wait_for_turn(self, turn: asyncio.Future[SequenceSlots]) -> SequenceSlots:
         """Wait for a request's turn; the promised time holds even if the estimate was wrong."""
         promised = self.slo.ttft_seconds
@@ -275,34 +304,49 @@ class RequestQueue:
         # A new request does not overtake those that wait.
         return self._is_free and not self._waiters
 
-    def _start(self, size: int) -> SequenceSlots:
-        slots = SequenceSlots(self, size, self.clock())
+    def _start(self, size: int, *, is_background: bool = False) -> SequenceSlots:
+        slots = SequenceSlots(self, size, self.clock(), is_background)
         slots.idle = self._take(slots)
         self._running.add(slots)
         return slots
 
     def _serve_waiting(self) -> None:
-        """Give free units to the requests that have none, in the order of their arrival, then to those with fewest."""
+        """Give free units to interactive requests, then to background requests."""
         while self._is_free:
-            waiter, slots = next(iter(self._waiters), None), self._poorest()
-            if waiter is not None and (slots is None or slots.units or waiter.ticket < slots.ticket):
-                del self._waiters[waiter]
-                # It may have been cancelled in this iteration of the event loop.
-                if not waiter.slots.done():
-                    waiter.slots.set_result(self._start(waiter.size))
-            elif slots is not None and (turn := slots.first_waiting()) is not None:
-                turn.set_result(self._take(slots))
-                self._move_to_end(slots)
-            else:
+            if self._serve_one(is_background=False):
+                continue
+            if self._background_units >= self.background_limit or not self._serve_one(is_background=True):
                 return
 
-    def _poorest(self) -> SequenceSlots | None:
+    def _serve_one(self, *, is_background: bool) -> bool:
+        """Give a unit to the first request that has none, in the order of arrival, or to the one with the fewest.
+
+        Return whether there was such a request.
+        """
+        waiters = self._background_waiters if is_background else self._waiters
+        waiter, slots = next(iter(waiters), None), self._poorest(is_background=is_background)
+        if waiter is not None and (slots is None or slots.units or waiter.ticket < slots.ticket):
+            del waiters[waiter]
+            # It may have been cancelled in this iteration of the event loop.
+            if not waiter.slots.done():
+                waiter.slots.set_result(self._start(waiter.size, is_background=is_background))
+        elif slots is not None and (turn := slots.first_waiting()) is not None:
+            turn.set_result(self._take(slots))
+            self._move_to_end(slots)
+        else:
+            return False
+        return True
+
+    def _poorest(self, *, is_background: bool) -> SequenceSlots | None:
         """Return the request with the fewest units among those that may have a further one."""
         for slots in [slots for slots in self._sharing if slots.first_waiting() is None]:
             del self._sharing[slots]
         limit = self.concurrent
         eligible = (
-            slots for slots in self._sharing if limit is None or len(slots.units) < -(-limit // _MAX_SHARE_DIVISOR)
+            slots
+            for slots in self._sharing
+            if slots.is_background is is_background
+            and (limit is None or len(slots.units) < -(-limit // _MAX_SHARE_DIVISOR))
         )
         return min(eligible, key=lambda slots: len(slots.units), default=None)
 
@@ -314,11 +358,13 @@ class RequestQueue:
         unit = Sequence(slots, self.clock())
         self._units[unit] = None
         slots.units.add(unit)
+        self._background_units += slots.is_background
         return unit
 
     def _drop(self, unit: Sequence) -> None:
         del self._units[unit]
         unit.slots.units.remove(unit)
+        self._background_units -= unit.slots.is_background
 
     def _require_slo(self) -> None:
         promised = self.slo.ttft_seconds

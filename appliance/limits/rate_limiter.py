@@ -63,8 +63,8 @@ class RateLimiter:
         self._limits = limits
         self._buckets = {name: buckets for name, buckets in self._buckets.items() if name in limits}
 
-    def charge(self, name: str | None, tokens: int) -> RateLimitCharge | None:
-        """Charge a key for one request with an estimate of its prompt tokens; None if the key has no limits.
+    def charge(self, name: str | None, tokens: int, requests: int = 1) -> RateLimitCharge | None:
+        """Charge a key for requests with an estimate of their prompt tokens; None if the key has no limits.
 
         Raises:
             RateLimitedError: the key has spent too much.
@@ -74,9 +74,9 @@ class RateLimiter:
             return None
         buckets = self._buckets.setdefault(name, (_Bucket("requests"), _Bucket("tokens")))
         buckets[0].limit, buckets[1].limit = limits.requests_per_minute, limits.tokens_per_minute
-        charge = RateLimitCharge(*buckets, tokens, self._clock)
-        for bucket, needed in zip(buckets, (1, tokens), strict=True):
-            if bucket.limit is None:
+        charge = RateLimitCharge(*buckets, requests, tokens, self._clock)
+        for bucket, needed in zip(buckets, (requests, tokens), strict=True):
+            if bucket.limit is None or (bucket is buckets[0] and not requests):
                 continue
             seconds = bucket.wait_seconds(needed, bucket.limit, self._clock())
             if seconds > 0:
@@ -91,21 +91,22 @@ class RateLimiter:
 
 @dataclass(slots=True)
 class RateLimitCharge:
-    """The charge for one request: one request, and its tokens, which are estimated until they are counted."""
+    """The charge for one request, or a line of a batch: its tokens are estimated until they are counted."""
 
     request_bucket: _Bucket
     token_bucket: _Bucket
+    requests: int
     tokens: int
     clock: Callable[[], float]
 
     def take(self) -> None:
         """Take the charge from the key's buckets."""
-        self.request_bucket.spent += 1
+        self.request_bucket.spent += self.requests
         self.token_bucket.spent += self.tokens
 
     def refund(self) -> None:
         """Return the charge, because the request was not handled."""
-        self.request_bucket.spent -= 1
+        self.request_bucket.spent -= self.requests
         self.settle(0)
 
     def settle(self, tokens: int) -> None:

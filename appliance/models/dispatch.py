@@ -22,7 +22,7 @@ from appliance.core.model import (
 )
 from appliance.core.request_context import RequestContext, current_context
 from appliance.core.token_usage import TokenUsage
-from appliance.limits.queue import SequenceSlots, use_slots
+from appliance.limits.queue import SequenceSlots, current_slots, use_slots
 from appliance.limits.rate_limiter import RateLimitCharge, RateLimiter
 from appliance.limits.timeouts import Timeouts
 from appliance.models.model_status import ModelStatus
@@ -40,8 +40,13 @@ _UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _TOKENIZER_OPERATIONS = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
-async def handle(status: ModelStatus, request: ModelRequest, rate_limiter: RateLimiter) -> ModelResponse:
+async def handle(
+    status: ModelStatus, request: ModelRequest, rate_limiter: RateLimiter, *, is_background: bool = False
+) -> ModelResponse:
     """Have the model handle a client's request; a stream is returned with its first bytes, or the error has a status.
+
+    A background request waits, however long it takes, for capacity that interactive requests leave. The lines of a
+    batch cost their key tokens, but no requests.
 
     Raises:
         RequestError: the model cannot do this now, a limit is exceeded, or the request is at fault.
@@ -55,8 +60,9 @@ async def handle(status: ModelStatus, request: ModelRequest, rate_limiter: RateL
         raise unavailable(status)
     charge = None
     if context is not None:
-        charge = rate_limiter.charge(context.key, status.queue.tokens(len(request.body)))
-    response = await _Exchange(status, request, context, charge).start()
+        tokens = status.queue.tokens(len(request.body))
+        charge = rate_limiter.charge(context.key, tokens, requests=0 if context.batch else 1)
+    response = await _Exchange(status, request, context, charge, is_background).start()
     return response if charge is None else replace(response, headers={**response.headers, **charge.headers()})
 
 
@@ -86,7 +92,8 @@ class PeerClient:
         _require_supported(status, request)
         if not status.rule.can_answer and status.state is not State.DRAINING:
             raise unavailable(status)
-        return await _Exchange(status, request).start()
+        slots = current_slots()
+        return await _Exchange(status, request, is_background=slots is not None and slots.is_background).start()
 
 
 async def wait_idle(statuses: Sequence[ModelStatus], seconds: float) -> None:
@@ -132,6 +139,7 @@ class _Exchange:
     request: ModelRequest
     context: RequestContext | None = None
     charge: RateLimitCharge | None = None
+    is_background: bool = False
     _is_success: bool = False
     _has_first_token: bool = False
 
@@ -150,8 +158,7 @@ class _Exchange:
         A generator that has started always ends, at the latest when it is garbage collected, so no count can leak.
         """
         status, request, context = self.status, self.request, self.context
-        timeouts = Timeouts.of(status.name, status.queue.limits)
-        async with self._admitted(timeouts) as slots:
+        async with self._admitted() as (slots, timeouts):
             # The state may have changed while the request was queued.
             if not status.rule.can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
                 raise unavailable(status)
@@ -189,12 +196,18 @@ class _Exchange:
             self._is_success = response.status < 400
 
     @asynccontextmanager
-    async def _admitted(self, timeouts: Timeouts) -> AsyncGenerator[SequenceSlots]:
+    async def _admitted(self) -> AsyncGenerator[tuple[SequenceSlots, Timeouts]]:
         """Wait for the request's turn, and hold its slots in the block; everything is settled at the end of it."""
         status, context, charge, arrived = self.status, self.context, self.charge, time.monotonic()
         queue = status.tokenizer_queue if self.request.operation in _TOKENIZER_OPERATIONS else status.queue
+        size, timeouts = len(self.request.body), Timeouts.of(status.name, status.queue.limits)
         try:
-            slots = await queue.enter(len(self.request.body), timeouts)
+            if self.is_background:
+                slots = await queue.enter_background(size)
+                # Its time begins with its turn, because nobody waits for it.
+                timeouts = Timeouts.of(status.name, status.queue.limits)
+            else:
+                slots = await queue.enter(size, timeouts)
         except BaseException:
             if charge is not None:
                 charge.refund()
@@ -204,7 +217,7 @@ class _Exchange:
             context.queued = arrived if context.admitted - arrived > _MIN_QUEUE_SECONDS else None
         started_ns = time.monotonic_ns()
         try:
-            yield slots
+            yield slots, timeouts
         finally:
             status.requests.add(time.monotonic_ns() - started_ns, is_success=self._is_success)
             prompt_tokens, output_tokens = (None, 0) if context is None else context.settle()

@@ -104,11 +104,11 @@ class ModelManager:
             config=config,
         )
 
-    async def handle(self, name: str | None, request: ModelRequest) -> ModelResponse:
-        """Have the named model answer, if the caller may use it; None means the only one. Raises as `dispatch` does."""
+    async def handle(self, name: str | None, request: ModelRequest, *, is_background: bool = False) -> ModelResponse:
+        """Have the named model answer, if the caller may use it; None means the only one. See `dispatch.handle`."""
         status = self.find(name)
         self.authorizer.require_operation(request.operation)
-        return await dispatch.handle(status, request, self.rate_limiter)
+        return await dispatch.handle(status, request, self.rate_limiter, is_background=is_background)
 
     async def drain(self, seconds: float, delay: float = 0, on_drained: Callable[[], None] = lambda: None) -> None:
         """Turn readiness off, and wait up to `seconds` for the requests that are running.

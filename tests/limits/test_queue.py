@@ -42,6 +42,16 @@ class Harness:
 
         return asyncio.create_task(enter())
 
+    def arrive_in_background(self, name: str = "background") -> asyncio.Task[SequenceSlots]:
+        """A background request."""
+
+        async def enter() -> SequenceSlots:
+            slots = await self.queue.enter_background(400)
+            self.order.append(name)
+            return slots
+
+        return asyncio.create_task(enter())
+
     def answer(self, task: asyncio.Task[SequenceSlots], seconds: float = 0.0) -> None:
         """A request that came is answered, and leaves."""
         self.clock.now += seconds
@@ -275,3 +285,70 @@ async def test_tokens_of_the_queue_are_estimated_as_requests_had_them() -> None:
     assert 80 <= harness.queue.queued_tokens <= 100
     assert not waiting.done()
     waiting.cancel()
+
+
+async def test_background_requests_take_what_interactive_ones_leave() -> None:
+    """All of them together have at most half of the units, and only while no interactive request waits."""
+    harness = Harness(concurrent=4)
+    background = [harness.arrive_in_background() for _ in range(3)]
+    await settle()
+    assert [task.done() for task in background] == [True, True, False]
+    interactive = [harness.arrive(name) for name in "abc"]
+    await settle()
+    assert (harness.queue.running, harness.queue.queued) == (4, 1)
+
+    harness.answer(background[0])
+    await settle()
+    assert harness.order[-1] == "c"
+    assert not background[2].done()
+
+    harness.answer(interactive[0])
+    await settle()
+    assert background[2].done()
+
+
+async def test_background_requests_do_not_fill_the_queue() -> None:
+    """They neither count as waiting, nor are refused, nor time out while they wait."""
+    harness = Harness(concurrent=1, queued=1, first_token_seconds=0.01)
+    (first,) = await harness.full(1)
+    background = [harness.arrive_in_background() for _ in range(5)]
+    await settle()
+    waiting = harness.arrive("interactive")
+    await settle()
+    assert harness.queue.queued == 1
+
+    for task in (first, waiting, *background):
+        harness.answer(task)
+        await settle()
+
+    assert harness.order == ["", "interactive", *["background"] * 5]
+    assert harness.queue.running == 0
+
+
+async def test_background_requests_of_a_model_without_a_limit_are_few() -> None:
+    """Interactive requests are not limited by them."""
+    harness = Harness()
+    background = [harness.arrive_in_background() for _ in range(20)]
+    await settle()
+    interactive = [harness.arrive() for _ in range(20)]
+    await settle()
+
+    assert all(task.done() for task in interactive)
+    assert sum(task.done() for task in background) == 8
+    for task in background:
+        task.cancel()
+
+
+async def test_a_background_request_that_is_cancelled_leaves_nothing() -> None:
+    """Neither while it waits, nor in the moment of its turn."""
+    harness = Harness(concurrent=1)
+    (first,) = await harness.full(1)
+    waiting = [harness.arrive_in_background() for _ in range(2)]
+    await settle()
+    waiting[0].cancel()
+    harness.answer(first)
+    waiting[1].cancel()
+    await settle()
+
+    assert harness.queue.running == 0
+    assert (await harness.arrive()).queue is harness.queue

@@ -122,3 +122,14 @@ def test_workers_share_a_limit() -> None:
     limits = KeyLimitsConfig(requests_per_minute=10, tokens_per_minute=None).share(4)
 
     assert (limits.requests_per_minute, limits.tokens_per_minute) == (3, None)
+
+
+def test_the_lines_of_a_batch_cost_tokens_but_no_requests() -> None:
+    """A batch does not use up the requests of its key, nor wait for them; its tokens count."""
+    account = Account(requests_per_minute=1, tokens_per_minute=600)
+    for _ in range(2):
+        assert account.keys.charge("a", 300, requests=0) is not None
+
+    account.keys.charge("a", 0)
+    with pytest.raises(RateLimitedError, match="600 tokens"):
+        account.keys.charge("a", 300, requests=0)
