@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
-import msgspec
-
+from appliance.api.inner_requests import (
+    Headers,
+    decode_response,
+    inner_headers,
+    model_headers,
+    openai_request,
+    response_body,
+)
 from appliance.api.oip.signatures import SIGNATURES, OperationSignature, TextInputs, choose_signature, parse_inputs
 from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
-from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.core.model import ModelRequest, Operation
 from appliance.core.openai_types import Json
 from appliance.limits.queue import require_within
 from appliance.models.manager import ModelManager
@@ -21,13 +26,6 @@ from appliance.tensors.tensor import InferenceRequest, InferenceResponse, Tensor
 
 VERSION = "1"
 """The version of every model; a config has no versions."""
-
-Headers = Mapping[str, str]
-
-# Headers that describe the original body, not the translated one.
-_BODY_HEADERS = frozenset(
-    {"accept", "accept-encoding", "content-encoding", "content-length", "content-type", LENGTH_HEADER}
-)
 
 
 def find_model(manager: ModelManager, name: str, version: str | None = None) -> ModelStatus:
@@ -84,41 +82,10 @@ async def run_operation(
         return await response_body(await manager.handle(name, request))
 
     def read() -> Sequence[Tensor]:
-        return signature.tensors(texts, [_decode(response, signature.response) for response in responses])
+        return signature.tensors(texts, [decode_response(response, signature.response) for response in responses])
 
     responses = await gather_limited([partial(send, body) for body in bodies])
     return await off_loop(sum(map(len, responses)), read)
-
-
-def openai_request(name: str, operation: Operation, body: Json, headers: Headers) -> ModelRequest:
-    """Return a request of the OpenAI protocol on behalf of a client of another protocol."""
-    return ModelRequest(operation, msgspec.json.encode({**body, "model": name}), inner_headers(headers))
-
-
-def inner_headers(headers: Headers) -> dict[str, str]:
-    """Return the headers that remain valid after the body was translated to JSON."""
-    kept = {name: value for name, value in headers.items() if name not in _BODY_HEADERS}
-    return {**kept, "content-type": "application/json"}
-
-
-def error_of_response(response: ModelResponse) -> RequestError:
-    """Return the error in a model's OpenAI response."""
-    try:
-        error = msgspec.json.decode(response.body if isinstance(response.body, bytes) else b"")["error"]
-        text = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        text = f"The model answered with status {response.status}"
-    return RequestError(text, status=response.status)
-
-
-async def response_body(response: ModelResponse) -> bytes:
-    """Return the body of a successful response."""
-    if not isinstance(response.body, bytes):
-        await response.body.aclose()
-        raise GatewayError("The model answered with a stream that nobody asked for")
-    if response.status >= 300:
-        raise error_of_response(response)
-    return response.body
 
 
 async def _forward_tensors(
@@ -136,15 +103,3 @@ async def _forward_tensors(
     return InferenceResponse(
         name, VERSION, response.outputs, request.id, response.parameters, model_headers(model_response)
     )
-
-
-def model_headers(response: ModelResponse) -> dict[str, str]:
-    """Return the headers that a model adds, without those that describe its body, which is encoded anew."""
-    return {name: value for name, value in response.headers.items() if name not in _BODY_HEADERS}
-
-
-def _decode(body: bytes, type_: type) -> Any:  # Any: of that type
-    try:
-        return msgspec.json.decode(body, type=type_)
-    except (ValueError, RecursionError) as error:
-        raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error

@@ -21,8 +21,9 @@ from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.error_responses import refuse_method, with_error_event
+from appliance.api.inner_requests import Headers, inner_headers, model_headers, response_body
 from appliance.api.oip.cloud_events import Event, unwrap, wrap
-from appliance.api.oip.inference import Headers, authorize, inner_headers, model_headers, response_body, run_operation
+from appliance.api.oip.inference import authorize, run_operation
 from appliance.api.oip.signatures import TextInput, choose_signature, parse_fields
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnsupportedOperationError

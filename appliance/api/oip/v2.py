@@ -25,14 +25,13 @@ from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.error_responses import refuse_method, with_error_event
+from appliance.api.inner_requests import error_of_response, openai_request
 from appliance.api.oip import metadata
 from appliance.api.oip.inference import (
     VERSION,
     authorize,
-    error_of_response,
     find_model,
     infer,
-    openai_request,
     run_operation,
 )
 from appliance.api.oip.signatures import OperationSignature, TextInput, default_signature, parse_fields
