@@ -218,6 +218,8 @@ def _must(raw: RawConfig, error: _Error) -> str:
             return str(schema.get("patternErrorMessage", f"match {expected}")).removeprefix("must ")
         case "uniqueItems":
             return "have each entry once"
+        case str(keyword) if keyword in _BOUNDS and "errorMessage" in schema:
+            return str(schema["errorMessage"]).removeprefix("must ")
         case str(keyword) if keyword in _BOUNDS:
             return f"be {_BOUNDS[keyword]} {expected}"
         case str(keyword) if keyword in _COUNTS:

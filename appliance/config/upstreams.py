@@ -16,6 +16,8 @@ Status = Annotated[int, Field(ge=400, le=599)]
 
 Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
 
+_NO_SHARE = "a reserve has weight 1 and a higher priority, and an upstream that gets no requests is removed"
+
 # RFC 9110, section 5.6.2.
 HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 HeaderName = Annotated[str, text_like(HEADER_NAME, "the name of a header: letters, digits and -")]
@@ -125,8 +127,15 @@ class PoolMemberConfig(UpstreamConfig):
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Name in probes, logs and metrics; unset is its host and port."""
 
-    weight: Annotated[int, Field(ge=1, le=100)] = 1
-    """Share of the requests, relative to the weights of the other upstreams. To send it none, remove the upstream."""
+    priority: Annotated[int, Field(ge=0, le=100)] = 0
+    """Group of the upstream, 0 first. A group gets requests only while no upstream of a lower number is available, and
+    those that these failed or refused to begin: a paid API with `priority: 1` is the reserve of servers of your own.
+    """
+
+    weight: Annotated[
+        int, Field(ge=1, le=100, json_schema_extra={"errorMessage": f"must be from 1 to 100; {_NO_SHARE}"})
+    ] = 1
+    """Share of the requests, relative to the weights of the other upstreams of its priority."""
 
 
 class HeadersConfig(BaseConfig):

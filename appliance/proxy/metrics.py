@@ -28,6 +28,7 @@ FIRST_BYTE = Histogram(
 RUNNING = Gauge("appliance_upstream_running", "Requests to an upstream that are running.", _UPSTREAM)
 HEALTHY = Gauge("appliance_upstream_healthy", "1 if the last health checks succeeded.", _UPSTREAM)
 CIRCUIT = Gauge("appliance_upstream_circuit", "1 for the state of the circuit breaker.", (*_UPSTREAM, "circuit"))
+PRIORITY = Gauge("appliance_upstream_priority", "Priority of an upstream; 0 gets requests first.", _UPSTREAM)
 RETRIES = Counter("appliance_upstream_retries", "Requests that were retried.", ("model",))
 CACHE = Counter("appliance_cache_requests", "Requests that the cache could answer, by result.", ("model", "result"))
 CACHE_BYTES = Gauge("appliance_cache_bytes", "Memory of cached responses.", ("model",))
@@ -38,6 +39,7 @@ class UpstreamState(Protocol):
 
     inflight: int
     is_healthy: bool
+    priority: int
     breaker: CircuitBreaker
 
 
@@ -57,6 +59,7 @@ def track_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     upstreams.append(upstream)
     RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in upstreams))
     HEALTHY.labels(*labels).set_function(lambda: upstreams[0].is_healthy)
+    PRIORITY.labels(*labels).set_function(lambda: upstreams[0].priority)
     for circuit in Circuit:
         CIRCUIT.labels(*labels, circuit).set_function(
             partial(lambda state: upstreams[0].breaker.circuit is state, circuit)
@@ -68,6 +71,7 @@ def untrack_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     if _remove(labels, upstream):
         RUNNING.remove(*labels)
         HEALTHY.remove(*labels)
+        PRIORITY.remove(*labels)
         for circuit in Circuit:
             CIRCUIT.remove(*labels, circuit)
 

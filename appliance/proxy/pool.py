@@ -129,44 +129,56 @@ class UpstreamPool:
         """
         self._budget.add_request()
         tried: list[Upstream] = []
+        candidates: Sequence[Upstream] = ()
         while True:
-            member = self._pick(request, tried)
+            # The state of those that were chosen for a retry may have changed during its delay.
+            candidates = _available(candidates) or self._first_candidates()
+            member = self._load_balancer.pick(candidates, request.prompt_prefix)
             tried.append(member)
             try:
                 response = await member.send(request)
             except GatewayError as error:
                 self._eject_outlier()
-                if not is_retryable(self._retry, error, request.operation) or not self._take_retry(tried):
+                candidates = self._retry_candidates(request, error, tried)
+                if not candidates:
                     raise
             else:
-                status = response.status
-                if status >= 500:
+                if response.status >= 500:
                     self._eject_outlier()
-                if not is_retryable(self._retry, status, request.operation) or not self._take_retry(tried, status):
+                candidates = self._retry_candidates(request, response.status, tried)
+                if not candidates:
                     return response
                 response.discard()
-            await asyncio.sleep(self._backoff_seconds(tried))
+            self._retries.inc()
+            await asyncio.sleep(self._backoff_seconds(candidates, tried))
 
-    def _available(self) -> list[Upstream]:
-        return [member for member in self.members if member.is_available]
-
-    def _pick(self, request: UpstreamRequest, tried: Sequence[Upstream]) -> Upstream:
+    def _first_candidates(self) -> Sequence[Upstream]:
         self.require_available()
-        available = self._available()
+        return _best_group(_available(self.members))
+
+    def _retry_candidates(
+        self, request: UpstreamRequest, outcome: int | GatewayError, tried: Sequence[Upstream]
+    ) -> Sequence[Upstream]:
+        """Return the upstreams of which one may get the request next; empty if it is not retried.
+
+        Those of the same priority come first, but the last attempt is kept for the next priority. That one needs no
+        budget: it does not add to the load of the upstreams that fail, and each request reaches it only once.
+        """
+        left = self._retry.attempts + 1 - len(tried)
+        if left < 1 or not is_retryable(self._retry, outcome, request.operation):
+            return ()
+        available = _available(self.members)
         untried = [member for member in available if member not in tried]
-        return self._load_balancer.pick(untried or available, request.prompt_prefix)
+        reserves = [member for member in untried if member.priority > tried[-1].priority]
+        others = [member for member in untried if member not in reserves]
+        if not untried and outcome != _TOO_MANY_REQUESTS:
+            others = available
+        if others and not (reserves and left == 1) and self._budget.take_retry():
+            return _best_group(others)
+        return _best_group(reserves)
 
-    def _take_retry(self, tried: Sequence[Upstream], status: int | None = None) -> bool:
-        candidates = self._available()
-        if status == _TOO_MANY_REQUESTS:
-            candidates = [member for member in candidates if member not in tried]
-        if len(tried) > self._retry.attempts or not candidates or not self._budget.take_retry():
-            return False
-        self._retries.inc()
-        return True
-
-    def _backoff_seconds(self, tried: Sequence[Upstream]) -> float:
-        if any(member not in tried for member in self._available()):
+    def _backoff_seconds(self, candidates: Sequence[Upstream], tried: Sequence[Upstream]) -> float:
+        if any(member not in tried for member in candidates):
             return 0
         failures = 1 + max(0, len(tried) - len(self.members))
         first_seconds = self._retry.backoff_seconds
@@ -180,6 +192,16 @@ class UpstreamPool:
         outlier = find_outlier([member.failure_rate for member in closed], self._outlier_margin)
         if outlier is not None:
             closed[outlier].eject()
+
+
+def _available(members: Sequence[Upstream]) -> list[Upstream]:
+    return [member for member in members if member.is_available]
+
+
+def _best_group(members: Sequence[Upstream]) -> Sequence[Upstream]:
+    """Return those whose priority is the first among them."""
+    first = min((member.priority for member in members), default=0)
+    return [member for member in members if member.priority == first]
 
 
 def unique_names(configs: Sequence[PoolMemberConfig]) -> list[str]:

@@ -54,6 +54,7 @@ class Upstream:
         headers = {**proxy.headers.set, **config.headers}
         self.name = name
         self.weight: float = config.weight
+        self.priority = config.priority
         self.inflight = 0
         self.client = UpstreamClient(config.model_copy(update={"headers": headers}))
         self.is_healthy = False
@@ -83,6 +84,7 @@ class Upstream:
         """Return the status for probes."""
         return {
             "name": self.name,
+            "priority": self.priority,
             "available": self.is_available,
             "reason": self._health_reason,
             "circuit": self.breaker.circuit,

@@ -169,6 +169,49 @@ async def test_a_failed_request_is_retried_at_another_upstream(upstreams: tuple[
     assert (status, _counts(upstreams)) == (200, [1, 1, 1])
 
 
+async def test_a_reserve_gets_requests_only_while_the_others_are_unavailable(upstreams: tuple[Upstream, ...]) -> None:
+    """By their circuit breakers; probes and metrics have the priorities."""
+    one, two, reserve = upstreams
+    for each in (one, two):
+        each.on(CHAT_PATH, error(500))
+    breaker = {"failures": 1, "open_seconds": 0.5, "outlier_margin": 1}
+    members = _prioritized(one, two, reserve)
+    async with proxied(*upstreams, upstreams=members, breaker=breaker, balance="round_robin") as model:
+        statuses = [(await ask(model))[0] for _ in range(4)]
+        priorities = [each["priority"] for each in model.upstreams()]
+        labels = {"model": "mine", "upstream": f"127.0.0.1:{reserve.port}"}
+        assert REGISTRY.get_sample_value("appliance_upstream_priority", labels) == 1
+        for each in (one, two):
+            each.reset()
+        reserve.reset()
+        await asyncio.sleep(0.6)
+        statuses += [(await ask(model))[0] for _ in range(4)]
+
+    assert statuses == [500, 500, *[200] * 6]
+    assert (priorities, _counts(upstreams)) == ([0, 0, 1], [2, 2, 0])
+
+
+@pytest.mark.parametrize(("attempts", "counts"), [(2, [1, 1, 1]), (1, [1, 0, 1]), (0, [1, 0, 0])])
+async def test_a_refused_request_goes_on_to_the_reserve(
+    upstreams: tuple[Upstream, ...], attempts: int, counts: list[int]
+) -> None:
+    """After the others of its priority; the last attempt is kept for the reserve, whatever the budget is."""
+    one, two, reserve = upstreams
+    for each in (one, two):
+        each.on(CHAT_PATH, error(429))
+    retry = {"attempts": attempts}
+    members = _prioritized(one, two, reserve)
+    async with proxied(*upstreams, upstreams=members, retry=retry, balance="round_robin") as model:
+        status, _body = await ask(model)
+        assert (status, _counts(upstreams)) == (200 if counts[2] else 429, counts)
+        if attempts:
+            assert [(await ask(model))[0] for _ in range(20)] == [200] * 20
+
+
+def _prioritized(one: Upstream, two: Upstream, reserve: Upstream) -> list[dict[str, object]]:
+    return [{"url": one.url}, {"url": two.url}, {"url": reserve.url, "priority": 1}]
+
+
 async def test_a_single_upstream_is_retried(upstream: Upstream) -> None:
     """Not after 429, nor after a bad request."""
     async with proxied(upstream, retry={"attempts": 2, "backoff_seconds": 0.01}) as model:

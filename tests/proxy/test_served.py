@@ -278,7 +278,14 @@ def test_metrics_and_probes_list_the_upstreams(client: httpx.Client, upstream: U
     text = client.get("/metrics").text
 
     assert shown["upstreams"] == [
-        {"name": place, "available": True, "reason": "the health check succeeded", "circuit": "closed", "running": 0}
+        {
+            "name": place,
+            "priority": 0,
+            "available": True,
+            "reason": "the health check succeeded",
+            "circuit": "closed",
+            "running": 0,
+        }
     ]
     assert f'appliance_upstream_healthy{{model="ours",upstream="{place}"}} 1.0' in text
     assert f'appliance_upstream_requests_total{{end="2xx",model="ours",upstream="{place}"}}' in text
