@@ -54,6 +54,18 @@ class FileLock:
             raise
         return lock
 
+    @classmethod
+    def acquire(cls, path: Path) -> FileLock:
+        """Return the exclusive lock on a file; waits, so it is for locks that are held for moments. Raises OSError."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = cls(handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            lock.close()
+            raise
+        return lock
+
     def close(self) -> None:
         """Release the lock; safe to call twice."""
         if self._handle is not None:
