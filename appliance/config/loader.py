@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from appliance.config.interpolation import resolve
 from appliance.config.json_schema import schemas_at
 from appliance.config.masking import MASK
-from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, Source, with_value
+from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, Source
 from appliance.config.root import Config
 from appliance.config.schema_errors import check, with_guessed_classes
 from appliance.config.sources import merge
@@ -23,9 +23,6 @@ from appliance.config.storage import LOCK_FILE_NAME
 from appliance.config.validators import VALIDATORS, Validator
 from appliance.config.yaml_parser import STANDARD_INPUT, parse, read
 from appliance.core.errors import ConfigError, Problem
-
-# Its default is beside the config, whose path the config itself does not know.
-_LOCK_FILE = ("storage", "lock_file")
 
 
 def _without_file() -> NoReturn:
@@ -132,13 +129,22 @@ def _validate(
         known = {error.path for error in schema_errors}
         schema_errors += [error for error in check(raw) if error.path not in known]
     errors = [*raw.errors, *schema_errors, *(error for each in (*VALIDATORS, *validators) for error in each(valid))]
-    data = raw.data
-    if not errors and raw.find(_LOCK_FILE) is None:
-        data = with_value(data, _LOCK_FILE, str(directory / LOCK_FILE_NAME))
     try:
-        return raw, Config.model_validate(data), errors
+        config = Config.model_validate(raw.data)
+        return raw, config if config.storage.lock_file else _with_lock_file(config, directory), errors
     except ValidationError as error:
         return raw, None, [*errors, *_pydantic_errors(raw, error, has_others=bool(errors))]
+
+
+def _with_lock_file(config: Config, directory: Path) -> Config:
+    """The config with the lock file beside its file, whose path the config itself does not know, as a default."""
+    storage = config.storage.model_copy(update={"lock_file": directory / LOCK_FILE_NAME})
+    copy = config.model_copy(update={"storage": storage})
+    # A copy takes what is updated for set, and listings show what is set.
+    storage.model_fields_set.discard("lock_file")
+    if "storage" not in config.model_fields_set:
+        copy.model_fields_set.discard("storage")
+    return copy
 
 
 def _pydantic_errors(raw: RawConfig, error: ValidationError, *, has_others: bool) -> Iterator[Diagnostic]:
