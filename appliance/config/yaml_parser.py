@@ -121,6 +121,10 @@ def _decode(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if b"\0" in content:
+            # A line of it would say nothing.
+            whole = SourceLocation(Source.of_file(name, ""))
+            raise _error(whole, "is binary or UTF-16; must be YAML in UTF-8") from None
         before = content[: error.start].decode("utf-8-sig", "replace")
         source = Source.of_file(name, content.decode("utf-8-sig", "replace"))
         location = _location_at(source, before, len(before))

@@ -151,6 +151,18 @@ def test_a_very_large_file_is_refused(load_text: Callable[..., LoadedConfig]) ->
         load_text(MINIMAL + "#" * 1024 * 1024)
 
 
+@pytest.mark.parametrize("content", [b"\x7fELF\x02\0\xff\x1b[2J", "models: []".encode("utf-16")])
+def test_a_file_that_is_no_text_is_named_without_its_bytes(tmp_path: Path, content: bytes) -> None:
+    """A terminal would act on some of them, and none says more."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+
+    assert str(caught.value) == f"{path}: is binary or UTF-16; must be YAML in UTF-8"
+
+
 def test_a_missing_file_is_a_problem_of_the_config(tmp_path: Path) -> None:
     """A path where there is nothing is a problem with the reason."""
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file or directory"):
