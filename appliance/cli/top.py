@@ -43,7 +43,7 @@ class Snapshot:
     cache_use: Mapping[str, float] = field(default_factory=dict)
     latencies: Mapping[tuple[str, str], Buckets] = field(default_factory=dict)
     """By metric and model."""
-    metrics_error: str | None = None
+    metrics_error: RemoteError | None = None
 
 
 @click.command()
@@ -79,6 +79,8 @@ async def _watch(url: str, api_key: str | None, interval: float, *, is_once: boo
                 text = str(error)
             click.echo(f"{_REDRAW if is_terminal else ''}{text}")
             if is_once:
+                if now.metrics_error is not None:
+                    raise now.metrics_error
                 return
 
 
@@ -95,7 +97,7 @@ async def snapshot(server: RemoteServer) -> Snapshot:
     try:
         metrics = await server.get("/metrics")
     except RemoteError as error:
-        return Snapshot(server.url, taken, health, metrics_error=str(error))
+        return Snapshot(server.url, taken, health, metrics_error=error)
     return Snapshot(server.url, taken, health, *parsed(metrics))
 
 

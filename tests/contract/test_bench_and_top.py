@@ -77,7 +77,7 @@ def test_a_server_that_does_not_answer_is_named(command: str) -> None:
 
 
 def test_bench_and_top_take_the_key_of_the_server(keyed_server: Server) -> None:
-    """Without it they say how to give it; top shows what everybody may see."""
+    """Without it they say how to give it, and fail; top shows what everybody may see."""
     without, wrong = _bench(keyed_server), _bench(keyed_server, "--api-key", "wrong")
     measured = _bench(keyed_server, "--api-key", KEY, "--streams", "1", "--json")
     closed, shown = _run("top", keyed_server, "--once"), _run("top", keyed_server, "--once", "--api-key", KEY)
@@ -85,6 +85,8 @@ def test_bench_and_top_take_the_key_of_the_server(keyed_server: Server) -> None:
     assert "give a key with --api-key or OPENAI_API_KEY" in without.stderr
     assert "answers with status 401" in wrong.stderr
     assert json.loads(measured.stdout)["model"] == "echo"
+    assert (closed.exit_code, shown.exit_code) == (1, 0)
+    assert "/metrics answers with status 401" in closed.stderr
     assert "no metrics: " in closed.stdout
     assert "lengths" not in closed.stdout
     assert ["broken", "failed"] in [line.split()[:2] for line in shown.stdout.splitlines()]
