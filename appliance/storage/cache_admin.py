@@ -108,7 +108,7 @@ def _lock(cache: Cache, name: str, locks: ExitStack) -> bool:
 
 
 def _directories(root: Path) -> Iterator[Path]:
-    if root.is_dir():
+    if root.exists():
         with translate_disk_errors(root):
             yield from sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
 

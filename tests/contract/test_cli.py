@@ -71,6 +71,7 @@ COMMANDS = {
         "list",
         "list --format json",
         "list --dir absent",
+        "list --dir good.yaml",
         "verify",
         "prune --dry-run",
         "prune",
