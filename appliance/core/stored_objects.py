@@ -32,8 +32,9 @@ _ID = re.compile(r"[a-z]{1,16}[-_][0-9a-f]{32}")
 # Names of keys begin with a letter or a digit, so no key has this directory.
 _NOBODY = "_"
 
-# Present while the object is unfinished; locked while a process works on it.
-_CLAIM = "claim"
+# Has a file for each unfinished object, which is locked while a process works on the object. Apart from the objects, so
+# that few files are searched for them.
+_CLAIMS = ".claims"
 
 # What a file or a directory takes on a usual file system.
 _BLOCK_BYTES = 4096
@@ -97,6 +98,7 @@ class StoredObjects:
         """
         self._root.parent.mkdir(parents=True, exist_ok=True)
         make_private(self._root)
+        (self._root / _CLAIMS).mkdir(mode=0o700, exist_ok=True)
         self.sweep()
 
     def write(self, key: ObjectKey, name: str, data: bytes, *, must_exist: bool = False) -> bool:
@@ -165,20 +167,20 @@ class StoredObjects:
         `unfinished`, and claims it with `is_new` False; what has finished in between has no claim to take.
         """
         with _disk_errors(), suppress(FileNotFoundError):
-            return FileLock.try_acquire(self._path(key) / _CLAIM, create=is_new)
+            return FileLock.try_acquire(self._claim_path(self._path(key)), create=is_new)
         return None
 
     def finish(self, key: ObjectKey, claim: FileLock) -> None:
         """Remove the claim: nothing works on the object any more."""
         with _disk_errors():
-            (self._path(key) / _CLAIM).unlink(missing_ok=True)
+            self._claim_path(self._path(key)).unlink(missing_ok=True)
         claim.close()
 
     def unfinished(self) -> list[ObjectKey]:
-        """Return the objects that have a claim, whether or not a process works on them, the oldest first."""
+        """Return the objects that have a claim, whether or not a process works on them."""
         with _disk_errors():
-            found = sorted((each for each in self._scan() if each.is_claimed), key=lambda each: each.changed)
-        return [each.key for each in found if not each.is_expired(self)]
+            names = [claim.name.split("+") for claim in (self._root / _CLAIMS).iterdir()]
+        return [ObjectKey(_owner(owner), name) for owner, name in names]
 
     @contextmanager
     def locked(self, key: ObjectKey) -> Iterator[None]:
@@ -215,6 +217,9 @@ class StoredObjects:
             # An interrupted deletion.
             for trash in self._root.glob(".trash-*"):
                 shutil.rmtree(trash, ignore_errors=True)
+            claims = {self._claim_path(each.path) for each in objects}
+            for claim in {*(self._root / _CLAIMS).iterdir()} - claims:
+                claim.unlink(missing_ok=True)
             self._save_usage(StoreUsage(len(objects), sum(each.bytes for each in objects)))
 
     def _put(self, key: ObjectKey, name: str, data: bytes, *, must_exist: bool, replace: bool) -> bool:
@@ -257,6 +262,9 @@ class StoredObjects:
     def _path(self, key: ObjectKey) -> Path:
         return self._owner_path(key.owner) / (key.id if _ID.fullmatch(key.id) else "-")
 
+    def _claim_path(self, path: Path) -> Path:
+        return self._root / _CLAIMS / f"{path.parent.name}+{path.name}"
+
     def _owner_path(self, owner: str) -> Path:
         return self._root / (quote(owner, safe="@") or _NOBODY)
 
@@ -267,6 +275,7 @@ class StoredObjects:
         found = _measure(path)
         if found is None or not _discard(path):
             return False
+        self._claim_path(path).unlink(missing_ok=True)
         self._count(-1, -found.bytes)
         return True
 
@@ -297,7 +306,7 @@ class StoredObjects:
             if left <= target:
                 break
             # What is empty is being created.
-            if not each.is_claimed and each.bytes and _discard(each.path):
+            if each.bytes and not self._claim_path(each.path).exists() and _discard(each.path):
                 objects, left = objects - 1, left - each.bytes
         if evicted := usage.objects - objects:
             log.warning("store.evicted", directory=self._root.name, objects=evicted, bytes=usage.bytes - left)
@@ -319,15 +328,17 @@ class _Found:
     path: Path
     changed: float
     bytes: int
-    is_claimed: bool
 
     @property
     def key(self) -> ObjectKey:
-        owner = self.path.parent.name
-        return ObjectKey("" if owner == _NOBODY else unquote(owner), self.path.name)
+        return ObjectKey(_owner(self.path.parent.name), self.path.name)
 
     def is_expired(self, store: StoredObjects) -> bool:
         return time.time() - self.changed > store.keep_seconds
+
+
+def _owner(directory: str) -> str:
+    return "" if directory == _NOBODY else unquote(directory)
 
 
 def _directories(path: Path) -> Iterator[Path]:
@@ -338,12 +349,9 @@ def _directories(path: Path) -> Iterator[Path]:
 def _measure(path: Path) -> _Found | None:
     """Return what a directory holds; None if it does not exist any more."""
     try:
-        size, is_claimed = 0, False
         with os.scandir(path) as entries:
-            for entry in entries:
-                size += _cost(entry.stat().st_size)
-                is_claimed = is_claimed or entry.name == _CLAIM
-        return _Found(path, path.stat().st_mtime, size + _BLOCK_BYTES if size else 0, is_claimed)
+            size = sum(_cost(entry.stat().st_size) for entry in entries)
+        return _Found(path, path.stat().st_mtime, size + _BLOCK_BYTES if size else 0)
     except FileNotFoundError:
         return None
 
