@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.console import Console
@@ -28,12 +30,36 @@ _PROGRESS_SECONDS = 5.0
 _MAX_NAMES = 8
 
 
+@contextmanager
+def _until_sigterm() -> Iterator[None]:
+    """End on SIGTERM as on Ctrl-C, which releases the locks; the first process of a container would ignore it."""
+    is_ended = False
+
+    def end(_number: int, frame: FrameType | None) -> None:
+        nonlocal is_ended
+        is_ended = True
+        # That of an event loop which runs; a job in the background of a shell ignores SIGINT.
+        handler = signal.getsignal(signal.SIGINT)
+        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_ended:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @click.command()
 @file_argument
 @click.option("--explain", is_flag=True, help="Download nothing; print sources, credentials, files and what is here.")
 @offline
 @frozen
 @overrides
+@_until_sigterm()
 def pull(file: Path | None, explain: bool, offline: bool, frozen: bool, overrides: Sequence[str]) -> None:
     """Download FILE's models and stop.
 
@@ -47,6 +73,7 @@ def pull(file: Path | None, explain: bool, offline: bool, frozen: bool, override
 @click.command()
 @file_argument
 @overrides
+@_until_sigterm()
 def lock(file: Path | None, overrides: Sequence[str]) -> None:
     """Write the files of FILE's models into appliance.lock.
 

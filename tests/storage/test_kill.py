@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 from storage.range_server import RangeServer, serving
+from storage.weights import WITHOUT_TENSORS
 
+from appliance.cli.main import main
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import materialize
 
 FILES = {
-    "model-1.safetensors": os.urandom(12_000_000),
-    "model-2.safetensors": os.urandom(7_000_000),
+    "model-1.safetensors": WITHOUT_TENSORS + os.urandom(12_000_000),
+    "model-2.safetensors": WITHOUT_TENSORS + os.urandom(7_000_000),
     "tokenizer.json": os.urandom(900_000),
     "config.json": b"{}",
 }
@@ -33,11 +37,17 @@ def fetch(uri: str, cache: Path) -> None:
     materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache), lambda *_: None)
 
 
+def pull(config: Path, log: Path) -> None:
+    """The command, with the log in a file."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+    main(["pull", str(config)])
+
+
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
     """Processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storage.test_kill", "appliance.storage.filesystems.http"])
+    context.set_forkserver_preload(["storage.test_kill", "appliance.cli.pull", "appliance.storage.filesystems.http"])
     return context
 
 
@@ -99,4 +109,27 @@ def test_who_waits_takes_over_from_a_killed_one(
         each.join()
 
     assert [each.exitcode for each in both] == [-9, 0]
+    assert server.sent < 1.05 * SIZE
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_pull_releases_its_lock_when_it_is_ended(
+    processes: ForkServerContext, server: RangeServer, tmp_path: Path, number: int, code: int
+) -> None:
+    """The next one has nothing to recover from, and goes on where the first one was."""
+    config, log = tmp_path / "config.yaml", tmp_path / "log"
+    model = {"name": "a", "class": "generative", "storage": {"uri": server.uri}}
+    config.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(tmp_path / "cache")}}))
+    first = processes.Process(target=pull, args=(config, log))
+    server.sent, server.trigger, server.at_byte = 0, SIZE // 2, lambda: os.kill(first.pid or 0, number)
+    first.start()
+    first.join()
+    ended = log.read_text()
+    second = processes.Process(target=pull, args=(config, log))
+    second.start()
+    second.join()
+
+    assert (first.exitcode, second.exitcode) == (code, 0)
+    assert "Traceback" not in ended
+    assert "lock.recovered" not in log.read_text()
     assert server.sent < 1.05 * SIZE
