@@ -10,6 +10,7 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.uri import redact
 from appliance.storage import lockfile
 from appliance.storage.cache import Cache
+from appliance.storage.filesystems.registry import find_endpoint
 from appliance.storage.lockfile import LockEntry
 from appliance.storage.manifest import FILES, artifact_of
 from appliance.storage.path_safety import name_error
@@ -32,17 +33,33 @@ class ResolvedStorage:
 
     def last_known_path(self) -> Path | None:
         """Return where the pinned storage led the last time, if all of it is still in the cache."""
-        return _last_known_path(self.pinned, self.cache)
+        return self._last_known_path(self.pinned)
 
     def cached_path(self) -> Path | None:
         """Return `last_known_path`, or that of the configured storage, which may have been fetched before the lock."""
-        return self.last_known_path() or _last_known_path(self.configured, self.cache)
+        return self.last_known_path() or self._last_known_path(self.configured)
 
     def remember(self, path: Path) -> None:
         """Note where the storage led, if that is in the cache."""
         if path.is_relative_to(self.cache.root):
-            for key in {_note_key(self.pinned), _note_key(self.configured)}:
+            for key in {self._note_key(self.pinned), self._note_key(self.configured)}:
                 self.cache.write_note(key, path.relative_to(self.cache.root).as_posix())
+
+    def _last_known_path(self, storage: StorageConfig) -> Path | None:
+        note = self.cache.read_note(self._note_key(storage))
+        # Others may be able to write to the cache: a note must not lead out of it.
+        if not note or name_error(note):
+            return None
+        path = self.cache.root / note
+        found = artifact_of(path)
+        is_sound = found and path.exists() and not found[1].damaged_files(found[0] / FILES)
+        return path if is_sound else None
+
+    def _note_key(self, storage: StorageConfig) -> str:
+        uri, include, exclude, options = lockfile.key_of(storage)
+        # Another store may have other files under the same URI.
+        others = filter(None, [options, find_endpoint(storage.uri, self.settings)])
+        return f"{uri}#{json.dumps([include, exclude, storage.allow_pickle, *others])}"
 
 
 def resolve(storage: StorageConfig, settings: GlobalStorageConfig) -> ResolvedStorage:
@@ -50,19 +67,3 @@ def resolve(storage: StorageConfig, settings: GlobalStorageConfig) -> ResolvedSt
     entry = lockfile.find_entry(storage, settings)
     pinned = entry.pin(storage) if entry else storage
     return ResolvedStorage(storage, pinned, entry, settings, Cache.at(settings.cache_dir))
-
-
-def _last_known_path(storage: StorageConfig, cache: Cache) -> Path | None:
-    note = cache.read_note(_note_key(storage))
-    # Others may be able to write to the cache: a note must not lead out of it.
-    if not note or name_error(note):
-        return None
-    path = cache.root / note
-    found = artifact_of(path)
-    is_sound = found and path.exists() and not found[1].damaged_files(found[0] / FILES)
-    return path if is_sound else None
-
-
-def _note_key(storage: StorageConfig) -> str:
-    uri, include, exclude, options = lockfile.key_of(storage)
-    return f"{uri}#{json.dumps([include, exclude, storage.allow_pickle, *filter(None, [options])])}"

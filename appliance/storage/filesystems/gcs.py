@@ -166,8 +166,14 @@ def _import_filesystem() -> Any:  # Any: gcsfs has no types
     return Files
 
 
-def _endpoint(block: GcsCredentialsConfig) -> str:
-    endpoint = block.endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST") or _ENDPOINT
+def find_endpoint(uri: str, settings: GlobalStorageConfig) -> str | None:
+    """Return the address that the config or the environment has for a bucket; None is Google's."""
+    endpoint = _endpoint(block_for(settings.credentials.gcs, "bucket", bucket_and_path(uri, _BUCKET)[0]))
+    return None if endpoint == _ENDPOINT else endpoint
+
+
+def _endpoint(block: GcsCredentialsConfig | None) -> str:
+    endpoint = (block and block.endpoint_url) or os.environ.get("STORAGE_EMULATOR_HOST") or _ENDPOINT
     return (endpoint if "://" in endpoint else f"http://{endpoint}").rstrip("/")
 
 

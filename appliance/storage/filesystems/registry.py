@@ -40,10 +40,12 @@ class RemoteFilesystem:
     """Files that are listed and read over the network; `opener` is `module:class` of the store.
 
     `instead` is what to set where it takes no `storage.options`: they would reach hosts that a redirect leads to.
+    `endpoint` is `module:function` for the address of the store, where the same URI means other files at another one.
     """
 
     opener: str
     instead: str = ""
+    endpoint: str = ""
 
     def open(self, storage: StorageConfig, settings: GlobalStorageConfig) -> Store:
         """Return the store of a storage, without a request."""
@@ -74,9 +76,9 @@ FILESYSTEMS: dict[str, Filesystem] = {
     "file": LocalFilesystem(f"{_HERE}.local:find_path"),
     "pvc": LocalFilesystem(f"{_HERE}.local:find_in_volume"),
     "hf": RemoteFilesystem(f"{_HERE}.huggingface:HubStore", "set token in storage.credentials.hf"),
-    "s3": RemoteFilesystem(f"{_HERE}.s3:S3Store"),
-    "s3a": RemoteFilesystem(f"{_HERE}.s3:S3Store"),
-    "gs": RemoteFilesystem(f"{_HERE}.gcs:GcsStore"),
+    "s3": RemoteFilesystem(f"{_HERE}.s3:S3Store", endpoint=f"{_HERE}.s3:find_endpoint"),
+    "s3a": RemoteFilesystem(f"{_HERE}.s3:S3Store", endpoint=f"{_HERE}.s3:find_endpoint"),
+    "gs": RemoteFilesystem(f"{_HERE}.gcs:GcsStore", endpoint=f"{_HERE}.gcs:find_endpoint"),
     "az": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
     "abfs": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
     "abfss": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
@@ -102,6 +104,14 @@ def filesystem_for(uri: str) -> Filesystem:
     if scheme not in fsspec_schemes():
         raise StorageError(f"{redact(uri)}: unknown scheme {scheme!r}; {suggest_scheme(scheme)}")
     return _ANY
+
+
+def find_endpoint(uri: str, settings: GlobalStorageConfig) -> str | None:
+    """Return the address of the store that a URI is read from; None where there is but one."""
+    filesystem = FILESYSTEMS.get(scheme_of(uri) or "file")
+    if not isinstance(filesystem, RemoteFilesystem) or not filesystem.endpoint:
+        return None
+    return cast("str | None", _load(filesystem.endpoint)(uri, settings))
 
 
 _OTHER_NAMES = {"huggingface": "hf"}

@@ -200,6 +200,17 @@ class S3Store(FilesystemStore):
         return None
 
 
+def find_endpoint(uri: str, settings: GlobalStorageConfig) -> str | None:
+    """Return the address that the config or the environment has for a bucket; None is Amazon's."""
+    block = block_for(settings.credentials.s3, "bucket", bucket_and_path(uri, _BUCKET)[0])
+    return (
+        (block and block.endpoint_url)
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or _read_kserve_settings().endpoint
+    )
+
+
 def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for each of a dozen fields
     is_plain = head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
     etag = str(head.get("ETag", "")).strip('"')

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from hashlib import md5
+from pathlib import Path
 
 import pytest
 from storage.filesystems.test_contract import listed, opened, read
 from storage.servers.s3 import ADMIN, BUCKET, PRIVATE, READER, S3Server
 
-from appliance.config.storage import GlobalStorageConfig
-from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
+from appliance.storage import materialize
 from appliance.storage.filesystems.s3 import S3Store
 
 Environment = pytest.MonkeyPatch
@@ -278,3 +280,25 @@ async def test_an_endpoint_without_tls_is_told(store: S3Server, only_given_crede
     only_given_credentials.delenv("S3_ENDPOINT")
     with pytest.raises(StorageError, match="does not speak TLS; begin its address with http://"):
         await listed(f"s3://{BUCKET}/open", settings(anonymous=True, endpoint_url=store.url.replace("http:", "https:")))
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT", None])
+def test_files_of_one_endpoint_do_not_stand_in_for_those_of_another(
+    store: S3Server, only_given_credentials: Environment, tmp_path: Path, variable: str | None
+) -> None:
+    """The same bucket at another store has other files; what was fetched is found again at its own."""
+    storage = StorageConfig(uri=f"s3://{BUCKET}/open")
+
+    def at(url: str, *, offline: bool) -> GlobalStorageConfig:
+        if variable:
+            only_given_credentials.setenv(variable, url)
+        given = settings(**({} if variable else {"endpoint_url": url}))
+        return given.model_copy(update={"cache_dir": tmp_path / "cache", "offline": offline})
+
+    path = materialize(storage, at(store.url, offline=False))
+
+    with pytest.raises(StorageUnavailableError):
+        materialize(storage, at("http://127.0.0.1:9", offline=False))
+    with pytest.raises(ArtifactNotFoundError, match="not in the cache"):
+        materialize(storage, at("http://127.0.0.1:9", offline=True))
+    assert materialize(storage, at(store.url, offline=True)) == path
