@@ -119,7 +119,9 @@ def _route(
             body = await off_loop(len(body), _with_model, body, headers["content-type"], name)
         path = request.scope["path"].removeprefix("/openai").rstrip("/")
         query = request.scope["query_string"].decode("latin-1")
-        model_request = ModelRequest(operation, body, headers, path, query, is_streamed=envelope.stream is True)
+        model_request = ModelRequest(
+            operation, body, headers, path, query, is_streamed=envelope.stream is True, model=envelope.model or None
+        )
         return _response(request, await cancel_on_disconnect(request, manager.handle(name, model_request)))
 
     return answer
@@ -183,8 +185,8 @@ def _model_object(manager: ModelManager, status: ModelStatus, name: str) -> Mode
         "created": int(status.since.timestamp()),
         "owned_by": "appliance",
         "root": root,
-        "parent": None if name in {config.name, *config.aliases} else root,
-        "aliases": list(config.aliases) if name == config.name else [],
+        "parent": None if name in {config.name, *config.alias_names} else root,
+        "aliases": list(config.alias_names) if name == config.name else [],
         "name": name,
         "ready": RULES[status.state].can_answer,
         "operations": sorted(filter(access.may_request, status.model.operations)),

@@ -47,6 +47,18 @@ TOKENIZER = "tokenizer"
 """The name of the tokenizer among the storages of a model."""
 
 
+class AliasConfig(BaseConfig):
+    """Another name of a model, with changes of the requests that use it."""
+
+    name: Name
+    """The name that clients send as `model`."""
+
+    request: RequestRewriteConfig = RequestRewriteConfig()
+    """Changes of requests that use this name, on top of the model's own `request`: where both set a field or a system
+    prompt, these count.
+    """
+
+
 class ModelConfig(BaseConfig):
     """One entry of `models:`; each model class adds its own keys."""
 
@@ -56,8 +68,10 @@ class ModelConfig(BaseConfig):
     name: Name
     """The name that clients send as `model`; letters, digits and `. _ / @ -`."""
 
-    aliases: tuple[Name, ...] = ()
-    """Other names that clients may send for the same model."""
+    aliases: Annotated[tuple[Name | AliasConfig, ...], Change.HOT] = ()
+    """Other names that clients may send for the same model: a name, or a mapping of a `name` and a `request`, which
+    changes the requests that use it.
+    """
 
     limits: Annotated[LimitsConfig, Change.HOT] = LimitsConfig()
     """Limits of the model's load and of the duration of its requests."""
@@ -66,9 +80,18 @@ class ModelConfig(BaseConfig):
     """The latency that admitted requests are promised."""
 
     @property
+    def alias_names(self) -> tuple[str, ...]:
+        """The names of the aliases."""
+        return tuple(alias if isinstance(alias, str) else alias.name for alias in self.aliases)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Every name of this model, its own first."""
-        return (self.name, *self.aliases)
+        return (self.name, *self.alias_names)
+
+    def request_settings(self, name: str) -> Sequence[RequestRewriteConfig]:
+        """Return the changes of requests that use one of the names; the later ones win."""
+        return [alias.request for alias in self.aliases if isinstance(alias, AliasConfig) and alias.name == name]
 
     @property
     def backend(self) -> str:
@@ -119,6 +142,16 @@ _STORAGE_UNLESS_PYTHON: JsonDict = {
 }
 
 
+class RequestModelConfig(ModelConfig):
+    """A model whose requests are JSON that the config can change."""
+
+    request: Annotated[RequestRewriteConfig, Change.HOT] = RequestRewriteConfig()
+    """Changes of the JSON of requests, such as defaults and a system prompt; unset changes only the model's name."""
+
+    def request_settings(self, name: str) -> Sequence[RequestRewriteConfig]:
+        return [self.request, *super().request_settings(name)]
+
+
 class LocalModelConfig(ModelConfig):
     """A model that runs on this machine."""
 
@@ -161,7 +194,7 @@ class LocalModelConfig(ModelConfig):
         return self.storage is not None and self.storage.allow_pickle
 
 
-class LanguageModelConfig(LocalModelConfig):
+class LanguageModelConfig(LocalModelConfig, RequestModelConfig):
     """A language model on this machine, which generates text or encodes it."""
 
     layout: AnyLayout = LayoutConfig()
@@ -254,6 +287,9 @@ class PredictorConfig(LocalModelConfig):
     class_: Annotated[Literal["predictor"], Field(alias="class")]
     """The model class."""
 
+    aliases: Annotated[tuple[Name, ...], Change.HOT] = ()
+    """Other names that clients may send for the same model."""
+
     engine: PredictorEngine
     """The engine: a framework, or with the key `python` a class of your own."""
 
@@ -269,7 +305,7 @@ class PredictorConfig(LocalModelConfig):
         return {"model": self.storage.model_copy(update={"include": self.engine.include})}
 
 
-class ProxyConfig(ModelConfig):
+class ProxyConfig(RequestModelConfig):
     """A model on other servers: any operation of OpenAI's protocol that they support."""
 
     has_engine: ClassVar[bool] = False
@@ -284,9 +320,6 @@ class ProxyConfig(ModelConfig):
     """Which upstream gets a request: the one with the fewest running requests, each in turn, or the one that got the
     same beginning of a prompt before, so that its prefix cache hits.
     """
-
-    request: RequestRewriteConfig = RequestRewriteConfig()
-    """Changes of requests; unset changes only the model's name."""
 
     headers: HeadersConfig = HeadersConfig()
     """Headers of requests and responses."""
@@ -307,7 +340,7 @@ class ProxyConfig(ModelConfig):
     """Silence in an event stream after which a comment keeps the connection open, in seconds; null sends none."""
 
 
-class AdapterConfig(ModelConfig):
+class AdapterConfig(RequestModelConfig):
     """OpenAI's API for a model that lacks it."""
 
     has_engine: ClassVar[bool] = False

@@ -212,7 +212,7 @@ class RetryConfig(BaseConfig):
 
 
 class RequestRewriteConfig(BaseConfig):
-    """Changes of the JSON of every request; forms and all other fields are forwarded unchanged."""
+    """Changes of the JSON of every request; forms and all other fields stay as the client sent them."""
 
     defaults: Fields = Field(default_factory=dict)
     """Fields for requests without them, such as `temperature: 0.2`; mappings are completed key by key."""
@@ -221,8 +221,8 @@ class RequestRewriteConfig(BaseConfig):
     """Fields that always have this value; mappings are merged into the client's key by key."""
 
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Fields that are removed, such as `user`. With `stream_options`, for an upstream that rejects it, the usage of
-    streams is not requested either, and the tokens of a response are counted by its events.
+    """Fields that are removed, such as `user`. With `stream_options`, for an upstream that rejects it, a proxy does not
+    request the usage of streams either, and the tokens of a response are counted by its events.
     """
 
     system_prompt: Annotated[str, Field(min_length=1)] | None = None

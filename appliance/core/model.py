@@ -90,6 +90,8 @@ class ModelRequest:
     is_streamed: bool = False
     on_usage: Callable[[bytes], None] | None = None
     """Receives server-sent events with usage that the stream to the client omits; None if tokens are not counted."""
+    model: str | None = None
+    """The name by which the client calls the model, which the response repeats; None is the one in the body."""
 
 
 @dataclass(frozen=True, slots=True)

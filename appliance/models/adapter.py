@@ -58,9 +58,10 @@ class AdapterModel:
     async def handle(self, request: ModelRequest) -> ModelResponse:
         body = await off_loop(len(request.body), _decode, request.body)
         response = await self._handlers[request.operation](body, request.headers)
+        model = request.model or body.get("model")
         if isinstance(response, dict):
-            return ModelResponse(msgspec.json.encode(response))
-        return ModelResponse(_encode_events(response), media_type=sse.MEDIA_TYPE)
+            return ModelResponse(msgspec.json.encode(_named(response, model)))
+        return ModelResponse(_encode_events(response, model), media_type=sse.MEDIA_TYPE)
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
         """See `DependsOnModels.upstreams`."""
@@ -91,9 +92,14 @@ def _decode(body: bytes) -> Json:
     return request
 
 
-async def _encode_events(chunks: AsyncGenerator[Json]) -> AsyncGenerator[bytes]:
-    """Yield server-sent events in OpenAI's form."""
+async def _encode_events(chunks: AsyncGenerator[Json], model: object) -> AsyncGenerator[bytes]:
+    """Yield server-sent events in OpenAI's form, with the client's name of the model."""
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield sse.json_event(chunk)
+            yield sse.json_event(_named(chunk, model))
     yield sse.DONE_EVENT
+
+
+def _named(response: Json, model: object) -> Json:
+    """Return a response with the client's name of the model, if the client sent one and the response has one."""
+    return response | {"model": model} if isinstance(model, str) and "model" in response else response

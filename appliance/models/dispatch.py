@@ -41,12 +41,17 @@ _TOKENIZER_OPERATIONS = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
 async def handle(
-    status: ModelStatus, request: ModelRequest, rate_limiter: RateLimiter, *, is_background: bool = False
+    status: ModelStatus,
+    request: ModelRequest,
+    rate_limiter: RateLimiter,
+    *,
+    name: str | None = None,
+    is_background: bool = False,
 ) -> ModelResponse:
     """Have the model handle a client's request; a stream is returned with its first bytes, or the error has a status.
 
-    A background request waits, however long it takes, for capacity that interactive requests leave. The lines of a
-    batch cost their key tokens, but no requests.
+    `name` is the one of the model's names that the client uses, None its own. A background request waits, however long
+    it takes, for capacity that interactive requests leave. The lines of a batch cost their key tokens, but no requests.
 
     Raises:
         RequestError: the model cannot do this now, a limit is exceeded, or the request is at fault.
@@ -62,7 +67,7 @@ async def handle(
     if context is not None:
         tokens = status.queue.tokens(len(request.body))
         charge = rate_limiter.charge(context.key, tokens, requests=0 if context.batch else 1)
-    response = await _Exchange(status, request, context, charge, is_background).start()
+    response = await _Exchange(status, name or status.name, request, context, charge, is_background).start()
     return response if charge is None else replace(response, headers={**response.headers, **charge.headers()})
 
 
@@ -93,7 +98,7 @@ class PeerClient:
         if not status.rule.can_answer and status.state is not State.DRAINING:
             raise unavailable(status)
         slots = current_slots()
-        return await _Exchange(status, request, is_background=slots is not None and slots.is_background).start()
+        return await _Exchange(status, name, request, is_background=slots is not None and slots.is_background).start()
 
 
 async def wait_idle(statuses: Sequence[ModelStatus], seconds: float) -> None:
@@ -136,6 +141,8 @@ class _Exchange:
     """
 
     status: ModelStatus
+    name: str
+    """The model's name that the request uses."""
     request: ModelRequest
     context: RequestContext | None = None
     charge: RateLimitCharge | None = None
@@ -165,6 +172,7 @@ class _Exchange:
             usage = None if context is None else TokenUsage(context)
             if usage is not None:
                 request = replace(request, on_usage=usage.conclude)
+            request = await status.presets.apply(self.name, request)
             with use_slots(slots):
                 work = status.model.handle(request)
                 response = await (timeouts.before_first(work) if request.is_streamed else timeouts.before_end(work))

@@ -108,7 +108,7 @@ class ModelManager:
         """Have the named model answer, if the caller may use it; None means the only one. See `dispatch.handle`."""
         status = self.find(name)
         self.authorizer.require_operation(request.operation)
-        return await dispatch.handle(status, request, self.rate_limiter, is_background=is_background)
+        return await dispatch.handle(status, request, self.rate_limiter, name=name, is_background=is_background)
 
     async def drain(self, seconds: float, delay: float = 0, on_drained: Callable[[], None] = lambda: None) -> None:
         """Turn readiness off, and wait up to `seconds` for the requests that are running.

@@ -30,6 +30,7 @@ from appliance.models import dispatch
 from appliance.models.factory import ModelFactory
 from appliance.models.fetch import FetchedArtifacts, FetchProgress, fetch_artifacts
 from appliance.models.model_status import ModelStatus, PlanVsActual
+from appliance.models.presets import RequestPresets
 from appliance.models.restart_policy import RestartPolicy, RestartTracker
 from appliance.models.state import State
 from appliance.models.vllm_model import VllmModel
@@ -76,6 +77,7 @@ class ModelRunner:
             context.factory.create(config, context.peers),
             RequestQueue(config.name, limits, config.slo),
             RequestQueue(config.name, limits, SloConfig()),
+            RequestPresets(config),
         )
         self._artifacts = FetchedArtifacts()
         self._deaths = RestartTracker(context.restart_policy)
@@ -154,7 +156,7 @@ class ModelRunner:
 
     def apply(self, config: ModelConfig) -> None:
         """Continue with a config that differs in hot keys only."""
-        self.status.config = config
+        self.status.config, self.status.presets = config, RequestPresets(config)
         limits = config.limits.share(self._context.peers.front_end.count)
         self.status.queue.apply(limits, config.slo)
         self.status.tokenizer_queue.apply(limits, SloConfig())

@@ -15,6 +15,7 @@ from appliance.core.model import DependsOnModels, FollowsAnotherNode, Model, Rep
 from appliance.limits.queue import RequestQueue
 from appliance.models.fetch import FetchProgress
 from appliance.models.health import ModelReport, public_reason
+from appliance.models.presets import RequestPresets
 from appliance.models.state import RULES, State, StateRule
 from appliance.planner.planner import Plan
 
@@ -106,6 +107,7 @@ class ModelStatus:
     queue: RequestQueue
     tokenizer_queue: RequestQueue
     """For requests that only the tokenizer answers: they do not wait for the engine."""
+    presets: RequestPresets
     requests: RequestTotals = field(default_factory=RequestTotals)
     """Shared with the model that it replaces."""
     state: State = State.PENDING

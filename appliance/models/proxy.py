@@ -16,7 +16,7 @@ from appliance.core.json_edit import JsonObject, NotAnObjectError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
-from appliance.core.rewrite import STREAM_OPTIONS, RequestBody, RequestRewriter, rename_response, request_usage
+from appliance.core.rewrite import RequestBody, rename_response, request_usage
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
 from appliance.proxy.load_balancing import prompt_prefix
 from appliance.proxy.pool import UpstreamPool
@@ -47,7 +47,6 @@ class ProxyModel:
 
     def __init__(self, config: ProxyConfig) -> None:
         self._config = config
-        self._rewriter = RequestRewriter(config.request)
         self._pool: UpstreamPool | None = None
         self._cache: ResponseCache | None = None
 
@@ -101,8 +100,7 @@ class ProxyModel:
                 body = RequestBody.of(request.body, request.headers.get("content-type", ""))
             else:
                 document = JsonObject(request.body)
-                self._rewriter.rewrite(request.operation, document)
-                if self._may_request_usage(request) and request_usage(document):
+                if request.operation in _USAGE_OPERATIONS and request.on_usage is not None and request_usage(document):
                     on_usage = request.on_usage
                 body = RequestBody.of_json(document)
         except FormError as error:
@@ -118,12 +116,8 @@ class ProxyModel:
             prompt_prefix=prompt_prefix(document) if document and config.balance == "prefix_affinity" else b"",
             patience=config.keep_alive_seconds,
         )
-        return _PreparedRequest(upstream, body.model or config.name, is_cacheable(request, document), on_usage)
-
-    def _may_request_usage(self, request: ModelRequest) -> bool:
-        # A config that drops the option has an upstream that does not support it.
-        is_dropped = STREAM_OPTIONS in self._config.request.drop
-        return request.on_usage is not None and request.operation in _USAGE_OPERATIONS and not is_dropped
+        model = request.model or body.model or config.name
+        return _PreparedRequest(upstream, model, is_cacheable(request, document), on_usage)
 
     async def _forward(self, request: _PreparedRequest) -> ModelResponse:
         response = await self._loaded_pool.send(request.upstream)

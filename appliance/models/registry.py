@@ -90,6 +90,11 @@ class ModelRegistry:
             self._leaving = (*self._leaving, replaced)
         return replaced
 
+    def rename(self, runner: ModelRunner) -> None:
+        """Let requests find a model by the names in its config, which have changed."""
+        others = {name: other for name, other in self._by_name.items() if other is not runner}
+        self._by_name = others | dict.fromkeys(runner.status.config.names, runner)
+
     def remove(self, runner: ModelRunner) -> None:
         """Let no request find this model; it leaves."""
         self._by_name = {name: other for name, other in self._by_name.items() if other is not runner}

@@ -58,7 +58,7 @@ class VllmModel(ABC, Generic[ConfigT]):
             LoadError, StorageError: the files are not a model of this class.
         """
         return EngineSpec(
-            names=(self._config.name, *self._config.aliases),
+            name=self._config.name,
             artifact=artifacts["model"],
             layout=self.resolve_layout(artifacts["model"]),
             engine=self._engine_config,

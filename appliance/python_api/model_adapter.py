@@ -120,7 +120,8 @@ class PythonModelAdapter:
         head = ResponseHead()
         context = {"headers": dict(request.headers), "response": head}
         result = await call_method(method, decoded, RawRequest.of(request), context)
-        response = await build_response(result, decoded, request.operation, self._model.name)
+        name = request.model or decoded.model or self._model.name
+        response = await build_response(result, decoded, request.operation, name)
         return replace(response, headers={**response.headers, **checked_headers(head.headers)})
 
     def describe(self) -> Mapping[str, Any]:

@@ -57,14 +57,14 @@ class InvalidResultError(ApplianceError):
 async def build_response(
     result: Any, request: Request, operation: Operation, name: str
 ) -> ModelResponse:  # Any: a user's own
-    """Return the response of the model `name` to a request."""
+    """Return the response to a request, from the model that the client calls `name`."""
     if isinstance(result, ErrorResponse):
         return _error(result)
     is_generation = isinstance(request, GenerationRequest)
     if is_stream(result) and not is_generation:
         raise InvalidResultError(f"the model answered {operation} with a stream; must return one whole answer")
     prefix, kind, chunk_kind = _KINDS[operation]
-    head: Json = {"id": new_id(prefix), "created": now(), "model": request.model or name}
+    head: Json = {"id": new_id(prefix), "created": now(), "model": name}
     envelope, chunk_envelope = ({**head, "object": each} if each else head for each in (kind, chunk_kind))
     is_chat = operation is Operation.CHAT_COMPLETION
     wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)

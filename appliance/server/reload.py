@@ -132,6 +132,7 @@ class ConfigReload:
             runner = self._manager.registry.get(model_config.name)
             if runner is not None and model_config.name not in replaced:
                 runner.apply(model_config)
+                self._manager.registry.rename(runner)
 
     async def _roll_out(self) -> None:
         while True:

@@ -80,7 +80,7 @@ def test_a_key_has_its_path_its_values_and_its_change(
     ("before", "after", "path", "old", "new"),
     [
         ("uri: /models/chat", "uri: /models/other", "models.chat.storage.uri", "/models/chat", "/models/other"),
-        ("class: generative", "class: generative, aliases: [a]", "models.chat.aliases", [], ["a"]),
+        ("class: generative", "class: generative, on_failure: exit", "models.chat.on_failure", "stay", "exit"),
         ('"http://a:1"', '"http://b:1"', "models.org/model-1.5.upstreams[0].url", "http://a:1", "http://b:1"),
         ('"http://a:1"}', '"http://a:1"}, {url: "http://b:1"}', "models.org/model-1.5.upstreams[1]", ABSENT, None),
         ("name: chat", "name: talk", "models.chat", None, ABSENT),
@@ -89,7 +89,7 @@ def test_a_key_has_its_path_its_values_and_its_change(
 def test_a_model_is_known_by_its_name(
     compare: Compare, before: str, after: str, path: str, old: object, new: object
 ) -> None:
-    """Paths name models as `--set` does, and every key of a model is a swap."""
+    """Paths name models as `--set` does, and most keys of a model are a swap."""
     first, *_ = compare(BASE, BASE.replace(before, after))
 
     assert first.path == path
@@ -97,6 +97,17 @@ def test_a_model_is_known_by_its_name(
     assert first.model is not None
     assert old is None or first.old == old
     assert new is None or first.new == new
+
+
+def test_names_and_presets_of_a_model_change_while_it_serves(compare: Compare) -> None:
+    """No engine is loaded again for an alias, or for the temperature of one."""
+    keys = "aliases: [a, {name: b, request: {defaults: {temperature: 0.2}}}], request: {system_prompt: Hi}"
+    found = compare(BASE, BASE.replace("class: generative", f"class: generative, {keys}"))
+
+    assert [(each.path, each.new, each.change) for each in found] == [
+        ("models.chat.aliases", ["a", {"name": "b", "request": {"defaults": {"temperature": 0.2}}}], Change.HOT),
+        ("models.chat.request.system_prompt", "Hi", Change.HOT),
+    ]
 
 
 def test_limits_of_a_model_change_while_it_serves(compare: Compare) -> None:
@@ -140,14 +151,12 @@ def test_secrets_are_never_shown(compare: Compare) -> None:
 
 
 def test_every_key_declares_its_change() -> None:
-    """
-    Whatever is of a model brings that anew, but for its limits and promises; what nobody declared waits for a restart.
-    """
+    """A model is replaced for any key but its names, presets, limits and promises; other keys wait for a restart."""
     of_models = {key for key in keys_of(Change.HOT) if key.startswith("models.")}
     hot = set(keys_of(Change.HOT)) - of_models
     keys = set(_keys(validation_schema()))
 
-    assert of_models == {"models.NAME.limits", "models.NAME.slo"}
+    assert of_models == {f"models.NAME.{key}" for key in ("aliases", "limits", "request", "slo")}
     assert hot <= keys
     assert set(keys_of(Change.SWAP)) == {"models"}
     assert {key: _change(key) for key in keys if key not in hot} | dict.fromkeys(hot, Change.HOT) == {

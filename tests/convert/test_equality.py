@@ -58,7 +58,7 @@ def _ours(model: GenerativeConfig | EncoderConfig, folder: Path) -> Any:
     assert model.layout != "auto"
     parser = model.reasoning_parser if isinstance(model, GenerativeConfig) else None
     pooler = Pooler("embed") if isinstance(model, EncoderConfig) else None
-    spec = EngineSpec(model.names, folder, model.layout, model.engine, reasoning_parser=parser, pooler=pooler)
+    spec = EngineSpec(model.name, folder, model.layout, model.engine, reasoning_parser=parser, pooler=pooler)
     return AsyncEngineArgs(**engine_arguments(spec, on_cpu=False))
 
 

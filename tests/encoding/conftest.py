@@ -31,10 +31,9 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The embedding model of the examples."""
-    served = ServerProcess(
-        EXAMPLES / "embeddings.yaml", tmp_path_factory.mktemp("encoder") / "server.log"
-    ).wait_until_ready()
+    """The embedding model of the examples, which has an alias."""
+    log = tmp_path_factory.mktemp("encoder") / "server.log"
+    served = ServerProcess(EXAMPLES / "embeddings.yaml", log, "models.minilm.aliases=[org/vectors]").wait_until_ready()
     yield served
     assert served.stop() == 0, served.log_tail()
 
@@ -86,7 +85,8 @@ def heads_server(
     """All three in one appliance, their tasks read from their own files, and MiniLM twice, with keys of its own."""
     folder = tmp_path_factory.mktemp("heads-server")
     models: list[dict[str, Any]] = [
-        {"name": name, "class": "encoder", "storage": {"uri": str(path)}} for name, path in heads.items()
+        {"name": name, "aliases": [f"org/{name}"], "class": "encoder", "storage": {"uri": str(path)}}
+        for name, path in heads.items()
     ]
     own: dict[str, dict[str, Any]] = {"short": {"dimensions": 128}, "raw": {"pooling": "cls", "normalize": False}}
     for name, keys in own.items():

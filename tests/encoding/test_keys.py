@@ -85,3 +85,19 @@ def test_a_share_too_small_for_the_weights_is_told(
     reason = server.get("/readyz")[1]["models"][0]["reason"]
     assert reason.startswith("layout.memory_fraction is 0.001: 0.0 GiB of this machine's ")
     assert reason.endswith("GiB; raise the fraction")
+
+
+def test_a_response_repeats_the_name_that_the_client_used(server: ServerProcess, heads_server: ServerProcess) -> None:
+    """In every operation of an encoder, of an alias too."""
+    sides: dict[str, object] = {"query": TEXT, "documents": [TEXT]}
+    bodies: list[tuple[ServerProcess, str, str, dict[str, object]]] = [
+        (server, "org/vectors", "/v1/embeddings", {"input": TEXT}),
+        (server, "org/vectors", "/pooling", {"input": TEXT}),
+        (server, "org/vectors", "/rerank", sides),
+        (server, "org/vectors", "/score", {"text_1": TEXT, "text_2": TEXT}),
+        (heads_server, "org/cross", "/rerank", sides),
+        (heads_server, "org/mood", "/classify", {"input": TEXT}),
+    ]
+
+    for where, name, path, body in bodies:
+        assert where.post(path, {"model": name, **body})[1]["model"] == name, path

@@ -117,7 +117,7 @@ def test_who_was_killed_has_left(enter: Callable[[int], FrontendRendezvous], joi
 def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next request of a conversation may meet another one."""
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    setup = EngineSpec(("a",), tmp_path, LayoutConfig(), EngineConfig())
+    setup = EngineSpec("a", tmp_path, LayoutConfig(), EngineConfig())
     monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
 
     with pytest.raises(LoadError, match=r"VLLM_ENABLE_RESPONSES_API_STORE is set, .* have one worker"):

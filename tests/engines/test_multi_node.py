@@ -35,7 +35,7 @@ from appliance.config.engine import EngineConfig
 async def main():
     nodes = NodesConfig(count=2, rank=1, address="{here}", port={port})
     layout = LayoutConfig(tensor_parallel=2, nodes=nodes)
-    worker = WorkerNode(EngineSpec(("tiny",), Path("/nowhere"), layout, EngineConfig()))
+    worker = WorkerNode(EngineSpec("tiny", Path("/nowhere"), layout, EngineConfig()))
     addresses = (await worker.join()).addresses
     try:
         await worker.unless_lost(asyncio.get_running_loop().create_future())
@@ -54,7 +54,7 @@ def node() -> Node:
     def setup(rank: int, *, count: int = 2, **engine: int) -> EngineSpec:
         nodes = NodesConfig(count=count, rank=rank, address="127.0.0.1", port=port)
         layout = LayoutConfig(tensor_parallel=count, nodes=nodes)
-        return EngineSpec(("tiny",), Path("/nowhere"), layout, EngineConfig.model_validate(engine))
+        return EngineSpec("tiny", Path("/nowhere"), layout, EngineConfig.model_validate(engine))
 
     return setup
 
@@ -83,7 +83,7 @@ async def _until_gone(side: LeaderNode | WorkerNode, seconds: float = 10) -> str
 
 async def test_a_model_of_one_machine_waits_for_nobody() -> None:
     """Without nodes there is no port, and nobody to lose."""
-    setup = EngineSpec(("tiny",), Path("/nowhere"), LayoutConfig(), EngineConfig())
+    setup = EngineSpec("tiny", Path("/nowhere"), LayoutConfig(), EngineConfig())
     leader = LeaderNode(setup)
 
     assert await leader.wait_for_workers() is setup

@@ -56,7 +56,7 @@ def test_pickled_weights_are_refused_before_the_engine_starts(pickled: Path) -> 
 
 def test_allowed_pickles_are_what_the_engine_reads(pickled: Path) -> None:
     """vLLM is told a format that reads them, and gets the very numbers."""
-    setup = EngineSpec(("a",), pickled, LAYOUT, EngineConfig(), allow_pickle=True)
+    setup = EngineSpec("a", pickled, LAYOUT, EngineConfig(), allow_pickle=True)
 
     require_weights(pickled, allow_pickle=True)
     assert _read(pickled, engine_arguments(setup, on_cpu=True)["load_format"]) == {"weight": [1.0, 1.0, 1.0]}
@@ -69,7 +69,7 @@ def test_safetensors_are_read_even_where_pickles_are_allowed(pickled: Path) -> N
 
     save_file({"weight": torch.zeros(3)}, pickled / "model.safetensors")
     (pickled / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    setup = EngineSpec(("a",), pickled, LAYOUT, EngineConfig(), allow_pickle=True)
+    setup = EngineSpec("a", pickled, LAYOUT, EngineConfig(), allow_pickle=True)
 
     assert _read(pickled, engine_arguments(setup, on_cpu=True)["load_format"]) == {"weight": [0.0, 0.0, 0.0]}
 
@@ -116,7 +116,7 @@ def _understand(artifact: Path, **engine: bool) -> None:
     """Have vLLM read the model's config."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    setup = EngineSpec(("a",), artifact, LAYOUT, EngineConfig(**engine))
+    setup = EngineSpec("a", artifact, LAYOUT, EngineConfig(**engine))
     arguments = engine_arguments(setup, on_cpu=True) | {"skip_tokenizer_init": True}
     AsyncEngineArgs(**arguments).create_model_config()
 
@@ -138,7 +138,7 @@ def test_a_models_own_code_runs_where_it_is_trusted(coded: Path) -> None:
 def test_running_a_models_own_code_is_said_aloud(coded: Path) -> None:
     """A warning in the log at each start."""
     (coded / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    setup = EngineSpec(("a",), coded, LAYOUT, EngineConfig(trust_remote_code=True))
+    setup = EngineSpec("a", coded, LAYOUT, EngineConfig(trust_remote_code=True))
 
     with capture_logs() as logs:
         prepare(setup, FrontendRendezvous(SINGLE_FRONT_END, "a"), StartupTimings())

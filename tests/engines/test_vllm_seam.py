@@ -44,7 +44,7 @@ def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
         max_model_len=1, max_num_seqs=1, quantization="fp8", kv_cache_memory_bytes=1, stream_interval=4
     )
     setup = EngineSpec(
-        names=("a",),
+        name="a",
         artifact=tmp_path,
         layout=LayoutConfig(memory_fraction=0.5),
         engine=engine,
@@ -181,6 +181,8 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.entrypoints.anthropic.serving.AnthropicServingMessages.count_tokens", ["request", "raw_request"]),
         ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_tokenize", ["request", "raw_request"]),
         ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_detokenize", ["request", "raw_request"]),
+        ("vllm.entrypoints.openai.models.serving.OpenAIServingModels.model_name", ["lora_request"]),
+        ("vllm.entrypoints.openai.models.serving.OpenAIServingModels.is_base_model", ["model_name"]),
         ("vllm.entrypoints.pooling.base.serving.PoolingBaseServing.__call__", ["request", "raw_request"]),
         ("vllm.renderers.BaseRenderer.process_for_engine", ["prompt", "arrival_time"]),
         ("vllm.renderers.BaseRenderer.validate_token_ids", ["token_ids", "parameter"]),
@@ -334,7 +336,7 @@ def test_a_pooler_is_told_only_what_the_config_says(tmp_path: Path) -> None:
     """Unset keys are left to the model's own files; `engine.args` goes over ours key by key."""
     engine = EngineConfig(args={"pooler_config": {"enable_chunked_processing": True}})
     pooler = Pooler(task="embed", pooling="cls", dimensions=64)
-    setup = EngineSpec(names=("a",), artifact=tmp_path, layout=LayoutConfig(), engine=engine, pooler=pooler)
+    setup = EngineSpec(name="a", artifact=tmp_path, layout=LayoutConfig(), engine=engine, pooler=pooler)
 
     made = engine_arguments(setup, on_cpu=True)
 

@@ -22,7 +22,7 @@ CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
 
 def _dtypes(folder: Path, engine: EngineConfig) -> tuple[str, str]:
     """What the engine is told, and what the plan counts with."""
-    spec = EngineSpec(("it",), folder, LayoutConfig(), engine)
+    spec = EngineSpec("it", folder, LayoutConfig(), engine)
     info = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
     planned = MemoryEstimate(info, LayoutConfig(), EngineRequirements(engine), CPU)
     return engine_arguments(spec, on_cpu=True)["dtype"], planned.dtype
@@ -61,7 +61,7 @@ def test_the_cache_gets_what_memory_fraction_leaves(write: Callable[..., Path], 
     total, _ = usable_memory()
     layout = LayoutConfig(memory_fraction=(loaded + 2**24) / total)
 
-    real = engine_arguments(EngineSpec(("it",), folder, layout, EngineConfig()), on_cpu=True)["kv_cache_memory_bytes"]
+    real = engine_arguments(EngineSpec("it", folder, layout, EngineConfig()), on_cpu=True)["kv_cache_memory_bytes"]
     (planned,) = MemoryEstimate(info, layout, EngineRequirements(EngineConfig()), CPU).ranks
 
     assert planned.weight_bytes == loaded

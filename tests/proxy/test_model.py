@@ -20,6 +20,7 @@ from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestErro
 from appliance.core.model import OPENAI_PATHS, ModelRequest, Operation, Peers
 from appliance.core.request_context import use_context
 from appliance.models.factory import ModelFactory
+from appliance.models.presets import RequestPresets
 from appliance.models.proxy import ProxyModel
 from appliance.proxy.pool import unique_names
 
@@ -133,20 +134,6 @@ async def test_an_upstreams_error_keeps_status_and_body(upstream: Upstream, stat
 
     assert (reply.status, reply.body, reply.headers["retry-after"]) == (status, body, "7")
     assert "www-authenticate" not in reply.headers
-
-
-async def test_requests_are_rewritten_by_the_config(upstream: Upstream) -> None:
-    """Defaults, overrides, drops and a system prompt."""
-    request = {"defaults": {"top_p": 0.5}, "override": {"user": "us"}, "drop": ["n"], "system_prompt": "Be kind."}
-    async with proxied(upstream, request=request) as model:
-        await model.handle(chat("hi", n=2, user="me"))
-
-    assert upstream.calls[0].json() == {
-        "model": "theirs",
-        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}],
-        "top_p": 0.5,
-        "user": "us",
-    }
 
 
 async def test_a_body_that_is_not_an_object_is_rejected(upstream: Upstream) -> None:
@@ -592,11 +579,12 @@ async def test_errors_and_responses_with_no_store_are_not_cached(upstream: Upstr
     assert len(upstream.calls) == 2
 
 
-async def test_defaults_of_the_config_make_responses_cacheable(upstream: Upstream) -> None:
+async def test_overrides_of_the_config_make_responses_cacheable(upstream: Upstream) -> None:
     """A proxy that makes every request deterministic caches every response."""
-    async with proxied(upstream, cache={}, request={"override": {"temperature": 0}}) as model:
+    presets = RequestPresets(config(upstream, request={"override": {"temperature": 0}}))
+    async with proxied(upstream, cache={}) as model:
         for _ in range(2):
-            await ask(model, chat(temperature=1))
+            await ask(model, await presets.apply("mine", chat(temperature=1)))
 
     assert len(upstream.calls) == 1
 

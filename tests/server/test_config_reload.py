@@ -25,6 +25,8 @@ CHAT = "/v1/chat/completions"
 KEY = "a-key-that-is-long-enough"
 
 HOT_BELOW = {
+    "models.NAME.aliases",
+    "models.NAME.request",
     "models.NAME.limits",
     "models.NAME.slo",
     "server.api_keys",
@@ -219,11 +221,16 @@ def test_a_bad_file_changes_nothing_and_the_next_good_one_does(
     assert config["error"] == f'{file.path}:4:21: models[0].aliaes: unknown key; did you mean "aliases"?'
     assert server.post(CHAT, chat_bodies("m0")[0])[0] == 200
 
-    file.path.write_text(good.replace('"m0"', '"m0", "aliases": ["n0"]'))
+    alias = {"name": "n0", "request": {"override": {"temperature": 0.125}}}
+    file.path.write_text(
+        good.replace('"m0"', f'"m0", "request": {{"defaults": {{"top_p": 0.5}}}}, "aliases": [{json.dumps(alias)}]')
+    )
     _send_hup(server)
     _wait_until_served(server, file.digest)
     assert _config(server)["error"] is None
     assert server.post(CHAT, chat_bodies("n0")[0])[0] == 200
+    assert (upstream.calls[-1].json()["temperature"], upstream.calls[-1].json()["top_p"]) == (0.125, 0.5)
+    assert {each["change"] for each in _events_named(server, "config.changed")} == {"hot"}
     assert len(_events_named(server, "config.rejected")) == 1
     assert server.stop() == 0
 
@@ -387,13 +394,13 @@ def test_an_unloaded_model_stays_unloaded_until_its_section_changes(
     file.write(server={"admin": True})
     server = serve(file=file.path).wait_until_ready(60)
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 200
-    file.content["models"][1]["aliases"] = ["n1"]
+    file.content["models"][1]["keep_alive_seconds"] = 7
     file.write()
     _send_hup(server)
     _wait_until_served(server, file.digest)
     assert server.state() == "unloaded"
 
-    file.content["models"][0]["aliases"] = ["n0"]
+    file.content["models"][0]["keep_alive_seconds"] = 7
     file.write()
     _send_hup(server)
     _wait_until_served(server, file.digest)

@@ -62,7 +62,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: Path) -> Iterator[ServerProcess]:
-    """The embedded default with tool calls, an adapter, and an alias that has a slash."""
+    """The embedded default with tool calls, an adapter, and aliases: one has a slash, one changes requests."""
     adapters = json.dumps([{"name": "wild", "storage": {"uri": str(adapter)}}])
     served = ServerProcess(
         chat_file,
@@ -71,7 +71,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: P
         # Said outright, it is the same however much memory other programs leave.
         "models.smollm2.engine.kv_cache_memory_bytes=1073741824",
         "models.smollm2.engine.structured_outputs.compile_seconds=1",
-        "models.smollm2.aliases=[gpt-4o-mini, org/small]",
+        "models.smollm2.aliases=[gpt-4o-mini, org/small, {name: brief, request: {defaults: {max_tokens: 2}}}]",
         f"models.smollm2.adapters={adapters}",
     ).wait_until_ready()
     yield served

@@ -24,7 +24,7 @@ def main() -> None:
     layout = LayoutConfig(tensor_parallel=2, pipeline_parallel=2, executor="ray")
     os.environ.update(layout_environment(layout))
     setup = EngineSpec(
-        ("tiny",), Path(sys.argv[1]), layout, EngineConfig(max_model_len=256, args={"load_format": "dummy"})
+        "tiny", Path(sys.argv[1]), layout, EngineConfig(max_model_len=256, args={"load_format": "dummy"})
     )
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform

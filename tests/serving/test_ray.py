@@ -64,7 +64,7 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path) -> None:
     """The fault says what to install, before anything starts."""
     if find_spec("ray") is not None:
         pytest.skip("Ray is installed")
-    setup = EngineSpec(("tiny",), tmp_path, LayoutConfig(executor="ray"), EngineConfig())
+    setup = EngineSpec("tiny", tmp_path, LayoutConfig(executor="ray"), EngineConfig())
 
     with pytest.raises(MissingExtraError, match=r"appliance\[ray\]"):
         prepare(setup, FrontendRendezvous(SINGLE_FRONT_END, "tiny"), StartupTimings())

@@ -65,13 +65,40 @@ def test_the_model_may_be_left_out_when_there_is_one(server: ServerProcess) -> N
     assert body["model"] == "smollm2"
 
 
+@pytest.mark.parametrize("name", ["smollm2", "org/small", "wild"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_response_repeats_the_name_that_the_client_used(server: ServerProcess, name: str, is_streamed: bool) -> None:
+    """Its own, an alias or an adapter's, in each protocol, whole and streamed."""
+    messages = [{"role": "user", "content": "Hi"}]
+    bodies: dict[str, dict[str, object]] = {
+        "/v1/chat/completions": {"messages": messages, "max_tokens": 2},
+        "/v1/completions": {"prompt": "Hi", "max_tokens": 2},
+        "/v1/messages": {"messages": messages, "max_tokens": 2},
+        "/v1/responses": {"input": "Hi", "max_output_tokens": 2},
+    }
+
+    for path, body in bodies.items():
+        answer = server.stream(path, {"model": name, "stream": is_streamed, **body}).decode()
+        assert set(re.findall(r'"model": ?"(.*?)"', answer)) == {name}, path
+
+
+def test_an_alias_has_request_settings_of_its_own(server: ServerProcess) -> None:
+    """They fill in what a client leaves out."""
+    question = {"messages": [{"role": "user", "content": "Count to ten."}]}
+
+    default = server.post("/v1/chat/completions", {"model": "brief", **question})[1]
+    own = server.post("/v1/chat/completions", {"model": "brief", "max_tokens": 3, **question})[1]
+
+    assert [each["usage"]["completion_tokens"] for each in (default, own)] == [2, 3]
+
+
 @pytest.mark.parametrize("prefix", ["", "/openai"])
 def test_both_prefixes_lead_to_the_same_routes(server: ServerProcess, prefix: str) -> None:
     """OpenAI's and KServe's base URLs both work."""
     status, body = server.get(f"{prefix}/v1/models")
 
     assert status == 200
-    assert [model["id"] for model in body["data"]] == ["smollm2", "gpt-4o-mini", "org/small", "wild"]
+    assert [model["id"] for model in body["data"]] == ["smollm2", "gpt-4o-mini", "org/small", "brief", "wild"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS, has_valid_a
 from appliance.core.model import OPENAI_PATHS
 
 # The keys of a model whose engine is a Python class.
-_PYTHON_MODEL_KEYS = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})
+_PYTHON_MODEL_KEYS = frozenset(
+    {"name", "aliases", "class", "storage", "engine", "request", "limits", "slo", "on_failure"}
+)
 
 # The longest first: one may end in another. People often paste `/models`, which shows whether a server is there.
 _ROUTES = sorted(
@@ -47,7 +49,8 @@ def names(raw: RawConfig) -> Iterator[tuple[DataPath, str]]:
     """The names that clients may send: a model's own, its aliases, and its adapters'."""
     for path, model in raw.models():
         paths: list[DataPath] = [(*path, "name")]
-        paths += [(*path, "aliases", index) for index, _ in items(model.get("aliases"))]
+        for index, alias in items(model.get("aliases")):
+            paths.append((*path, "aliases", index, "name") if isinstance(alias, dict) else (*path, "aliases", index))
         paths += [(*path, "adapters", index, "name") for index, _ in items(model.get("adapters"))]
         yield from ((each, name) for each in paths if isinstance(name := raw.find(each), str))
 

@@ -111,14 +111,14 @@ def prepare(spec: EngineSpec, rendezvous: FrontendRendezvous, timings: StartupTi
         MissingExtraError: vLLM is not installed, or Ray although the layout needs it.
         LoadError: vLLM cannot read the files, or the environment asks for what front ends cannot share.
     """
-    _require_vllm(spec.names[0])
+    _require_vllm(spec.name)
     if spec.layout.executor == "ray" and importlib.util.find_spec("ray") is None:
-        raise MissingExtraError("ray", "ray", f"the executor of the model {spec.names[0]!r}")
+        raise MissingExtraError("ray", "ray", f"the executor of the model {spec.name!r}")
     # A configured format has files of its own, or none.
     if "load_format" not in spec.engine.args:
         require_weights(spec.artifact, allow_pickle=spec.allow_pickle)
     if spec.engine.trust_remote_code:
-        log.warning("model.remote_code_trusted", model=spec.names[0], artifact=str(spec.artifact))
+        log.warning("model.remote_code_trusted", model=spec.name, artifact=str(spec.artifact))
     set_environment(spec.layout, spec.addresses)
     rendezvous.require_shareable()
     return _create_fork_server(spec.layout, timings) if rendezvous.is_host else None
@@ -132,7 +132,7 @@ class Engine:
 
     def __init__(self, spec: EngineSpec, front_end: FrontEnd = SINGLE_FRONT_END) -> None:
         self._spec = spec
-        self._name = spec.names[0]
+        self._name = spec.name
         self._rendezvous = FrontendRendezvous(front_end, self._name)
         self._leader = LeaderNode(spec)
         self._processes = EngineProcesses()
@@ -301,7 +301,7 @@ class HeadlessEngine(WorkerNode):
 
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
-        self._name = spec.names[0]
+        self._name = spec.name
         self._processes = EngineProcesses()
         # vLLM ends its processes when the object that started them is collected.
         self._owner: object = None
@@ -407,7 +407,7 @@ def as_load_error(error: Exception, spec: EngineSpec, server: ForkServer | None)
         return error
     text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
     cause = (server.last_error() if server else None) or f"{type(error).__name__}: {' '.join(text.split())[:500]}"
-    return LoadError(f"vLLM cannot serve {spec.names[0]!r}: {cause}")
+    return LoadError(f"vLLM cannot serve {spec.name!r}: {cause}")
 
 
 def _require_vllm(name: str) -> None:
@@ -436,7 +436,7 @@ def _create_config(spec: EngineSpec, rendezvous: FrontendRendezvous) -> tuple[Vl
     with restored_variables("LD_PRELOAD") if spec.layout.is_single_rank else contextlib.nullcontext():
         config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if spec.chat_template is None and spec.pooler is None:
-        _require_chat_template(spec.names[0], config.model_config)
+        _require_chat_template(spec.name, config.model_config)
     if current_platform.is_cpu() and spec.layout.is_single_rank:
         _log_cpu_profile(spec, config)
     arguments = frontend_arguments(spec, engine_args)
@@ -472,7 +472,7 @@ def _log_cpu_profile(spec: EngineSpec, config: VllmConfig) -> None:
     }
     log.info(
         "cpu_profile.selected",
-        model=spec.names[0],
+        model=spec.name,
         threads=profile.threads,
         openmp=profile.openmp,
         dtype=str(config.model_config.dtype).removeprefix("torch."),
@@ -489,6 +489,7 @@ async def _create_handlers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Opera
 
     state, tasks = State(), await llm.get_supported_tasks()
     await init_app_state(llm, state, arguments, tasks)
+    patches.use_client_names(state.openai_serving_models)
     if "generate" in tasks:
         return generation_handlers(state)
     return pooling_handlers(llm, state, llm.model_config.get_pooling_task(tasks))

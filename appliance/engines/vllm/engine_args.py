@@ -62,7 +62,7 @@ class NodeAddresses:
 class EngineSpec:
     """All that vLLM needs to know of one model."""
 
-    names: tuple[str, ...]
+    name: str
     artifact: Path
     """A directory of safetensors, or of pickled weights if `allow_pickle` is true."""
     layout: LayoutConfig
@@ -91,7 +91,7 @@ def engine_arguments(spec: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # An
     uses_pickles = spec.allow_pickle and has_only_pickles(spec.artifact)
     arguments: dict[str, Any] = {
         "model": str(spec.artifact),
-        "served_model_name": list(spec.names),
+        "served_model_name": [spec.name],
         # Any other format may unpickle weights.
         "load_format": "hf" if uses_pickles else "safetensors",
         "trust_remote_code": engine.trust_remote_code,
@@ -197,7 +197,7 @@ def _cpu_arguments(spec: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument 
         raise LoadError(
             f"layout.memory_fraction is {spec.layout.memory_fraction}: "
             f"{total * spec.layout.memory_fraction / 1024**3:.1f} GiB of this machine's {total / 1024**3:.1f}, and "
-            f"the weights of {spec.names[0]!r} alone take {loaded_bytes / 1024**3:.1f} GiB; raise the fraction"
+            f"the weights of {spec.name!r} alone take {loaded_bytes / 1024**3:.1f} GiB; raise the fraction"
         )
     arguments: dict[str, Any] = {
         # Compilation takes longer than it saves on the models a CPU serves.

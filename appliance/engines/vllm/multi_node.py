@@ -104,7 +104,7 @@ class LeaderNode(_Node):
             raise LoadError(
                 f"cannot listen on port {port} for the other nodes: {reason}; choose another layout.nodes.port"
             ) from error
-        log.info("node.waiting", model=self._spec.names[0], missing=self.missing, port=port)
+        log.info("node.waiting", model=self._spec.name, missing=self.missing, port=port)
         await self._is_complete.wait()
         self.announce("begin")
         own = next(iter(self._connected.values())).get_extra_info("sockname")[0]
@@ -150,12 +150,12 @@ class LeaderNode(_Node):
             if refusal is None:
                 await self._watch(hello.rank, reader, writer)
             else:
-                log.warning("node.rejected", model=self._spec.names[0], rank=hello.rank, reason=refusal.reason)
+                log.warning("node.rejected", model=self._spec.name, rank=hello.rank, reason=refusal.reason)
                 _send(writer, refusal)
 
     async def _watch(self, rank: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connected[rank] = writer
-        log.info("node.connected", model=self._spec.names[0], rank=rank, missing=self.missing)
+        log.info("node.connected", model=self._spec.name, rank=rank, missing=self.missing)
         if not self.missing:
             self._is_complete.set()
         last = await _receive(reader)
@@ -181,13 +181,13 @@ class WorkerNode(_Node):
 
     async def join(self) -> EngineSpec:
         """Wait until rank 0 has all workers; return the spec with the addresses of the nodes."""
-        log.info("leader.waiting", model=self._spec.names[0], address=self._nodes.address, port=self._nodes.port)
+        log.info("leader.waiting", model=self._spec.name, address=self._nodes.address, port=self._nodes.port)
         while (connection := await self._connect()) is None:  # noqa: ASYNC110 - rank 0 cannot wake us before it runs
             await asyncio.sleep(_RETRY_SECONDS)
         reader, self._writer = connection
         self._reading = asyncio.create_task(self._read(reader))
         own, leader = (self._writer.get_extra_info(side)[0] for side in ("sockname", "peername"))
-        log.info("leader.connected", model=self._spec.names[0], address=leader)
+        log.info("leader.connected", model=self._spec.name, address=leader)
         return replace(self._spec, addresses=NodeAddresses(own=own, leader=leader))
 
     @property
@@ -237,7 +237,7 @@ def _digest(spec: EngineSpec) -> str:
     """Return the SHA-256 of what must be the same on all nodes; rank, devices and rank 0's address may differ."""
     common = [
         version(),
-        spec.names,
+        spec.name,
         spec.layout.model_dump(mode="json", exclude={"devices": True, "nodes": {"rank", "address"}}),
         spec.engine.model_dump(mode="json"),
         sorted(spec.lora_adapters),

@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from contextvars import ContextVar
 from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from appliance.limits.queue import current_slots
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.renderers import TokenizeParams
     from vllm.renderers.base import BaseRenderer
     from vllm.v1.engine.output_processor import RequestOutputCollector
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
     from appliance.engines.vllm.fork_server import ForkServer
     from appliance.engines.vllm.multi_frontend import FrontendRendezvous
+
+client_model: ContextVar[str | None] = ContextVar("client_model", default=None)
+"""The client's name of the model in the current request."""
 
 
 @contextlib.contextmanager
@@ -174,6 +179,17 @@ def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serv
     completion.completion_stream_generator = completion_events
     for each in (chat, completion):
         _raise_stream_errors(each)
+
+
+def use_client_names(models: OpenAIServingModels) -> None:
+    """Take every name but a LoRA adapter's as one of the model's, and repeat the client's name in responses.
+
+    vLLM knows the names that it was started with, and repeats the first of them. Here a request is for this model
+    already when it comes, and the config may give the model another alias at any time.
+    """
+    original = models.model_name
+    models.is_base_model = lambda name: name not in models.lora_requests
+    models.model_name = lambda lora_request=None: client_model.get() or original(lora_request)
 
 
 def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -117,7 +117,7 @@ async def _embed(
     response = Embeddings(
         id=new_id("embd"),
         created=now(),
-        model=name,
+        model=request.model or decoded.model or name,
         data=[EmbeddingData(index=index, embedding=vector) for index, vector in enumerate(vectors)],
         usage=usage_of(outputs),
     )
@@ -164,7 +164,7 @@ async def _classify(
     response = Classifications(
         id=new_id("classify"),
         created=now(),
-        model=name,
+        model=request.model or decoded.model or name,
         data=[to_class(index, output, labels) for index, output in enumerate(outputs)],
         usage=usage_of(outputs),
     )
@@ -211,7 +211,7 @@ async def _rerank(endpoint: Endpoint, request: ModelRequest) -> ModelResponse:
     has_documents = members.pop("return_documents", None) is not False
     if members.get("top_n", 0) is None:
         del members["top_n"]
-    response = await endpoint(ModelRequest(Operation.RERANK, msgspec.json.encode(members), request.headers))
+    response = await endpoint(replace(request, body=msgspec.json.encode(members)))
     if not isinstance(response.body, bytes):
         raise AssertionError("a ranking is never streamed; this is a bug")
     ranking = _decode(response.body, dict[str, Any])

@@ -39,6 +39,7 @@ class Endpoint:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
         decoded = await decode_request(self.request_type, request)
+        patches.client_model.set(request.model or decoded.model)
         with translate_errors(decoded):
             # All that vLLM reads and writes of Starlette's request.
             raw = SimpleNamespace(headers=Headers(dict(request.headers)), state=SimpleNamespace())
