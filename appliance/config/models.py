@@ -28,11 +28,21 @@ from appliance.config.upstreams import (
     UpstreamConfig,
 )
 
+# Letters of all scripts with their combining marks: the characters that may begin a name in XML, without those that are
+# no letters (https://www.w3.org/TR/xml/#NT-NameStartChar). Not as classes, because editors, Python and Rust read them.
+_LETTERS = (
+    "A-Za-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u037d\u037f-\u1fff\u2070-\u218f\u2c00-\u2fef\u3001-\ud7ff"
+    "\uf900-\ufdcf\ufdf0-\ufefe\uff10-\uffdc\U00010000-\U0001efff\U00020000-\U000323af"
+)
+_MARKS = "._/@:+-"
+
+NAME_PATTERN = f"^[{_LETTERS}][{_LETTERS}{_MARKS}]*$"
+
 Name = Annotated[
     str,
     text_like(
-        r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$",
-        "letters, digits and . _ / @ -, with a letter or a digit first",
+        NAME_PATTERN,
+        "letters and digits of any script and . _ / @ : + -, with a letter or a digit first",
         max_length=256,
     ),
 ]
@@ -66,7 +76,7 @@ class ModelConfig(BaseConfig):
     """Whether the model runs on this machine, and so needs memory and waits for its turn to load."""
 
     name: Name
-    """The name that clients send as `model`; letters, digits and `. _ / @ -`."""
+    """The name that clients send as `model`; letters and digits of any script and `. _ / @ : + -`."""
 
     aliases: Annotated[tuple[Name | AliasConfig, ...], Change.HOT] = ()
     """Other names that clients may send for the same model: a name, or a mapping of a `name` and a `request`, which

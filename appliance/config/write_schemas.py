@@ -42,7 +42,7 @@ def files() -> Mapping[str, str]:
         _generate(Config, ROOT_NAME, "Config of an appliance"),
         *(_generate(config, f"{name}.schema.json", f"Model of class {name}") for name, config in MODEL_CONFIGS.items()),
     ]
-    return {schema["$id"]: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for schema in schemas}
+    return {schema["$id"]: json.dumps(schema, indent=2) + "\n" for schema in schemas}
 
 
 def _generate(config: type[BaseConfig], name: str, title: str) -> dict[str, Any]:  # Any: JSON

@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from appliance.config.json_schema import schemas_at
 from appliance.config.masking import mask
+from appliance.config.models import NAME_PATTERN
 from appliance.config.raw_config import DataPath, Diagnostic, dotted
 
 _MODELINE = "yaml-language-server: $schema=appliance.schema.json"
@@ -166,10 +167,10 @@ def _cut(text: str) -> str:
 
 def to_name(name: str) -> str:
     """The name that is nearest to one that clients may not send here, such as a path."""
-    if _OPEN in name or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/@-]*", name):
+    if _OPEN in name or re.fullmatch(NAME_PATTERN, name):
         return name
     last = name.rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._@-]|^[^A-Za-z0-9]+", "-", last).strip("-") or "model"
+    return re.sub(r"[^\w.@:+-]|^\W+", "-", last).strip("-_") or "model"
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -76,7 +76,7 @@ def add_model(draft: Draft, line: CommandLine, *, uri: str | None = None, name: 
     if aliases:
         draft.put("aliases", aliases, into=model)
     for each in [each for each in names[1:] if each != to_name(each)]:
-        draft.drop(each, "is no name here: letters, digits and . _ / @ -, of which the first is no sign")
+        draft.drop(each, "is no name here: letters, digits and . _ / @ : + -, of which the first is no sign")
     draft.put("storage.uri", uri, into=model)
     for option in options.values():
         _put(draft.at(option.flag.line, option.flag.file), model, option, options)

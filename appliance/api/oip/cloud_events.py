@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+from urllib.parse import quote
 from uuid import uuid4
 
 import msgspec
@@ -70,7 +71,7 @@ def wrap(response: bytes, content_type: str, event: Event, model: str) -> tuple[
         **({name: value for name, value in event.attributes.items() if name not in _NOT_KEPT} if is_merged else {}),
         "specversion": "1.0",
         "id": str(uuid4()),
-        "source": os.environ.get("CE_SOURCE", f"io.kserve.inference.{model}"),
+        "source": os.environ.get("CE_SOURCE", f"io.kserve.inference.{quote(model, safe='/@:+')}"),
         "type": os.environ.get("CE_TYPE", "io.kserve.inference.response"),
         "time": datetime.now(UTC).isoformat(),
     }
