@@ -80,6 +80,9 @@ def _commands(name: str, command: click.Command, parent: click.Context | None) -
 # HTTP.
 
 
+_STREAMS = {"text/event-stream": "events", "application/x-ndjson": "lines"}
+
+
 def routes_page() -> str:
     """The routes, from what the OpenAPI document is made of."""
     from appliance.api.openai import PREFIXES
@@ -92,7 +95,7 @@ def routes_page() -> str:
         declared = cast("HTTPRouteHandler", handler)
         (method,), (tag,) = declared.http_methods, declared.tags or [""]
         key = "none" if declared.security == [{}] else "required"
-        stream = "events" if handler.opt.get("media_type") == "text/event-stream" else ""
+        stream = _STREAMS.get(str(handler.opt.get("media_type")), "")
         groups[tag][method, str(declared.summary), key, stream].append(code(path))
     tables = [
         f"## {tag}\n\n"
@@ -109,9 +112,10 @@ def routes_page() -> str:
         "`/schema/openapi.json` and on its page `/docs`. A key is required once `server.api_keys` has one, see "
         "[security](../guides/security.md). The page at `/` and the routes `/config` and `/docs` exist with "
         "`server.page: true`, the default.",
-        "Under the paths of OpenAI and Anthropic every error is "
-        '`{"error": {"message", "type", "param", "code"}}`; under those of the Open Inference Protocol it is '
-        '`{"error": "text"}`. [Errors and exit codes](errors.md) lists the statuses. A response with 429 or 503 has '
+        "Under the paths of OpenAI, Anthropic, vLLM and SageMaker every error is "
+        '`{"error": {"message", "type", "param", "code"}}`; under those of the Open Inference Protocol and Ollama it '
+        'is `{"error": "text"}`, of Text Embeddings Inference `{"error", "error_type"}`, of Cohere `{"message"}`. '
+        "[Errors and exit codes](errors.md) lists the statuses. A response with 429 or 503 has "
         "`Retry-After`.",
         *tables,
     )

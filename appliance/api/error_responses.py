@@ -1,7 +1,8 @@
 """Errors in the format of each protocol.
 
 OpenAI's is ``{"error": {"message", "type", "param", "code"}}``, Anthropic's has ``"type": "error"`` beside it, the Open
-Inference Protocol's is ``{"error": "text"}``.
+Inference Protocol's and Ollama's is ``{"error": "text"}``, that of Text Embeddings Inference has an ``"error_type"``
+beside it, Cohere's is ``{"message": "text"}``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import structlog
 from litestar import Response
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar.types import HTTPScope
 
 from appliance.api.disconnect import AnyRequest
 from appliance.core.errors import ApplianceError, RequestError, UnauthenticatedError
@@ -35,7 +37,23 @@ _TYPES: Mapping[int, str] = {
     503: "service_unavailable_error",
 }
 
-_Format = Literal["openai", "openai_responses", "anthropic", "oip"]
+Format = Literal["openai", "openai_responses", "anthropic", "oip", "tei", "cohere"]
+
+_PATHS: Mapping[str, Format] = {
+    **dict.fromkeys(("/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict", "/info"), "tei"),
+    **dict.fromkeys(("/v1/embed", "/v2/embed"), "cohere"),
+}
+
+# https://github.com/huggingface/text-embeddings-inference, router/src/lib.rs; other client errors are Validation.
+_TEI_TYPES: Mapping[int, str] = {429: "Overloaded", 503: "Unhealthy"}
+
+# Key of a request's state.
+_FORMAT_KEY = "error_format"
+
+
+def use_format(request: AnyRequest, error_format: Format) -> None:
+    """Render the errors of a request in this format, where its path does not tell the format."""
+    request.scope["state"][_FORMAT_KEY] = error_format
 
 
 def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:  # Any: JSON values
@@ -43,7 +61,7 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:  
     status, message = _status_and_message(request, error)
     if context := current_context():
         context.error = type(error).__name__
-    body = _body(_format_of(request.scope["path"]), status, message, error)
+    body = _body(_format_of(request.scope["path"], request.scope), status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
 
@@ -77,7 +95,7 @@ async def with_error_event(
             status, message = _status_and_message(request, error)
             if context := current_context():
                 context.error, context.late_status = type(error).__name__, status
-            error_format = _format_of(request.scope["path"])
+            error_format = _format_of(request.scope["path"], request.scope)
             body = _body(error_format, status, message, error)
             if error_format == "openai_responses":
                 body = _responses_event(body["error"], last)
@@ -113,18 +131,25 @@ def _status_and_message(request: AnyRequest, error: Exception) -> tuple[int, str
     return error.status_code, messages.get(error.status_code, error.detail)
 
 
-def _format_of(path: str) -> _Format:
+def _format_of(path: str, scope: HTTPScope | None = None) -> Format:
+    chosen: Format | None = None if scope is None else scope["state"].get(_FORMAT_KEY)
     path = path.rstrip("/")
-    if _OIP_PATH.fullmatch(path):
+    if chosen or path in _PATHS:
+        return chosen or _PATHS[path]
+    if _OIP_PATH.fullmatch(path) or path.startswith("/api/"):
         return "oip"
     if "/v1/messages" in path:
         return "anthropic"
     return "openai_responses" if path.endswith("/v1/responses") else "openai"
 
 
-def _body(error_format: _Format, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
+def _body(error_format: Format, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
     if error_format == "oip":
         return {"error": message}
+    if error_format == "cohere":
+        return {"message": message}
+    if error_format == "tei":
+        return {"error": message, "error_type": _TEI_TYPES.get(status, "Validation" if status < 500 else "Backend")}
     request_error = error if isinstance(error, RequestError) else RequestError(message)
     fields = {
         "message": message,

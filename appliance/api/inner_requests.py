@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
+from appliance.adapters.service_client import read_events
 from appliance.core.errors import GatewayError, RequestError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
@@ -51,6 +52,15 @@ async def response_body(response: ModelResponse) -> bytes:
     if response.status >= 300:
         raise error_of_response(response)
     return response.body
+
+
+def response_events(response: ModelResponse) -> AsyncGenerator[Any]:  # Any: JSON values
+    """Return the JSON of each event of a successful stream; closing it closes the stream."""
+    if response.status >= 300:
+        raise error_of_response(response)
+    if isinstance(response.body, bytes):
+        raise GatewayError("The model answered at once where a stream was asked for")
+    return read_events(response.body, has_events=True)
 
 
 def model_headers(response: ModelResponse) -> dict[str, str]:

@@ -17,9 +17,10 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.api import PROTOCOL, error_responses
-from appliance.api.body import BodyReader, require_no_form
+from appliance.api.body import require_no_form
+from appliance.api.dialects import tei
 from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
-from appliance.api.kserve_names import KServeNames
+from appliance.api.model_client import ModelClient
 from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnknownModelError
@@ -66,10 +67,12 @@ class Envelope(msgspec.Struct):
 
     model: str | None = None
     stream: Any = None  # Any: only `true` matters here; the model validates it
+    texts: Any = None  # Any: of Text Embeddings Inference, whose rankings have the path of Jina's
 
 
-def routes(manager: ModelManager, kserve_names: KServeNames, body_reader: BodyReader) -> list[BaseRouteHandler]:
+def routes(client: ModelClient) -> list[BaseRouteHandler]:
     """Return one route for each operation, and the list of models."""
+    manager = client.manager
 
     @get([prefix + "/v1/models" for prefix in PREFIXES], opt=_OPT)
     async def list_models() -> ModelList:
@@ -78,7 +81,7 @@ def routes(manager: ModelManager, kserve_names: KServeNames, body_reader: BodyRe
 
     @get([prefix + "/v1/models/{name:path}" for prefix in PREFIXES], opt=_OPT)
     async def show_model(request: AnyRequest, name: FromPath[str]) -> ModelObject:
-        name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
+        name = client.kserve_names.strip_prefix(name.removeprefix("/")) or ""
         try:
             status = manager.find(name)
         except UnknownModelError:
@@ -91,40 +94,51 @@ def routes(manager: ModelManager, kserve_names: KServeNames, body_reader: BodyRe
             raise unavailable(status)
         return _model_object(manager, status, name)
 
-    operations = [_route(operation, manager, kserve_names, body_reader) for operation in OPENAI_PATHS]
-    return [*operations, list_models, show_model]
+    return [*(_route(operation, client) for operation in OPENAI_PATHS), list_models, show_model]
 
 
-def _route(
-    operation: Operation, manager: ModelManager, kserve_names: KServeNames, body_reader: BodyReader
-) -> BaseRouteHandler:
+def _route(operation: Operation, client: ModelClient) -> BaseRouteHandler:
     paths = [prefix + path for prefix in PREFIXES for path in OPENAI_PATHS[operation]]
 
     @post(paths, status_code=200, opt=_OPT)
-    async def answer(request: AnyRequest) -> Response[Any]:
-        headers = dict(request.headers)
+    async def handle(request: AnyRequest) -> Response[Any]:
         async with before_body(request):
-            manager.authorizer.require_operation(operation)
-            headers["content-type"] = _content_type(operation, headers)
-        body = await body_reader.body(request)
-        # The body is decompressed.
-        headers.pop("content-encoding", None)
-        max_parts = body_reader.server().limits.form_parts
-        envelope = await off_loop(len(body), _envelope, body, headers["content-type"], max_parts)
-        name = kserve_names.requested_model(envelope.model, headers)
-        manager.find(name)
-        if operation not in MULTIPART_OPERATIONS:
-            await body_reader.require_shape(body)
-        if name is not None and name != envelope.model:
-            body = await off_loop(len(body), _with_model, body, headers["content-type"], name)
+            client.manager.authorizer.require_operation(operation)
+            content_type = _content_type(operation, request.headers)
+        body = await client.body_reader.body(request)
         path = request.scope["path"].removeprefix("/openai").rstrip("/")
-        query = request.scope["query_string"].decode("latin-1")
-        model_request = ModelRequest(
-            operation, body, headers, path, query, is_streamed=envelope.stream is True, model=envelope.model or None
-        )
-        return _response(request, await cancel_on_disconnect(request, manager.handle(name, model_request)))
+        return await answer(client, request, operation, body, content_type, path)
 
-    return answer
+    return handle
+
+
+async def answer(
+    client: ModelClient,
+    request: AnyRequest,
+    operation: Operation,
+    body: bytes,
+    content_type: str = "application/json",
+    path: str = "",
+) -> Response[Any]:
+    """Return the response to a request for an operation, whose body is decompressed; `path` as in `ModelRequest`."""
+    headers = {**request.headers, "content-type": content_type}
+    headers.pop("content-encoding", None)
+    max_parts = client.body_reader.server().limits.form_parts
+    envelope = await off_loop(len(body), _envelope, body, content_type, max_parts)
+    if path == "/rerank" and envelope.texts is not None:
+        await client.body_reader.require_shape(body)
+        return await tei.answer_any(client, request, body)
+    name = client.kserve_names.requested_model(envelope.model, headers)
+    client.manager.find(name)
+    if operation not in MULTIPART_OPERATIONS:
+        await client.body_reader.require_shape(body)
+    if name is not None and name != envelope.model:
+        body = await off_loop(len(body), _with_model, body, content_type, name)
+    query = request.scope["query_string"].decode("latin-1")
+    model_request = ModelRequest(
+        operation, body, headers, path, query, is_streamed=envelope.stream is True, model=envelope.model or None
+    )
+    return _response(request, await cancel_on_disconnect(request, client.manager.handle(name, model_request)))
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:

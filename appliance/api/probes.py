@@ -36,10 +36,15 @@ class ProbeResponse(_Probe, total=False):
 
 
 def routes(health: Health) -> list[BaseRouteHandler]:
-    """Return `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` are readiness, as in vLLM and SageMaker."""
+    """Return `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` are readiness, as in vLLM and SageMaker.
+
+    vLLM takes POST for `/ping`, too.
+    """
+    is_ready, body = (lambda report: report.is_ready), partial(_body, "ready")
     return [
         probe(["/livez"], health, lambda report: report.is_live, partial(_body, "live")),
-        probe(["/readyz", "/health", "/ping"], health, lambda report: report.is_ready, partial(_body, "ready")),
+        probe(["/readyz", "/health"], health, is_ready, body),
+        probe(["/ping"], health, is_ready, body, more_methods=[HttpMethod.POST]),
         probe(["/startupz"], health, lambda report: report.has_started, partial(_body, "started")),
     ]
 
@@ -49,14 +54,15 @@ def probe(
     health: Health,
     is_good: Callable[[HealthReport], bool],
     body: Callable[[HealthReport, bool], Mapping[str, Any]],  # Any: JSON values
-    **opt: str,
+    opt: Mapping[str, str] = {},
+    more_methods: Sequence[HttpMethod] = (),
 ) -> BaseRouteHandler:
     """Return a probe that responds with 200 if the report is good, else with 503; `body` takes both."""
 
     # Some load balancers probe with HEAD.
     @route(
         paths,
-        http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        http_method=[HttpMethod.GET, HttpMethod.HEAD, *more_methods],
         media_type=MediaType.JSON,
         opt={PUBLIC: True, PROBE: True, **opt},
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -138,6 +138,11 @@ class Authorizer:
     def require_operation(self, operation: Operation) -> None:
         """Return if the current principal may request this operation."""
         self._require(self.may_request(operation), f"request {operation}", "operations")
+
+    def require_any(self, operations: Sequence[Operation]) -> None:
+        """Return if the current principal may request one of these operations."""
+        if not any(map(self.may_request, operations)):
+            self.require_operation(operations[0])
 
     def require_admin(self) -> None:
         """Return if the current principal may load and unload models."""

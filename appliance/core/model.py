@@ -64,6 +64,31 @@ prediction and an explanation are the JSON objects of version 1.
 """
 
 
+DIALECT_PATHS: Mapping[str, tuple[Operation, ...]] = {
+    "/v1/chat/completions/batch": (Operation.CHAT_COMPLETION,),
+    "/v1/embed": (Operation.EMBEDDING,),
+    "/v2/embed": (Operation.EMBEDDING,),
+    "/embed": (Operation.EMBEDDING,),
+    "/embed_all": (Operation.POOLING,),
+    "/embed_sparse": (Operation.EMBEDDING,),
+    "/similarity": (Operation.EMBEDDING,),
+    "/predict": (Operation.CLASSIFICATION,),
+    "/": (Operation.EMBEDDING, Operation.CLASSIFICATION, Operation.RERANK),
+    "/api/chat": (Operation.CHAT_COMPLETION,),
+    "/api/generate": (Operation.CHAT_COMPLETION, Operation.COMPLETION),
+    "/api/embed": (Operation.EMBEDDING,),
+    "/api/embeddings": (Operation.EMBEDDING,),
+    "/api/show": (),
+    "/invocations": (
+        *(Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.EMBEDDING),
+        *(Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION, Operation.POOLING),
+    ),
+}
+"""
+The paths of other protocols that take a body, with the operations that the body may ask for. A caller must be allowed
+one of them before its body is read, and the one that it asks for afterwards; without any operation, it needs a key.
+"""
+
 MULTIPART_OPERATIONS = frozenset(
     {Operation.TRANSCRIPTION, Operation.TRANSLATION, Operation.IMAGE_EDIT, Operation.IMAGE_VARIATION}
 )

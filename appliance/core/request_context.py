@@ -27,7 +27,7 @@ class RequestContext:
     route: str | None = None
     """The path of the route, with parameters in braces."""
     protocol: str | None = None
-    """`openai`, `oip_v1`, `oip_v2` or `oip_grpc`."""
+    """`openai`, `oip_v1`, `oip_v2`, `oip_grpc`, `cohere`, `tei`, `ollama` or `sagemaker`."""
     trace: str | None = None
     """Id of the trace as 32 hexadecimal digits; None if tracing is off."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,9 @@ from litestar.handlers import BaseRouteHandler
 from appliance import ui
 from appliance.api import error_responses, metrics, openai, openapi, probes
 from appliance.api.body import BodyReader
+from appliance.api.dialects import cohere, ollama, sagemaker, tei, vllm_server
 from appliance.api.kserve_names import KServeNames
+from appliance.api.model_client import ModelClient
 from appliance.api.oip import v1, v2
 from appliance.auth import PUBLIC, Authorizer
 from appliance.config import Config, LoadedConfig
@@ -26,6 +28,8 @@ from appliance.server.middleware import RequestMiddleware
 from appliance.server.worker_health import MultiWorkerHealth, ServerHealth, WorkerInfo
 from appliance.telemetry.recorder import RequestRecorder
 from appliance.ui.redacted_config import RedactedConfig
+
+_DIALECTS = (cohere, ollama, sagemaker, tei, vllm_server)
 
 
 def create_app(
@@ -44,8 +48,10 @@ def create_app(
     body_reader = BodyReader(lambda: manager.config.server)
     telemetry, redacted_config = RequestRecorder(config), RedactedConfig(config, secrets)
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
+    client = ModelClient(manager, names, body_reader)
     handlers = [
-        *openai.routes(manager, names, body_reader),
+        *openai.routes(client),
+        *(handler for dialect in _DIALECTS for handler in dialect.routes(client)),
         *v1.routes(manager, body_reader),
         *v2.routes(manager, health.report, body_reader),
         *openapi.routes(manager),

@@ -45,8 +45,8 @@ def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
     candidates = [signature.operation for signature in SIGNATURES if signature.operation in operations]
     if operation in operations:
         candidates = [operation]
-    if candidates and not any(map(manager.authorizer.may_request, candidates)):
-        manager.authorizer.require_operation(candidates[0])
+    if candidates:
+        manager.authorizer.require_any(candidates)
 
 
 async def infer(manager: ModelManager, name: str, request: InferenceRequest, headers: Headers) -> InferenceResponse:

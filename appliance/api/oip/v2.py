@@ -20,12 +20,11 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
-from appliance.adapters.service_client import read_events
 from appliance.api import PROTOCOL
 from appliance.api.body import BodyReader, compressed
 from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
 from appliance.api.error_responses import refuse_method, with_error_event
-from appliance.api.inner_requests import error_of_response, openai_request
+from appliance.api.inner_requests import openai_request, response_events
 from appliance.api.oip import metadata
 from appliance.api.oip.inference import (
     VERSION,
@@ -39,7 +38,7 @@ from appliance.api.probes import Health, probe
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
-from appliance.core.model import ModelResponse, Operation
+from appliance.core.model import Operation
 from appliance.core.openai_types import Json
 from appliance.core.request_context import current_context
 from appliance.models.manager import ModelManager
@@ -151,11 +150,9 @@ def routes(manager: ModelManager, health: Health, body_reader: BodyReader) -> li
             return await _infer(manager, request, name, body_reader)
         return await _generate(manager, request, name, body_reader, is_streamed=verb == "generate_stream")
 
-    live = probe(
-        ["/v2/health/live"], health, lambda report: report.is_live, lambda _, is_live: {"live": is_live}, **_OPT
-    )
+    live = probe(["/v2/health/live"], health, lambda report: report.is_live, lambda _, is_live: {"live": is_live}, _OPT)
     ready = probe(
-        ["/v2/health/ready"], health, lambda report: report.is_ready, lambda _, is_ready: {"ready": is_ready}, **_OPT
+        ["/v2/health/ready"], health, lambda report: report.is_ready, lambda _, is_ready: {"ready": is_ready}, _OPT
     )
     return [show_server, list_models, live, ready, answer, *_repository(manager, body_reader)]
 
@@ -240,9 +237,7 @@ async def _generate(
     (openai_body,) = signature.bodies(texts)
     model_request = openai_request(name, signature.operation, {**fields, **openai_body, "stream": True}, headers)
     response = await cancel_on_disconnect(request, manager.handle(name, replace(model_request, is_streamed=True)))
-    if response.status >= 300:
-        raise error_of_response(response)
-    events = with_error_event(request, _events(response, base))
+    events = with_error_event(request, _events(response_events(response), base))
     return StreamingResponse(events, media_type=sse.MEDIA_TYPE, headers=dict(UNBUFFERED))
 
 
@@ -274,11 +269,9 @@ def _parse(body: bytes, name: str) -> tuple[str, Json, Json]:
     return text, parse_fields(parameters), base
 
 
-async def _events(response: ModelResponse, base: Json) -> AsyncGenerator[bytes]:
+async def _events(chunks: AsyncGenerator[Any], base: Json) -> AsyncGenerator[bytes]:  # Any: JSON values
     """Convert an OpenAI stream to one of the Open Inference Protocol."""
-    if isinstance(response.body, bytes):
-        raise GatewayError("The model answered at once where a stream was asked for")
-    async with aclosing(read_events(response.body, has_events=True)) as chunks:
+    async with aclosing(chunks):
         async for chunk in chunks:
             for choice in _choices(chunk):
                 text = (choice.delta.content if choice.delta else choice.text) or ""

@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.0
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 
 import msgspec
@@ -21,12 +21,13 @@ from litestar.types.internal_types import PathParameterDefinition
 from appliance.api.oip.inference import VERSION
 from appliance.api.openai import PREFIXES
 from appliance.core.distribution import version
-from appliance.core.model import OPENAI_PATHS
+from appliance.core.model import DIALECT_PATHS, OPENAI_PATHS, Operation
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
 
-_OPERATIONS = {
-    prefix + path: operation for operation, paths in OPENAI_PATHS.items() for path in paths for prefix in PREFIXES
+_OPERATIONS: Mapping[str, Collection[Operation]] = {
+    **{prefix + path: (each,) for each, paths in OPENAI_PATHS.items() for path in paths for prefix in PREFIXES},
+    **{path: operations for path, operations in DIALECT_PATHS.items() if path != "/" and operations},
 }
 
 # Only with `server.page`.
@@ -49,6 +50,13 @@ _OPTIONAL_TEXT: Json = {"type": ["string", "null"]}
 _ERRORS: Mapping[str, Json] = {
     "OpenAIError": _object(error=_object(message=_TEXT, type=_TEXT, param=_OPTIONAL_TEXT, code=_OPTIONAL_TEXT)),
     "InferenceError": _object(error=_TEXT),
+    "CohereError": _object(message=_TEXT),
+    "TextEmbeddingsError": _object(error=_TEXT, error_type=_TEXT),
+}
+_ERROR_OF_TAG = {
+    **dict.fromkeys(("Open Inference Protocol v1", "Open Inference Protocol v2", "Ollama"), "InferenceError"),
+    "Cohere": "CohereError",
+    "Text Embeddings Inference": "TextEmbeddingsError",
 }
 
 
@@ -63,7 +71,7 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
         document["paths"] = {
             path: item
             for path, item in document["paths"].items()
-            if path in served and (path not in _OPERATIONS or may_request(_OPERATIONS[path]))
+            if path in served and (path not in _OPERATIONS or any(map(may_request, _OPERATIONS[path])))
         }
         document["components"]["schemas"]["ModelName"] = {"enum": [name for _, name in manager.visible()]}
         if not manager.authorizer.is_closed:
@@ -100,8 +108,7 @@ def _document() -> bytes:
     document = app.openapi_schema.to_schema()
     document["paths"] = {path: document["paths"][with_slash(path)] for path, _ in documented_routes()}
     for path, handler in documented_routes():
-        (operation,) = document["paths"][path].values()
-        _complete(operation, **handler.opt)
+        _complete(document["paths"][path], **handler.opt)
     document["components"]["schemas"] |= {"ModelVersion": {"const": VERSION}, **_ERRORS}
     # A value may match several types of a union: [] is a list of texts and a list of numbers.
     return msgspec.json.encode(document).replace(b'"oneOf":', b'"anyOf":')
@@ -112,13 +119,14 @@ def _operation_id(_: object, method: Method, components: Sequence[str | PathPara
     return "_".join([method.lower(), *(re.sub(r"\W+", "_", part) for part in parts)])
 
 
-def _complete(operation: Json, *, media_type: str | None, is_body_optional: bool) -> None:
-    """Add what Litestar cannot know to an operation: models, errors, and media types beside JSON."""
+def _complete(path_item: Json, *, method: str, media_type: str | None, is_body_optional: bool) -> None:
+    """Add what Litestar cannot know to a method of a path: models, errors, and media types beside JSON."""
+    operation = path_item[method.lower()]
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _reference(f"Model{parameter['name'].capitalize()}")
     if is_body_optional:
         operation["requestBody"]["required"] = False
-    error = "InferenceError" if operation["tags"][0].startswith("Open Inference") else "OpenAIError"
+    error = _ERROR_OF_TAG.get(operation["tags"][0], "OpenAIError")
     responses = operation["responses"]
     # Litestar's own format of validation errors.
     responses.pop("400", None)

@@ -23,6 +23,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, MultipartBody
 
+from appliance.api.dialects import cohere, ollama, ollama_requests, tei, vllm_server
 from appliance.api.oip import metadata, v1, v2
 from appliance.api.openai import PREFIXES, ModelList, ModelObject
 from appliance.api.probes import ProbeResponse
@@ -157,11 +158,20 @@ _TYPES: Mapping[Operation, tuple[Any, Any]] = {  # Any: types
     Operation.IMAGE_VARIATION: (_IMAGE, Json),
 }
 
+# The routes of Text Embeddings Inference and the types of their responses.
+_TEI: Mapping[str, tuple[str, Any]] = {  # Any: types
+    "/embed": ("Embed texts", list[list[float]]),
+    "/embed_all": ("Embed each token of texts", list[list[list[float]]]),
+    "/embed_sparse": ("Embed texts, without zeros", list[list[tei.SparseValue]]),
+    "/similarity": ("Compare a sentence with others", list[float]),
+    "/predict": ("Classify texts", list[tei.Prediction] | list[list[tei.Prediction]]),
+}
+
 
 @cache
 def documented_routes() -> Sequence[tuple[str, BaseRouteHandler]]:
     """Return all paths, each with a handler that serves nothing and has the types of its request and response."""
-    return [*_openai(), *_oip(), *_server()]
+    return [*_openai(), *_oip(), *_dialects(), *_server()]
 
 
 def _openai() -> Routes:
@@ -209,13 +219,52 @@ def _oip() -> Routes:
         yield from post([f"/v2/repository/models/{{name}}/{verb}"], f"{verb.capitalize()} a model", Json)
 
 
+def _dialects() -> Routes:
+    get, post = (partial(_routes, method, "vLLM") for method in ("GET", "POST"))
+    paths = [prefix + "/v1/chat/completions/batch" for prefix in PREFIXES]
+    response = vllm_server.BatchResponse
+    yield from post(paths, "Complete several chats", response, JSONBody[vllm_server.BatchRequest])
+    yield from get(["/load"], "Count the requests that run or wait", vllm_server.Load)
+    yield from get(["/version"], "Get the version of the appliance", vllm_server.Version)
+    post = partial(_routes, "POST", "Cohere")
+    yield from post(
+        ["/v2/embed", "/v1/embed"], "Embed texts or images", cohere.EmbedResponse, JSONBody[cohere.EmbedRequest]
+    )
+    get, post = (partial(_routes, method, "Text Embeddings Inference") for method in ("GET", "POST"))
+    body: Any = JSONBody  # Any: for a type that is a value
+    for path, (summary, response) in _TEI.items():
+        yield from post([path], summary, response, body[tei.ROUTES[path].type])
+    yield from post(["/"], "Embed, compare, rank or classify texts, as the body says", list[Any], JSONBody[Json])
+    yield from get(["/info"], "Get the model of the parameter `model`, or the only one", tei.Info)
+    yield from _ollama()
+    summary = "Chat, complete, embed, rank or classify, as the body says"
+    yield from _routes("POST", "SageMaker", ["/invocations"], summary, Any, JSONBody[Json], _EVENTS)
+
+
+def _ollama() -> Routes:
+    get, post, delete = (partial(_routes, method, "Ollama") for method in ("GET", "POST", "DELETE"))
+    lines = "application/x-ndjson"
+    yield from post(["/api/chat"], "Chat", Json, JSONBody[ollama_requests.ChatRequest], lines)
+    yield from post(["/api/generate"], "Generate text", Json, JSONBody[ollama_requests.GenerateRequest], lines)
+    yield from post(["/api/embed"], "Embed texts", Json, JSONBody[ollama_requests.EmbedRequest])
+    yield from post(["/api/embeddings"], "Embed a text", Json, JSONBody[ollama_requests.EmbeddingsRequest])
+    yield from post(["/api/show"], "Get a model", ollama.Description, JSONBody[ollama_requests.NameRequest])
+    yield from get(["/api/tags"], "List models", ollama.Models)
+    yield from get(["/api/ps"], "List models that can answer", ollama.RunningModels)
+    yield from get(["/api/version"], "Get the version of the API", ollama.Version)
+    for path in ("/api/pull", "/api/push", "/api/create", "/api/copy"):
+        yield from post([path], "Always refused; the error says what to do instead")
+    yield from delete(["/api/delete"], "Always refused; the error says what to do instead")
+
+
 def _server() -> Routes:
-    for paths, summary in (
-        (["/livez"], "Check whether the server works"),
-        (["/readyz", "/health", "/ping"], "Check whether all models are ready"),
-        (["/startupz"], "Check whether all models have been ready once"),
+    for method, paths, summary in (
+        ("GET", ["/livez"], "Check whether the server works"),
+        ("GET", ["/readyz", "/health", "/ping"], "Check whether all models are ready"),
+        ("POST", ["/ping"], "Check whether all models are ready"),
+        ("GET", ["/startupz"], "Check whether all models have been ready once"),
     ):
-        yield from _routes("GET", "Health", paths, summary, ProbeResponse, is_public=True, is_probe=True)
+        yield from _routes(method, "Health", paths, summary, ProbeResponse, is_public=True, is_probe=True)
     for path, summary, response in (
         ("/", "List the routes", Json),
         ("/config", "Get the config without secrets, as YAML", None),
@@ -262,7 +311,7 @@ def _routes(
             security=[{}] if is_public else None,
             responses={503: unavailable} if is_probe else None,
             response_description="Success",
-            opt={"media_type": media_type, "is_body_optional": is_body_optional},
+            opt={"method": method, "media_type": media_type, "is_body_optional": is_body_optional},
         )
         yield path, declare(handler)
 
