@@ -226,7 +226,7 @@ class _HealthPoller:
             raise
         except UnavailableError as error:
             # What follows "because" is for operators.
-            raise UnavailableError(f"its healthy() raised UnavailableError, because {error}") from error
+            raise UnavailableError(f"its healthy() says that it cannot answer now, because {error}") from error
         except (ApplianceError, NotImplementedError) as error:
             # Clients see the text of what is raised here: the error itself is for the log.
             self._log(error)

@@ -354,6 +354,7 @@ class WithHealth(Model):
     [
         (False, UnavailableError, r"healthy\(\) returned False"),
         (ValueError("oops"), UnavailableError, r"^its healthy\(\) raised an error; the log says why$"),
+        (UnavailableError("busy"), UnavailableError, r"^its healthy\(\) says that it cannot answer now, because busy$"),
         (EngineDeadError("gone"), EngineDeadError, "gone"),
     ],
 )
