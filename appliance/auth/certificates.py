@@ -25,7 +25,11 @@ _CURVES = ("secp256r1", "secp384r1")
 
 
 class CertificateError(ApplianceError):
-    """The files of `server.tls` cannot be served."""
+    """A file of `server.tls` cannot be served; `key` is its key in the config, and `fault` the message without it."""
+
+    def __init__(self, key: str, fault: str) -> None:
+        super().__init__(f"{key}: {fault}")
+        self.key, self.fault = key, fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,12 @@ def read(config: TlsConfig) -> Certificate:
     leaf = chain[0]
     if leaf.public_key() != key.public_key():
         raise CertificateError(
-            f"server.tls.key: {config.key} is not the key of the certificate in {config.certificate}; "
-            "both must come from one request"
+            "server.tls.key",
+            f"{config.key} is not the key of the certificate in {config.certificate}; both must come from one request",
         )
     if leaf.not_valid_after_utc < datetime.now(UTC):
         raise CertificateError(
-            f"server.tls.certificate: {config.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
+            "server.tls.certificate", f"{config.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
         )
     authorities = [] if config.client_ca is None else _chain("server.tls.client_ca", config.client_ca)
     return Certificate(
@@ -108,11 +112,9 @@ def _chain(key: str, path: Path) -> list[x509.Certificate]:
         chain = x509.load_pem_x509_certificates(_bytes(key, path))
         broken = [each for each in chain if each.version is not x509.Version.v3]
     except (ValueError, x509.InvalidVersion) as error:
-        raise CertificateError(
-            f"{key}: {path} holds no certificate in PEM; must begin with BEGIN CERTIFICATE"
-        ) from error
+        raise CertificateError(key, f"{path} holds no certificate in PEM; must begin with BEGIN CERTIFICATE") from error
     if broken:
-        raise CertificateError(f"{key}: {path} holds a certificate of version 1; must be of version 3")
+        raise CertificateError(key, f"{path} holds a certificate of version 1; must be of version 3")
     return chain
 
 
@@ -128,10 +130,10 @@ def _key(config: TlsConfig) -> PrivateKeyTypes:
     except TypeError as error:
         is_encrypted = password is None
         fault = "encrypted; give server.tls.key_password" if is_encrypted else "not encrypted; leave out key_password"
-        raise CertificateError(f"server.tls.key: {path} is {fault}") from error
+        raise CertificateError("server.tls.key", f"{path} is {fault}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "" if password is None else ", or key_password is wrong"
-        raise CertificateError(f"server.tls.key: {path} holds no private key in PEM{hint}") from error
+        raise CertificateError("server.tls.key", f"{path} holds no private key in PEM{hint}") from error
     is_served = isinstance(key, ed25519.Ed25519PrivateKey) or (
         _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]
         if isinstance(key, rsa.RSAPrivateKey)
@@ -139,8 +141,9 @@ def _key(config: TlsConfig) -> PrivateKeyTypes:
     )
     if not is_served:
         raise CertificateError(
-            f"server.tls.key: {path} is of a kind that cannot be served; must be RSA of 2048 to 4096 bits, ECDSA on "
-            "P-256 or P-384, or Ed25519"
+            "server.tls.key",
+            f"{path} is of a kind that cannot be served; must be RSA of 2048 to 4096 bits, ECDSA on "
+            "P-256 or P-384, or Ed25519",
         )
     return key
 
@@ -149,7 +152,7 @@ def _bytes(key: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CertificateError(f"{key}: {path} cannot be read: {error.strerror}") from error
+        raise CertificateError(key, f"{path} cannot be read: {error.strerror}") from error
 
 
 def _stamps(config: TlsConfig) -> list[tuple[int, int, int] | None]:

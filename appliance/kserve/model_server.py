@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from appliance.auth.certificates import CertificateError, read
 from appliance.config import Config
-from appliance.core.errors import ConfigError, Problem
+from appliance.config.server import TlsConfig
+from appliance.core.errors import ConfigError, MissingExtraError, Problem
 from appliance.kserve.app import app
 from appliance.kserve.constants.constants import (
     DEFAULT_GRPC_PORT,
@@ -138,6 +140,8 @@ class ModelServer(model_server.ModelServer):
         with _refused_flags(given):
             _require_possible(flags)
             _configure_logging(flags["log_config_file"])
+            if has_tls:
+                _require_certificate(flags)
             grpc = flags["grpc_port"] if flags["enable_grpc"] else None
             logging = {} if flags["enable_latency_logging"] else {"access": {"sample": 0}}
             super().__init__(port, grpc, logging=logging, **{**keys, **server})
@@ -216,6 +220,16 @@ def _require_possible(flags: Mapping[str, Any]) -> None:  # Any: values of flags
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _require_certificate(flags: Mapping[str, Any]) -> None:  # Any: values of flags
+    try:
+        read(TlsConfig(certificate=flags["ssl_certfile"], key=flags["ssl_keyfile"]))
+    except CertificateError as error:
+        raise ConfigError([Problem(_SOURCE, None, None, error.key, error.fault)]) from error
+    except MissingExtraError:
+        # The start of the server ends with it.
+        return
 
 
 def _predictor_config(flags: Mapping[str, Any]) -> PredictorConfig:  # Any: values of flags

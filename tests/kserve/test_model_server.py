@@ -53,6 +53,7 @@ def test_grpc_can_be_off(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
         ("--access_log_format=%(h)s", "--access_log_format: is '%(h)s'; remove it"),
         ("--event-loop=asyncio", "--event-loop: is 'asyncio'; must be auto or uvloop"),
         ("--ssl_certfile=a.pem", "--ssl_certfile: needs the other one"),
+        ("--ssl_certfile=/absent --ssl_keyfile=/a.pem", "--ssl_certfile: /absent cannot be read: No such file"),
         ("--grpc_max_receive_message_length=9", "--grpc_max_receive_message_length: is 9; set max_body_bytes"),
         ("--configure_logging=false", "--configure_logging: is False; remove it"),
         ("--workers=3", "--workers: is 3; remove it: loaded models belong to one process"),
@@ -64,7 +65,7 @@ def test_a_flag_that_cannot_be_honoured_ends_the_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, fault: str
 ) -> None:
     """With its name and what to do, in one line on standard error."""
-    arguments(monkeypatch, word)
+    arguments(monkeypatch, *word.split())
     with pytest.raises(SystemExit) as ended:
         ModelServer()
     (line,) = capsys.readouterr().err.splitlines()
