@@ -15,6 +15,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from appliance.core.errors import RequestError
+from appliance.core.model import SendChunk
 
 Result = TypeVar("Result")
 
@@ -24,6 +25,9 @@ AnyRequest = Request[Any, Any, Any]
 # Proxies that buffer would deliver a stream as one late response.
 UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """Headers of event streams."""
+
+SEND_CHUNK = "appliance.send_chunk"
+"""The extension of a request's ASGI scope that is a `SendChunk`."""
 
 # How long a client may go on sending a body that is rejected already.
 _DISCARD_SECONDS = 2.0
@@ -101,6 +105,11 @@ async def discard(receive: Receive) -> None:
             message = await receive()
             while message["type"] == "http.request" and message["more_body"]:
                 message = await receive()
+
+
+def chunk_sender(request: AnyRequest) -> SendChunk | None:
+    """Return what sends chunks of a stream that is sent unchanged; see `ModelRequest.send`."""
+    return (request.scope.get("extensions") or {}).get(SEND_CHUNK)  # type: ignore[return-value]  # ours
 
 
 class StreamingResponse(Stream):

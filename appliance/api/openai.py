@@ -19,7 +19,14 @@ from litestar.params import FromPath
 from appliance.api import PROTOCOL, error_responses
 from appliance.api.body import require_no_form
 from appliance.api.dialects import tei
-from appliance.api.disconnect import UNBUFFERED, AnyRequest, StreamingResponse, before_body, cancel_on_disconnect
+from appliance.api.disconnect import (
+    UNBUFFERED,
+    AnyRequest,
+    StreamingResponse,
+    before_body,
+    cancel_on_disconnect,
+    chunk_sender,
+)
 from appliance.api.model_client import ModelClient
 from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
@@ -136,7 +143,14 @@ async def answer(
         body = await off_loop(len(body), _with_model, body, content_type, name)
     query = request.scope["query_string"].decode("latin-1")
     model_request = ModelRequest(
-        operation, body, headers, path, query, is_streamed=envelope.stream is True, model=envelope.model or None
+        operation,
+        body,
+        headers,
+        path,
+        query,
+        is_streamed=envelope.stream is True,
+        model=envelope.model or None,
+        send=chunk_sender(request),
     )
     return _response(request, await cancel_on_disconnect(request, client.manager.handle(name, model_request)))
 

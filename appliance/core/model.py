@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -98,6 +99,10 @@ TEXT_GENERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, O
 """The operations whose responses are generated token by token."""
 
 
+SendChunk = Callable[[bytes], asyncio.Future[None] | None]
+"""Sends a chunk of a stream without waiting; the client takes no other before the future, if there is one, is done."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One request for an operation; `body` is what the client sent, and is decoded once, where it is needed.
@@ -117,6 +122,11 @@ class ModelRequest:
     """Receives server-sent events with usage that the stream to the client omits; None if tokens are not counted."""
     model: str | None = None
     """The name by which the client calls the model, which the response repeats; None is the one in the body."""
+    send: SendChunk | None = None
+    """Sends whole events past those who read the response's stream, while they wait for its next chunk.
+
+    None if a reader changes or counts the events, or needs each of them.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,8 @@ class PeerClient:
         if not status.rule.can_answer and status.state is not State.DRAINING:
             raise unavailable(status)
         slots = current_slots()
+        # The client's model may change the stream, and its bytes are for the client of that model only.
+        request = replace(request, send=None)
         return await _Exchange(status, name, request, is_background=slots is not None and slots.is_background).start()
 
 

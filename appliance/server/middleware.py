@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.utils import normalize_path
 
 from appliance.api import PROBE, PROTOCOL
-from appliance.api.disconnect import discard
+from appliance.api.disconnect import SEND_CHUNK, discard
 from appliance.api.error_responses import rejection
 from appliance.api.kserve_names import HEADER, prefix_of
 from appliance.auth import Authorizer, authenticated
@@ -102,6 +102,7 @@ class RequestMiddleware:
                 self._response_headers, scope, request_id, self._cross_origin.response_headers(headers)
             )
             exchange = _Exchange(context, receive, send, add_headers, self._send_seconds, capture)
+            scope["extensions"] = {**(scope.get("extensions") or {}), SEND_CHUNK: exchange.send_chunk}  # type: ignore[dict-item]  # ours
             if capture is not None:
                 capture.request.media_type = _media_type(headers)
             try:
@@ -202,6 +203,7 @@ class _Exchange:
         self.is_stalled = self._is_complete = False
         self._sent = 0
         self._sending_since: float | None = None
+        self._sending: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._timer = self._loop.call_later(seconds, self._check)
@@ -227,12 +229,31 @@ class _Exchange:
             self._is_complete = not message.get("more_body")
             if self._capture is not None:
                 self._capture.response.add(message.get("body", b""))
+        if self._sending is not None:
+            # Chunks that are sent at once may overtake one that waits for the client.
+            await self._sending
         self._sending_since = self._loop.time()
         await self._send(message)
         self._sending_since = None
         self._sent += 1
         if self._sent % _MESSAGES_PER_TURN == 0:
             await asyncio.sleep(0)
+
+    def send_chunk(self, chunk: bytes) -> asyncio.Future[None] | None:
+        """Send a chunk of a response that has begun; see `SendChunk`."""
+        if self._capture is not None:
+            self._capture.response.add(chunk)
+        # Granian sends within this call, unless the client is slow.
+        sending = self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not (asyncio.isfuture(sending) or asyncio.iscoroutine(sending)):
+            return None
+        self._sending_since = self._loop.time()
+        self._sending = asyncio.ensure_future(self._finish_sending(sending))
+        return self._sending
+
+    async def _finish_sending(self, sending: Awaitable[None]) -> None:
+        await sending
+        self._sending = self._sending_since = None
 
     async def respond(self, status: int, headers: RawHeaders, body: bytes) -> None:
         """Send a whole response."""
@@ -250,6 +271,8 @@ class _Exchange:
     def close(self) -> None:
         """End the timer; a response that is neither complete nor failed was abandoned by the client."""
         self._timer.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
         if not self._is_complete and self._context.late_status is None:
             self._context.status = CLIENT_CLOSED_REQUEST
 

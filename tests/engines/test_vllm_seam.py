@@ -283,6 +283,26 @@ def test_weights_are_weighed_before_they_are_packed() -> None:
     assert 0 < source.index("self.load_weights(model") < source.index(" process_weights_after_loading(model")
 
 
+def test_tokens_can_pass_by_the_output_processor() -> None:
+    """The handler of outputs calls what is replaced, and the state of a request has what direct streams use."""
+    engine = inspect.getsource(_get("vllm.v1.engine.async_llm.AsyncLLM")._run_output_handler)
+    processor = _get("vllm.v1.engine.output_processor.OutputProcessor")
+    state = inspect.getsource(_get("vllm.v1.engine.output_processor.RequestState"))
+    detokenizer = _get("vllm.v1.engine.detokenizer.BaseIncrementalDetokenizer")
+    calls = inspect.signature(processor.process_outputs).parameters
+
+    assert "output_processor.process_outputs(" in engine
+    assert list(calls) == [
+        *("self", "engine_core_outputs", "engine_core_timestamp", "iteration_stats", "weight_version"),
+    ]
+    assert "outputs_queue" in inspect.getsource(_get("vllm.v1.engine.core_client.AsyncMPClient").get_output_async)
+    for name in ("queue", "detokenizer", "stats", "stream_interval", "is_prefilling", "weight_version_starts"):
+        assert f"self.{name}" in state
+    assert "external_req_ids" in inspect.getsource(processor)
+    assert callable(detokenizer.decode_next)
+    assert "self.token_ids.append(" in inspect.getsource(detokenizer.update)
+
+
 def test_an_output_has_what_we_count() -> None:
     """Tokens, those that were cached, the moments of the engine, and whether outputs repeat what came before."""
     output = inspect.signature(_get("vllm.outputs.RequestOutput").__init__).parameters

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from granian._granian import SocketHolder
 from granian.constants import Interfaces
 from granian.server.common import AbstractServer
 from granian.server.embed import AsyncWorker, Server
+from litestar import Litestar
 from packaging.requirements import Requirement
 from packaging.version import Version
+from server_process import free_port
+
+from appliance.server.listener import Listener
+
+PIECE = b"z" * 65536
 
 _ROOT = Path(__file__).parents[2]
 
@@ -36,6 +44,43 @@ def test_granian_uses_what_is_replaced(function: object, names: set[str]) -> Non
     code = inspect.unwrap(function).__code__  # type: ignore[arg-type]  # each is a function
 
     assert names <= set(code.co_names)
+
+
+async def test_a_message_is_taken_within_the_call_unless_the_client_is_slow() -> None:
+    """Chunks are sent without waiting for what `send` returns, which is a future only if the client is slow."""
+    sent = 0
+
+    class Story(Litestar):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # Any: as Granian calls it
+            nonlocal sent
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            sending: Any = None
+            # The client is in this thread, and reads only once this waits.
+            while not asyncio.isfuture(sending) and sent < 10_000:
+                sending = send({"type": "http.response.body", "body": PIECE, "more_body": True})
+                sent += 1
+            await sending
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    port = free_port()
+    listener = Listener(Story([], openapi_config=None), "127.0.0.1", port)
+    serving = asyncio.create_task(listener.serve())
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                break
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.05)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        received = await reader.read()
+        writer.close()
+    listener.stop()
+    await asyncio.wait_for(serving, 20)
+
+    assert received.count(b"z") == sent * len(PIECE)
+    assert 1 < sent < 10_000
 
 
 def test_a_socket_is_made_of_a_descriptor() -> None:

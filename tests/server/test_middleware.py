@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
 from doubles import DoubleFactory, config
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
+from appliance.api.disconnect import SEND_CHUNK
+from appliance.config.server import ServerConfig, ServerTimeoutsConfig
+from appliance.core.model import SendChunk
 from appliance.models.manager import ModelManager
 from appliance.server.middleware import RequestMiddleware
 from appliance.telemetry.recorder import RequestRecorder
@@ -58,3 +61,81 @@ async def test_a_stream_that_is_always_ready_is_ended_within_a_few_messages() ->
 
     assert all(isinstance(end, asyncio.CancelledError) for end in ends)
     assert sent < _MOST / 10
+
+
+class _Transport:
+    """A server whose client takes what is sent, at once or only when `taking` is done."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.taking: asyncio.Future[None] | None = None
+
+    def send(self, message: Message) -> Any:
+        body = message.get("body")
+        if isinstance(body, bytes):
+            self.bodies.append(body)
+        return self.taking or _SentAtOnce()
+
+
+async def _stream(
+    transport: _Transport, write: Callable[[SendChunk, Send], Awaitable[None]], **timeouts: float
+) -> None:
+    """A request whose response is begun, and then written by `write`."""
+
+    async def application(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(_PIECE)
+        await write(cast("dict[str, Any]", scope["extensions"])[SEND_CHUNK], send)
+
+    manager = ModelManager(
+        config(server=ServerConfig(timeouts=ServerTimeoutsConfig(**timeouts))), factory=DoubleFactory()
+    )
+    middleware = RequestMiddleware(application, manager, manager.authorizer, RequestRecorder(manager.config))
+    await middleware(_scope(), _receive, cast("Send", transport.send))
+
+
+async def test_a_chunk_is_sent_without_a_switch_of_tasks() -> None:
+    """The server has it when the call returns, and the next one may be sent at once."""
+    transport = _Transport()
+
+    async def write(send_chunk: SendChunk, _: Send) -> None:
+        assert send_chunk(b"one") is None
+        assert send_chunk(b"two") is None
+        assert transport.bodies[1:] == [b"one", b"two"]
+
+    await _stream(transport, write)
+
+
+async def test_a_later_message_does_not_overtake_a_chunk_that_waits() -> None:
+    """What goes the usual way is sent when a slow client has taken what was sent at once."""
+    transport = _Transport()
+
+    async def write(send_chunk: SendChunk, send: Send) -> None:
+        transport.taking = asyncio.get_running_loop().create_future()
+        assert send_chunk(b"slow") is not None
+        later = asyncio.ensure_future(send(cast("Message", {**_PIECE, "body": b"later"})))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert transport.bodies[1:] == [b"slow"]
+        transport.taking.set_result(None)
+        transport.taking = None
+        await later
+        assert transport.bodies[1:] == [b"slow", b"later"]
+
+    await _stream(transport, write)
+
+
+async def test_a_client_that_takes_no_chunk_is_cut_off() -> None:
+    """The time to send a chunk is limited, whichever way it goes."""
+    transport = _Transport()
+
+    async def write(send_chunk: SendChunk, _: Send) -> None:
+        transport.taking = asyncio.get_running_loop().create_future()
+        send_chunk(b"slow")
+        await asyncio.sleep(30)
+        raise AssertionError("it was not cut off")
+
+    async with asyncio.timeout(20):
+        await _stream(transport, write, send_seconds=0.1)
+    assert transport.taking is not None
+    assert transport.taking.cancelled()

@@ -192,6 +192,7 @@ class Engine:
                     config, stat_loggers=[step_logger(self._on_step)], **client_arguments
                 )
                 patches.tokenize_fairly(llm.renderer)
+                patches.process_directly(llm)
                 # Within the phase, which does not count the phases of the engine core.
                 self.load_timings()
         rendezvous.monitor(llm)

@@ -3,7 +3,8 @@
 `tests/engines/test_vllm_seam.py` fails when a new vLLM changes one of them, and so do tests/serving/test_streams.py for
 streams, tests/engines/test_grammar_check.py for grammars, and tests/config/test_json_schema.py for help texts. The
 first also guards the private attributes that are only read, where they are needed: `BaseRenderer._executor`,
-`SamplingParams._validate_structured_outputs`, `OpenAIServing._raise_if_error`.
+`SamplingParams._validate_structured_outputs`, `OpenAIServing._raise_if_error`, and all of `RequestState` that
+`direct_stream.py` reads; tests/serving/test_direct_stream.py compares that with vLLM's own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from appliance.engines.vllm.direct_stream import StepProcessor, current_sender
 from appliance.engines.vllm.sse import after_first, encode_events, is_plain, write_chat, write_completion
 from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
 from appliance.limits.queue import current_slots
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.renderers import TokenizeParams
     from vllm.renderers.base import BaseRenderer
+    from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.output_processor import RequestOutputCollector
     from vllm.v1.structured_output import StructuredOutputManager
 
@@ -146,6 +149,11 @@ class SingleWaiterEvent:
     def clear(self) -> None:
         self._is_set = False
 
+    @property
+    def has_waiter(self) -> bool:
+        """Whether the waiter waits, and nothing has woken it up yet."""
+        return self._waiter is not None and not self._waiter.done()
+
     def wait(self) -> asyncio.Future[None]:
         """Return a future that is done once the event is set."""
         self._waiter = self._loop.create_future()
@@ -159,6 +167,15 @@ def use_single_waiter_event(collector: RequestOutputCollector) -> None:
     collector.ready = SingleWaiterEvent(asyncio.get_running_loop())
 
 
+def process_directly(llm: AsyncLLM) -> None:
+    """Let the tokens of plain streams pass by vLLM's output processor; see `direct_stream`."""
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+
+    # Outputs may come before a collector is known to its stream, and most never have one.
+    RequestOutputCollector.direct = None
+    llm.output_processor.process_outputs = StepProcessor(llm).process_outputs
+
+
 def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
     """Write plain streams with our writers, all others with vLLM's; all of them as bytes, and with raised errors."""
     vllm_chat, vllm_completion = chat.chat_completion_stream_generator, completion.completion_stream_generator
@@ -166,14 +183,19 @@ def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serv
     # Any: what vLLM passes on, here and below.
     def chat_events(request: Any, outputs: Any, request_id: str, model: str, *args: Any, **kw: Any) -> Any:
         if chat.parser_cls is None and is_plain(chat, request) and not request.return_prompt_text:
-            return write_chat(chat, request, outputs, request_id, int(time.time()), model)
+            return write_chat(chat, request, outputs, request_id, int(time.time()), model, current_sender())
         return encode_events(outputs, lambda rest: vllm_chat(request, rest, request_id, model, *args, **kw))
 
-    def completion_events(request: Any, inputs: Any, outputs: Any, *args: Any, num_prompts: int, **kw: Any) -> Any:
+    def completion_events(
+        request: Any, inputs: Any, outputs: Any, request_id: str, created: int, *args: Any, num_prompts: int, **kw: Any
+    ) -> Any:
         if num_prompts == 1 and is_plain(completion, request):
-            return write_completion(completion, request, outputs, *args)
+            (model,) = args
+            return write_completion(completion, request, outputs, request_id, created, model, current_sender())
         others = {"num_prompts": num_prompts, **kw}
-        return encode_events(outputs, lambda rest: vllm_completion(request, inputs, rest, *args, **others))
+        return encode_events(
+            outputs, lambda rest: vllm_completion(request, inputs, rest, request_id, created, *args, **others)
+        )
 
     chat.chat_completion_stream_generator = chat_events
     completion.completion_stream_generator = completion_events

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from appliance.core import sse
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import patches
+from appliance.engines.vllm.direct_stream import use_sender
 from appliance.engines.vllm.errors import from_error_response, translate_errors
 from appliance.engines.vllm.request_decoder import decode_request
 
@@ -43,7 +44,9 @@ class Endpoint:
         with translate_errors(decoded):
             # All that vLLM reads and writes of Starlette's request.
             raw = SimpleNamespace(headers=Headers(dict(request.headers)), state=SimpleNamespace())
-            result = await self.serve(decoded, raw)
+            # The others' streams are made of a chat's.
+            with use_sender(request.send if self.streams_bytes else None):
+                result = await self.serve(decoded, raw)
             if isinstance(result, ErrorResponse):
                 raise from_error_response(result)
         if isinstance(result, AsyncGenerator):

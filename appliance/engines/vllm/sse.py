@@ -7,13 +7,15 @@ reasoning, log probabilities, several choices, echo, token ids, running usage) i
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from appliance.core import sse
+from appliance.core.model import SendChunk
+from appliance.engines.vllm.direct_stream import DirectStream
 from appliance.engines.vllm.errors import translate_errors
 
 if TYPE_CHECKING:
@@ -46,7 +48,13 @@ def is_plain(serving: Any, request: Any) -> bool:  # Any: vLLM's serving classes
 
 
 def write_chat(
-    serving: Any, request: Any, outputs: AsyncGenerator[Any], request_id: str, created: int, model: str
+    serving: Any,
+    request: Any,
+    outputs: AsyncGenerator[Any],
+    request_id: str,
+    created: int,
+    model: str,
+    send: SendChunk | None = None,
 ) -> AsyncGenerator[bytes]:
     """Write a plain chat completion: the role, the texts, the finish reason."""
     from vllm.entrypoints.generate.base.protocol import DeltaMessage
@@ -71,11 +79,17 @@ def write_chat(
     first = to_object({}, role=serving.get_chat_request_role(request), content="")
     # vLLM sets these in the first chunk, although they are None.
     first = first.model_copy(update={"prompt_token_ids": None, "prompt_text": None})
-    return _write(serving, request, outputs, to_chunk, to_usage_event, _to_event(first))
+    return _PlainWriter(serving, request, to_chunk, to_usage_event, send, _to_event(first)).write(outputs)
 
 
 def write_completion(
-    serving: Any, request: Any, outputs: AsyncGenerator[Any], request_id: str, created: int, model: str
+    serving: Any,
+    request: Any,
+    outputs: AsyncGenerator[Any],
+    request_id: str,
+    created: int,
+    model: str,
+    send: SendChunk | None = None,
 ) -> AsyncGenerator[bytes]:
     """Write the plain completion of one prompt; its `outputs` come in pairs with the index of the prompt."""
     from vllm.entrypoints.openai.completion.protocol import CompletionResponseStreamChoice, CompletionStreamResponse
@@ -93,68 +107,96 @@ def write_completion(
         # Only here vLLM sends fields that are unset.
         return _to_event(CompletionStreamResponse(**common, **fields), exclude_unset=False, exclude_none=True)
 
-    return _write(serving, request, outputs, to_chunk, to_usage_event, has_indexes=True)
+    return _PlainWriter(serving, request, to_chunk, to_usage_event, send).write(outputs, has_indexes=True)
 
 
-async def _write(
-    serving: Any,
-    request: Any,
-    outputs: AsyncGenerator[Any],
-    to_chunk: Callable[[str, CompletionOutput | None], BaseModel],
-    to_usage_event: Callable[[dict[str, Any]], bytes],
-    first_event: bytes = b"",
-    *,
-    has_indexes: bool = False,
-) -> AsyncGenerator[bytes]:
-    """Yield the events; closing this closes `outputs`, which aborts the request in the engine."""
-    has_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-    with translate_errors():
-        head, tail = _to_event(to_chunk(_PLACEHOLDER, None)).split(f'"{_PLACEHOLDER}"'.encode())
-        prompt_tokens = output_tokens = 0
-        last: CompletionOutput | None = None
-        async with aclosing(outputs):
-            async for item in outputs:
-                output = item[1] if has_indexes else item
-                if output.prompt_token_ids is not None:
-                    prompt_tokens = len(output.prompt_token_ids) + len(output.encoder_prompt_token_ids or ())
-                if first_event:
-                    yield first_event
-                    first_event = b""
-                (last,) = output.outputs
-                is_last = last.finish_reason is not None
-                if is_last:
-                    serving._raise_if_error(last.finish_reason, output.request_id)
-                # While a long prompt is computed in steps, there is no text yet.
-                if not (last.text or last.token_ids or output_tokens):
-                    continue
-                output_tokens += len(last.token_ids)
-                if is_last:
-                    chunk = to_chunk(last.text, last)
-                    if not has_usage and serving.system_fingerprint is not None:
-                        chunk.system_fingerprint = serving.system_fingerprint  # type: ignore[attr-defined]  # vLLM's
-                    yield _to_event(chunk)
-                else:
-                    yield head + _encode_json(last.text) + tail
-        if has_usage:
-            yield to_usage_event(_usage_fields(serving, prompt_tokens, output_tokens, last))
-    yield sse.DONE_EVENT
+class _PlainWriter:
+    """Writes the events of one plain stream, in which the chunks between the first and the last differ in their text.
 
+    With `send`, those may be sent directly, while this waits for an output.
+    """
 
-def _usage_fields(
-    serving: Any, prompt_tokens: int, output_tokens: int, last: CompletionOutput | None
-) -> dict[str, Any]:
-    from vllm.entrypoints.generate.base.protocol import PerRequestMetrics, SpeculativeDecodingMetrics
-    from vllm.entrypoints.serve.engine.protocol import UsageInfo
+    def __init__(
+        self,
+        serving: Any,
+        request: Any,
+        to_chunk: Callable[[str, CompletionOutput | None], BaseModel],
+        to_usage_event: Callable[[dict[str, Any]], bytes],
+        send: SendChunk | None,
+        first_event: bytes = b"",
+    ) -> None:
+        self._serving, self._to_chunk, self._to_usage_event = serving, to_chunk, to_usage_event
+        self._send, self._first_event = send, first_event
+        self._has_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+        self._head, self._tail = _to_event(to_chunk(_PLACEHOLDER, None)).split(f'"{_PLACEHOLDER}"'.encode())
+        self._direct: DirectStream | None = None
+        self._prompt_tokens = self._output_tokens = 0
+        self._last: CompletionOutput | None = None
 
-    drafts = last.spec_decode_metrics if last is not None else None
-    speculative = SpeculativeDecodingMetrics(**drafts.to_dict()) if drafts else None
-    total = prompt_tokens + output_tokens
-    return {
-        "choices": [],
-        "usage": UsageInfo(prompt_tokens=prompt_tokens, completion_tokens=output_tokens, total_tokens=total),
-        "system_fingerprint": serving.system_fingerprint,
-        "metrics": PerRequestMetrics(speculative_decoding=speculative) if speculative else None,
-    }
+    async def write(self, outputs: AsyncGenerator[Any], *, has_indexes: bool = False) -> AsyncGenerator[bytes]:
+        """Yield the events; closing this closes `outputs`, which aborts the request in the engine."""
+        with translate_errors():
+            try:
+                async with aclosing(outputs):
+                    async for item in outputs:
+                        for event in self._events(item[1] if has_indexes else item):
+                            yield event
+                        while self._direct is not None and (events := self._direct.take_events()):
+                            yield events
+            finally:
+                if self._direct is not None:
+                    self._direct.close()
+            if self._has_usage:
+                yield self._to_usage_event(self._usage_fields())
+        yield sse.DONE_EVENT
+
+    def _events(self, output: Any) -> Iterator[bytes]:  # Any: vLLM's output
+        if output.prompt_token_ids is not None:
+            self._prompt_tokens = len(output.prompt_token_ids) + len(output.encoder_prompt_token_ids or ())
+        if self._first_event:
+            yield self._first_event
+            self._first_event = b""
+        if self._direct is not None and (events := self._direct.take_events()):
+            # They are older than this output.
+            yield events
+        (last,) = output.outputs
+        self._last = last
+        is_last = last.finish_reason is not None
+        if is_last:
+            self._serving._raise_if_error(last.finish_reason, output.request_id)
+        # While a long prompt is computed in steps, there is no text yet.
+        if not (last.text or last.token_ids or self._output_tokens):
+            return
+        self._output_tokens += len(last.token_ids)
+        if is_last:
+            yield self._last_event(last)
+            return
+        yield self._head + _encode_json(last.text) + self._tail
+        if self._send is not None:
+            self._direct = DirectStream.attach(
+                self._serving.engine_client, output.request_id, self._head, self._tail, self._send
+            )
+            self._send = None
+
+    def _last_event(self, last: CompletionOutput) -> bytes:
+        chunk = self._to_chunk(last.text, last)
+        if not self._has_usage and self._serving.system_fingerprint is not None:
+            chunk.system_fingerprint = self._serving.system_fingerprint  # type: ignore[attr-defined]  # vLLM's
+        return _to_event(chunk)
+
+    def _usage_fields(self) -> dict[str, Any]:
+        from vllm.entrypoints.generate.base.protocol import PerRequestMetrics, SpeculativeDecodingMetrics
+        from vllm.entrypoints.serve.engine.protocol import UsageInfo
+
+        drafts = self._last.spec_decode_metrics if self._last is not None else None
+        speculative = SpeculativeDecodingMetrics(**drafts.to_dict()) if drafts else None
+        prompt, output = self._prompt_tokens, self._output_tokens + (self._direct.tokens if self._direct else 0)
+        return {
+            "choices": [],
+            "usage": UsageInfo(prompt_tokens=prompt, completion_tokens=output, total_tokens=prompt + output),
+            "system_fingerprint": self._serving.system_fingerprint,
+            "metrics": PerRequestMetrics(speculative_decoding=speculative) if speculative else None,
+        }
 
 
 def _to_event(chunk: BaseModel, *, exclude_unset: bool = True, exclude_none: bool = False) -> bytes:
