@@ -21,7 +21,11 @@ from appliance.core.errors import LoadError, RequestError
 from appliance.core.http import address_of
 from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.openai_types import SMALLEST_REQUESTS, Json
+from appliance.over_chat import Translator, translate
 from appliance.proxy.client import UpstreamClient
+
+# The tokens of a prompt cannot be counted: few targets tell them.
+_OVER_CHAT = frozenset({Operation.MESSAGE, Operation.RESPONSE})
 
 
 class AdapterModel:
@@ -31,6 +35,8 @@ class AdapterModel:
 
     def __init__(self, config: AdapterConfig, peers: Peers) -> None:
         self.operations = config.protocol.operations
+        if Operation.CHAT_COMPLETION in self.operations:
+            self.operations |= _OVER_CHAT
         self._config = config
         self._peers = peers
         self._client = None if isinstance(config.target, str) else ServiceClient(UpstreamClient(config.target))
@@ -56,12 +62,22 @@ class AdapterModel:
         self._readiness.check()
 
     async def handle(self, request: ModelRequest) -> ModelResponse:
+        if request.operation in _OVER_CHAT:
+            return await self._handle_over_chat(request)
         body = await off_loop(len(request.body), _decode, request.body)
         response = await self._handlers[request.operation](body, request.headers)
         model = request.model or body.get("model")
         if isinstance(response, dict):
             return ModelResponse(msgspec.json.encode(_named(response, model)))
         return ModelResponse(_encode_events(response, model), media_type=sse.MEDIA_TYPE)
+
+    async def _handle_over_chat(self, request: ModelRequest) -> ModelResponse:
+        model = request.model or self._config.name
+        translator = await off_loop(len(request.body), translate, request.operation, request.body, model)
+        response = await self._handlers[Operation.CHAT_COMPLETION](translator.request, request.headers)
+        if isinstance(response, dict):
+            return ModelResponse(translator.response(response))
+        return ModelResponse(_translated_events(response, translator), media_type=sse.MEDIA_TYPE)
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
         """See `DependsOnModels.upstreams`."""
@@ -103,3 +119,11 @@ async def _encode_events(chunks: AsyncGenerator[Json], model: object) -> AsyncGe
 def _named(response: Json, model: object) -> Json:
     """Return a response with the client's name of the model, if the client sent one and the response has one."""
     return response | {"model": model} if isinstance(model, str) and "model" in response else response
+
+
+async def _translated_events(chunks: AsyncGenerator[Json], translator: Translator) -> AsyncGenerator[bytes]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if events := translator.feed(chunk):
+                yield events
+    yield translator.finish()

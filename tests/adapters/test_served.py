@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
+from openai.types.responses import Response
 from server_process import ServerProcess, wait_until
 from services import vector
 from upstream_quirks import ERRORS, STREAMS
@@ -55,6 +57,27 @@ def test_a_chat_is_sent_as_a_completion(client: openai.OpenAI, scripted: Upstrea
         "stop": ["<|im_end|>"],
         "add_special_tokens": False,
     }
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_messages_and_responses_are_chats(client: openai.OpenAI, scripted: Upstream, is_streamed: bool) -> None:
+    """Anthropic's and OpenAI's newer protocol are translated to a chat, which becomes a completion as any other."""
+    text, hello = f"You said: {PROMPT}", str(HELLO[0]["content"])
+    base_url = str(client.base_url).removesuffix("/v1/")
+    with anthropic.Anthropic(base_url=base_url, api_key=client.api_key) as claude:
+        if is_streamed:
+            with claude.messages.stream(model="chat", max_tokens=9, messages=HELLO) as events:  # type: ignore[arg-type]  # the same shape
+                message: anthropic.types.Message = events.get_final_message()
+            with client.responses.stream(model="chat", input=hello) as responses:
+                response: Response = responses.get_final_response()
+        else:
+            message = claude.messages.create(model="chat", max_tokens=9, messages=HELLO)  # type: ignore[arg-type]  # the same shape
+            response = client.responses.create(model="chat", input=hello)
+
+    assert [block.text for block in message.content if block.type == "text"] == [text]
+    assert (message.model, message.stop_reason, message.usage.input_tokens) == ("chat", "end_turn", 3)
+    assert (response.output_text, response.model) == (text, "chat")
+    assert [asked.json()["prompt"] for asked in scripted.calls] == [PROMPT, PROMPT]
 
 
 def test_every_field_is_forwarded(client: openai.OpenAI, scripted: Upstream) -> None:
