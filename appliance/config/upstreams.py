@@ -13,6 +13,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 Balance = Literal["least_inflight", "round_robin", "prefix_affinity"]
 Status = Annotated[int, Field(ge=400, le=599)]
+Translated = Literal["messages", "responses"]
 
 Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
 
@@ -121,23 +122,6 @@ class UpstreamConfig(BaseConfig):
         return self
 
 
-class PoolMemberConfig(UpstreamConfig):
-    """One upstream of a proxy."""
-
-    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """Name in probes, logs and metrics; unset is its host and port."""
-
-    priority: Annotated[int, Field(ge=0, le=100)] = 0
-    """Group of the upstream, 0 first. A group gets requests only while no upstream of a lower number is available, and
-    those that these failed or refused to begin: a paid API with `priority: 1` is the reserve of servers of your own.
-    """
-
-    weight: Annotated[
-        int, Field(ge=1, le=100, json_schema_extra={"errorMessage": f"must be from 1 to 100; {_NO_SHARE}"})
-    ] = 1
-    """Share of the requests, relative to the weights of the other upstreams of its priority."""
-
-
 class HeadersConfig(BaseConfig):
     """Headers beside those that are always forwarded: traces, `X-Request-Id`, and headers that describe the body."""
 
@@ -227,6 +211,33 @@ class RequestRewriteConfig(BaseConfig):
 
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
     """Text inserted before the client's system prompt in chat completions, responses and messages; unset is none."""
+
+
+class PoolMemberConfig(UpstreamConfig):
+    """One upstream of a proxy."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Name in probes, logs and metrics; unset is its host and port."""
+
+    priority: Annotated[int, Field(ge=0, le=100)] = 0
+    """Group of the upstream, 0 first. A group gets requests only while no upstream of a lower number is available, and
+    those that these failed or refused to begin: a paid API with `priority: 1` is the reserve of servers of your own.
+    """
+
+    weight: Annotated[
+        int, Field(ge=1, le=100, json_schema_extra={"errorMessage": f"must be from 1 to 100; {_NO_SHARE}"})
+    ] = 1
+    """Share of the requests, relative to the weights of the other upstreams of its priority."""
+
+    request: RequestRewriteConfig = RequestRewriteConfig()
+    """Changes of the requests that it gets, after those of the model. Of a translated request its chat completion is
+    changed; without `max_tokens` (`drop`) that one has its limit as `max_completion_tokens`.
+    """
+
+    translate: Annotated[tuple[Translated, ...], Field(json_schema_extra={"uniqueItems": True})] = ()
+    """Protocols that the upstream lacks: `messages` (Anthropic's, with `count_tokens`) and `responses` (OpenAI's) are
+    translated to its chat completions. Unset forwards them.
+    """
 
 
 class ResponseCacheConfig(BaseConfig):

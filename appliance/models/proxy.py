@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.models import ProxyConfig
+from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import JsonObject, NotAnObjectError
@@ -17,13 +18,18 @@ from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelReques
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
 from appliance.core.rewrite import RequestBody, rename_response, request_usage
+from appliance.over_chat import TRANSLATED, Translator
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
 from appliance.proxy.load_balancing import prompt_prefix
 from appliance.proxy.pool import UpstreamPool
 from appliance.proxy.response import UpstreamResponse
 from appliance.proxy.response_cache import CachedResponse, ResponseCache, cache_directives, cache_key, is_cacheable
-from appliance.proxy.stream import relay_events
+from appliance.proxy.stream import relay_events, relay_translated
 from appliance.proxy.upstream import UpstreamRequest
+
+_PROTOCOLS = {operation: protocol for protocol, operations in TRANSLATED.items() for operation in operations}
+
+_NO_ROUTE = frozenset({404, 405})
 
 # Streams of `/v1/responses` and of messages always have their usage.
 _USAGE_OPERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
@@ -107,28 +113,44 @@ class ProxyModel:
             raise RequestError(str(error), code="invalid_form") from error
         except NotAnObjectError as error:
             raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
+        model = request.model or body.model or config.name
         upstream = UpstreamRequest(
             operation=request.operation,
             path=request.path or OPENAI_PATHS[request.operation][0],
             query=request.query,
             headers=forward_request_headers(request.headers, forward=config.headers.forward, drop=config.headers.drop),
             body=body,
+            model=model,
             prompt_prefix=prompt_prefix(document) if document and config.balance == "prefix_affinity" else b"",
             patience=config.keep_alive_seconds,
         )
-        model = request.model or body.model or config.name
         return _PreparedRequest(upstream, model, is_cacheable(request, document), on_usage)
 
     async def _forward(self, request: _PreparedRequest) -> ModelResponse:
         response = await self._loaded_pool.send(request.upstream)
+        if response.translator is not None:
+            return await self._translated(response, response.translator)
         if response.is_event_stream:
             stream = relay_events(response, request.model, self._config.keep_alive_seconds, request.on_usage)
         elif response.is_json or response.status >= 300:
             whole = await self._read(response)
+            _require_route(request.upstream, whole)
             return await _model_response(whole, request.model, whole.headers)
         else:
             stream = response.read_pieces()
         return ModelResponse(stream, response.status, response.media_type, self._returned_headers(response))
+
+    async def _translated(self, response: UpstreamResponse, translator: Translator) -> ModelResponse:
+        headers = self._returned_headers(response)
+        if response.status < 300 and translator.is_streamed:
+            stream = relay_translated(response, translator, self._config.keep_alive_seconds)
+            return ModelResponse(stream, response.status, sse.MEDIA_TYPE, headers)
+        body = await response.read()
+        if response.status < 300:
+            body = await off_loop(len(body), translator.response, body)
+        else:
+            body = translator.error(response.status, body)
+        return ModelResponse(body, response.status, headers=headers)
 
     def _cache_key(self, request: ModelRequest, upstream: UpstreamRequest) -> bytes:
         context, is_shared = current_context(), self._config.cache is None or self._config.cache.shared
@@ -147,6 +169,19 @@ class ProxyModel:
     def _returned_headers(self, response: UpstreamResponse) -> Mapping[str, str]:
         headers = self._config.headers
         return forward_response_headers(response.headers, expose=headers.expose, drop=headers.drop)
+
+
+def _require_route(request: UpstreamRequest, response: CachedResponse) -> None:
+    """Raise a RequestError with the remedy if the upstream lacks the protocol, and not the model."""
+    protocol = _PROTOCOLS.get(request.operation)
+    if protocol is None or response.status not in _NO_ROUTE or b"model" in response.body.lower():
+        return
+    message = f"The upstream has no {request.path}; `translate: [{protocol}]` of the upstream, in the config of the "
+    raise RequestError(
+        f"{message}server, translates such requests to chat completions",
+        status=response.status,
+        code="unsupported_operation",
+    )
 
 
 async def _model_response(response: CachedResponse, model: str, headers: Mapping[str, str]) -> ModelResponse:

@@ -17,6 +17,7 @@ from aiohttp import ClientError, ClientResponse
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse
 from appliance.core.errors import GatewayError, GatewayTimeoutError
+from appliance.over_chat import Translator
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (ClientError, OSError)
 """Raised when a connection fails or breaks; timeouts are among them."""
@@ -63,6 +64,8 @@ class UpstreamResponse:
         """The body was read to its end, or its status was all that was needed."""
         self.error: GatewayError | None = None
         """Why the body cannot be read."""
+        self.translator: Translator | None = None
+        """What translates it for the client; None if it is of the client's protocol."""
         self.on_close: Callable[[UpstreamResponse], None] | None = None
         """Called once, when the response is closed."""
         self._decoder = content_decoder(self.headers.get("content-encoding", ""))

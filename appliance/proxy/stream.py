@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec
 
@@ -11,6 +11,7 @@ from appliance.core import json_edit, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
 from appliance.core.rewrite import MODEL_MENTION, model_span
+from appliance.over_chat import Translator
 from appliance.proxy.response import UpstreamResponse
 
 _USAGE_MENTION = b'"usage"'
@@ -61,6 +62,35 @@ async def relay_events(
         raise
     finally:
         response.close()
+
+
+async def relay_translated(
+    response: UpstreamResponse, translator: Translator, keep_alive_seconds: float | None
+) -> AsyncGenerator[bytes]:
+    """Yield the events of the client's protocol for a chat completion, streamed or whole; comments as `relay_events`.
+
+    Raises:
+        GatewayError: the response ends early, or is no chat completion.
+    """
+    if not response.is_event_stream:
+        body = await response.read()
+        yield await off_loop(len(body), translator.feed, body)
+        yield translator.finish()
+        return
+    reader = sse.EventReader(response.max_bytes)
+    try:
+        while (piece := await response.read_piece(keep_alive_seconds)) != b"":
+            if piece is None:
+                yield sse.KEEP_ALIVE
+            elif events := await off_loop(len(piece), _translate, translator, reader.feed(piece)):
+                yield events
+        yield _translate(translator, reader.finish()) + translator.finish()
+    finally:
+        response.close()
+
+
+def _translate(translator: Translator, chunks: Iterable[bytes]) -> bytes:
+    return b"".join([translator.feed(chunk) for chunk in chunks if chunk.strip() != sse.DONE])
 
 
 class EventRewriter:

@@ -6,16 +6,20 @@ import asyncio
 import random
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import structlog
 
 from appliance.config.models import ProxyConfig
 from appliance.config.upstreams import PoolMemberConfig
-from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.core.model import Operation
-from appliance.core.rewrite import RequestBody
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError
+from appliance.core.json_edit import JsonObject, NotAnObjectError
+from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, Operation
+from appliance.core.rewrite import RequestBody, RequestRewriter
+from appliance.over_chat import TRANSLATED, Translator, translate
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, FailureRate
 from appliance.proxy.client import UpstreamClient
@@ -39,10 +43,23 @@ class UpstreamRequest:
     query: str
     headers: Mapping[str, str]
     body: RequestBody
+    model: str
+    """The client's name of the model, for responses that are translated."""
     prompt_prefix: bytes
     """Empty unless the load balancer needs it."""
     patience: float | None
     """Seconds of silence after which an event stream is relayed without its first byte; None waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OutgoingRequest:
+    """A request as one upstream gets it."""
+
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    translator: Translator | None = None
 
 
 class Upstream:
@@ -66,6 +83,9 @@ class Upstream:
         self.failure_rate = FailureRate(clock)
         self._clock = clock
         self._model = config.model or proxy.name
+        self._rewriter = RequestRewriter(config.request)
+        self._dropped = frozenset(config.request.drop)
+        self._translated = frozenset[Operation]().union(*(TRANSLATED[protocol] for protocol in config.translate))
         self._labels = (proxy.name, name)
         self._first_byte = metrics.FIRST_BYTE.labels(*self._labels)
         metrics.track_upstream(self._labels, self)
@@ -95,16 +115,17 @@ class Upstream:
         """Send a request, and wait for the first bytes of its response.
 
         Raises:
+            RequestError: the request cannot be changed or translated as the config says.
             GatewayError: there is no response.
         """
+        outgoing = await off_loop(len(request.body.before) + len(request.body.after), self._outgoing, request)
         self.inflight += 1
         self.breaker.start_request()
         sent_at = self._clock()
         response: UpstreamResponse | None = None
         try:
-            response = await self.client.send(
-                request.path, request.body.with_model(self._model), request.headers, query=request.query
-            )
+            response = await self.client.send(outgoing.path, outgoing.body, outgoing.headers, query=outgoing.query)
+            response.translator = outgoing.translator
             has_begun = await response.start(request.patience if response.is_event_stream else None)
         except BaseException as error:
             if response is not None:
@@ -119,6 +140,28 @@ class Upstream:
             self._record_success()
         response.on_close = self._close_response
         return response
+
+    def _outgoing(self, request: UpstreamRequest) -> _OutgoingRequest:
+        body = request.body.with_model(self._model)
+        outgoing = _OutgoingRequest(request.path, request.query, request.headers, body)
+        operation = request.operation
+        if operation in self._translated:
+            operation = Operation.CHAT_COMPLETION
+            outgoing = self._translate(request, outgoing)
+        if operation in MULTIPART_OPERATIONS or not self._rewriter.changes(operation):
+            return outgoing
+        try:
+            document = JsonObject(outgoing.body)
+            self._rewriter.rewrite(operation, document)
+        except NotAnObjectError as error:
+            raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
+        return replace(outgoing, body=document.write())
+
+    def _translate(self, request: UpstreamRequest, outgoing: _OutgoingRequest) -> _OutgoingRequest:
+        translator = translate(request.operation, outgoing.body, request.model, self._dropped)
+        headers = {name: value for name, value in request.headers.items() if not name.startswith("anthropic-")}
+        body = msgspec.json.encode({"model": self._model, **translator.request})
+        return _OutgoingRequest(OPENAI_PATHS[Operation.CHAT_COMPLETION][0], "", headers, body, translator)
 
     async def run_health_checks(self) -> None:
         """Check forever, the first time after an interval."""

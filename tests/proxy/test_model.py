@@ -136,6 +136,26 @@ async def test_an_upstreams_error_keeps_status_and_body(upstream: Upstream, stat
     assert "www-authenticate" not in reply.headers
 
 
+async def test_an_upstream_has_changes_of_its_own(upstreams: tuple[Upstream, ...]) -> None:
+    """On top of those of the model, which are made before; a form stays as it is."""
+    one, two, _ = upstreams
+    request = {"defaults": {"top_k": 5, "seed": 1}, "drop": ["user"], "system_prompt": "Be brief."}
+    members = [{"url": one.url, "request": request}, {"url": two.url}]
+    body = {"messages": [], "seed": 7, "user": "me"}
+    async with proxied(one, two, upstreams=members, balance="round_robin") as model:
+        for _ in range(2):
+            await model.handle(ModelRequest(CHAT, json.dumps(body).encode()))
+        changed = one.calls[0].json()
+        one.reset()
+        form = b'--b\r\nContent-Disposition: form-data; name="user"\r\n\r\nme\r\n--b--\r\n'
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        await model.handle(ModelRequest(Operation.TRANSCRIPTION, form, headers))
+
+    system = [{"role": "system", "content": "Be brief."}]
+    assert [two.calls[0].json(), one.calls[0].body] == [body | {"model": "mine"}, form]
+    assert changed == {"messages": system, "seed": 7, "top_k": 5, "model": "mine"}
+
+
 async def test_a_body_that_is_not_an_object_is_rejected(upstream: Upstream) -> None:
     """400, and no upstream gets it."""
     async with proxied(upstream) as model:
