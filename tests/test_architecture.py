@@ -24,6 +24,7 @@ FLOORS = (
     {"adapters", "engines", "export"},
     {"python_api"},
     {"models"},
+    {"batches"},
     {"api", "errors", "openai", "ui"},
     {"server"},
     {"cli", "kserve"},

@@ -65,9 +65,15 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:  
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
 
+def status_and_body(path: str, error: Exception) -> tuple[int, bytes]:
+    """Return status and body of the response of a path to an error."""
+    status, message = status_and_message(path, error)
+    return status, json.dumps(_body(_format_of(path), status, message, error)).encode()
+
+
 def rejection(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
     """Return body and headers of the response to a request that is rejected before its route is known."""
-    body = json.dumps(_body(_format_of(path), error.status, str(error), error)).encode()
+    _, body = status_and_body(path, error)
     return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
 
 

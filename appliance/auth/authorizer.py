@@ -103,6 +103,10 @@ class Authorizer:
                 kept.append(header)
         return principal, kept
 
+    def principal_named(self, name: str) -> Principal | None:
+        """Return the principal of the key with this name; None if there is none any more."""
+        return next((principal for _, principal in self._keys if principal.name == name), None)
+
     @property
     def _principal(self) -> Principal:
         """Whoever asks: the key, or without one everybody if there are no keys."""

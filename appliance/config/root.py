@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from appliance.config.base import BaseConfig, Change, text_like
+from appliance.config.batches import BatchesConfig
 from appliance.config.models import AnyModel
 from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
@@ -61,6 +62,9 @@ class Config(BaseConfig):
 
     server: ServerConfig = ServerConfig()
     """The listeners of the server, its access rules and its shutdown."""
+
+    batches: BatchesConfig | None = None
+    """Files and batches of requests, for `/v1/files` and `/v1/batches`; unset has none."""
 
     logging: Annotated[LoggingConfig, Change.HOT] = LoggingConfig()
     """Format and content of the log."""

@@ -31,6 +31,11 @@ _ENCODINGS = frozenset({"7bit", "8bit", "binary"})
 
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
+_NO_FORM = (
+    "The body is not a form with the boundary of its Content-Type; "
+    "it ends early, or a part has no header Content-Disposition: form-data, or one on several lines"
+)
+
 # In OpenAI's protocol a list is several fields of one name that ends in this.
 _LIST_SUFFIX = "[]"
 
@@ -46,6 +51,7 @@ class FormField:
     name: str
     span: slice
     is_file: bool
+    filename: str | None = None
 
 
 def is_form(content_type: str) -> bool:
@@ -62,6 +68,27 @@ def read_form(body: bytes, content_type: str, max_parts: int = MAX_PARTS) -> Map
             raise FormError(f"The form has the field {field.name[:80]!r} twice; send it once")
         fields[field.name] = field
     return fields
+
+
+class FormReader:
+    """Reads a form piece by piece, for forms that do not fit in memory; `feed` is called with each, at last b""."""
+
+    def __init__(self, content_type: str, max_parts: int = MAX_PARTS) -> None:
+        # Not strict: a strict parser rejects the line break after the form if it comes in a piece of its own.
+        self._parser = PushMultipartParser(_boundary(content_type), max_segment_count=max_parts)
+        self._field: FormField | None = None
+
+    def feed(self, data: bytes) -> Iterator[tuple[FormField, bytes]]:
+        """Yield fields with pieces of their values, the first one empty; their spans are unknown. Raises FormError."""
+        try:
+            for event in self._parser.parse(data):
+                if isinstance(event, MultipartSegment):
+                    self._field = _field(event, slice(0))
+                    yield self._field, b""
+                elif event and self._field is not None:
+                    yield self._field, bytes(event)
+        except MultipartError as error:
+            raise FormError(_NO_FORM) from error
 
 
 def text_value(body: bytes, field: FormField | None) -> str | None:
@@ -105,10 +132,7 @@ def _fields(body: bytes, boundary: bytes, max_parts: int) -> Iterator[FormField]
         raise FormError(f"The form has more than {max_parts} parts, or a part with too long headers") from error
     except MultipartError as error:
         # The parser's own messages name its internals.
-        raise FormError(
-            "The body is not a form with the boundary of its Content-Type; "
-            "it ends early, or a part has no header Content-Disposition: form-data, or one on several lines"
-        ) from error
+        raise FormError(_NO_FORM) from error
     if body[position + len(delimiter) + 2 :].strip():
         raise FormError("The body goes on after the end of the form")
 
@@ -130,4 +154,4 @@ def _field(segment: MultipartSegment, span: slice) -> FormField:
     if (segment.charset or "utf-8").lower() not in _CHARSETS:
         raise FormError(f"A part of the form has the charset {segment.charset!r:.40}; it must be UTF-8")
     name, bare, file = disposition.groups()
-    return FormField(bare if name is None else name, span, is_file=file is not None)
+    return FormField(bare if name is None else name, span, file is not None, segment.filename)

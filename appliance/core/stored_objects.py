@@ -112,7 +112,7 @@ class StoredObjects:
     def append(self, key: ObjectKey, name: str, data: bytes) -> bool:
         """Append to a file of an object that exists; return False if it does not. One process may do so at a time."""
         path = self._path(key) / name
-        with _disk_errors():
+        with disk_errors():
             try:
                 before = path.stat().st_size if path.exists() else 0
                 self._count(0, _cost(before + len(data)) - _cost(before))
@@ -129,7 +129,7 @@ class StoredObjects:
         if not _ID.fullmatch(key.id):
             return None
         path = self._path(key)
-        with _disk_errors():
+        with disk_errors():
             try:
                 return None if self._is_expired(path) else (path / name).read_bytes()
             except FileNotFoundError:
@@ -138,25 +138,25 @@ class StoredObjects:
     def path(self, key: ObjectKey) -> Path | None:
         """Return the directory of an object, for those who read a file in pieces; None if it does not exist."""
         path = self._path(key)
-        with _disk_errors():
+        with disk_errors():
             return path if _ID.fullmatch(key.id) and path.is_dir() and not self._is_expired(path) else None
 
     def remove(self, key: ObjectKey, name: str) -> None:
         """Remove a file of an object."""
         path = self._path(key) / name
-        with _disk_errors(), suppress(FileNotFoundError):
+        with disk_errors(), suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()
             self._count(0, -_cost(size))
 
     def delete(self, key: ObjectKey) -> bool:
         """Delete an object; return whether it existed."""
-        with _disk_errors():
+        with disk_errors():
             return _ID.fullmatch(key.id) is not None and self._delete(self._path(key))
 
     def keys(self, prefix: str, owner: str | None = None) -> list[ObjectKey]:
         """Return the objects whose ids begin with `prefix`, of one owner or all, those that changed last at the end."""
-        with _disk_errors():
+        with disk_errors():
             found = sorted(self._scan(owner), key=lambda each: each.changed)
         return [each.key for each in found if each.path.name.startswith(prefix) and not each.is_expired(self)]
 
@@ -166,26 +166,26 @@ class StoredObjects:
         The claim keeps the object in a full store. It outlives the process, so that the next one finds the object in
         `unfinished`, and claims it with `is_new` False; what has finished in between has no claim to take.
         """
-        with _disk_errors(), suppress(FileNotFoundError):
+        with disk_errors(), suppress(FileNotFoundError):
             return FileLock.try_acquire(self._claim_path(self._path(key)), create=is_new)
         return None
 
     def finish(self, key: ObjectKey, claim: FileLock) -> None:
         """Remove the claim: nothing works on the object any more."""
-        with _disk_errors():
+        with disk_errors():
             self._claim_path(self._path(key)).unlink(missing_ok=True)
         claim.close()
 
     def unfinished(self) -> list[ObjectKey]:
         """Return the objects that have a claim, whether or not a process works on them."""
-        with _disk_errors():
+        with disk_errors():
             names = [claim.name.split("+") for claim in (self._root / _CLAIMS).iterdir()]
         return [ObjectKey(_owner(owner), name) for owner, name in names]
 
     @contextmanager
     def locked(self, key: ObjectKey) -> Iterator[None]:
         """Exclude other holders of this object's lock, here and in other processes, while it is read and changed."""
-        with _disk_errors():
+        with disk_errors():
             try:
                 lock = FileLock.acquire(self._path(key) / "lock") if _ID.fullmatch(key.id) else None
             except FileNotFoundError:
@@ -198,7 +198,7 @@ class StoredObjects:
 
     def usage(self) -> StoreUsage:
         """Return how many objects there are, and what they take on the disk."""
-        with _disk_errors():
+        with disk_errors():
             try:
                 return StoreUsage(*_USAGE.unpack((self._root / "usage").read_bytes()))
             except (FileNotFoundError, struct.error):
@@ -206,7 +206,7 @@ class StoredObjects:
 
     def sweep(self) -> None:
         """Remove what has expired, and what processes that died left behind; measure the rest."""
-        with _disk_errors(), self._usage_lock():
+        with disk_errors(), self._usage_lock():
             objects = []
             for each in self._scan():
                 is_abandoned = not each.bytes and time.time() - each.changed > _EMPTY_SECONDS
@@ -225,7 +225,7 @@ class StoredObjects:
     def _put(self, key: ObjectKey, name: str, data: bytes, *, must_exist: bool, replace: bool) -> bool:
         path = self._path(key)
         self._require_possible(len(data))
-        with _disk_errors():
+        with disk_errors():
             is_new = not must_exist and _create(path)
             old = (path / name).stat().st_size if (path / name).exists() else None
             if old is not None and not replace:
@@ -413,7 +413,7 @@ def _sync(directory: Path) -> None:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """Raise an OSError as the error of a request; its path is for the log only."""
     try:
         yield

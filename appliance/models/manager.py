@@ -41,8 +41,8 @@ class ModelManager:
         self.exit_code: int | None = None
         """That of the first failure that ends the process; later ones may follow from it."""
         self.exit_requested = asyncio.Event()
-        self.is_stopping = False
-        """The server is draining: readiness is 503, and clients are asked to go elsewhere."""
+        self.stopping = asyncio.Event()
+        """Set once the server drains: readiness is 503, and clients are asked to go elsewhere."""
         self._front_end = front_end
         self.rate_limiter = RateLimiter(config.server.key_limits(front_end.count))
         self._context = RunnerContext(
@@ -77,6 +77,16 @@ class ModelManager:
         """Start to load and watch every model; returns at once."""
         for runner in self.registry.runners:
             runner.start()
+
+    @property
+    def workers(self) -> int:
+        """The number of processes that share each limit."""
+        return self._front_end.count
+
+    @property
+    def is_stopping(self) -> bool:
+        """The server drains."""
+        return self.stopping.is_set()
 
     @property
     def statuses(self) -> tuple[ModelStatus, ...]:
@@ -116,7 +126,7 @@ class ModelManager:
         New requests are refused at once. With a `delay` in seconds they are answered during it and as long as others
         are running; after the delay, `on_drained` is called to dismiss the clients of those, if there are any.
         """
-        self.is_stopping = True
+        self.stopping.set()
         if delay:
             self._start_draining(f"the server stops in {delay:g} seconds; requests are still answered", accepts=True)
             await asyncio.sleep(delay)
@@ -173,7 +183,7 @@ class ModelManager:
 
     async def stop(self) -> None:
         """Stop every model, whatever it is doing."""
-        self.is_stopping = True
+        self.stopping.set()
         for task in (tasks := list(self._tasks)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,13 +11,15 @@ from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
 from appliance import ui
-from appliance.api import error_responses, metrics, openai, openapi, probes
+from appliance.api import batches, error_responses, files, metrics, openai, openapi, probes
 from appliance.api.body import BodyReader
 from appliance.api.dialects import cohere, ollama, sagemaker, tei, vllm_server
 from appliance.api.kserve_names import KServeNames
 from appliance.api.model_client import ModelClient
 from appliance.api.oip import v1, v2
 from appliance.auth import PUBLIC, Authorizer
+from appliance.batches.runner import BatchRunner
+from appliance.batches.store import BatchStore
 from appliance.config import Config, LoadedConfig
 from appliance.config.server import ServerConfig
 from appliance.core.model import SINGLE_FRONT_END
@@ -47,11 +49,13 @@ def create_app(
     health = ServerHealth(manager) if worker is None else MultiWorkerHealth(manager, worker)
     body_reader = BodyReader(lambda: manager.config.server)
     telemetry, redacted_config = RequestRecorder(config), RedactedConfig(config, secrets)
+    batch_runner, batch_handlers = _batches(manager, telemetry, body_reader)
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
     client = ModelClient(manager, names, body_reader)
     handlers = [
         *openai.routes(client),
         *(handler for dialect in _DIALECTS for handler in dialect.routes(client)),
+        *batch_handlers,
         *v1.routes(manager, body_reader),
         *v2.routes(manager, health.report, body_reader),
         *openapi.routes(manager),
@@ -66,7 +70,8 @@ def create_app(
         manager.start()
         async with health.published() if has_other_readers else nullcontext():
             try:
-                yield
+                async with nullcontext() if batch_runner is None else batch_runner.running():
+                    yield
             finally:
                 await manager.stop()
                 await telemetry.stop()
@@ -79,6 +84,19 @@ def create_app(
     app = _app(manager, handlers, manager.authorizer, telemetry, [lifespan])
     app.state.update({"manager": manager, "health": health, "telemetry": telemetry, "apply": apply})
     return app
+
+
+def _batches(
+    manager: ModelManager, telemetry: RequestRecorder, body_reader: BodyReader
+) -> tuple[BatchRunner | None, Sequence[BaseRouteHandler]]:
+    """Return what runs batches, None if the config has none, and the routes, which say so."""
+    runner = None
+    if manager.config.batches is not None:
+        store = BatchStore(manager.config.batches)
+        store.open()
+        runner = BatchRunner(store, manager, telemetry, error_responses.status_and_body)
+    access = files.BatchAccess(runner, manager.authorizer)
+    return runner, [*files.routes(access, body_reader.server), *batches.routes(access, body_reader)]
 
 
 def create_probe_app(manager: ModelManager, health: ServerHealth, telemetry: RequestRecorder) -> Litestar:

@@ -70,18 +70,24 @@ def count(context: RequestContext) -> None:
     REQUESTS.labels(context.protocol, operation, model, code).inc()
     if context.model is None or context.ended is None:
         return
-    SECONDS.labels(context.protocol, operation, model).observe(context.ended - context.began)
-    if context.first is not None and context.operation in TEXT_GENERATIONS:
-        FIRST_TOKEN.labels(model).observe(context.first - context.began)
-        if (output_tokens := context.output_tokens or 0) > 1:
-            seconds = max(0.0, (context.last or context.ended) - context.first)
-            PER_TOKEN.labels(model).observe(seconds / (output_tokens - 1))
+    # Nobody waits for a line of a batch, and it may be in the queue for hours.
+    if context.batch is None:
+        SECONDS.labels(context.protocol, operation, model).observe(context.ended - context.began)
+        _observe_tokens(context, model, context.ended)
     if context.sequences:
         SEQUENCES.labels(model).inc(context.sequences)
     directions = ("input", context.prompt_tokens), ("output", context.output_tokens), ("cached", context.cached_tokens)
     for direction, tokens in directions:
         if tokens:
             TOKENS.labels(model, direction).inc(tokens)
+
+
+def _observe_tokens(context: RequestContext, model: str, ended: float) -> None:
+    if context.first is not None and context.operation in TEXT_GENERATIONS:
+        FIRST_TOKEN.labels(model).observe(context.first - context.began)
+        if (output_tokens := context.output_tokens or 0) > 1:
+            seconds = max(0.0, (context.last or ended) - context.first)
+            PER_TOKEN.labels(model).observe(seconds / (output_tokens - 1))
 
 
 BUILD = Gauge(

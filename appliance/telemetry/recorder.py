@@ -99,6 +99,7 @@ def _log_fields(context: RequestContext) -> dict[str, object]:
         "model": context.model,
         "operation": context.operation,
         "key": context.key,
+        "batch": context.batch,
         "streamed": context.is_streamed or None,
         "seconds": since_start(context.ended),
         "admitted_seconds": since_start(context.admitted),

@@ -123,7 +123,8 @@ def _complete(path_item: Json, *, method: str, media_type: str | None, is_body_o
     """Add what Litestar cannot know to a method of a path: models, errors, and media types beside JSON."""
     operation = path_item[method.lower()]
     for parameter in operation.get("parameters", ()):
-        parameter["schema"] = _reference(f"Model{parameter['name'].capitalize()}")
+        if parameter["name"] in {"name", "version"}:
+            parameter["schema"] = _reference(f"Model{parameter['name'].capitalize()}")
     if is_body_optional:
         operation["requestBody"]["required"] = False
     error = _ERROR_OF_TAG.get(operation["tags"][0], "OpenAIError")

@@ -11,7 +11,7 @@ Source: https://platform.openai.com/docs/api-reference; messages are Anthropic's
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -23,10 +23,12 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, MultipartBody
 
+from appliance.api import batches, files
 from appliance.api.dialects import cohere, ollama, ollama_requests, tei, vllm_server
 from appliance.api.oip import metadata, v1, v2
 from appliance.api.openai import PREFIXES, ModelList, ModelObject
 from appliance.api.probes import ProbeResponse
+from appliance.batches.objects import Batch, FileObject
 from appliance.core import openai_types
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, Operation
 from appliance.core.openai_types import Json
@@ -55,6 +57,13 @@ class Classifications(openai_types.Classifications, kw_only=True):
     """The same, with the type of `usage` that all operations have in the document."""
 
     usage: types.Usage | None = None  # type: ignore[assignment]  # only for the document
+
+
+class FileForm(msgspec.Struct):
+    """An uploaded file."""
+
+    file: UploadFile
+    purpose: Literal["batch"]
 
 
 # Texts, token ids, lists of them, or parts with images.
@@ -184,8 +193,24 @@ def _openai() -> Routes:
         summary = operation.replace("_", " ").capitalize()
         media_type = _EVENTS if operation in _STREAMED else None
         yield from _routes("POST", "OpenAI", with_prefix(*paths), summary, response, body[request], media_type)
+    yield from _batches(with_prefix)
     yield from _routes("GET", "OpenAI", with_prefix("/v1/models"), "List models", ModelList)
     yield from _routes("GET", "OpenAI", with_prefix("/v1/models/{name}"), "Get a model", ModelObject)
+
+
+def _batches(with_prefix: Callable[..., Sequence[str]]) -> Routes:
+    get, post, delete = (partial(_routes, method, "OpenAI") for method in ("GET", "POST", "DELETE"))
+    paths, one = with_prefix("/v1/files"), with_prefix("/v1/files/{file_id}")
+    yield from post(paths, "Upload a file of requests", FileObject, MultipartBody[FileForm])
+    yield from get(paths, "List files", files.FilePage)
+    yield from get(one, "Get a file", FileObject)
+    yield from delete(one, "Delete a file", files.DeletedFile)
+    yield from get([f"{path}/content" for path in one], "Download a file", None, media_type="application/jsonl")
+    paths, one = with_prefix("/v1/batches"), with_prefix("/v1/batches/{batch_id}")
+    yield from post(paths, "Create a batch", Batch, JSONBody[batches.BatchRequest])
+    yield from get(paths, "List batches", batches.BatchPage)
+    yield from get(one, "Get a batch", Batch)
+    yield from post([f"{path}/cancel" for path in one], "Cancel a batch", Batch)
 
 
 def _oip() -> Routes:

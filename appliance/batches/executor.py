@@ -1,0 +1,84 @@
+"""Answers to the lines of batches by the models of a server, with retries of what may succeed later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+import structlog
+
+from appliance.auth import Principal, authenticated
+from appliance.batches.lines import BatchLine, LineResult
+from appliance.core.concurrency import backoff_seconds
+from appliance.core.errors import RequestError
+from appliance.core.model import ModelResponse
+from appliance.core.request_context import use_context
+from appliance.models.manager import ModelManager
+from appliance.telemetry.recorder import RequestRecorder
+
+Render = Callable[[str, Exception], tuple[int, bytes]]
+"""Returns the status and the body of the response of a path to an error."""
+
+# A model that is overloaded or not available will be; the line waits for it.
+_PAUSES = frozenset({429, 503})
+
+# Failures of a server elsewhere, or of ours; a few more attempts may succeed.
+_TRANSIENT = frozenset({408, 500, 502, 504})
+_ATTEMPTS = 3
+
+_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.25, 30.0
+
+
+class LineExecutor:
+    """Answers lines; `is_background` says whether they wait for capacity that interactive requests leave."""
+
+    def __init__(
+        self, manager: ModelManager, recorder: RequestRecorder, render: Render, *, is_background: bool = True
+    ) -> None:
+        self._manager, self._recorder, self._render = manager, recorder, render
+        self._is_background = is_background
+
+    async def answer(self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None) -> LineResult:
+        """Return the result of a line, however long its model is not available."""
+        failures = 0
+        while True:
+            failures += 1
+            status, body, retry_after = await self._attempt(line, request_id, batch_id, principal)
+            if status not in _PAUSES and (status not in _TRANSIENT or failures >= _ATTEMPTS):
+                return LineResult(line.custom_id, request_id, status, body)
+            delay = backoff_seconds(failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
+            await asyncio.sleep(min(max(delay, retry_after or 0), _MAX_DELAY_SECONDS))
+
+    async def _attempt(
+        self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None
+    ) -> tuple[int, bytes, int | None]:
+        """Return the status and the body of the response, and the seconds after which a retry may succeed."""
+        capture = self._recorder.capture()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            with use_context(request_id) as context, authenticated(principal):
+                context.method, context.path, context.route, context.protocol = "POST", line.url, line.url, "openai"
+                context.key, context.batch = None if principal is None else principal.name, batch_id
+                retry_after = None
+                try:
+                    response = await self._manager.handle(
+                        line.model, line.request({"x-request-id": request_id}), is_background=self._is_background
+                    )
+                    status, body = response.status, await _whole(response)
+                except Exception as error:
+                    context.error = type(error).__name__
+                    status, body = self._render(line.url, error)
+                    retry_after = error.retry_after if isinstance(error, RequestError) else None
+                context.status = status
+            if capture is not None:
+                capture.request.add(line.body)
+                capture.response.add(body)
+            self._recorder.record(context, capture)
+        return status, body, retry_after
+
+
+async def _whole(response: ModelResponse) -> bytes:
+    if isinstance(response.body, bytes):
+        return response.body
+    async with aclosing(response.body) as chunks:
+        return b"".join([chunk async for chunk in chunks])

@@ -1,0 +1,177 @@
+"""Files: uploads, listings, downloads, limits."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from batches.service import lines, serving
+from test_routes import Client as PlainClient
+
+
+async def test_a_file_comes_back_as_it_was_sent(tmp_path: Path) -> None:
+    """Byte for byte, under both prefixes, with its name and size; deleted, it is gone from the disk."""
+    content = bytes(range(256)) * 3000
+    async with serving(tmp_path / "store") as service:
+        file = await service.upload(content)
+        shown = (await service.get(f"/openai/v1/files/{file['id']}")).json()
+        downloaded = await service.get(f"/v1/files/{file['id']}/content")
+        deleted = await service.delete(f"/v1/files/{file['id']}")
+        gone = await service.get(f"/v1/files/{file['id']}")
+
+    assert shown == file
+    assert (file["object"], file["bytes"], file["filename"]) == ("file", len(content), "in.jsonl")
+    assert (file["purpose"], file["expires_at"] - file["created_at"]) == ("batch", 720 * 3600)
+    assert downloaded.content == content
+    assert downloaded.headers["content-length"] == str(len(content))
+    assert deleted.json() == {"id": file["id"], "object": "file", "deleted": True}
+    assert gone.status_code == 404
+    assert await asyncio.to_thread(lambda: [*tmp_path.glob("store/_/*")]) == []
+
+
+async def test_lists_are_pages_with_the_newest_first(tmp_path: Path) -> None:
+    """`after` and `limit` walk through files and batches; `purpose` and `order` choose files."""
+    async with serving(tmp_path / "store") as service:
+        batches = [await service.until(await service.create(lines(1))) for _ in range(3)]
+        first = (await service.get("/v1/batches", params={"limit": 2})).json()
+        second = (await service.get("/v1/batches", params={"limit": 2, "after": first["last_id"]})).json()
+        inputs = (await service.get("/v1/files", params={"purpose": "batch", "order": "asc"})).json()
+        wrong = [
+            await service.get(path, params=params)
+            for path, params in (
+                ("/v1/files", {"limit": "0"}),
+                ("/v1/files", {"order": "up"}),
+                ("/v1/batches", {"limit": "101"}),
+                ("/v1/batches", {"after": "batch_x"}),
+            )
+        ]
+
+    ids = [each["id"] for each in batches[::-1]]
+    assert [each["id"] for each in first["data"]] == ids[:2]
+    assert (first["has_more"], first["first_id"]) == (True, ids[0])
+    assert [each["id"] for each in second["data"]] == ids[2:]
+    assert not second["has_more"]
+    assert [each["id"] for each in inputs["data"]] == [each["input_file_id"] for each in batches]
+    assert [each.status_code for each in wrong] == [400] * 4
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "status", "param"),
+    [
+        ({"purpose": "fine-tune"}, "file", 400, "purpose"),
+        ({}, "file", 400, "purpose"),
+        ({"purpose": "batch"}, "other", 400, "file"),
+        ({"purpose": "batch" * 1000}, "file", 400, "purpose"),
+        ({"purpose": "batch", "expires_after[seconds]": "5", "expires_after[anchor]": "created_at"}, "file", 400, None),
+        ({"purpose": "batch", "expires_after[seconds]": "3600"}, "file", 400, "expires_after"),
+    ],
+)
+async def test_a_wrong_upload_is_refused(
+    tmp_path: Path, data: dict[str, str], name: str, status: int, param: str | None
+) -> None:
+    """The error names the field, and nothing of the file is kept."""
+    async with serving(tmp_path / "store") as service:
+        answer = await service.post("/v1/files", files={name: ("in.jsonl", b"{}")}, data=data)
+
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["param"] == (param or "expires_after")
+    assert await asyncio.to_thread(lambda: [*tmp_path.glob("store/.uploads/*")]) == []
+
+
+async def test_an_upload_that_is_no_form_is_refused(tmp_path: Path) -> None:
+    """JSON is 415; a form that ends early is 400."""
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{}'
+    async with serving(tmp_path / "store") as service:
+        as_json = await service.post("/v1/files", json={"purpose": "batch"})
+        cut = await service.post("/v1/files", content=part, headers=headers)
+
+    assert (as_json.status_code, cut.status_code) == (415, 400)
+    assert cut.json()["error"]["code"] == "invalid_form"
+
+
+async def test_files_have_limits(tmp_path: Path) -> None:
+    """One file, and all together: 413 names the key, and deleting makes room."""
+    async with serving(tmp_path / "store", max_file_bytes=5000, max_bytes=8000) as service:
+
+        async def upload(size: int) -> str:
+            form = {"files": {"file": ("a", b"x" * size)}, "data": {"purpose": "batch"}}
+            answer = await service.post("/v1/files", **form)  # type: ignore[arg-type]  # both
+            return str(answer.json().get("id") or answer.json()["error"]["message"])
+
+        large = await upload(5001)
+        kept = [await upload(5000) for _ in range(2)]
+        full = await upload(1)
+        await service.delete(f"/v1/files/{kept[0]}")
+        again = await upload(1)
+
+    assert "batches.max_file_bytes" in large
+    assert "batches.max_bytes" in full
+    assert again.startswith("file-")
+
+
+async def test_a_file_that_has_expired_is_gone(tmp_path: Path) -> None:
+    """At its own time, and from the disk."""
+    async with serving(tmp_path / "store") as service:
+        file = await service.upload(b"{}", **{"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"})
+        path = tmp_path / "store" / "_" / file["id"] / "object.json"
+        await asyncio.to_thread(
+            lambda: path.write_text(path.read_text().replace(str(file["expires_at"]), "1700000000"))
+        )
+        gone = await service.get(f"/v1/files/{file['id']}")
+    async with serving(tmp_path / "store"), asyncio.timeout(10):
+        while await asyncio.to_thread(path.exists):
+            await asyncio.sleep(0.02)
+
+    assert file["expires_at"] - file["created_at"] == 3600
+    assert gone.status_code == 404
+
+
+@pytest.mark.parametrize("file_id", ["file-0", "../../etc/passwd", "file-" + "0" * 32, "..", "batch_" + "0" * 32])
+async def test_an_id_that_is_not_ours_is_404(tmp_path: Path, file_id: str) -> None:
+    """Whatever it looks like."""
+    async with serving(tmp_path / "store") as service:
+        answer = await service.get(f"/v1/files/{file_id}")
+        created = await service.post(
+            "/v1/batches",
+            json={"input_file_id": file_id, "endpoint": "/v1/completions", "completion_window": "24h"},
+        )
+
+    assert answer.status_code == 404
+    assert (created.status_code, created.json()["error"]["param"]) == (404, "input_file_id")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"endpoint": "/v1/audio/speech"}, "endpoint"),
+        ({"completion_window": "1 day"}, "completion_window"),
+        ({"completion_window": "31d"}, "completion_window"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
+        ({"input_file_id": 3}, None),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, None),
+    ],
+)
+async def test_a_wrong_batch_is_refused(tmp_path: Path, change: dict[str, object], param: str | None) -> None:
+    """400, before anything is stored."""
+    async with serving(tmp_path / "store") as service:
+        file = await service.upload(lines(1))
+        body = {"input_file_id": file["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
+        answer = await service.post("/v1/batches", json=body | change)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_without_batches_in_the_config_the_routes_say_how() -> None:
+    """404 that names the key."""
+    async with PlainClient() as client:
+        answers = [
+            await client.get("/v1/files"),
+            await client.get("/v1/batches/batch_1"),
+            await client.post("/v1/batches", json={}),
+            await client.post("/v1/files", files={"file": ("a", b"")}),
+        ]
+
+    assert [answer.status_code for answer in answers] == [404] * 4
+    assert all("`batches`" in answer.json()["error"]["message"] for answer in answers)
