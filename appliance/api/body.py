@@ -6,6 +6,7 @@ Source: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1; `deflate` is the f
 from __future__ import annotations
 
 import asyncio
+import codecs
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ def require_no_form(content_type: str) -> None:
         raise RequestError(f"Content-Type is {content_type[:80]!r}; this route takes application/json", status=415)
 
 
+def without_byte_order_mark(body: bytes) -> bytes:
+    """Return a body without the mark that some Windows programs put before JSON; a form and a tensor have none."""
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
 @dataclass(frozen=True, slots=True)
 class BodyReader:
     """Reads the bodies of requests within the limits of `server`, which a reload may change."""
@@ -65,6 +71,8 @@ class BodyReader:
             require_no_form(request.headers.get("content-type", ""))
         body = await self.body(request)
         length = request.headers.get(LENGTH_HEADER, "")
+        if not length:
+            body = without_byte_order_mark(body)
         await self.require_shape(body[: int(length)] if length.isdecimal() and len(length) < _MAX_DIGITS else body)
         return body
 

@@ -17,7 +17,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.api import PROTOCOL, error_responses
-from appliance.api.body import require_no_form
+from appliance.api.body import require_no_form, without_byte_order_mark
 from appliance.api.dialects import tei
 from appliance.api.disconnect import (
     UNBUFFERED,
@@ -28,10 +28,11 @@ from appliance.api.disconnect import (
     chunk_sender,
 )
 from appliance.api.model_client import ModelClient
-from appliance.core import multipart, sse
+from appliance.core import json_edit, multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnknownModelError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
+from appliance.core.request_context import adopt_request_id
 from appliance.core.rewrite import RequestBody
 from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
@@ -75,6 +76,7 @@ class Envelope(msgspec.Struct):
     model: str | None = None
     stream: Any = None  # Any: only `true` matters here; the model validates it
     texts: Any = None  # Any: of Text Embeddings Inference, whose rankings have the path of Jina's
+    request_id: Any = None  # Any: validated by `adopt_request_id`
 
 
 def routes(client: ModelClient) -> list[BaseRouteHandler]:
@@ -130,6 +132,7 @@ async def answer(
     """Return the response to a request for an operation, whose body is decompressed; `path` as in `ModelRequest`."""
     headers = {**request.headers, "content-type": content_type}
     headers.pop("content-encoding", None)
+    body = without_byte_order_mark(body)
     max_parts = client.body_reader.server().limits.form_parts
     envelope = await off_loop(len(body), _envelope, body, content_type, max_parts)
     if path == "/rerank" and envelope.texts is not None:
@@ -139,6 +142,11 @@ async def answer(
     client.manager.find(name)
     if operation not in MULTIPART_OPERATIONS:
         await client.body_reader.require_shape(body)
+    if envelope.request_id is not None:
+        headers["x-request-id"] = adopt_request_id(envelope.request_id)
+        if operation is Operation.RESPONSE:
+            # Responses are found by their id, so no client chooses one.
+            body = await off_loop(len(body), json_edit.edit, body, {"request_id": json_edit.remove})
     if name is not None and name != envelope.model:
         body = await off_loop(len(body), _with_model, body, content_type, name)
     query = request.scope["query_string"].decode("latin-1")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+
+import structlog
+
+from appliance.core.errors import RequestError
+
+# An id of a client's is copied into logs and headers, so it must be harmless there.
+SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of a request whose client left before the end of the response; nginx's number, because HTTP has none."""
@@ -17,6 +25,8 @@ class RequestContext:
     """One request; each field is None until it is known. Times are seconds of `time.monotonic()`."""
 
     id: str
+    has_client_id: bool = False
+    """Whether the client chose the id, in a header."""
     method: str = ""
     """The HTTP method; "" for gRPC."""
     path: str = ""
@@ -99,6 +109,22 @@ _current: ContextVar[RequestContext | None] = ContextVar("request_context", defa
 def current_context() -> RequestContext | None:
     """Return the context of the request that this task works for; None if it works for none."""
     return _current.get()
+
+
+def adopt_request_id(request_id: object) -> str:
+    """Take the id in the body of the current request as its own, and return the id that applies: a header's wins.
+
+    Raises:
+        RequestError: the id cannot be copied into logs and headers.
+    """
+    if not (isinstance(request_id, str) and SAFE_ID.fullmatch(request_id)):
+        raise RequestError("request_id must be a string of 1 to 128 visible ASCII characters", param="request_id")
+    context = current_context()
+    if context is None or context.has_client_id:
+        return request_id if context is None else context.id
+    context.id = request_id
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    return request_id
 
 
 @contextmanager

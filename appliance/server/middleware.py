@@ -8,7 +8,6 @@ gateway https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), its HT
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -27,16 +26,13 @@ from appliance.api.kserve_names import HEADER, prefix_of
 from appliance.auth import Authorizer, authenticated
 from appliance.auth.allowed_hosts import is_local
 from appliance.core.errors import RequestError, UnauthenticatedError
-from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext, use_context
+from appliance.core.request_context import CLIENT_CLOSED_REQUEST, SAFE_ID, RequestContext, use_context
 from appliance.models.manager import ModelManager
 from appliance.server.cross_origin import CrossOriginPolicy, RawHeaders
 from appliance.telemetry.payload_log import BodyCapture
 from appliance.telemetry.recorder import RequestRecorder
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-# The client's id is copied into logs and headers, so it must be harmless there.
-_SAFE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 # Granian takes messages to a client that has left, and to a fast one, without suspending the sender. A stream whose
 # source is always ready would then occupy the event loop, which could not notice that the client has left.
@@ -83,24 +79,20 @@ class RequestMiddleware:
             raise RuntimeError("Granian accepts no websockets; this is a bug")
         # The first of each name.
         headers = {name.lower(): value for name, value in reversed(list(scope["headers"]))}
-        request_id = headers.get(b"x-request-id", b"")
-        if not _SAFE_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex.encode()
-        with (
-            structlog.contextvars.bound_contextvars(request_id=request_id.decode()),
-            use_context(request_id.decode()) as context,
-        ):
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        if not (has_client_id := SAFE_ID.fullmatch(request_id) is not None):
+            request_id = uuid.uuid4().hex
+        with structlog.contextvars.bound_contextvars(request_id=request_id), use_context(request_id) as context:
+            context.has_client_id = has_client_id
             context.method, context.path = scope["method"], scope["path"]
             context.scheme, context.client = scope["scheme"], scope["client"]
             span = self._telemetry.start_span(context, partial(_trace_headers, headers))
             if span is not None:
                 structlog.contextvars.bind_contextvars(trace_id=context.trace)
             # vLLM reads the id and the trace from the headers.
-            _set_headers(scope, {"x-request-id": request_id.decode(), **context.trace_headers})
+            _set_headers(scope, {"x-request-id": request_id, **context.trace_headers})
             capture = self._telemetry.capture()
-            add_headers = partial(
-                self._response_headers, scope, request_id, self._cross_origin.response_headers(headers)
-            )
+            add_headers = partial(self._response_headers, scope, context, self._cross_origin.response_headers(headers))
             exchange = _Exchange(context, receive, send, add_headers, self._send_seconds, capture)
             scope["extensions"] = {**(scope.get("extensions") or {}), SEND_CHUNK: exchange.send_chunk}  # type: ignore[dict-item]  # ours
             if capture is not None:
@@ -164,7 +156,11 @@ class RequestMiddleware:
                     return
 
     def _response_headers(
-        self, scope: HTTPScope, request_id: bytes, cross_origin: RawHeaders, headers: Iterable[tuple[bytes, bytes]]
+        self,
+        scope: HTTPScope,
+        context: RequestContext,
+        cross_origin: RawHeaders,
+        headers: Iterable[tuple[bytes, bytes]],
     ) -> RawHeaders:
         """Return all headers of a response; ours replace those of the same name, except defaults and `Vary`."""
         ours = [*_SECURITY_HEADERS, *(_HSTS if scope["scheme"] == "https" else []), *cross_origin]
@@ -179,7 +175,7 @@ class RequestMiddleware:
         # tells those of HTTP/2.
         if scope["http_version"] == "1.1" and self._manager.is_stopping:
             result.append((b"connection", b"close"))
-        result.append((b"x-request-id", request_id))
+        result.append((b"x-request-id", context.id.encode()))
         return result
 
 

@@ -149,6 +149,13 @@ def test_a_harmful_request_id_is_replaced(server: ServerProcess) -> None:
     assert len(echoed) == 32
 
 
+def test_an_id_in_the_body_names_the_answer(server: ServerProcess) -> None:
+    """As in vLLM."""
+    _, answer = server.post("/v1/chat/completions", {**STORY, "max_tokens": 1, "request_id": "mine-4712"})
+
+    assert answer["id"] == "chatcmpl-mine-4712"
+
+
 def test_a_refusal_carries_a_request_id_too(server: ServerProcess) -> None:
     """Also a request that no route takes can be found in the log."""
     connection = open_stream(server.port, "/v1/nothing", {})
