@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Response
 
-from appliance.api.body import BodyReader, require_no_form
+from appliance.api.body import BodyReader, require_no_form, without_byte_order_mark
 from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
 from appliance.api.inner_requests import (
     decode_response,
@@ -53,7 +53,7 @@ class ModelClient:
             self.manager.authorizer.require_key()
             if operations := DIALECT_PATHS[request.scope["path"].removeprefix("/openai").rstrip("/") or "/"]:
                 self.manager.authorizer.require_any(operations)
-        body = await self.body_reader.body(request)
+        body = without_byte_order_mark(await self.body_reader.body(request))
         await self.body_reader.require_shape(body)
         return body
 

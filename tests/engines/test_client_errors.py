@@ -387,6 +387,19 @@ PART = {"role": "user", "content": [{"type": "smell"}]}
         ("response", {"input": 5}, "input", "must be a string or an array"),
         ("response", {"input": [PART]}, "input[0].content[0].type", "'input_text', 'input_image'"),
         ("response", {"input": [{"type": "smell"}]}, "input[0].type", "'message', "),
+        ("response", {"input": [{"type": "message", **PART, "role": "x"}]}, "input[0].role", "'user', 'assistant'"),
+        (
+            "response",
+            {"input": [{"type": "web_search_call", "id": "w", "status": "x", "action": {"type": "search"}}]},
+            "input[0].status",
+            "must be one of: 'in_progress', 'searching'",
+        ),
+        (
+            "response",
+            {"input": [{"type": "local_shell_call", "id": "l", "call_id": "c", "status": "completed", "action": 5}]},
+            "input[0].action",
+            "must be an object",
+        ),
         ("response", {"tools": 5}, "tools", "must be an array"),
         ("response", {"tools": [{"type": "smell"}]}, "tools[0].type", "'function', "),
         ("response", {"text": {"format": {"type": "json_schema"}}}, "text.format.name", "is missing"),
@@ -420,14 +433,22 @@ def test_an_empty_turn_of_the_assistant_is_left_out() -> None:
     assert [item["role"] for item in request.input] == ["user"]
 
 
-@pytest.mark.parametrize(
-    ("content", "param"), [([], "input"), ([{"type": "refusal", "refusal": "no"}], "input[0].content[0]")]
-)
-def test_a_turn_without_a_text_is_refused(content: list[Any], param: str) -> None:
+def test_an_input_without_a_text_is_refused() -> None:
     """There is nothing to go on from."""
-    error = refused("response", {"input": [{**TURN, "content": content}]})
+    error = refused("response", {"input": [{**TURN, "content": []}]})
 
-    assert (error.status, error.param) == (400, param)
+    assert (error.status, error.param) == (400, "input")
+
+
+def test_null_is_what_is_not_set() -> None:
+    """Clients send it for all that they leave to the server, in messages too, where the type has no null."""
+    message = {"role": "user", "content": "Hi", "name": None}
+    chat = decode(adapter("chat"), body_of("chat", {"messages": [message], "n": None, "request_id": None}))
+    response = decode(adapter("response"), body_of("response", {"background": None, "tools": None, "store": None}))
+
+    assert chat.messages == [{"role": "user", "content": "Hi"}]
+    assert (chat.n, response.background, response.tools, response.store) == (1, False, [], True)
+    assert refused("chat", {"messages": None}).param == "messages"
 
 
 def test_a_body_full_of_mistakes_is_refused_without_a_list_of_them() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import BaseModel, ValidationError
 
+from appliance.core.conversation_items import content_parts
 from appliance.core.errors import ApplianceError, EngineDeadError, RequestError, UnavailableError
 
 if TYPE_CHECKING:
@@ -78,17 +80,24 @@ _PRINTED_OBJECT = re.compile(r"\{'.*\}", re.DOTALL)
 _MAX_MESSAGE_CHARACTERS = 1000
 
 
+# Messages of vLLM about a part of a message, which they do not locate: its type, if they name it.
+_PART_ERROR = re.compile(r"is not a multimodal model|^Unsupported chat content part type: '(\w+)'")
+_MEDIA = re.compile(r"image|audio|video|file")
+
+
 @contextmanager
-def translate_errors(request: object = None) -> Iterator[None]:
+def translate_errors(request: object = None, body: bytes | None = None) -> Iterator[None]:
     """Raise what vLLM raises as RequestError, UnavailableError if it is overloaded, or EngineDeadError.
 
-    The `param` of an error is a field of `request`, one of vLLM's types.
+    The `param` of an error is a field of `request`, one of vLLM's types, or a path in its `body`.
     """
     try:
         yield
     except Exception as error:
         translated = error if isinstance(error, ApplianceError) else translate(error)
-        if isinstance(translated, RequestError) and isinstance(request, BaseModel):
+        if isinstance(translated, RequestError) and body is not None and (located := _part_error(translated, body)):
+            translated = located
+        elif isinstance(translated, RequestError) and isinstance(request, BaseModel):
             fields = type(request).model_fields
             translated.param = _request_field(translated.param, request) or leading_field(str(translated), fields)
         if translated is error:
@@ -132,6 +141,16 @@ def from_error_response(response: ErrorResponse) -> RequestError:
         if found := pattern.search(error.message):
             return RequestError(found.expand(text), param=field, status=error.code)
     return RequestError(_clean(error.message, error.param), param=error.param, status=error.code)
+
+
+def _part_error(error: RequestError, body: bytes) -> RequestError | None:
+    """Return the error with the path of the part that it is about; None if it is about none."""
+    if (found := _PART_ERROR.search(str(error))) is None:
+        return None
+    for path, kind in content_parts(parse_json(body)):
+        if kind == found[1] if found[1] else isinstance(kind, str) and _MEDIA.search(kind):
+            return RequestError(f"{path}: this model does not read the type {kind!r}; leave it out", param=path)
+    return None
 
 
 def leading_field(message: str, fields: Mapping[str, object]) -> str | None:
@@ -205,6 +224,11 @@ class _FieldError:
         """Whether the object's tag names another type than the one that was tried."""
         return self.kind == "literal_error" and bool(self.path) and self.path[-1] in _TYPE_TAGS
 
+    @property
+    def owner(self) -> tuple[str | int, ...]:
+        """Where pydantic reports it, without the last field: the object, as one of the types that were tried."""
+        return tuple(self.details["loc"][:-1])
+
 
 def _field_error(details: Any, value: Any, *, has_body: bool) -> _FieldError:  # Any: pydantic's details, JSON values
     # A location mixes fields with the types that pydantic tried, which the body does not contain.
@@ -230,6 +254,9 @@ def _best_match(errors: Sequence[_FieldError]) -> Sequence[_FieldError]:
 
     pydantic reports the errors of each member. The best one fails deepest in the request and matches the object's tag.
     """
+    # Where the tag names another type, what else is wrong with the object as this type is beside the point.
+    others = {error.owner for error in errors if error.is_other_type}
+    errors = [error for error in errors if not _is_below(error, others)]
     depth = max(len(error.path) for error in errors)
     branches: defaultdict[tuple[str | int, ...], list[_FieldError]] = defaultdict(list)
     for error in errors:
@@ -245,6 +272,11 @@ def _best_match(errors: Sequence[_FieldError]) -> Sequence[_FieldError]:
         chosen = [error for branch in branches.values() for error in branch if error.is_other_type]
         first = chosen[0]
     return [error for error in chosen if error.path == first.path]
+
+
+def _is_below(error: _FieldError, owners: AbstractSet[tuple[str | int, ...]]) -> bool:
+    owner = error.owner
+    return not (error.is_other_type or owner not in owners) or any(owner[:end] in owners for end in range(len(owner)))
 
 
 def _describe(errors: Sequence[_FieldError]) -> str:

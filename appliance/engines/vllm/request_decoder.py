@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, get_args
 
+import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 
@@ -42,15 +44,24 @@ async def require_decodable(body: bytes) -> None:
         )
 
 
-async def decode_request(request_type: TypeAdapter[Any], request: ModelRequest) -> Any:  # Any: vLLM's request types
+Change = Callable[[dict[str, Any]], None]  # Any: JSON values
+"""Changes the JSON of a request in place before it is decoded; raises RequestError."""
+
+
+async def decode_request(
+    request_type: TypeAdapter[Any],  # Any: vLLM's request types
+    request: ModelRequest,
+    change: Change | None = None,
+) -> Any:
     """Decode as `decode` does, in a thread if the body is large."""
-    return await off_loop(len(request.body), decode, request_type, request.body)
+    return await off_loop(len(request.body), decode, request_type, request.body, change)
 
 
-def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's request types
+def decode(request: TypeAdapter[Any], body: bytes, change: Change | None = None) -> Any:  # Any: as above
     """Decode the body as a request of vLLM's; raises RequestError if it is none, or asks for more than allowed."""
     from vllm.exceptions import VLLMError
 
+    body = _prepare(request, body, change)
     try:
         decoded = _validator(request).validate_json(body)
     except ValidationError as error:
@@ -66,7 +77,7 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
         raise _first_type_error(request, body) from error
     if isinstance(decoded, BaseModel):
         _read_messages(decoded, body)
-        _require_texts(decoded)
+        _drop_empty_turns(decoded)
         for name in decoded.model_fields_set - _FREE_FIELDS:
             if _has_large_integer(getattr(decoded, name)):
                 raise RequestError(f"{name} is out of range: integers must be from -2^63 to 2^63 - 1", param=name)
@@ -75,6 +86,37 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     field = max(counts, key=counts.__getitem__)
     require_size(counts[field], getattr(decoded, "n", None) or 1, field=field)
     return decoded
+
+
+def _prepare(request: TypeAdapter[Any], body: bytes, change: Change | None) -> bytes:  # Any: as above
+    """Return the body, changed, and without the nulls that clients send for what they do not set."""
+    if change is None and b"null" not in body:
+        return body
+    members = parse_json(body)
+    if not isinstance(members, dict):
+        return body
+    for name in _fields_with_defaults(request):
+        if name in members and members[name] is None:
+            del members[name]
+    for message in members["messages"] if isinstance(members.get("messages"), list) else ():
+        for name in list(message) if isinstance(message, dict) else ():
+            if message[name] is None and name != "content":
+                del message[name]
+    if change is not None:
+        change(members)
+    return msgspec.json.encode(members)
+
+
+@lru_cache
+def _fields_with_defaults(request: TypeAdapter[Any]) -> frozenset[str]:  # Any: as above
+    """Return the fields with a default that is not null; null is sent for them, and refused, now or when answering."""
+    kind = request._type
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return frozenset()
+    fields = kind.model_fields.items()
+    return frozenset(
+        field.alias or name for name, field in fields if not field.is_required() and field.default is not None
+    )
 
 
 @lru_cache
@@ -136,19 +178,12 @@ def _read_messages(request: BaseModel, body: bytes) -> None:
                     raise from_validation_error(error, body, ("messages", index, name)) from error
 
 
-def _require_texts(request: BaseModel) -> None:
-    """Drop turns of the assistant that are empty, and refuse turns without a text: vLLM reads their first text."""
+def _drop_empty_turns(request: BaseModel) -> None:
+    """Drop turns of the assistant that are empty: vLLM reads their first text."""
     items = getattr(request, "input", None)
     if not isinstance(items, list) or type(request).__name__ != "ResponsesRequest":
         return
-    turns = []
-    for index, item in enumerate(items):
-        contents = getattr(item, "content", None) if getattr(item, "type", None) == "message" else None
-        if contents and not hasattr(contents[0], "text"):
-            path = f"input[{index}].content[0]"
-            raise RequestError(f"{path} must be a text; the model reads no other turns of an assistant", param=path)
-        if contents != []:
-            turns.append(item)
+    turns = [item for item in items if getattr(item, "type", None) != "message" or getattr(item, "content", None) != []]
     if items and not turns:
         raise RequestError("input has no text in it", param="input")
     items[:] = turns

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from appliance.core import sse
+from appliance.core.conversation_items import translate_message_request, translate_response_request
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.direct_stream import use_sender
 from appliance.engines.vllm.errors import from_error_response, translate_errors
-from appliance.engines.vllm.request_decoder import decode_request
+from appliance.engines.vllm.request_decoder import Change, decode_request
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -34,14 +36,15 @@ class Endpoint:
     """Options of pydantic for the response."""
     streams_bytes: bool = False
     """Whether its streams are bytes already, which saves a generator for each token."""
+    change: Change | None = None
 
     async def __call__(self, request: ModelRequest) -> ModelResponse:
         from starlette.datastructures import Headers
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-        decoded = await decode_request(self.request_type, request)
+        decoded = await decode_request(self.request_type, request, self.change)
         patches.client_model.set(request.model or decoded.model)
-        with translate_errors(decoded):
+        with translate_errors(decoded, request.body):
             # All that vLLM reads and writes of Starlette's request.
             raw = SimpleNamespace(headers=Headers(dict(request.headers)), state=SimpleNamespace())
             # The others' streams are made of a chat's.
@@ -82,13 +85,17 @@ def generation_handlers(state: State) -> Mapping[Operation, Handler]:
     patches.raise_response_errors(responses)
     chat_type, completion_type = TypeAdapter(ChatCompletionRequest), TypeAdapter(CompletionRequest)
     messages_type, count_type = TypeAdapter(AnthropicMessagesRequest), TypeAdapter(AnthropicCountTokensRequest)
-    no_nulls = {"exclude_none": True}
+    response_type, no_nulls = TypeAdapter(ResponsesRequest), {"exclude_none": True}
+    reasoning = state.vllm_config.reasoning_config
+    to_blocks = partial(translate_message_request, has_thinking_budget=bool(reasoning and reasoning.enabled))
     return tokenization_handlers(state) | {
         Operation.CHAT_COMPLETION: Endpoint(chat_type, chat.create_chat_completion, streams_bytes=True),
         Operation.COMPLETION: Endpoint(completion_type, completion.create_completion, streams_bytes=True),
-        Operation.RESPONSE: Endpoint(TypeAdapter(ResponsesRequest), responses.create_responses, {"by_alias": True}),
-        Operation.MESSAGE: Endpoint(messages_type, messages.create_messages, no_nulls),
-        Operation.COUNT_TOKENS: Endpoint(count_type, messages.count_tokens, no_nulls),
+        Operation.RESPONSE: Endpoint(
+            response_type, responses.create_responses, {"by_alias": True}, change=translate_response_request
+        ),
+        Operation.MESSAGE: Endpoint(messages_type, messages.create_messages, no_nulls, change=to_blocks),
+        Operation.COUNT_TOKENS: Endpoint(count_type, messages.count_tokens, no_nulls, change=to_blocks),
     }
 
 

@@ -1,0 +1,61 @@
+"""What coding agents and chat front ends send, in the shapes of their public sources, and what a model answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server_process import ServerProcess
+
+pytestmark = [pytest.mark.slow]
+
+RECORDINGS = {
+    f"{file.stem}: {recording['name']}": recording
+    for file in sorted((Path(__file__).parent / "agents").glob("*.json"))
+    for recording in json.loads(file.read_text(encoding="utf-8"))
+}
+
+ENDS = (b"event: message_stop", b"event: response.completed", b"event: response.incomplete", b"data: [DONE]")
+
+
+def _body(recording: dict[str, Any]) -> dict[str, Any]:
+    return {**recording["body"], "model": "smollm2"}
+
+
+@pytest.mark.parametrize("name", [name for name, each in RECORDINGS.items() if "refused" not in each])
+def test_what_an_agent_sends_is_answered(server: ServerProcess, name: str) -> None:
+    """A stream runs to its end; a call that the request forces fits its tool, although no tool is strict."""
+    recording = RECORDINGS[name]
+    path, headers = recording["path"], recording.get("headers", {})
+
+    if recording["body"].get("stream"):
+        events = server.stream(path, _body(recording), headers)
+        assert any(end in events for end in ENDS), events
+        assert b"event: error" not in events
+    else:
+        status, answer = server.ask(path, _body(recording), headers)
+        assert status == 200, answer
+        assert _arguments(answer) == ([recording["calls"]] if "calls" in recording else []), answer
+
+
+def _arguments(answer: dict[str, Any]) -> list[Any]:
+    """Return the arguments of an answer's first call, in whatever protocol."""
+    calls = [block["input"] for block in answer.get("content", ()) if block["type"] == "tool_use"]
+    calls += [json.loads(item["arguments"]) for item in answer.get("output", ()) if item["type"] == "function_call"]
+    for choice in answer.get("choices", ()):
+        calls += [json.loads(call["function"]["arguments"]) for call in choice["message"].get("tool_calls") or ()]
+    return calls[:1]
+
+
+@pytest.mark.parametrize("name", [name for name, each in RECORDINGS.items() if "refused" in each])
+def test_what_cannot_be_served_is_refused_by_its_path(server: ServerProcess, name: str) -> None:
+    """The error names the item, and says what to leave out."""
+    recording = RECORDINGS[name]
+
+    status, answer = server.ask(recording["path"], _body(recording), recording.get("headers", {}))
+
+    assert status == 400, answer
+    assert answer["error"].get("param", recording["refused"]) == recording["refused"], answer
+    assert all(word in answer["error"]["message"] for word in recording["says"]), answer
