@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import importlib
 import inspect
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.engines.vllm import engine_args, schema
 from appliance.engines.vllm.engine_args import EngineSpec, NodeAddresses, Pooler, engine_arguments, layout_arguments
 from appliance.engines.vllm.env import layout_environment
-from appliance.engines.vllm.patches import SingleWaiterEvent
+from appliance.engines.vllm.patches import SingleWaiterEvent, hold_forced_calls_to_their_schema
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -433,3 +434,23 @@ def test_each_attribute_that_is_replaced_is_there() -> None:
         ]
 
     assert not missing
+
+
+def test_a_forced_call_is_held_to_its_schema_in_every_protocol() -> None:
+    """Also where no tool is strict, and to an object where a tool has no parameters; a free choice stays free."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionToolsParam
+
+    hold_forced_calls_to_their_schema()
+    hold_forced_calls_to_their_schema()
+    structural_tag = _get("vllm.tool_parsers.structural_tag_registry.get_model_structural_tag")
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+    def held(function: dict[str, Any], choice: str) -> set[str]:
+        tool = ChatCompletionToolsParam(type="function", function={"name": "f", **function})
+        tag = structural_tag(model="hermes", tools=[tool], tool_choice=choice, reasoning=False)
+        return {json.dumps(each.content.json_schema) for each in tag.format.tags} if tag else set()
+
+    for strict in ({}, {"strict": None}, {"strict": False}, {"strict": True}):
+        assert held({"parameters": schema, **strict}, "required") == {json.dumps(schema)}
+    assert held({}, "required") == held({"parameters": {}}, "required") == {'{"type": "object"}'}
+    assert held({"parameters": schema}, "auto") == set()

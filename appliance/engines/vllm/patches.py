@@ -264,6 +264,35 @@ def _raise_stream_errors(serving: Any) -> None:  # Any: one of vLLM's serving cl
     serving._convert_generation_error_to_streaming_response = reraise
 
 
+def hold_forced_calls_to_their_schema() -> None:
+    """Hold the arguments of a call that a request forces to the tool's parameters, and to an object at least.
+
+    vLLM constrains the arguments of strict tools alone, and a small model then writes any JSON value.
+    """
+    from vllm.tool_parsers import structural_tag_registry as registry
+    from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
+
+    original = registry.resolve_tool_strictness
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def resolve_tool_strictness(tools: Any, tool_choice: Any, strict_level: Any) -> Any:  # Any: vLLM's types
+        if tool_choice not in (None, "auto", "none"):
+            tools, strict_level = [_with_object_schema(tool) for tool in tools], ToolStrictLevel.PARAMETER
+        return original(tools, tool_choice, strict_level)
+
+    registry.resolve_tool_strictness = resolve_tool_strictness
+
+
+def _with_object_schema(tool: Any) -> Any:  # Any: vLLM's tools of chats and of the Responses API
+    function = getattr(tool, "function", tool)
+    if not hasattr(function, "parameters"):
+        return tool
+    function = function.model_copy(update={"parameters": {"type": "object", **(function.parameters or {})}})
+    return tool.model_copy(update={"function": function}) if hasattr(tool, "function") else function
+
+
 def load_grammar_backend(manager: StructuredOutputManager, name: str) -> Any:  # Any: vLLM's backends
     """Return the backend `name`, as vLLM makes it for the first request that needs it."""
     from vllm.sampling_params import StructuredOutputsParams

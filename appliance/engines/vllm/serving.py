@@ -83,6 +83,7 @@ def generation_handlers(state: State) -> Mapping[Operation, Handler]:
     patches.write_plain_streams(chat, completion)
     patches.raise_message_errors(messages)
     patches.raise_response_errors(responses)
+    patches.hold_forced_calls_to_their_schema()
     chat_type, completion_type = TypeAdapter(ChatCompletionRequest), TypeAdapter(CompletionRequest)
     messages_type, count_type = TypeAdapter(AnthropicMessagesRequest), TypeAdapter(AnthropicCountTokensRequest)
     response_type, no_nulls = TypeAdapter(ResponsesRequest), {"exclude_none": True}
