@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
+from appliance.core.conversation_items import translate_message_request, translate_response_request
 from appliance.core.errors import RequestError
 from appliance.core.model import Operation
 from appliance.over_chat.chat import Json
@@ -22,6 +23,13 @@ _TRANSLATORS: Mapping[Operation, Callable[[Json, str, Collection[str]], Translat
     Operation.MESSAGE: MessageTranslator,
     Operation.COUNT_TOKENS: CountTokensTranslator,
     Operation.RESPONSE: ResponseTranslator,
+}
+
+# Histories of agents have items that no model reads, whatever computes it.
+_CHANGES: Mapping[Operation, Callable[[Json], None]] = {
+    Operation.MESSAGE: translate_message_request,
+    Operation.COUNT_TOKENS: translate_message_request,
+    Operation.RESPONSE: translate_response_request,
 }
 
 TRANSLATED: Mapping[str, frozenset[Operation]] = {
@@ -41,4 +49,5 @@ def translate(operation: Operation, body: bytes, model: str, unsupported: Collec
         document: Json = msgspec.json.decode(body, type=dict)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
+    _CHANGES[operation](document)
     return _TRANSLATORS[operation](document, model, unsupported)

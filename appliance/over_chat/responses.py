@@ -6,11 +6,11 @@ fields that change nothing in the text, such as `include`; what changes the mean
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from appliance.core.errors import RequestError
 from appliance.over_chat import chat as chats
@@ -38,21 +38,12 @@ class _OutputText(Struct, tag="output_text"):
     text: str
 
 
-class _Refusal(Struct, tag="refusal"):
-    refusal: str
-
-    @property
-    def text(self) -> str:
-        """What the model said."""
-        return self.refusal
-
-
 class _Image(Struct, tag="input_image"):
     image_url: str | None = None
     detail: str | None = None
 
 
-_Content = _Text | _PlainText | _OutputText | _Refusal | _Image
+_Content = _Text | _PlainText | _OutputText | _Image
 
 
 class _Message(Struct, tag="message"):
@@ -77,16 +68,11 @@ class _FunctionOutput(Struct, tag="function_call_output"):
     output: str | list[_Content]
 
 
-class _CustomOutput(Struct, tag="custom_tool_call_output"):
-    call_id: str
-    output: str | list[_Content]
-
-
 class _Reasoning(Struct, tag="reasoning"):
     pass
 
 
-_Item = _Message | _FunctionCall | _FunctionOutput | _CustomCall | _CustomOutput | _Reasoning
+_Item = _Message | _FunctionCall | _FunctionOutput | _CustomCall | _Reasoning
 
 
 class _Function(Struct, tag="function"):
@@ -102,10 +88,8 @@ class _CustomTool(Struct, tag="custom"):
 
 
 class _NamedChoice(Struct):
-    type: Literal["function", "custom", "allowed_tools"]
-    name: str | None = None
-    mode: Literal["auto", "required"] = "auto"
-    tools: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON values
+    type: Literal["function", "custom"]
+    name: str
 
 
 class _ReasoningOptions(Struct):
@@ -140,7 +124,7 @@ class Request(Struct):
         for name in _STORED:
             if body.get(name) is not None:
                 raise _unsupported(name, "refers to what is stored")
-        request: Request = chats.decode(_with_types(body), cls, SUPPORTED)
+        request: Request = chats.decode(body, cls, SUPPORTED)
         if request.background:
             raise _unsupported("background", "is true")
         if request.top_logprobs:
@@ -177,31 +161,18 @@ class Request(Struct):
 
     def _tools(self) -> Json:
         choice = self.tool_choice
-        allowed = choice.tools if isinstance(choice, _NamedChoice) and choice.type == "allowed_tools" else None
-        names = None if allowed is None else {each.get("name") for each in allowed}
-        tools = [_tool(tool) for tool in self.tools or () if names is None or tool.name in names]
+        tools = [_tool(tool) for tool in self.tools or ()]
         if not tools:
             return {}
-        chosen: str | Json | None = None
-        if isinstance(choice, _NamedChoice):
-            named = {"type": "function", "function": {"name": choice.name}}
-            chosen = choice.mode if choice.type == "allowed_tools" else named
-        elif choice is not None:
-            chosen = choice
+        chosen = {"type": "function", "function": {"name": choice.name}} if isinstance(choice, _NamedChoice) else choice
         return {"tools": tools, "tool_choice": chosen, "parallel_tool_calls": self.parallel_tool_calls}
-
-
-def _with_types(body: Json) -> Mapping[str, Any]:  # Any: JSON values
-    """Return the body whose messages all say so: the type of an item may be missing."""
-    items = body.get("input")
-    if not isinstance(items, list):
-        return body
-    typed = [{"type": "message", **item} if isinstance(item, dict) and "role" in item else item for item in items]
-    return body | {"input": typed}
 
 
 def _chat_messages(item: _Item) -> list[Json]:
     match item:
+        case _Message(content=[]):
+            # Items that were left out.
+            return []
         case _Message():
             # Few templates know OpenAI's newer word for the same role.
             role = "system" if item.role == "developer" else item.role
@@ -210,7 +181,7 @@ def _chat_messages(item: _Item) -> list[Json]:
             return [_calling(item.call_id, item.name, item.arguments)]
         case _CustomCall():
             return [_calling(item.call_id, item.name, msgspec.json.encode({CUSTOM_INPUT: item.input}).decode())]
-        case _FunctionOutput() | _CustomOutput():
+        case _FunctionOutput():
             return _tool_messages(item)
         case _:
             return []
@@ -220,7 +191,7 @@ def _calling(call_id: str, name: str, arguments: str) -> Json:
     return {"role": "assistant", "content": None, "tool_calls": [chats.tool_call(call_id, name, arguments)]}
 
 
-def _tool_messages(item: _FunctionOutput | _CustomOutput) -> list[Json]:
+def _tool_messages(item: _FunctionOutput) -> list[Json]:
     """Return the result of a tool, which is a text; images of it follow in a message of the user."""
     parts = [] if isinstance(item.output, str) else item.output
     images = [part for part in parts if isinstance(part, _Image)]
