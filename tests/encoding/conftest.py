@@ -33,7 +33,8 @@ def minilm() -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The embedding model of the examples, which has an alias."""
     log = tmp_path_factory.mktemp("encoder") / "server.log"
-    served = ServerProcess(EXAMPLES / "embeddings.yaml", log, "models.minilm.aliases=[org/vectors]").wait_until_ready()
+    aliases = "models.minilm.aliases=[text-embedding-3-small, org/vectors]"
+    served = ServerProcess(EXAMPLES / "embeddings.yaml", log, aliases).wait_until_ready()
     yield served
     assert served.stop() == 0, served.log_tail()
 
