@@ -55,6 +55,7 @@ class EncoderModel(VllmModel[EncoderConfig]):
     def __init__(self, config: EncoderConfig, engine_config: EngineConfig, front_end: FrontEnd) -> None:
         super().__init__(config, engine_config, front_end)
         self._choice: TaskChoice | None = None
+        self._prompts: Mapping[str, str] = {}
 
     @property
     def operations(self) -> frozenset[Operation]:
@@ -76,6 +77,7 @@ class EncoderModel(VllmModel[EncoderConfig]):
     def engine_spec(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         config = self._config
         self._choice = choice = choose_task(config.task, artifacts["model"])
+        self._prompts = read_prompts(artifacts["model"])
         log.info("task.chosen", model=config.name, task=choice.task, source=choice.source)
         task = "classify" if choice.task is Task.RERANK else choice.task.value
         pooler = Pooler(task, config.pooling, config.normalize, config.dimensions)
@@ -87,8 +89,27 @@ class EncoderModel(VllmModel[EncoderConfig]):
         facts = {"task": self._choice.task, "task_source": self._choice.source, **super().describe()}
         if self._choice.task in {Task.CLASSIFY, Task.TOKEN_CLASSIFY}:
             return {**facts, "labels": self.engine.labels}
-        size = self._config.dimensions or self.engine.embedding_size if self._choice.task is Task.EMBED else None
-        return facts if size is None else {**facts, "dimensions": size}
+        if self._choice.task is not Task.EMBED:
+            return facts
+        if self.engine.is_sparse:
+            return {**facts, "sparse": True}
+        size = self._config.dimensions or self.engine.embedding_size
+        prompts = {"prompts": self._prompts} if self._prompts else {}
+        return facts if size is None else {**facts, "dimensions": size, **prompts}
+
+
+def read_prompts(artifact: Path) -> Mapping[str, str]:
+    """Return the texts that a model of Sentence Transformers wants before texts, by name; {} if it has none.
+
+    Source: https://sbert.net/docs/sentence_transformer/usage/usage.html#prompt-templates
+    """
+    try:
+        config = bounded_json.read(artifact / "config_sentence_transformers.json")
+    except (OSError, ValueError):
+        # As for vLLM, a file that cannot be read has no prompts.
+        return {}
+    prompts = config.get("prompts") if isinstance(config, dict) else None
+    return {name: text for name, text in (prompts or {}).items() if isinstance(text, str) and text}
 
 
 def choose_task(task: str | None, artifact: Path) -> TaskChoice:

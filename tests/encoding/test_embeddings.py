@@ -109,7 +109,7 @@ def test_many_callers_get_their_own_answers(server: ServerProcess) -> None:
         ({"input": [101] * 300}, "input", "maximum context length is 256 tokens"),
         ({"input": [101, 40000]}, "input", "Token id 40000 is out of vocabulary"),
         ({"input": [101, -1]}, "input", "Token id -1 is out of vocabulary"),
-        ({"input": TEXT, "dimensions": 64}, "dimensions", "does not support Matryoshka"),
+        ({"input": TEXT, "dimensions": 64}, "dimensions", "embeddings have 384 numbers"),
         ({"input": TEXT, "truncate_prompt_tokens": 999}, "truncate_prompt_tokens", "cannot be greater than"),
         ({"input": TEXT, "encoding_format": "bytes"}, "encoding_format", "must be float or base64"),
         ({"input": TEXT, "encoding_format": 7}, "encoding_format", "encoding_format must be one of"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from appliance.core.errors import LoadError
-from appliance.models.encoder import Task, choose_task
+from appliance.models.encoder import Task, choose_task, read_prompts
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,21 @@ def test_a_config_that_cannot_be_read_is_told(tmp_path: Path, text: str | None) 
 
     with pytest.raises(LoadError, match=r"config\.json"):
         choose_task(None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ('{"prompts": {"query": "query: ", "document": "", "odd": 3}}', {"query": "query: "}),
+        ('{"prompts": null}', {}),
+        ("[]", {}),
+        ("{", {}),
+        (None, {}),
+    ],
+)
+def test_prompts_are_read_from_the_models_files(tmp_path: Path, text: str | None, prompts: dict[str, str]) -> None:
+    """Those that have a text; a file that cannot be read has none, and the model is served without them."""
+    if text is not None:
+        (tmp_path / "config_sentence_transformers.json").write_text(text)
+
+    assert read_prompts(tmp_path) == prompts

@@ -191,6 +191,11 @@ async def _embed(client: ModelClient, request: AnyRequest, body: EmbedRequest) -
 
 async def _embed_all(client: ModelClient, request: AnyRequest, body: TokenEmbedRequest) -> Response[bytes]:
     name, status = client.find(request, body.model)
+    if (task := status.model.describe().get("task")) is not None:
+        # An encoder's engine computes for its task alone.
+        raise UnsupportedOperationError(
+            f"The model {name!r} has the task {task} for whole texts, and none for their tokens"
+        )
     fields = {**body.openai(status), "task": "token_embed"}
 
     def translate(found: _Pooling) -> list[list[list[float]]]:

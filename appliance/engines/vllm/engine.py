@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+_SPARSE_ARCHITECTURES = frozenset({"BertSpladeSparseEmbeddingModel"})
+
 # New objects before a garbage collection: more than a thousand streams create and drop in one step. With Python's own
 # 700 there are several collections in each step.
 _GC_THRESHOLD = 10_000
@@ -237,6 +239,11 @@ class Engine:
     def embedding_size(self) -> int | None:
         """Numbers in an embedding unless the request asks for fewer; None before the engine has started."""
         return self._llm.model_config.embedding_size if self._llm else None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether its embeddings have a number for each token of the vocabulary, most of them 0."""
+        return self._llm is not None and self._llm.model_config.architecture in _SPARSE_ARCHITECTURES
 
     @property
     def max_num_seqs(self) -> int | None:

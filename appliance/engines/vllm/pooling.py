@@ -18,6 +18,7 @@ import msgspec
 from pydantic import TypeAdapter
 
 from appliance.core.errors import RequestError
+from appliance.core.json_edit import edit, remove
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import (
     Classification,
@@ -102,7 +103,10 @@ async def _embed(
     request: ModelRequest,
 ) -> ModelResponse:
     """Embed texts and token ids; anything else that vLLM takes, such as chats, goes to `others`."""
-    if _has_chats(request.body):
+    inputs = _look_at(request.body)
+    if inputs.dimensions is not None:
+        request = batcher.without_native_dimensions(request, inputs.dimensions)
+    if inputs.has_chats:
         return await others(request)
     decoded = await decode_request(request_type, request)
     _require_json(decoded.encoding_format)
@@ -133,18 +137,23 @@ def _require_json(encoding_format: str) -> None:
 class _Inputs(msgspec.Struct):
     messages: list[msgspec.Raw] | None = None
     input: Any = None  # Any: looked at, not read
+    dimensions: Any = None  # Any: as above
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether chats are to be embedded: as `messages`, or as `input`."""
+        first = self.input[0] if isinstance(self.input, list) and self.input else None
+        if isinstance(first, list) and first:
+            first = first[0]
+        return self.messages is not None or isinstance(first, dict)
 
 
-def _has_chats(body: bytes) -> bool:
-    """Whether chats are to be embedded: as `messages`, or as `input`."""
+def _look_at(body: bytes) -> _Inputs:
+    """Return what is needed of a body before it is validated; nothing of one that cannot be read."""
     try:
-        inputs = msgspec.json.decode(body, type=_Inputs)
+        return msgspec.json.decode(body, type=_Inputs)
     except (ValueError, RecursionError):
-        return False
-    first = inputs.input[0] if isinstance(inputs.input, list) and inputs.input else None
-    if isinstance(first, list) and first:
-        first = first[0]
-    return inputs.messages is not None or isinstance(first, dict)
+        return _Inputs()
 
 
 async def _classify(
@@ -204,6 +213,8 @@ async def _rerank(endpoint: Endpoint, request: ModelRequest) -> ModelResponse:
     for side in ("query", "documents"):
         if not members.get(side):
             raise RequestError(f"{side} is missing or empty; there is nothing to rank", param=side)
+    if members.get("rank_fields") not in (None, [], ["text"]):
+        raise RequestError("rank_fields is not supported; join the fields of a document in text", param="rank_fields")
     documents = members["documents"]
     if isinstance(documents, list):
         members["documents"] = [_text(item, f"documents[{index}]") for index, item in enumerate(documents)]
@@ -280,6 +291,23 @@ class TextBatcher:
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
+
+    def without_native_dimensions(self, request: ModelRequest, dimensions: Any) -> ModelRequest:  # Any: JSON value
+        """Return the request without the length of embeddings that the model has anyway; vLLM takes none for it.
+
+        Raises:
+            RequestError: it is another length, and the model's embeddings cannot be cut.
+        """
+        config, size = self._llm.model_config, self._llm.model_config.embedding_size
+        if config.is_matryoshka:
+            return request
+        if dimensions != size:
+            raise RequestError(
+                f"dimensions is {str(dimensions)[:80]!r}; this model's embeddings have {size} numbers, and it was not "
+                "trained to have them cut, so leave dimensions out",
+                param="dimensions",
+            )
+        return replace(request, body=edit(request.body, {"dimensions": remove}))
 
     async def encode(self, request: Any, pooling: PoolingParams) -> list[Encoded]:  # Any: vLLM's request types
         """Encode the `input` of a request; cancelling this aborts it in the engine. Raises as `translate_errors`."""
