@@ -220,7 +220,8 @@ def metrics_page() -> str:
             if isinstance(metric, MetricWrapperBase):
                 (family, *_) = metric.describe()
                 rows.append((family.name, family.type, metric._labelnames, family.documentation))
-    models: Any = SimpleNamespace(statuses=())  # Any: a double of a manager
+    front_end, store_usage = SimpleNamespace(count=1), {"responses": SimpleNamespace(objects=0, bytes=0)}
+    models: Any = SimpleNamespace(statuses=(), front_end=front_end, store_usage=store_usage)  # Any: a double
     for family in of_models(models):
         labels = family._labelnames  # type: ignore[attr-defined]
         rows.append((family.name, family.type, labels, family.documentation))

@@ -24,7 +24,7 @@ FLOORS = (
     {"adapters", "engines", "export"},
     {"python_api"},
     {"models"},
-    {"batches"},
+    {"batches", "responses"},
     {"api", "errors", "openai", "ui"},
     {"server"},
     {"cli", "kserve"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 
@@ -65,4 +66,16 @@ def of_models(manager: ModelManager) -> Sequence[Metric]:
             for family, value in ((fetched, progress.fetched), (total, progress.total), (rate, progress.rate)):
                 if value is not None:
                     family.add_metric([name], value)
-    return [state, running, queued, restarts, phases, parts, fetched, total, rate]
+    return [state, running, queued, restarts, phases, parts, fetched, total, rate, *_of_stores(manager)]
+
+
+def _of_stores(manager: ModelManager) -> Sequence[Metric]:
+    """Return the sizes of what clients store, if anything is stored."""
+    objects = GaugeMetricFamily("appliance_stored_objects", "Responses, conversations or files.", labels=["store"])
+    size = GaugeMetricFamily("appliance_stored_bytes", "What they take on the disk.", labels=["store"])
+    # All workers have the same store; a value with a time is taken from one of them.
+    at = time.monotonic() if manager.front_end.count > 1 else None
+    for name, usage in manager.store_usage.items():
+        objects.add_metric([name], usage.objects, at)
+        size.add_metric([name], usage.bytes, at)
+    return [objects, size] if manager.store_usage else []

@@ -25,6 +25,7 @@ from appliance.core.model import DIALECT_PATHS, ModelRequest, ModelResponse, Ope
 from appliance.core.openai_types import Json
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
+from appliance.responses.service import Responses
 from appliance.tensors.codec import decode
 
 Decoded = TypeVar("Decoded")
@@ -40,6 +41,8 @@ class ModelClient:
     manager: ModelManager
     kserve_names: KServeNames
     body_reader: BodyReader
+    responses: Responses
+    """What answers requests for responses, which may be stored."""
 
     async def read(self, request: AnyRequest, type_: type[Decoded]) -> Decoded:
         """Return the decoded body; before it is read, `DIALECT_PATHS` must allow the request."""

@@ -160,7 +160,8 @@ async def answer(
         model=envelope.model or None,
         send=chunk_sender(request),
     )
-    return _response(request, await cancel_on_disconnect(request, client.manager.handle(name, model_request)))
+    handle = client.responses.handle if operation is Operation.RESPONSE else client.manager.handle
+    return client_response(request, await cancel_on_disconnect(request, handle(name, model_request)))
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
@@ -199,7 +200,8 @@ def _with_model(body: bytes, content_type: str, name: str) -> bytes:
     return RequestBody.of(body, content_type).with_model(name)
 
 
-def _response(request: AnyRequest, response: ModelResponse) -> Response[Any]:
+def client_response(request: AnyRequest, response: ModelResponse) -> Response[Any]:
+    """Return a model's response as HTTP's; the error of an event stream is its last event."""
     # As a header, because Litestar adds a charset to media types.
     headers = {"content-type": response.media_type, **response.headers}
     if isinstance(response.body, bytes):

@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue
 from appliance.config.base import BaseConfig, Change, text_like
 from appliance.config.batches import BatchesConfig
 from appliance.config.models import AnyModel
+from appliance.config.responses import ResponsesConfig
 from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.config.telemetry import LoggingConfig, TracingConfig
@@ -71,6 +72,11 @@ class Config(BaseConfig):
 
     tracing: TracingConfig | None = None
     """Export of request spans; unset exports none."""
+
+    responses: ResponsesConfig | None = None
+    """Storage of responses and conversations, for `store`, `previous_response_id`, `background` and `conversation`;
+    unset stores none, and says so in each response.
+    """
 
     storage: GlobalStorageConfig = GlobalStorageConfig()
     """Cache, credentials and download settings for all models."""

@@ -12,6 +12,7 @@ from appliance.config import Config
 from appliance.config.models import ModelConfig
 from appliance.core.errors import RequestError, UnavailableError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse
+from appliance.core.stored_objects import StoreUsage
 from appliance.limits.rate_limiter import RateLimiter
 from appliance.models import dispatch
 from appliance.models.factory import ModelFactory
@@ -43,7 +44,12 @@ class ModelManager:
         self.exit_requested = asyncio.Event()
         self.stopping = asyncio.Event()
         """Set once the server drains: readiness is 503, and clients are asked to go elsewhere."""
-        self._front_end = front_end
+        self.is_stopped = False
+        """The models are stopped, or about to be: what waits for them has waited in vain."""
+        self.store_usage: dict[str, StoreUsage] = {}
+        """The last known size of each store, by its name in metrics."""
+        self.front_end = front_end
+        """This process among those that share limits, engines and stores."""
         self.rate_limiter = RateLimiter(config.server.key_limits(front_end.count))
         self._context = RunnerContext(
             peers=dispatch.PeerClient(lambda name: self.registry.resolve(name).status, front_end),
@@ -66,7 +72,7 @@ class ModelManager:
         """Serve by a config that differs in hot keys only."""
         self.config = config
         self.authorizer.apply(config.server)
-        self.rate_limiter.apply(config.server.key_limits(self._front_end.count))
+        self.rate_limiter.apply(config.server.key_limits(self.front_end.count))
 
     def _end_process(self, code: int) -> None:
         if self.exit_code is None:
@@ -81,7 +87,7 @@ class ModelManager:
     @property
     def workers(self) -> int:
         """The number of processes that share each limit."""
-        return self._front_end.count
+        return self.front_end.count
 
     @property
     def is_stopping(self) -> bool:
@@ -184,6 +190,7 @@ class ModelManager:
     async def stop(self) -> None:
         """Stop every model, whatever it is doing."""
         self.stopping.set()
+        self.is_stopped = True
         for task in (tasks := list(self._tasks)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,6 +12,7 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance import ui
 from appliance.api import batches, error_responses, files, metrics, openai, openapi, probes
+from appliance.api import responses as stored_responses
 from appliance.api.body import BodyReader
 from appliance.api.dialects import cohere, ollama, sagemaker, tei, vllm_server
 from appliance.api.kserve_names import KServeNames
@@ -26,12 +27,13 @@ from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory
 from appliance.models.health import HealthReport, public
 from appliance.models.manager import ModelManager
+from appliance.responses.service import Responses
 from appliance.server.middleware import RequestMiddleware
 from appliance.server.worker_health import MultiWorkerHealth, ServerHealth, WorkerInfo
 from appliance.telemetry.recorder import RequestRecorder
 from appliance.ui.redacted_config import RedactedConfig
 
-_DIALECTS = (cohere, ollama, sagemaker, tei, vllm_server)
+_ROUTES = (openai, stored_responses, cohere, ollama, sagemaker, tei, vllm_server)
 
 
 def create_app(
@@ -51,10 +53,10 @@ def create_app(
     telemetry, redacted_config = RequestRecorder(config), RedactedConfig(config, secrets)
     batch_runner, batch_handlers = _batches(manager, telemetry, body_reader)
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
-    client = ModelClient(manager, names, body_reader)
+    responses = Responses(manager, telemetry.record, None if worker is None else worker.memory_folder)
+    client = ModelClient(manager, names, body_reader, responses)
     handlers = [
-        *openai.routes(client),
-        *(handler for dialect in _DIALECTS for handler in dialect.routes(client)),
+        *(handler for each in _ROUTES for handler in each.routes(client)),
         *batch_handlers,
         *v1.routes(manager, body_reader),
         *v2.routes(manager, health.report, body_reader),
@@ -68,7 +70,7 @@ def create_app(
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
         has_other_readers = worker is not None or config.server.probe_port is not None
         manager.start()
-        async with health.published() if has_other_readers else nullcontext():
+        async with health.published() if has_other_readers else nullcontext(), responses.running():
             try:
                 async with nullcontext() if batch_runner is None else batch_runner.running():
                     yield

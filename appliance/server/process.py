@@ -27,6 +27,8 @@ from appliance.core.logging_setup import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.models.factory import ModelFactory
 from appliance.models.manager import ModelManager
+from appliance.responses.service import memory_folder
+from appliance.responses.store import open_objects
 from appliance.server.app import create_app, create_probe_app
 from appliance.server.event_loop_watchdog import Watchdog
 from appliance.server.listener import Listener, ThreadedListener
@@ -70,9 +72,9 @@ def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:
         count = worker_count(loaded.config)
         if count == 1:
             return serve_as(None)
-        with _rendezvous_folder(loaded.config) as name:
+        with _rendezvous_folder(loaded.config) as name, memory_folder(loaded.config.responses) as memory:
             folder = None if name is None else Path(name)
-            return Supervisor(count, serve_as, lambda: _stop_seconds(latest(loaded).config), folder).run()
+            return Supervisor(count, serve_as, lambda: _stop_seconds(latest(loaded).config), folder, memory).run()
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         return error.exit_code
@@ -135,6 +137,9 @@ def _require_startable(config: Config) -> None:
                 raise ApplianceError(f"{fault}; {remedy}") from error
     if server.grpc_port is not None:
         oip_grpc.require()
+    if config.responses is not None and config.responses.store == "file":
+        # Likewise: each worker opens it again.
+        open_objects(config.responses, None)
     if server.tls is not None:
         # An error ends the start before a client can connect; each worker reads the files again.
         read_certificate(server.tls)

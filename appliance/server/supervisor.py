@@ -52,12 +52,13 @@ class Supervisor:
         work: Callable[[WorkerInfo], int],
         stop_seconds: Callable[[], float],
         folder: Path | None = None,
+        memory_folder: Path | None = None,
     ) -> None:
-        """`folder` is the directory in which workers that share engines meet; None if there are none."""
+        """`folder` and `memory_folder` are those of `WorkerInfo`."""
         self._slots = SharedSlots(count)
         self._work = work
         self._stop_seconds = stop_seconds
-        self._folder = folder
+        self._folder, self._memory_folder = folder, memory_folder
         self._numbers: dict[int, int] = {}
         self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
         self._deadline: float | None = None
@@ -88,7 +89,7 @@ class Supervisor:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become_worker(parent, self._work, WorkerInfo(number, self._slots, self._folder))
+            _become_worker(parent, self._work, WorkerInfo(number, self._slots, self._folder, self._memory_folder))
         self._numbers[pid] = number
 
     def _wait(self) -> None:

@@ -204,6 +204,8 @@ class WorkerInfo:
     slots: SharedSlots
     folder: Path | None = None
     """Directory in which workers that share engines meet; None if there are none."""
+    memory_folder: Path | None = None
+    """Private directory of what the workers store in memory; None if they store nothing there."""
 
     @property
     def front_end(self) -> FrontEnd:

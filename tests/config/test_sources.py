@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
         (),
         (
             "environment APPLIANCE__: unknown setting ; the settings here are "
-            "BATCHES, EXPECT, LOGGING, METADATA, MODELS, SERVER, STORAGE, TRACING"
+            "BATCHES, EXPECT, LOGGING, METADATA, MODELS, RESPONSES, SERVER, STORAGE, TRACING"
         ),
     ),
     "an entry of a list": (

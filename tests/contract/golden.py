@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 # Values that differ from run to run, by the key they stand under in JSON.
 _VOLATILE = {
-    **dict.fromkeys(("since", "loaded_at", "timestamp", "last_inference"), "TIME"),
+    **dict.fromkeys(("since", "loaded_at", "timestamp", "last_inference", "completed_at"), "TIME"),
     **dict.fromkeys(("seconds", "ttft", "duration", "eta_seconds", "queue_seconds", "first_token_seconds"), "SECONDS"),
     **dict.fromkeys(("fetching", "loading", "proving", "pending", "restarting"), "SECONDS"),
     **dict.fromkeys(("created", "version", "pid", "digest", "bytes_per_second"), "VOLATILE"),

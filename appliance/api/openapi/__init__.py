@@ -71,7 +71,7 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
         document["paths"] = {
             path: item
             for path, item in document["paths"].items()
-            if path in served and (path not in _OPERATIONS or any(map(may_request, _OPERATIONS[path])))
+            if path in served and (not (operations := _operations(path)) or any(map(may_request, operations)))
         }
         document["components"]["schemas"]["ModelName"] = {"enum": [name for _, name in manager.visible()]}
         if not manager.authorizer.is_closed:
@@ -79,6 +79,12 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
         return document
 
     return [show_document]
+
+
+def _operations(path: str) -> Collection[Operation]:
+    """Return the operations of which a key needs one for a path; none if it needs none."""
+    is_stored = "/v1/responses/" in path or "/v1/conversations" in path
+    return (Operation.RESPONSE,) if is_stored else _OPERATIONS.get(path, ())
 
 
 def documented_paths(*, has_page: bool) -> Sequence[str]:

@@ -38,6 +38,9 @@ from appliance.tensors.codec import InferenceRequestBody, InferenceResponseBody
 Routes = Iterator[tuple[str, BaseRouteHandler]]
 
 _EVENTS = "text/event-stream"
+
+# A variable as its parameter is no type to the type checker.
+_JSON_BODY: Any = JSONBody
 _STREAMED = frozenset(
     {Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE, Operation.TRANSCRIPTION}
 )
@@ -87,6 +90,19 @@ _CONVERSATION: dict[Any, Sequence[str]] = {  # Any: types
     Json: ("tool_choice",),
 }
 
+_RESPONSE = _object(
+    "ModelAnswer",
+    {"id": str, "object": Literal["response"], "created_at": float, "model": str, "status": str}
+    | {"output": list[Json], "store": bool},
+    {Json: ("usage",)},
+)
+_STORED_CONVERSATION = _object(
+    "StoredConversation",
+    {"id": str, "object": Literal["conversation"], "created_at": int, "metadata": dict[str, str]},
+)
+_DELETED = _object("Deleted", {"id": str, "object": str, "deleted": bool})
+_ITEMS = _object("Items", {"object": Literal["list"], "data": list[Json], "has_more": bool})
+
 # The types of an operation's request and response; a response of None is not JSON.
 _TYPES: Mapping[Operation, tuple[Any, Any]] = {  # Any: types
     Operation.CHAT_COMPLETION: (types.ChatCompletionRequest, types.ChatCompletion),
@@ -95,15 +111,11 @@ _TYPES: Mapping[Operation, tuple[Any, Any]] = {  # Any: types
         _request(
             "ResponseRequest",
             {"input": str | list[Json]},
-            {str: ("instructions",), int: ("max_output_tokens",), float: ("temperature", "top_p"), bool: ("stream",)}
-            | {list[Json]: ("tools",), str | Json: ("tool_choice",), Json: ("text", "reasoning")},
+            {str: ("instructions", "previous_response_id"), int: ("max_output_tokens",)}
+            | {float: ("temperature", "top_p"), bool: ("stream", "store", "background")}
+            | {list[Json]: ("tools",), str | Json: ("tool_choice", "conversation"), Json: ("text", "reasoning")},
         ),
-        _object(
-            "ModelAnswer",
-            {"id": str, "object": Literal["response"], "created_at": float, "model": str, "status": str}
-            | {"output": list[Json]},
-            {Json: ("usage",)},
-        ),
+        _RESPONSE,
     ),
     Operation.MESSAGE: (
         _request(
@@ -177,6 +189,38 @@ _TEI: Mapping[str, tuple[str, Any]] = {  # Any: types
 }
 
 
+_CONVERSATION_BODY = _object("ConversationRequest", {}, {dict[str, str]: ("metadata",), list[Json]: ("items",)})
+_NEW_ITEMS = _object("NewItems", {"items": list[Json]})
+
+# Path, method, summary, response and request.
+_STORED_ROUTES: Sequence[tuple[str, str, str, Any, Any]] = (  # Any: types
+    ("/v1/responses/{response_id}", "GET", "Get a stored response", _RESPONSE, None),
+    ("/v1/responses/{response_id}", "DELETE", "Delete a stored response", _DELETED, None),
+    ("/v1/responses/{response_id}/cancel", "POST", "Cancel a response in the background", _RESPONSE, None),
+    ("/v1/responses/{response_id}/input_items", "GET", "List the input items of a stored response", _ITEMS, None),
+    ("/v1/conversations", "POST", "Create a conversation", _STORED_CONVERSATION, _CONVERSATION_BODY),
+    ("/v1/conversations/{conversation_id}", "GET", "Get a conversation", _STORED_CONVERSATION, None),
+    (
+        "/v1/conversations/{conversation_id}",
+        "POST",
+        "Change the metadata of a conversation",
+        _STORED_CONVERSATION,
+        _CONVERSATION_BODY,
+    ),
+    ("/v1/conversations/{conversation_id}", "DELETE", "Delete a conversation", _DELETED, None),
+    ("/v1/conversations/{conversation_id}/items", "GET", "List the items of a conversation", _ITEMS, None),
+    ("/v1/conversations/{conversation_id}/items", "POST", "Add items to a conversation", _ITEMS, _NEW_ITEMS),
+    ("/v1/conversations/{conversation_id}/items/{item_id}", "GET", "Get an item of a conversation", Json, None),
+    (
+        "/v1/conversations/{conversation_id}/items/{item_id}",
+        "DELETE",
+        "Delete an item of a conversation",
+        _STORED_CONVERSATION,
+        None,
+    ),
+)
+
+
 @cache
 def documented_routes() -> Sequence[tuple[str, BaseRouteHandler]]:
     """Return all paths, each with a handler that serves nothing and has the types of its request and response."""
@@ -194,6 +238,9 @@ def _openai() -> Routes:
         media_type = _EVENTS if operation in _STREAMED else None
         yield from _routes("POST", "OpenAI", with_prefix(*paths), summary, response, body[request], media_type)
     yield from _batches(with_prefix)
+    for path, method, summary, response, request in _STORED_ROUTES:
+        body_type = None if request is None else _JSON_BODY[request]
+        yield from _routes(method, "OpenAI", with_prefix(path), summary, response, body_type)
     yield from _routes("GET", "OpenAI", with_prefix("/v1/models"), "List models", ModelList)
     yield from _routes("GET", "OpenAI", with_prefix("/v1/models/{name}"), "Get a model", ModelObject)
 

@@ -1,0 +1,98 @@
+"""Items of the Responses API: what a model reads and writes, and lists of them.
+
+Source: https://platform.openai.com/docs/api-reference/responses/input-items
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from appliance.core.errors import RequestError
+from appliance.core.openai_types import Json
+from appliance.core.stored_objects import new_object_id
+
+Order = Literal["asc", "desc"]
+
+# The prefixes of OpenAI's ids.
+_PREFIXES = {
+    "message": "msg_",
+    "reasoning": "rs_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "custom_tool_call": "ctc_",
+    "custom_tool_call_output": "ctco_",
+}
+
+_MAX_PAGE = 100
+
+
+def input_items(raw: bytes) -> list[Json]:
+    """Return the items of the field `input`, each with a type and an id; a text is a message of the user."""
+    try:
+        value = msgspec.json.decode(raw, type=str | list[Json] | None)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise RequestError(f"input must be a text or a list of items: {error}", param="input") from error
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    return [with_id(item) for item in value or ()]
+
+
+def with_id(item: Json) -> Json:
+    """Return an item with its type and an id."""
+    kind = item.get("type") or ("message" if "role" in item else None)
+    if not isinstance(kind, str):
+        raise RequestError("An item has no type; each must have one, such as message", param="input")
+    return {**item, "type": kind, "id": item.get("id") or new_object_id(_PREFIXES.get(kind, "item_"))}
+
+
+def as_history(items: Sequence[Json]) -> list[Json]:
+    """Return earlier items for the next request, without those that only the server knew which wrote them."""
+    # The reasoning of a service that neither shows nor encrypts it; other servers refuse an item without content.
+    return [
+        each for each in items if each.get("type") != "reasoning" or each.get("content") or "encrypted_content" in each
+    ]
+
+
+def shown(item: Json) -> Json:
+    """Return an item as lists show it: a message has parts and a status."""
+    if item.get("type") != "message":
+        return item
+    content = item.get("content")
+    if isinstance(content, str):
+        is_output = item.get("role") == "assistant"
+        part = (
+            {"type": "output_text", "text": content, "annotations": []}
+            if is_output
+            else {"type": "input_text", "text": content}
+        )
+        content = [part]
+    return {**item, "content": content, "status": item.get("status") or "completed"}
+
+
+def page(items: Sequence[Json], limit: int, order: str, after: str | None) -> Json:
+    """Return a part of a list in OpenAI's format; `items` are the oldest first.
+
+    Raises:
+        RequestError: a parameter is wrong.
+    """
+    if not 1 <= limit <= _MAX_PAGE:
+        raise RequestError(f"limit is {limit}; must be from 1 to {_MAX_PAGE}", param="limit")
+    if order not in {"asc", "desc"}:
+        raise RequestError(f"order is {order[:40]!r}; must be asc or desc", param="order")
+    ordered = list(items) if order == "asc" else list(reversed(items))
+    if after is not None:
+        index = next((index for index, each in enumerate(ordered) if each.get("id") == after), None)
+        if index is None:
+            raise RequestError(f"after is {after[:80]!r}, which is no item of this list", param="after")
+        ordered = ordered[index + 1 :]
+    data = [shown(each) for each in ordered[:limit]]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(ordered) > limit,
+    }

@@ -1,0 +1,253 @@
+"""Requests for responses: history is put before their input, and what the model answers is stored.
+
+It stands before the models' queue, so that limits, metrics and every model class work as for other requests.
+Source: https://platform.openai.com/docs/guides/conversation-state
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from appliance.config.responses import ResponsesConfig
+from appliance.core import sse
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import RequestError
+from appliance.core.memory_directory import memory_directory
+from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.core.openai_types import Json
+from appliance.core.request_context import RequestContext
+from appliance.core.stored_objects import ObjectKey, StoredObjects, StoreUnavailableError, new_object_id
+from appliance.models.dispatch import unavailable
+from appliance.models.manager import ModelManager
+from appliance.responses import event_log, events, request_fields, response_object
+from appliance.responses.background import BackgroundResponses
+from appliance.responses.conversations import Conversations
+from appliance.responses.items import as_history, input_items
+from appliance.responses.request_fields import RequestFields
+from appliance.responses.run import ResponseRun, RunEnd
+from appliance.responses.store import (
+    EVENTS,
+    RESPONSE,
+    ResponseStore,
+    StoredRequest,
+    StoredResponse,
+    current_owner,
+    open_objects,
+)
+
+# How soon the work of a process that died is taken over, and what is too old is removed.
+_RECOVER_SECONDS, _SWEEP_SECONDS = 2.0, 300.0
+
+_REMEDY = "with the key `responses` in its config it does"
+
+
+class NothingStoredError(RequestError):
+    """This server stores no responses."""
+
+    status = 404
+    code = "responses_not_stored"
+
+    def __init__(self) -> None:
+        super().__init__(f"This server stores no responses and conversations; {_REMEDY}.")
+
+
+class Responses:
+    """Answers requests for responses, and stores them if the config says so.
+
+    `folder` is a private directory that several workers share; `record` receives the background requests that ended.
+    """
+
+    def __init__(
+        self, manager: ModelManager, record: Callable[[RequestContext], None], folder: Path | None = None
+    ) -> None:
+        self._manager, self._record, self._folder = manager, record, folder
+        self._stored: Stored | None = None
+
+    @property
+    def stored(self) -> Stored:
+        """The stored responses and conversations; raises NothingStoredError if nothing is stored."""
+        if self._stored is None:
+            raise NothingStoredError
+        return self._stored
+
+    async def handle(self, name: str | None, request: ModelRequest) -> ModelResponse:
+        """Have the model answer; see `ModelManager.handle`."""
+        fields = await off_loop(len(request.body), request_fields.decode, request.body)
+        # Each event is read on its way.
+        request = replace(request, send=None)
+        if self._stored is None:
+            for field in ("background", "conversation"):
+                if getattr(fields, field):
+                    text = f"{field} needs stored responses, and this server stores none; {_REMEDY}"
+                    raise RequestError(text, param=field, code="responses_not_stored")
+            return await _with_response(await self._manager.handle(name, request), _completed)
+        return await self._stored.handle(name, request, fields)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Store responses, take over the work of processes that died, and remove what is too old, during the block."""
+        config = self._manager.config.responses
+        if config is None:
+            yield
+            return
+        with nullcontext(self._folder) if self._folder else memory_folder(config) as folder:
+            objects = await asyncio.to_thread(open_objects, config, folder)
+            self._stored = Stored.of(self._manager, objects, self._record)
+            task = asyncio.create_task(self._stored.maintain())
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+def memory_folder(config: ResponsesConfig | None) -> AbstractContextManager[Path | None]:
+    """Create the private directory of a store in memory for the block; None if the config has none."""
+    if config is None or config.store == "file":
+        return nullcontext()
+    return memory_directory("responses", config.byte_limit)
+
+
+@dataclass(slots=True)
+class Stored:
+    """What a server with a store does; its conversations are used by their routes directly."""
+
+    manager: ModelManager
+    store: ResponseStore
+    conversations: Conversations
+    background: BackgroundResponses
+
+    @classmethod
+    def of(cls, manager: ModelManager, objects: StoredObjects, record: Callable[[RequestContext], None]) -> Stored:
+        store = ResponseStore(objects, manager.authorizer)
+        conversations = Conversations(objects, lambda: manager.config.server.max_body_bytes)
+        background = BackgroundResponses(manager, store, RunEnd(store, conversations), record)
+        return cls(manager, store, conversations, background)
+
+    async def maintain(self) -> None:
+        """Look after the store until cancelled."""
+        left = 0.0
+        while True:
+            # It was logged; the next time may be better.
+            with suppress(StoreUnavailableError):
+                if left <= 0:
+                    await asyncio.to_thread(self.store.objects.sweep)
+                    left = _SWEEP_SECONDS
+                await self.background.recover()
+                self.manager.store_usage["responses"] = await asyncio.to_thread(self.store.objects.usage)
+            await asyncio.sleep(_RECOVER_SECONDS)
+            left -= _RECOVER_SECONDS
+
+    async def handle(self, name: str | None, request: ModelRequest, fields: RequestFields) -> ModelResponse:
+        """Have the model answer, with the history before the input, and store what it answers."""
+        status = self.manager.find(name)
+        history = await self._history(fields)
+        has_history = history is not None
+        if fields.store is False and not has_history:
+            return await _with_response(await self.manager.handle(name, request), _completed)
+        new = await off_loop(len(request.body), input_items, bytes(fields.input))
+        items = [*(history or ()), *new]
+        run = ResponseRun(
+            ObjectKey(current_owner(), new_object_id(RESPONSE)),
+            [name or status.name, status.name],
+            items,
+            len(new),
+            fields.previous_response_id,
+            fields.conversation_id,
+            is_stored=fields.store is not False,
+            is_background=bool(fields.background),
+        )
+        max_bytes = self.manager.config.server.max_body_bytes
+        size = max_bytes if has_history else len(request.body)
+        forwarded = await off_loop(size, request_fields.forwarded, request, items if has_history else None, max_bytes)
+        if fields.background and Operation.RESPONSE in status.model.operations:
+            return await self._in_background(name, run, request, forwarded)
+        response = await self.manager.handle(name, forwarded)
+        return await _with_response(response, partial(self._end, run))
+
+    async def _history(self, fields: RequestFields) -> list[Json] | None:
+        """Return the items before the input; None if the request continues nothing."""
+        if fields.conversation_id is not None:
+            return as_history((await self.conversations.find(fields.conversation_id)).items)
+        if fields.previous_response_id is None:
+            return None
+        _, stored = await self.store.find(fields.previous_response_id)
+        return await off_loop(len(stored.input) + len(stored.response), _items_of, stored)
+
+    async def _end(self, run: ResponseRun, kind: str, response: Json) -> Json:
+        """Return the response as the client gets it, and store it if it has ended."""
+        if kind in events.LAST:
+            return await self.background.run_end.end(run, response)
+        return run.shown(response)
+
+    async def _in_background(
+        self, name: str | None, run: ResponseRun, request: ModelRequest, forwarded: ModelRequest
+    ) -> ModelResponse:
+        status = self.manager.find(name)
+        self.manager.authorizer.require_operation(Operation.RESPONSE)
+        if not status.rule.can_answer:
+            raise unavailable(status)
+        fields = await off_loop(len(request.body), events.decode, request.body)
+        queued = run.shown(response_object.queued(run.key.id, run.models[0], fields or {}))
+        to_store = StoredRequest.of(name, forwarded, run.conversation_id, run.new_items)
+        await self.background.start(run, to_store, forwarded.headers, queued)
+        if request.is_streamed:
+            return ModelResponse(self._follow(run.key, -1), media_type=sse.MEDIA_TYPE)
+        return ModelResponse(msgspec.json.encode(queued))
+
+    def _follow(self, key: ObjectKey, after: int) -> AsyncGenerator[bytes]:
+        return event_log.follow(self.store, key, after, lambda: self.manager.is_stopped)
+
+    async def stream(self, response_id: str, after: int) -> AsyncGenerator[bytes]:
+        """Return the events of a response in the background after the one with a number."""
+        key, _ = await self.store.find(response_id)
+        path = await asyncio.to_thread(self.store.objects.path, key)
+        if path is None or not (path / EVENTS).exists():
+            text = "A response can be streamed if it was created with background: true and stream: true; this was not"
+            raise RequestError(text, param="stream")
+        return self._follow(key, after)
+
+    async def cancel(self, response_id: str) -> StoredResponse:
+        """Cancel a response in the background; one that has ended stays as it is."""
+        key, stored = await self.store.find(response_id)
+        if not stored.response_object()["background"]:
+            raise RequestError("Only a response with background: true can be cancelled.", param="response_id")
+        return stored if stored.request is None else await self.background.cancel(key, stored)
+
+    async def delete(self, response_id: str) -> None:
+        """Delete a response; one in the background ends."""
+        key, _ = await self.store.find(response_id)
+        await asyncio.to_thread(self.store.objects.delete, key)
+        self.background.stop(key)
+
+
+def _items_of(stored: StoredResponse) -> list[Json]:
+    """Return what a response has read and written, for the request that continues it."""
+    response = stored.response_object()
+    if (status := response["status"]) not in {"completed", "incomplete"}:
+        text = f"The previous response is {status}; only one that is completed or incomplete can be continued"
+        raise RequestError(text, param="previous_response_id", code="response_not_completed")
+    return as_history([*stored.input_items(), *response["output"]])
+
+
+async def _with_response(response: ModelResponse, change: events.Change) -> ModelResponse:
+    """Return a model's answer with its response changed, and with those in the events of a stream."""
+    if isinstance(response.body, bytes):
+        decoded = await off_loop(len(response.body), response_object.decode, response.body)
+        if response.status >= 300 or decoded is None:
+            return response
+        return replace(response, body=msgspec.json.encode(await change("response.completed", decoded)))
+    if not response.media_type.startswith(sse.MEDIA_TYPE):
+        return response
+    return replace(response, body=events.changed(response.body, change))
+
+
+async def _completed(_kind: str, response: Json) -> Json:
+    return response_object.completed(response)
