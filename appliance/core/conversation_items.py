@@ -236,6 +236,8 @@ def _translate_tools(body: Json) -> None:
             kind = _quoted(tool["type"])
             message = f"{path}: no tools of type {kind} are run here; leave it out, or describe a tool of yours"
             raise RequestError(message, param=path)
+    if isinstance(choice, dict) and _HOSTED_TOOLS.match(kind := str(choice.get("type"))):
+        raise RequestError(f"tool_choice: no tools of type {_quoted(kind)} are run here", param="tool_choice")
     if hosted:
         body["tools"] = described
 

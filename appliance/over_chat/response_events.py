@@ -59,7 +59,7 @@ class ResponseTranslator(StreamTranslator):
         request = Request.of(body)
         self.is_streamed = request.stream is True
         self.request = request.chat(unsupported)
-        self._custom_tools = request.custom_tools
+        self._custom_tools, self._namespaces = request.custom_tools, request.namespaces
         self._repeated = _REPEATED | {name: body[name] for name in _REPEATED if body.get(name) is not None}
         self._id, self._created_at = f"resp_{uuid.uuid4().hex}", int(time.time())
         self._output: list[Json] = []
@@ -106,7 +106,7 @@ class ResponseTranslator(StreamTranslator):
         if part.kind == "call":
             kind, key = ("custom_tool_call", "input") if self._is_custom(part) else ("function_call", "arguments")
             call_id = part.call_id or f"call_{uuid.uuid4().hex[:24]}"
-            fields: Json = {"call_id": call_id, "name": part.name, key: ""}
+            fields: Json = {"call_id": call_id, "name": part.name, **self._namespaces.get(part.name, {}), key: ""}
         elif part.kind == "reasoning":
             kind, fields = "reasoning", {"summary": [], "content": []}
         else:

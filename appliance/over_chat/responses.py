@@ -6,7 +6,7 @@ fields that change nothing in the text, such as `include`; what changes the mean
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -55,6 +55,7 @@ class _FunctionCall(Struct, tag="function_call"):
     call_id: str
     name: str
     arguments: str = "{}"
+    namespace: str | None = None
 
 
 class _CustomCall(Struct, tag="custom_tool_call"):
@@ -87,6 +88,11 @@ class _CustomTool(Struct, tag="custom"):
     description: str | None = None
 
 
+class _Namespace(Struct, tag="namespace"):
+    name: str
+    tools: list[_Function | _CustomTool]
+
+
 class _NamedChoice(Struct):
     type: Literal["function", "custom"]
     name: str
@@ -106,7 +112,7 @@ class Request(Struct):
 
     input: str | list[_Item]
     instructions: str | None = None
-    tools: list[_Function | _CustomTool] | None = None
+    tools: list[_Function | _CustomTool | _Namespace] | None = None
     tool_choice: Literal["auto", "none", "required"] | _NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: int | None = None
@@ -134,7 +140,24 @@ class Request(Struct):
     @property
     def custom_tools(self) -> frozenset[str]:
         """The names of the tools that take any text."""
-        return frozenset(tool.name for tool in self.tools or () if isinstance(tool, _CustomTool))
+        return frozenset(name for name, tool in self._flat_tools() if isinstance(tool, _CustomTool))
+
+    @property
+    def namespaces(self) -> Mapping[str, Mapping[str, str]]:
+        """The members `namespace` and `name` of a call, by the name of the function in the chat completion."""
+        spaces = [tool for tool in self.tools or () if isinstance(tool, _Namespace)]
+        return {
+            _flat_name(space.name, tool.name): {"namespace": space.name, "name": tool.name}
+            for space in spaces
+            for tool in space.tools
+        }
+
+    def _flat_tools(self) -> Iterator[tuple[str, _Function | _CustomTool]]:
+        for tool in self.tools or ():
+            if isinstance(tool, _Namespace):
+                yield from ((_flat_name(tool.name, each.name), each) for each in tool.tools)
+            else:
+                yield tool.name, tool
 
     def chat(self, unsupported: Collection[str]) -> Json:
         """Return the chat completion to ask for."""
@@ -161,7 +184,7 @@ class Request(Struct):
 
     def _tools(self) -> Json:
         choice = self.tool_choice
-        tools = [_tool(tool) for tool in self.tools or ()]
+        tools = [_tool(name, tool) for name, tool in self._flat_tools()]
         if not tools:
             return {}
         chosen = {"type": "function", "function": {"name": choice.name}} if isinstance(choice, _NamedChoice) else choice
@@ -178,13 +201,18 @@ def _chat_messages(item: _Item) -> list[Json]:
             role = "system" if item.role == "developer" else item.role
             return [{"role": role, "content": _content(item.content)}]
         case _FunctionCall():
-            return [_calling(item.call_id, item.name, item.arguments)]
+            return [_calling(item.call_id, _flat_name(item.namespace, item.name), item.arguments)]
         case _CustomCall():
             return [_calling(item.call_id, item.name, msgspec.json.encode({CUSTOM_INPUT: item.input}).decode())]
         case _FunctionOutput():
             return _tool_messages(item)
         case _:
             return []
+
+
+def _flat_name(namespace: str | None, name: str) -> str:
+    """Return the name of a function in a chat completion, which has no namespaces; as in vLLM."""
+    return name if namespace is None else f"{namespace}__{name}"
 
 
 def _calling(call_id: str, name: str, arguments: str) -> Json:
@@ -225,12 +253,12 @@ def _part(part: _Content) -> Json:
     return {"type": "image_url", "image_url": chats.without_none(url=part.image_url, detail=part.detail)}
 
 
-def _tool(tool: _Function | _CustomTool) -> Json:
+def _tool(name: str, tool: _Function | _CustomTool) -> Json:
     if isinstance(tool, _Function):
-        return chats.tool(tool.name, tool.description, tool.parameters or {"type": "object"}, tool.strict)
+        return chats.tool(name, tool.description, tool.parameters or {"type": "object"}, tool.strict)
     properties = {CUSTOM_INPUT: {"type": "string"}}
     schema = {"type": "object", "properties": properties, "required": [CUSTOM_INPUT]}
-    return chats.tool(tool.name, tool.description, schema, None)
+    return chats.tool(name, tool.description, schema, None)
 
 
 def _response_format(form: Json | None) -> Json | None:

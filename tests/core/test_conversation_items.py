@@ -138,6 +138,7 @@ def test_a_hosted_tool_is_left_out_beside_tools_that_clients_describe() -> None:
         ),
         ([FUNCTION, {"type": "text_editor_20250728"}], "auto", "tools[1]"),
         ([{"type": "smell"}], "auto", "tools[0]"),
+        ([FUNCTION], {"type": "file_search"}, "tool_choice"),
     ):
         with pytest.raises(RequestError) as caught:
             translate_response_request({"tools": tools, "tool_choice": choice})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +212,21 @@ def test_a_body_that_is_no_object_is_refused() -> None:
     """As everywhere."""
     with pytest.raises(RequestError, match="not a request"):
         translate(Operation.MESSAGE, b"[1]", "ours")
+
+
+RECORDINGS = Path(__file__).parent.parent / "serving" / "agents"
+OPERATIONS = {
+    "/v1/messages": Operation.MESSAGE,
+    "/v1/messages/count_tokens": Operation.COUNT_TOKENS,
+    "/v1/responses": Operation.RESPONSE,
+}
+
+
+@pytest.mark.parametrize("file", sorted(RECORDINGS.glob("*.json")), ids=lambda file: file.stem)
+def test_what_agents_send_to_a_model_here_can_be_sent_over_chats(file: Path) -> None:
+    """What our engine reads has a counterpart in chat completions."""
+    recordings = [each for each in json.loads(file.read_text(encoding="utf-8")) if "refused" not in each]
+    for recording in recordings:
+        operation = OPERATIONS.get(recording["path"].partition("?")[0])
+        if operation is not None:
+            assert translate(operation, json.dumps(recording["body"]).encode(), "ours").request["messages"]

@@ -126,6 +126,25 @@ STREAM = _chunks(
 )
 
 
+def test_a_call_of_a_tool_in_a_namespace_has_both_names() -> None:
+    """Chat completions have no namespaces: the function's name has both, there, in the history, and in the answer."""
+    tool = {"type": "function", "name": "close", "parameters": {"type": "object"}}
+    call = {"type": "function_call", "call_id": "c0", "namespace": "agents", "name": "close", "arguments": "{}"}
+    space = {"type": "namespace", "name": "agents", "description": "Agents.", "tools": [tool]}
+    translator = _response(input=[call], tools=[space])
+
+    response = Response.model_validate_json(translator.response(_chat(tool_calls=[_call("agents__close", "{}")])))
+
+    assert [each["function"]["name"] for each in translator.request["tools"]] == ["agents__close"]
+    assert translator.request["messages"][0]["tool_calls"][0]["function"]["name"] == "agents__close"
+    (item,) = response.output
+    assert (item.type, getattr(item, "namespace", None), getattr(item, "name", None)) == (
+        "function_call",
+        "agents",
+        "close",
+    )
+
+
 def test_a_streamed_completion_is_a_streamed_message() -> None:
     """One block after the other, in Anthropic's order, and the usage at the end."""
     events = _events(_message(stream=True), STREAM)
