@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from appliance.config.base import BaseConfig, text_like, without_free_keys
 
@@ -31,6 +31,70 @@ class StructuredOutputsConfig(BaseConfig):
     """Limit of the CPU time to compile one of them, in seconds. Each new one is first compiled in a separate process,
     so that none blocks the engine for longer; the last 1,024 results are cached.
     """
+
+
+class ServingConfig(BaseConfig):
+    """Options of vLLM's front end, with vLLM's names: how requests become prompts, and what responses contain."""
+
+    clamp_max_tokens: bool = False
+    """Lower a `max_tokens`, `max_completion_tokens` or `max_output_tokens` above `max_model_len`; otherwise it is 400.
+    The response then ends with `length` where the context does. Agents often ask for as much as large models give.
+    """
+
+    chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
+    """Form in which the chat template gets the content of messages: one text, or OpenAI's list of parts. `auto` reads
+    the template.
+    """
+
+    default_chat_template_kwargs: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(
+        default_factory=dict
+    )
+    """Variables for the chat template, such as `enable_thinking: false`. Those in a request's `chat_template_kwargs`
+    count more.
+    """
+
+    response_role: Annotated[str, Field(min_length=1)] = "assistant"
+    """Role of the messages in chat completions."""
+
+    exclude_tools_when_tool_choice_none: bool = False
+    """Leave the tools out of the prompt if a request has `tool_choice: none`."""
+
+    tool_strict_level: Literal["auto", "function", "parameter"] = "auto"
+    """How far tool calls are held to the tools of the request. `auto` follows `tool_choice` and each tool's `strict`;
+    `function` guarantees the form of a call and the name of its tool; `parameter` also guarantees arguments by the
+    schema, as if each tool had `strict: true`. It depends on the parser which of them it supports.
+    """
+
+    anthropic_disabled_thinking_effort: Literal["auto", "none", "low", "medium", "high", "xhigh", "max"] = "auto"
+    """`reasoning_effort` of messages with `thinking: {type: disabled}`. `auto` is `none` if the chat template has it,
+    else `low`.
+    """
+
+    return_tokens_as_token_ids: bool = False
+    """Write tokens in log probabilities as `token_id:ID`, also those that are no text of their own."""
+
+    enable_force_include_usage: bool = False
+    """Send the usage in every stream, and in each of its chunks, as if each request asked for it."""
+
+    enable_prompt_tokens_details: bool = False
+    """Add `prompt_tokens_details`, with the tokens from the prefix cache, to the usage."""
+
+    enable_per_request_metrics: bool = False
+    """Add `metrics`, the times of the request in the engine, to responses."""
+
+    fingerprint_mode: Literal["full", "hash", "custom", "none"] = "full"
+    """The `system_fingerprint` of responses: vLLM's version with the parallelism and a hash of the config, without the
+    parallelism, the text of `fingerprint_value`, or none.
+    """
+
+    fingerprint_value: Annotated[str, Field(min_length=1)] | None = None
+    """The `system_fingerprint` with `fingerprint_mode: custom`."""
+
+    @model_validator(mode="after")
+    def _has_fingerprint(self) -> Self:
+        if (self.fingerprint_mode == "custom") != (self.fingerprint_value is not None):
+            raise ValueError("has one of fingerprint_mode: custom and fingerprint_value; must have both")
+        return self
 
 
 class EngineConfig(BaseConfig):
@@ -80,12 +144,22 @@ class EngineConfig(BaseConfig):
     structured_outputs: StructuredOutputsConfig = StructuredOutputsConfig()
     """Limits of the schema, grammar or list of choices of one request."""
 
+    serving: ServingConfig = ServingConfig()
+    """Options of vLLM's front end, by their Python names."""
+
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
     """Any other engine argument of vLLM, by its Python name, validated against `vllm-engine.schema.json`."""
 
 
 _FROM_STORAGE = "must be left to storage.uri, which says where the bytes come from"
 _OUR_LOG = "must be left to logging, which writes one log for all"
+
+_NO_PROMPTS = "must be left out: prompts and responses are never logged"
+_TLS = "must be left to server.tls"
+_NO_CODE = "must be left out: no code is loaded into the server"
+_NO_TRUST = "must be left out: clients do not choose what the server runs"
+_NO_UVICORN = "must be left out: the server is not vLLM's"
+_ONE_ROUTER = "must be left out: one process serves all ports"
 
 _PORTS = "must be set as layout.nodes.port, which is one less"
 _BY_CLASS = "must be left to the model's class"
@@ -116,8 +190,62 @@ KEYS: Mapping[str, str] = {
 }
 """Engine arguments of vLLM that are keys of a model here."""
 
+FRONT_END: Mapping[str, str] = {
+    "lora_modules": "must be set as the model's adapters",
+    "chat_template": "must be set as the model's chat_template",
+    "tool_call_parser": "must be set as the model's tool_call_parser",
+    "enable_auto_tool_choice": "must be left to the model's tool_call_parser, which turns it on",
+    "trust_request_chat_template": _NO_TRUST,
+    "trust_request_mm_kwargs": _NO_TRUST,
+    "tool_parser_plugin": _NO_CODE,
+    "tool_server": _NO_CODE,
+    "middleware": _NO_CODE,
+    "max_log_len": _NO_PROMPTS,
+    "enable_log_outputs": _NO_PROMPTS,
+    "enable_log_deltas": _NO_PROMPTS,
+    "log_error_stack": _OUR_LOG,
+    "uvicorn_log_level": "must be set as logging.level",
+    "disable_uvicorn_access_log": "must be left to logging.access",
+    "disable_access_log_for_endpoints": "must be left to logging.access",
+    "host": "must be set as server.host",
+    "port": "must be set as server.port",
+    "uds": _NO_UVICORN,
+    "grpc_port": "must be set as server.grpc_port",
+    "api_key": "must be set as server.api_keys",
+    "allowed_origins": "must be set as server.cors.origins",
+    "allowed_methods": "must be left to server.cors",
+    "allowed_headers": "must be left to server.cors",
+    "allow_credentials": "must be left to server.cors",
+    "ssl_certfile": "must be set as server.tls.certificate",
+    "ssl_keyfile": "must be set as server.tls.key",
+    "ssl_ca_certs": "must be set as server.tls.client_ca",
+    "ssl_cert_reqs": _TLS,
+    "ssl_ciphers": _TLS,
+    "enable_ssl_refresh": "must be left out: a certificate that changes is always read again",
+    "root_path": _NO_UVICORN,
+    "enable_request_id_headers": "must be left out: every response has X-Request-Id",
+    "sse_keep_alive_interval": _NO_UVICORN,
+    "enable_server_load_tracking": "must be left to /metrics",
+    "enable_tokenizer_info_endpoint": "must be left out: the route /tokenizer_info is not served",
+    "disable_fastapi_docs": _NO_UVICORN,
+    "enable_offline_docs": _NO_UVICORN,
+    "h11_max_incomplete_event_size": _NO_UVICORN,
+    "h11_max_header_count": _NO_UVICORN,
+    "enable_scale_out": "must be left out: the routes for scale-out are not served",
+    "enable_flash_late_interaction": "must be left out: vLLM chooses it for each model",
+    "cohere_is_reasoning_model": "must be left out: the route /cohere/v2/chat is not served",
+    "cohere_format": "must be set in engine.serving.default_chat_template_kwargs",
+    "data_parallel_supervisor_port": _ONE_ROUTER,
+    "dp_supervisor_probe_interval_s": _ONE_ROUTER,
+    "dp_supervisor_probe_timeout_s": _ONE_ROUTER,
+    "dp_supervisor_probe_failure_threshold": _ONE_ROUTER,
+}
+"""Options of vLLM's front end that ``serving`` does not have, each with what is right instead."""
+
 OWNED: Mapping[str, str] = {
     **{name: f"must be set as {key}" for name, key in KEYS.items()},
+    **{name: f"must be set as engine.serving.{name}" for name in ServingConfig.model_fields},
+    **FRONT_END,
     "runner": _BY_CLASS,
     "model": "must be set as storage.uri, such as hf://OWNER/NAME",
     "model_weights": _FROM_STORAGE,
@@ -134,12 +262,12 @@ OWNED: Mapping[str, str] = {
     "data_parallel_start_rank": "must be left to layout.nodes",
     "enable_lora": "must be left to adapters, which turn it on",
     "reasoning_parser": "must be set as the model's reasoning_parser",
-    "enable_log_requests": "must be left out: prompts are never logged",
+    "enable_log_requests": _NO_PROMPTS,
     "log_level": _OUR_LOG,
     "log_config_file": _OUR_LOG,
     "logging_config": _OUR_LOG,
 }
-"""Engine arguments of vLLM that ``args`` may not hold, each with what is right instead."""
+"""Options of vLLM that ``args`` may not hold, each with what is right instead."""
 
 LOAD_FORMATS = (
     "dummy",

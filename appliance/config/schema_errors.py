@@ -134,7 +134,7 @@ def _alternatives(raw: RawConfig, error: _Error) -> Iterator[Diagnostic]:
 
 def _unknown_key(raw: RawConfig, path: DataPath, key: str, known: Iterable[str]) -> str:
     name = key.replace("-", "_")
-    if path[-2:] == ("engine", "args") and name in OWNED:
+    if path[-2:] in (("engine", "args"), ("engine", "serving")) and name in OWNED:
         return f"is not set here; {OWNED[name]}"
     if path[-1:] == ("engine",):
         # It chooses another schema than that of the keys beside it.
@@ -150,7 +150,7 @@ def _vllm_remedy(raw: RawConfig, path: DataPath, name: str) -> str | None:
     remedy = OWNED.get(name) or (
         f"must be set as engine.args.{name}" if name in engine_schema()["properties"] else None
     )
-    is_of_model = path[:1] == ("models",) and path[2:] in ((), ("engine",), ("layout",))
+    is_of_model = path[:1] == ("models",) and path[2:] in ((), ("engine",), ("engine", "serving"), ("layout",))
     if remedy is None or not is_of_model or raw.find((*path[:2], "engine", "python")) is not None:
         return None
     return remedy if "engine" in _keys_at(raw, path[:2]) else None

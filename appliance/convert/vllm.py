@@ -10,7 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from ruamel.yaml.comments import CommentedMap
 
-from appliance.config.engine import KEYS, OWNED
+from appliance.config.engine import KEYS, OWNED, ServingConfig
 from appliance.config.json_schema import engine_schema, types_of
 from appliance.convert.command_line import CommandLine, Option, Word
 from appliance.convert.draft import Draft, env, is_reference, to_name
@@ -47,10 +47,8 @@ _REASONS: Mapping[str, str] = {
     "config": "the file is in the container; convert it too, and merge both",
     "grpc_port": "vLLM's own gRPC; server.grpc_port serves the Open Inference Protocol",
     "headless": "layout.nodes.rank says which machine has no front end",
-    "middleware": "code of vLLM's server is not loaded",
     "root_path": "KServe's prefixes are served if `metadata` names the service; other prefixes belong to the gateway",
     "ssl_ca_certs": "server.tls.client_ca requires certificates of all clients; set it if --ssl-cert-reqs is 2",
-    "max_log_len": OWNED["enable_log_requests"],
     "enable_lora": "adapters of the config turn it on; they are not added while serving",
 }
 
@@ -193,6 +191,9 @@ def _put(draft: Draft, model: CommentedMap, option: Option, options: Mapping[str
     elif name in KEYS:
         if value is not None:
             draft.put(KEYS[name], value, into=model)
+    elif name in ServingConfig.model_fields:
+        if value is not None:
+            draft.put(("engine", "serving", name), value, into=model)
     elif name in engine_schema()["properties"]:
         _put_argument(draft, model, option)
     elif name not in _OF_SERVER | ALWAYS:

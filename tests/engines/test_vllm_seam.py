@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
-from appliance.config.engine import OWNED, EngineConfig
+from appliance.config.engine import FRONT_END, OWNED, EngineConfig, ServingConfig
 from appliance.config.json_schema import ENGINE_NAME, directory
 from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.engines.vllm import engine_args, schema
@@ -36,6 +36,23 @@ def _get(path: str) -> Any:  # Any: vLLM has no types for us
 def test_the_schema_of_the_engine_arguments_is_what_vllm_says() -> None:
     """The committed schema of vLLM's arguments belongs to the vLLM that is installed."""
     assert (directory() / ENGINE_NAME).read_text(encoding="utf-8") == schema.generate()
+
+
+def test_every_option_of_its_front_end_is_a_key_or_refused_with_a_reason() -> None:
+    """Each key of `engine.serving` has vLLM's name, values and default; a new option of vLLM is one or the other."""
+    options = {each.name: each for each in dataclasses.fields(_get("vllm.entrypoints.launchers.cli_args.FrontendArgs"))}
+    keys = ServingConfig.model_json_schema()["properties"]
+    ours = keys.keys() - {"clamp_max_tokens"}
+
+    others = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
+
+    assert (ours | FRONT_END.keys(), ours & FRONT_END.keys()) == (options.keys() - others, set())
+    for name in ours:
+        theirs = schema._property(options[name], None)
+        assert keys[name].get("enum") == theirs.get("enum"), name
+        assert keys[name].get("default") == theirs.get("default"), name
+        types = {each.get("type") for each in (keys[name], *keys[name].get("anyOf", ()))} - {None}
+        assert types <= {*schema._listed(theirs["type"])}, name
 
 
 def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:

@@ -82,6 +82,14 @@ def test_a_response_repeats_the_name_that_the_client_used(server: ServerProcess,
         assert set(re.findall(r'"model": ?"(.*?)"', answer)) == {name}, path
 
 
+def test_more_tokens_than_the_context_has_are_refused(server: ServerProcess) -> None:
+    """By default a client learns that it does not get what it asks for."""
+    status, answer = server.post("/v1/chat/completions", {**STORY, "max_tokens": 32_000})
+
+    assert status == 400
+    assert "max_tokens=32000" in answer["error"]["message"]
+
+
 def test_an_alias_has_request_settings_of_its_own(server: ServerProcess) -> None:
     """They fill in what a client leaves out."""
     question = {"messages": [{"role": "user", "content": "Count to ten."}]}

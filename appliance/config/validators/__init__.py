@@ -18,6 +18,7 @@ VALIDATORS: tuple[Validator, ...] = (
     models.python_models_have_no_vllm_keys,
     models.pickles_are_allowed,
     models.encoder_keys_fit_the_task,
+    models.serving_options_fit_the_class,
     models.targets_complete_prompts,
     server.ports_are_distinct,
     server.workers_can_share_engines,

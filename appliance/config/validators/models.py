@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from appliance.config.engine import FRAMEWORKS
+from appliance.config.engine import FRAMEWORKS, ServingConfig
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import DataPath, Diagnostic, RawConfig, items
 from appliance.config.upstreams import HEADER_NAME
@@ -17,6 +17,9 @@ from appliance.core.model import OPENAI_PATHS
 _PYTHON_MODEL_KEYS = frozenset(
     {"name", "aliases", "class", "storage", "engine", "request", "limits", "slo", "on_failure"}
 )
+
+# Options of serving that encoders have, too.
+_OF_PROMPTS = frozenset({"chat_template_content_format", "default_chat_template_kwargs"})
 
 # The longest first: one may end in another. People often paste `/models`, which shows whether a server is there.
 _ROUTES = sorted(
@@ -93,6 +96,16 @@ def encoder_keys_fit_the_task(raw: RawConfig) -> Iterator[Diagnostic]:
             for key in {"normalize", "dimensions"} & model.keys():
                 message = f"shapes embeddings, and the task is {task}; must be left out"
                 yield raw.key_diagnostic((*path, key), message)
+
+
+def serving_options_fit_the_class(raw: RawConfig) -> Iterator[Diagnostic]:
+    """Options that shape generated text are only set for a model that generates some."""
+    for path, model in raw.models():
+        serving = raw.find((*path, "engine", "serving"))
+        if model.get("class") == "encoder" and isinstance(serving, dict):
+            for key in (ServingConfig.model_fields.keys() - _OF_PROMPTS) & serving.keys():
+                message = "shapes generated text, and an encoder generates none; must be left out"
+                yield raw.key_diagnostic((*path, "engine", "serving", key), message)
 
 
 def targets_complete_prompts(raw: RawConfig) -> Iterator[Diagnostic]:

@@ -28,6 +28,7 @@ import psutil
 import structlog
 from pydantic import ValidationError
 
+from appliance.config.engine import ServingConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, LoadError, MissingExtraError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
@@ -158,7 +159,7 @@ class Engine:
             with self._timings.measure("front_end"):
                 # The first call to the engine core starts the task that notices its death.
                 await llm.reset_mm_cache()
-                self._handlers = await _create_handlers(llm, arguments)
+                self._handlers = await _create_handlers(llm, arguments, spec.engine.serving)
                 self.measured = await _measure(llm)
             self._processes.record()
             _freeze_gc()
@@ -490,7 +491,7 @@ def _log_cpu_profile(spec: EngineSpec, config: VllmConfig) -> None:
     )
 
 
-async def _create_handlers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Handler]:
+async def _create_handlers(llm: AsyncLLM, arguments: Namespace, serving: ServingConfig) -> Mapping[Operation, Handler]:
     """Return a handler for each operation, on vLLM's serving classes as it builds them for its own server."""
     from starlette.datastructures import State
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -499,7 +500,7 @@ async def _create_handlers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Opera
     await init_app_state(llm, state, arguments, tasks)
     patches.use_client_names(state.openai_serving_models)
     if "generate" in tasks:
-        return generation_handlers(state)
+        return generation_handlers(state, llm.model_config.max_model_len if serving.clamp_max_tokens else None)
     return pooling_handlers(llm, state, llm.model_config.get_pooling_task(tasks))
 
 

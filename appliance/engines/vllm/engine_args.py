@@ -167,6 +167,7 @@ def frontend_arguments(spec: EngineSpec, engine_args: AsyncEngineArgs) -> Namesp
 
     arguments: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     vars(arguments).update(vars(engine_args))
+    vars(arguments).update(spec.engine.serving.model_dump(exclude={"clamp_max_tokens"}))
     arguments.chat_template = _template_text(spec.chat_template)
     arguments.tool_call_parser = spec.tool_call_parser
     arguments.enable_auto_tool_choice = spec.tool_call_parser is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ from appliance.engines.vllm.request_decoder import Change, decode_request
 if TYPE_CHECKING:
     from starlette.datastructures import State
 
+# The names of the longest response in each protocol.
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
 Handler = Callable[[ModelRequest], Awaitable[ModelResponse]]
 """Handles the requests for one operation; raises what `Model.handle` does."""
 
@@ -37,6 +40,10 @@ class Endpoint:
     streams_bytes: bool = False
     """Whether its streams are bytes already, which saves a generator for each token."""
     change: Change | None = None
+    max_tokens: int | None = None
+    """The most tokens of a response that vLLM takes, to which larger numbers are lowered; None lowers none. vLLM itself
+    lowers them further to what the prompt leaves.
+    """
 
     async def __call__(self, request: ModelRequest) -> ModelResponse:
         from starlette.datastructures import Headers
@@ -44,6 +51,8 @@ class Endpoint:
 
         decoded = await decode_request(self.request_type, request, self.change)
         patches.client_model.set(request.model or decoded.model)
+        if self.max_tokens is not None:
+            _lower_max_tokens(decoded, self.max_tokens)
         with translate_errors(decoded, request.body):
             # All that vLLM reads and writes of Starlette's request.
             raw = SimpleNamespace(headers=Headers(dict(request.headers)), state=SimpleNamespace())
@@ -71,8 +80,17 @@ class Endpoint:
                         yield sse.event(event.model_dump_json(**self.dump_options).encode(), event.type)
 
 
-def generation_handlers(state: State) -> Mapping[Operation, Handler]:
-    """Return the handlers of a model that generates text, from what `init_app_state` built."""
+def _lower_max_tokens(request: Any, limit: int) -> None:  # Any: vLLM's request types
+    for name in _MAX_TOKENS:
+        if (getattr(request, name, None) or 0) > limit:
+            setattr(request, name, limit)
+
+
+def generation_handlers(state: State, max_tokens: int | None = None) -> Mapping[Operation, Handler]:
+    """Return the handlers of a model that generates text, from what `init_app_state` built.
+
+    `max_tokens` is that of `Endpoint`.
+    """
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -89,7 +107,7 @@ def generation_handlers(state: State) -> Mapping[Operation, Handler]:
     response_type, no_nulls = TypeAdapter(ResponsesRequest), {"exclude_none": True}
     reasoning = state.vllm_config.reasoning_config
     to_blocks = partial(translate_message_request, has_thinking_budget=bool(reasoning and reasoning.enabled))
-    return tokenization_handlers(state) | {
+    endpoints = {
         Operation.CHAT_COMPLETION: Endpoint(chat_type, chat.create_chat_completion, streams_bytes=True),
         Operation.COMPLETION: Endpoint(completion_type, completion.create_completion, streams_bytes=True),
         Operation.RESPONSE: Endpoint(
@@ -97,6 +115,10 @@ def generation_handlers(state: State) -> Mapping[Operation, Handler]:
         ),
         Operation.MESSAGE: Endpoint(messages_type, messages.create_messages, no_nulls, change=to_blocks),
         Operation.COUNT_TOKENS: Endpoint(count_type, messages.count_tokens, no_nulls, change=to_blocks),
+    }
+    return {
+        **tokenization_handlers(state),
+        **{operation: replace(each, max_tokens=max_tokens) for operation, each in endpoints.items()},
     }
 
 
