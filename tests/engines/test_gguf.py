@@ -1,4 +1,4 @@
-"""GGUF files become directories of safetensors."""
+"""GGUF files become directories of safetensors; the engines of `serving` answer with such a one."""
 
 from __future__ import annotations
 
@@ -116,28 +116,6 @@ def smollm2() -> Path:
 def converted(smollm2: Path) -> Path:
     """The real model as safetensors, converted once on each machine."""
     return convert(smollm2, Cache.at(None), quiet)
-
-
-ASK = """
-import sys
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-messages = [{"role": "user", "content": "Can you tell me the capital of France?"}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-output = model.generate(**inputs, max_new_tokens=20, do_sample=False)
-print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]))
-"""
-
-
-@pytest.mark.slow
-def test_a_converted_model_answers(converted: Path) -> None:
-    """Real weights know the capital of France through their chat template, and end their answer."""
-    said = subprocess.run(
-        [sys.executable, "-c", ASK, str(converted)], capture_output=True, text=True, check=True
-    ).stdout
-
-    assert said.strip() == "The capital of France is Paris.<|im_end|>"
 
 
 @pytest.mark.slow
