@@ -19,11 +19,9 @@ from appliance.batches.executor import LineExecutor
 from appliance.batches.lines import BatchLine, Journal, LineError, LineLimits, LineResult, read_lines
 from appliance.batches.objects import Batch, BatchError, BatchErrors, FileObject, RequestCounts, now
 from appliance.batches.store import ERRORS, INPUT, OUTPUT, BatchStore
-from appliance.core.errors import RequestError
-from appliance.core.model import Operation
+from appliance.batches.validation import InputCheck
 from appliance.core.stored_objects import disk_errors
 from appliance.models.manager import ModelManager
-from appliance.models.state import RULES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -38,8 +36,6 @@ _DISK_SECONDS = 10.0
 
 # So many lines are read at a time.
 _CHUNK_LINES = 64
-
-_MAX_ERRORS = 100
 
 _Ending = Literal["completed", "cancelled", "expired", "failed"]
 
@@ -126,48 +122,7 @@ class BatchRun:
         await self._save()
 
     def _check_input(self) -> tuple[int, list[BatchError]]:
-        errors: list[BatchError] = []
-        ids: set[str] = set()
-        faults: dict[str | None, BatchError | None] = {}
-        limit = self._store.config.max_requests
-        for line in self._lines():
-            error = line.problem if isinstance(line, LineError) else self._fault(line, ids, faults)
-            if error is not None:
-                errors.append(error)
-            else:
-                ids.add(line.custom_id)  # type: ignore[union-attr]  # it is a line
-            if len(errors) == _MAX_ERRORS:
-                return len(ids), errors
-            if len(ids) > limit:
-                message = f"The file has more than {limit} requests; batches.max_requests allows no more"
-                return len(ids), [BatchError("too_many_requests", message)]
-        if not ids and not errors:
-            errors.append(BatchError("empty_file", "The input file has no requests"))
-        return len(ids), errors
-
-    def _fault(self, line: BatchLine, ids: set[str], faults: dict[str | None, BatchError | None]) -> BatchError | None:
-        number = line.number
-        if line.url != self._batch.endpoint:
-            message = f"url is {line.url!r}; it must be the endpoint of the batch, {self._batch.endpoint}"
-            return BatchError("mismatched_endpoint", message, "url", number)
-        if line.custom_id in ids:
-            message = f"custom_id {line.custom_id[:100]!r} occurs twice; it must be unique in the file"
-            return BatchError("duplicate_custom_id", message, "custom_id", number)
-        if line.model not in faults:
-            faults[line.model] = self._model_fault(line.model, line.request({}).operation)
-        fault = faults[line.model]
-        return None if fault is None else BatchError(fault.code, fault.message, fault.param, number)
-
-    def _model_fault(self, model: str | None, operation: Operation) -> BatchError | None:
-        """Return why the owner cannot request this of a model; None if it can, as far as that is known now."""
-        try:
-            status = self._manager.find(model)
-        except RequestError as error:
-            return BatchError(error.code or "invalid_model", str(error), "body.model")
-        if RULES[status.state].can_answer and operation not in status.model.operations:
-            message = f"the model {status.name!r} does not support {operation}"
-            return BatchError("unsupported_operation", message, "body.model")
-        return None
+        return InputCheck(self._manager, self._batch.endpoint, self._store.config.max_requests).check(self._lines())
 
     def _lines(self) -> Iterator[BatchLine | LineError]:
         server = self._manager.config.server

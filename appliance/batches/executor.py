@@ -31,24 +31,48 @@ _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.25, 30.0
 
 
 class LineExecutor:
-    """Answers lines; `is_background` says whether they wait for capacity that interactive requests leave."""
+    """Answers lines.
+
+    `is_background` says whether they wait for capacity that interactive requests leave, and `protects_latency` whether
+    they also wait for pauses between these.
+    """
 
     def __init__(
-        self, manager: ModelManager, recorder: RequestRecorder, render: Render, *, is_background: bool = True
+        self,
+        manager: ModelManager,
+        recorder: RequestRecorder,
+        render: Render,
+        *,
+        is_background: bool,
+        protects_latency: bool,
     ) -> None:
         self._manager, self._recorder, self._render = manager, recorder, render
-        self._is_background = is_background
+        self._is_background, self._protects_latency = is_background, protects_latency
 
     async def answer(self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None) -> LineResult:
         """Return the result of a line, however long its model is not available."""
         failures = 0
         while True:
             failures += 1
+            if self._protects_latency:
+                await self._wait_for_pause(line, principal)
             status, body, retry_after = await self._attempt(line, request_id, batch_id, principal)
             if status not in _PAUSES and (status not in _TRANSIENT or failures >= _ATTEMPTS):
                 return LineResult(line.custom_id, request_id, status, body)
             delay = backoff_seconds(failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
             await asyncio.sleep(min(max(delay, retry_after or 0), _MAX_DELAY_SECONDS))
+
+    async def _wait_for_pause(self, line: BatchLine, principal: Principal | None) -> None:
+        while True:
+            try:
+                with authenticated(principal):
+                    seconds = self._manager.find(line.model).queue.batch_wait_seconds()
+            except RequestError:
+                # The attempt reports it.
+                return
+            if not seconds:
+                return
+            await asyncio.sleep(seconds)
 
     async def _attempt(
         self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -38,6 +39,8 @@ ENDPOINTS: Mapping[str, Operation] = {path: operation for operation in _OPERATIO
 
 _MAX_ID_LENGTH = 512
 
+_MAX_RESULT_BYTES = 1 << 30
+
 
 class _Body(msgspec.Struct):
     model: str | None = None
@@ -61,9 +64,14 @@ class BatchLine:
     model: str | None
     body: bytes
 
+    @property
+    def operation(self) -> Operation:
+        """What it requests."""
+        return ENDPOINTS[self.url]
+
     def request(self, headers: Mapping[str, str]) -> ModelRequest:
         """Return the request to the model."""
-        return ModelRequest(ENDPOINTS[self.url], self.body, {**headers, "content-type": "application/json"}, self.url)
+        return ModelRequest(self.operation, self.body, {**headers, "content-type": "application/json"}, self.url)
 
 
 class LineError(ValueError):
@@ -144,7 +152,7 @@ class LineResult:
     @property
     def is_success(self) -> bool:
         """Whether it belongs into the file of outputs, and not into the one of errors."""
-        return self.error is None and self.status < 400
+        return self.error is None and is_success(self.status)
 
     def encode(self) -> bytes:
         """Return the line of the file."""
@@ -163,6 +171,11 @@ class LineResult:
         return msgspec.json.encode(line) + b"\n"
 
 
+def is_success(status: int) -> bool:
+    """Return whether a response with this status is no error."""
+    return status < 400
+
+
 def _one_line(body: bytes) -> bytes:
     """Return JSON without line breaks; what is not JSON becomes a text."""
     try:
@@ -174,12 +187,21 @@ def _one_line(body: bytes) -> bytes:
         return msgspec.json.encode(body.decode(errors="replace"))
 
 
+class _Response(msgspec.Struct):
+    status_code: int
+
+
 class _Done(msgspec.Struct):
     custom_id: str
+    response: _Response | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        return self.response is None or not is_success(self.response.status_code)
 
 
 class Journal:
-    """A file of results that grows by whole lines; `done` has the ids of the lines that it has.
+    """A file of results that grows by whole lines; `done` has their ids, `failed` is the number of failures.
 
     What follows the last whole line was being written when a process died, and is removed. Its methods block on the
     disk, and may be called by any thread.
@@ -187,20 +209,33 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.done: set[str] = set()
+        self.failed = 0
         self._lock = Lock()
         self._end = 0
         self._file: IO[bytes] | None = path.open("ab+", buffering=0)
         with path.open("rb") as file:
             for raw in file:
                 try:
-                    custom_id = msgspec.json.decode(raw, type=_Done).custom_id
+                    result = msgspec.json.decode(raw, type=_Done)
                 except ValueError:
                     break
                 if not raw.endswith(b"\n"):
                     break
-                self.done.add(custom_id)
+                self.done.add(result.custom_id)
+                self.failed += result.has_failed
                 self._end += len(raw)
         self._file.truncate(self._end)
+
+    @staticmethod
+    def may_continue(path: Path) -> bool:
+        """Return whether a file does not exist, is empty, or begins with a result, so that no other file is changed."""
+        if not path.exists():
+            return True
+        with path.open("rb") as file:
+            first = file.readline(_MAX_RESULT_BYTES)
+        with suppress(ValueError):
+            return not first or bool(msgspec.json.decode(first, type=_Done).custom_id)
+        return False
 
     def append(self, result: LineResult) -> None:
         """Add a result, unless the journal is closed.
@@ -220,6 +255,7 @@ class Journal:
                 raise
             self._end += len(data)
             self.done.add(result.custom_id)
+            self.failed += not result.is_success
 
     def close(self) -> None:
         """Write everything to the disk, and close the file; safe to call twice."""

@@ -34,7 +34,14 @@ class BatchesConfig(BaseConfig):
     max_requests: Count = 50_000
     """Limit of requests in one batch."""
 
-    concurrent: Count = 4
+    concurrent: Count = 8
     """Limit of requests of batches that one model answers at once. They start only while no other request waits, and
     take at most half of the model's `limits.concurrent`.
+    """
+
+    protect_latency: bool = True
+    """Whether batches pause while interactive requests come, so that the 95th percentile of their time to first token
+    is kept: requests of batches start after a pause that is long for the current traffic, at most 60 seconds, or one
+    beside every 20 interactive sequences. `false` starts them whenever the model has room, which uses it fully, and
+    an interactive request then shares the engine with them.
     """

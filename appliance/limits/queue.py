@@ -26,12 +26,19 @@ from appliance.core.request_context import current_context
 from appliance.limits.estimators import TokenEstimator, WaitEstimator
 from appliance.limits.rate_limiter import note_refusal, refusal
 from appliance.limits.timeouts import Timeouts
+from appliance.limits.traffic import InteractiveTraffic
 
 # Requests differ, so an estimate may use up no more than this part of the promised time.
 _SLO_SHARE = 0.75
 
 # One request may have one unit of so many, rounded up, so that there is room for others.
 _MAX_SHARE_DIVISOR = 2
+
+# Beside so many interactive sequences one request of a batch runs, which adds 5 % to their work.
+_INTERACTIVE_PER_BATCH = 20
+
+# How often a batch looks whether interactive requests have ended.
+_BUSY_SECONDS = 0.1
 
 # Units of all background requests of a model that has no limit.
 _BACKGROUND_UNITS = 8
@@ -131,6 +138,7 @@ class RequestQueue:
     refused: Counter[str] = field(default_factory=Counter)
     _token_estimator: TokenEstimator = field(default_factory=TokenEstimator)
     _wait_estimator: WaitEstimator = field(default_factory=WaitEstimator)
+    _traffic: InteractiveTraffic = field(default_factory=InteractiveTraffic)
     _running: set[SequenceSlots] = field(default_factory=set)
     # The oldest first: a dict keeps the order and removes any of them at once.
     _units: dict[Sequence, None] = field(default_factory=dict)
@@ -188,6 +196,7 @@ class RequestQueue:
             RateLimitedError: there is no capacity, and none soon enough.
             RequestTimeoutError: its turn came too late.
         """
+        self._traffic.arrive(self.clock(), is_disturbed=self._background_units > self._batches_beside)
         self._require_slo()
         if self._has_room:
             return self._start(size)
@@ -199,6 +208,19 @@ class RequestQueue:
             self.refused["deadline"] += 1
             note_refusal("deadline")
             raise
+
+    def batch_wait_seconds(self) -> float:
+        """Return when to ask again whether a request of a batch may start beside others, in seconds; 0 is now."""
+        if self._background_units < self._batches_beside:
+            return 0.0
+        if self.running > self._background_units or self._waiters:
+            return _BUSY_SECONDS
+        return self._traffic.pause_seconds(self.clock())
+
+    @property
+    def _batches_beside(self) -> int:
+        """Requests of batches that do not disturb the interactive ones that are running."""
+        return (self.running - self._background_units) // _INTERACTIVE_PER_BATCH
 
     async def enter_background(self, size: int) -> SequenceSlots:
         """Wait, however long it takes, until a background request may use a unit; it must leave again."""

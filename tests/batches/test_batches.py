@@ -141,7 +141,7 @@ async def test_a_failure_that_stays_is_the_result_of_its_line(tmp_path: Path) ->
 async def test_a_batch_leaves_room_for_others(tmp_path: Path) -> None:
     """So many of its requests run at once, and an interactive request is answered beside them."""
     model = EchoConfig(name="one", limits={"concurrent": 4})
-    async with serving(tmp_path / "store", model, concurrent=8) as service:
+    async with serving(tmp_path / "store", model, concurrent=8, protect_latency=False) as service:
         batch = await service.create(lines(10, lambda _: "wait"))
         async with asyncio.timeout(10):
             while service.model.running < 2:
@@ -154,6 +154,24 @@ async def test_a_batch_leaves_room_for_others(tmp_path: Path) -> None:
     assert answer.status_code == 200
     assert running == 2
     assert batch["request_counts"]["completed"] == 10
+
+
+async def test_a_batch_waits_for_a_pause_between_others(tmp_path: Path) -> None:
+    """No line starts right after an interactive request; all are run once none comes."""
+    async with serving(tmp_path / "store") as service:
+        for _ in range(3):
+            await service.post(ENDPOINT, json={"model": "one", "prompt": "now"})
+            await asyncio.sleep(0.05)
+        created = await service.create(lines(3))
+        await service.until(created, "in_progress")
+        for _ in range(10):
+            await service.post(ENDPOINT, json={"model": "one", "prompt": "now"})
+            await asyncio.sleep(0.02)
+        seen = list(service.model.seen)
+        batch = await service.until(created)
+
+    assert seen == ["now"] * 13
+    assert batch["request_counts"]["completed"] == 3
 
 
 async def test_a_cancelled_batch_keeps_its_results(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Pauses in which batches run, over simulated traffic."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from limits.test_queue import Harness, settle
+
+from appliance.limits.traffic import InteractiveTraffic
+
+
+@pytest.mark.parametrize("interval", [0.02, 1.0, 10.0])
+def test_hardly_any_request_finds_a_batch_running(interval: float) -> None:
+    """Of requests that come at random, fewer than 5 % do, and the batch still gets some time."""
+    traffic, arrivals, now = InteractiveTraffic(), random.Random(1), 0.0
+    disturbed, batch_seconds = 0, 0.0
+    for _ in range(5000):
+        wait = traffic.pause_seconds(now)
+        gap = arrivals.expovariate(1 / interval)
+        now += gap
+        disturbed += gap > wait
+        batch_seconds += max(0.0, gap - wait)
+        traffic.arrive(now, is_disturbed=gap > wait)
+
+    assert disturbed < 0.04 * 5000
+    assert batch_seconds > 0.005 * now
+
+
+def test_requests_in_bursts_are_learned() -> None:
+    """Where the intervals are no guide, the requests that were disturbed are."""
+    traffic, arrivals, now = InteractiveTraffic(), random.Random(1), 0.0
+    disturbed = []
+    for number in range(4000):
+        wait = traffic.pause_seconds(now)
+        # Four at once, then a pause.
+        gap = arrivals.expovariate(2) if number % 4 == 0 else 0.01
+        now += gap
+        disturbed.append(gap > wait)
+        traffic.arrive(now, is_disturbed=gap > wait)
+
+    assert sum(disturbed[1000:]) < 0.05 * 3000
+
+
+def test_a_batch_starts_at_once_where_nobody_asks() -> None:
+    """Without interactive requests there is nothing to wait for; after a long silence neither."""
+    traffic = InteractiveTraffic()
+    assert traffic.pause_seconds(100.0) == 0
+
+    for moment in (100.0, 200.0, 300.0):
+        traffic.arrive(moment, is_disturbed=True)
+    assert traffic.pause_seconds(300.0) == 60
+    assert traffic.pause_seconds(361.0) == 0
+
+
+async def test_some_lines_run_beside_many_requests() -> None:
+    """Where requests never pause, batches get one unit for every 20 that they have."""
+    harness = Harness()
+    await harness.queue.enter_background(1)
+    tasks = [harness.arrive() for _ in range(40)]
+    await settle()
+
+    assert harness.queue.batch_wait_seconds() == 0
+    await harness.queue.enter_background(1)
+    assert harness.queue.batch_wait_seconds() > 0
+    assert all(task.done() for task in tasks)
