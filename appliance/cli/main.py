@@ -16,6 +16,7 @@ _MODULES = {
     **{
         name: name
         for name in (
+            "batch",
             "bench",
             "cache",
             "config",

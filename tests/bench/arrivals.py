@@ -69,16 +69,19 @@ async def _ask(session: aiohttp.ClientSession, path: str, sent: Mapping[str, Any
     answer.last = time.perf_counter() - answer.began
 
 
-async def load(port: int, model: str, rate: float, seconds: float, tokens: int) -> list[Answer]:
+async def load(
+    port: int, model: str, rate: float, seconds: float, tokens: int, seed: int | None = None
+) -> list[Answer]:
     """Requests at random moments, so many a second on the average, until the seconds are over and all are answered."""
     answers: list[Answer] = []
+    moments = random.Random(seed)
     async with _session(port) as session, asyncio.TaskGroup() as group:
         ends = due = time.perf_counter()
         ends += seconds
         while due < ends:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             group.create_task(_ask(session, "/v1/chat/completions", body(model, tokens), answers))
-            due += random.expovariate(rate)
+            due += moments.expovariate(rate)
     return answers
 
 
@@ -127,9 +130,10 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--seed", type=int, help="of the moments of requests")
     given = parser.parse_args()
     if given.what == "load":
-        work = load(given.port, given.model, given.rate, given.seconds, given.tokens)
+        work = load(given.port, given.model, given.rate, given.seconds, given.tokens, given.seed)
     elif given.what == "closed":
         work = closed(given.port, given.model, given.connections, given.seconds, given.tokens)
     else:

@@ -60,9 +60,9 @@ class Phase:
             str(len(self.accepted)),
             str(len(self.refused)),
             str(self.others),
-            " / ".join(f"{_share(firsts, share):.2f}" for share in (50, 95, 99)),
+            " / ".join(f"{percentile(firsts, share):.2f}" for share in (50, 95, 99)),
             f"{kept:.1%}",
-            " / ".join(f"{_share([each.last for each in self.refused], share) * 1000:.0f}" for share in (50, 99)),
+            " / ".join(f"{percentile([each.last for each in self.refused], share) * 1000:.0f}" for share in (50, 99)),
             *(self._probe(path) for path in PROBES),
             str(sum(probe.path == "/livez" and probe.status != 200 for probe in self.probes)),
         ]
@@ -70,7 +70,7 @@ class Phase:
 
     def _probe(self, path: str) -> str:
         taken = [probe.last for probe in self.probes if probe.path == path]
-        return " / ".join(f"{_share(taken, share) * 1000:.0f}" for share in (50, 99, 100))
+        return " / ".join(f"{percentile(taken, share) * 1000:.0f}" for share in (50, 99, 100))
 
 
 _HEAD = (
@@ -100,7 +100,7 @@ def _capacity(port: int, given: argparse.Namespace) -> float:
     """Requests a second with all places taken; the first ones of it warm up."""
     words = ["--connections", str(given.concurrent), "--tokens", str(given.tokens)]
     for seconds in (given.seconds / 4, given.seconds):
-        answers = _answers(_start("closed", port, [*words, "--seconds", str(seconds)]))
+        answers = answers_of(start_load("closed", port, [*words, "--seconds", str(seconds)]))
     good = [answer for answer in answers if answer.status == 200]
     ends = max(answer.began + answer.last for answer in answers)
     return len(good) / (ends - min(answer.began for answer in answers))
@@ -109,12 +109,14 @@ def _capacity(port: int, given: argparse.Namespace) -> float:
 def _phase(port: int, factor: float, capacity: float, given: argparse.Namespace) -> Phase:
     seconds = str(given.seconds)
     words = ["--rate", str(factor * capacity), "--seconds", seconds, "--tokens", str(given.tokens)]
-    load = _start("load", port, words)
-    probes = _start("probes", port, ["--seconds", seconds], nice=0)
-    return Phase(factor, _answers(load), _answers(probes))
+    load = start_load("load", port, words)
+    probes = start_load("probes", port, ["--seconds", seconds], nice=0)
+    return Phase(factor, answers_of(load), answers_of(probes))
 
 
-def _start(what: str, port: int, words: Sequence[str], nice: int = _NICE) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def start_load(
+    what: str, port: int, words: Sequence[str], nice: int = _NICE
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     command = ["nice", "-n", str(nice), sys.executable, "-m", "bench.arrivals", what]
     command += ["--port", str(port), "--model", "smollm2", *words]
     # A file: a pipe that nobody reads yet would hold it up.
@@ -122,7 +124,7 @@ def _start(what: str, port: int, words: Sequence[str], nice: int = _NICE) -> tup
     return subprocess.Popen(command, stdout=output), output
 
 
-def _answers(started: tuple[subprocess.Popen[bytes], IO[bytes]]) -> list[Answer]:
+def answers_of(started: tuple[subprocess.Popen[bytes], IO[bytes]]) -> list[Answer]:
     process, output = started
     process.wait()
     with output:
@@ -130,7 +132,7 @@ def _answers(started: tuple[subprocess.Popen[bytes], IO[bytes]]) -> list[Answer]
         return [Answer(**answer) for answer in json.load(output)]
 
 
-def _share(values: Sequence[float], percent: int) -> float:
+def percentile(values: Sequence[float], percent: int) -> float:
     ordered = sorted(values)
     return ordered[min(percent * len(ordered) // 100, len(ordered) - 1)] if ordered else 0.0
 

@@ -1,0 +1,135 @@
+"""A file of requests that is answered by models without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from appliance.batches.executor import LineExecutor, Render
+from appliance.batches.lines import BatchLine, LineError, LineLimits, LineResult, read_lines
+from appliance.batches.objects import BatchError, new_id
+from appliance.batches.validation import InputCheck
+from appliance.config import Config
+from appliance.core.errors import ApplianceError, LoadError
+from appliance.models.factory import ModelFactory
+from appliance.models.manager import ModelManager
+from appliance.models.state import State
+from appliance.telemetry.recorder import RequestRecorder
+
+_POLL_SECONDS = 0.2
+
+# Of a model that does not say how many requests it computes at once.
+_CONCURRENT = 16
+
+
+class Results(Protocol):
+    """Where results go; `done` has the ids of the lines that have one, and `failed` of them are failures."""
+
+    done: set[str]
+    failed: int
+
+    def append(self, result: LineResult) -> None:
+        """Add a result."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far it is; `total` counts the lines of the file, `done` also those of an earlier run."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+
+
+class InputError(ApplianceError):
+    """Lines of the input are no requests."""
+
+    exit_code = 2
+
+    def __init__(self, name: str, errors: list[BatchError]) -> None:
+        super().__init__(
+            "\n".join(f"{name}:{error.line}: {error.message}" if error.line else error.message for error in errors)
+        )
+
+
+class OfflineBatch:
+    """Runs the requests of a file by the models of a config, which it starts and stops."""
+
+    def __init__(self, config: Config, factory: ModelFactory, render: Render, concurrent: int | None) -> None:
+        # There are no clients, so that nothing is to be authorized.
+        server = config.server.model_copy(update={"api_keys": None, "allowed_hosts": None})
+        self._config = config.model_copy(update={"server": server})
+        self._factory, self._render, self._concurrent = factory, render, concurrent
+        self.progress = Progress()
+
+    async def run(
+        self, path: Path, name: str, results: Results, on_progress: Callable[[ModelManager, Progress], None]
+    ) -> None:
+        """Answer each line that has no result yet; `on_progress` is called several times a second.
+
+        Raises:
+            InputError: a line is no request; none is run.
+            LoadError: a model cannot be loaded, or died.
+        """
+        manager, recorder = ModelManager(self._config, factory=self._factory), RequestRecorder(self._config)
+        self.progress.total, errors = await asyncio.to_thread(self._check, manager, path)
+        if errors:
+            raise InputError(name, errors)
+        self.progress.done, self.progress.failed = len(results.done), results.failed
+        manager.start()
+        work = asyncio.create_task(self._work(manager, recorder, path, results))
+        try:
+            while not work.done():
+                await asyncio.wait([work], timeout=_POLL_SECONDS)
+                on_progress(manager, self.progress)
+                _require_alive(manager)
+            work.result()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            await manager.stop()
+            await recorder.stop()
+
+    def _check(self, manager: ModelManager, path: Path) -> tuple[int, list[BatchError]]:
+        with path.open("rb") as file:
+            return InputCheck(manager).check(self._lines(file))
+
+    def _lines(self, file: IO[bytes]) -> Iterator[BatchLine | LineError]:
+        server = self._config.server
+        return read_lines(file, LineLimits(server.max_body_bytes, server.limits.json_depth, server.limits.json_members))
+
+    async def _work(self, manager: ModelManager, recorder: RequestRecorder, path: Path, results: Results) -> None:
+        # Polled: once in the life of a process.
+        while not manager.is_ready:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+        executor = LineExecutor(manager, recorder, self._render, is_background=False, protects_latency=False)
+        capacity = sum(status.queue.concurrent or _CONCURRENT for status in manager.statuses)
+        slots, batch_id = asyncio.Semaphore(self._concurrent or capacity), new_id("batch_")
+
+        async def answer(line: BatchLine) -> None:
+            try:
+                result = await executor.answer(line, f"{batch_id}-{line.number}", batch_id, None)
+                await asyncio.to_thread(results.append, result)
+                self.progress.done, self.progress.failed = len(results.done), results.failed
+            finally:
+                slots.release()
+
+        with await asyncio.to_thread(path.open, "rb") as file:
+            async with asyncio.TaskGroup() as group:
+                for line in self._lines(file):
+                    if isinstance(line, BatchLine) and line.custom_id not in results.done:
+                        await slots.acquire()
+                        group.create_task(answer(line))
+
+
+def _require_alive(manager: ModelManager) -> None:
+    for status in manager.statuses:
+        if status.state is State.FAILED:
+            error = LoadError(f"The model {status.name!r} failed: {status.reason}")
+            error.exit_code = manager.exit_code or error.exit_code
+            raise error

@@ -1,0 +1,171 @@
+"""The command `batch`: answers a file of requests by the models of a config, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from appliance.cli.options import FILE, default_file, load_quietly, offline, overrides, to_overrides
+from appliance.config import LoadedConfig
+from appliance.core.errors import ApplianceError
+from appliance.core.status_line import status_line
+
+if TYPE_CHECKING:
+    from appliance.batches.lines import LineResult
+    from appliance.batches.offline import Progress, Results
+    from appliance.models.manager import ModelManager
+
+_STANDARD = Path("-")
+_BAR_WIDTH = 20
+
+
+class BatchFileError(ApplianceError):
+    """A file of requests or results cannot be used."""
+
+    exit_code = 2
+
+
+@click.command()
+@click.argument("file", type=FILE, metavar="FILE.jsonl")
+@click.option("--config", "config_file", type=FILE, help="The config; by default the one that `serve` takes.")
+@click.option("-o", "--output", type=FILE, default=_STANDARD, help="The file of results; by default they are printed.")
+@click.option("--concurrent", type=click.IntRange(1), help="Requests at once; by default what the models compute.")
+@offline
+@overrides
+def batch(
+    file: Path,
+    config_file: Path | None,
+    output: Path,
+    concurrent: int | None,
+    offline: bool,
+    overrides: Sequence[str],
+) -> None:
+    """Answer each request of FILE.jsonl, in the format of OpenAI's batches.
+
+    The models are started without a server, and stopped at the end. FILE may be - for standard input. Requests that
+    have a result in the file of --output are not run again, so an interrupted run continues. The exit code is 1 if
+    any request failed; its result says why.
+    """
+    loaded = load_quietly(config_file or default_file(), to_overrides(overrides, offline=offline))
+    from appliance.core.system import exit_now
+
+    try:
+        with _input(file) as path, _results(output) as results:
+            failed = _run(loaded, path, str(file), results, concurrent)
+    except KeyboardInterrupt:
+        remedy = "" if output == _STANDARD else "; the same command goes on where it stopped"
+        click.echo(f"interrupted{remedy}", err=True)
+        exit_now(130)
+    except ApplianceError as error:
+        click.echo(f"appliance: {error}", err=True)
+        exit_now(error.exit_code)
+    exit_now(1 if failed else 0)
+
+
+def _run(loaded: LoadedConfig, path: Path, name: str, results: Results, concurrent: int | None) -> int:
+    """Return how many requests failed."""
+    # Seconds of imports.
+    import uvloop
+
+    from appliance.api.error_responses import status_and_body
+    from appliance.batches.offline import OfflineBatch
+    from appliance.models.factory import ModelFactory
+
+    work = OfflineBatch(loaded.config, ModelFactory(), status_and_body, concurrent)
+    display = _Display()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(work.run(path, name, results, display.show))
+        finally:
+            display.close()
+    progress = work.progress
+    click.echo(f"{progress.done} of {progress.total} requests have results, {progress.failed} failed", err=True)
+    return progress.failed
+
+
+class _Display:
+    """The last line of a terminal; elsewhere it shows nothing."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, int] | None = None
+
+    def show(self, manager: ModelManager, progress: Progress) -> None:
+        if (line := status_line()) is None:
+            return
+        from appliance.server.terminal import starting
+
+        if not manager.is_ready:
+            line.show(" | ".join(starting(status) for status in manager.statuses if not status.rule.is_ready))
+            return
+        began, before = self._began = self._began or (time.monotonic(), progress.done)
+        rate = (progress.done - before) / max(time.monotonic() - began, 0.001)
+        filled = _BAR_WIDTH * progress.done // max(progress.total, 1)
+        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate else ""
+        bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
+        failed = f", {progress.failed} failed" if progress.failed else ""
+        line.show(f"{bar} {progress.done} of {progress.total}, {rate:.1f}/s{failed}{left}")
+
+    def close(self) -> None:
+        if (line := status_line()) is not None:
+            line.show("")
+
+
+@contextmanager
+def _input(file: Path) -> Iterator[Path]:
+    """Provide the path of the requests; standard input is read to its end, because it is checked first."""
+    if file != _STANDARD:
+        if not file.is_file():
+            raise BatchFileError(f"{file}: there is no such file of requests")
+        yield file
+        return
+    with tempfile.NamedTemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield Path(copy.name)
+
+
+class _Printed:
+    """Results on standard output."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
+        self.failed = 0
+
+    def append(self, result: LineResult) -> None:
+        sys.stdout.buffer.write(result.encode())
+        sys.stdout.buffer.flush()
+        self.done.add(result.custom_id)
+        self.failed += not result.is_success
+
+
+@contextmanager
+def _results(output: Path) -> Iterator[Results]:
+    """Provide where results go.
+
+    Raises:
+        BatchFileError: the file cannot be written, or has something else.
+    """
+    if output == _STANDARD:
+        yield _Printed()
+        return
+    from appliance.batches.lines import Journal
+
+    try:
+        if not Journal.may_continue(output):
+            raise BatchFileError(f"{output} exists, and has no results of a batch; name another --output")
+        journal = Journal(output)
+    except OSError as error:
+        raise BatchFileError(f"{output} cannot be written: {error.strerror}; name another --output") from error
+    try:
+        yield journal
+    finally:
+        journal.close()

@@ -1,0 +1,63 @@
+"""`appliance batch`: a file of requests without a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from server_launcher import run_appliance
+
+CONFIG = "models: [{name: one, class: generative, engine: {python: 'examples.parrot:Parrot'}}]\n"
+ENDPOINT = "/v1/chat/completions"
+
+
+def _files(folder: Path, *prompts: Any) -> tuple[Path, Path]:
+    config, requests = folder / "config.yaml", folder / "requests.jsonl"
+    config.write_text(CONFIG + "server: {api_keys: [{name: a, value: aaaaaaaaaaaaaaaa}]}\n")
+    messages = ([{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts)
+    bodies = ({"model": "one", "messages": each} for each in messages)
+    lines = ({"custom_id": str(number), "url": ENDPOINT, "body": body} for number, body in enumerate(bodies))
+    requests.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return config, requests
+
+
+def test_an_interrupted_run_continues(tmp_path: Path) -> None:
+    """Results that are whole are kept, and a line that was being written is run again."""
+    config, requests = _files(tmp_path, *map(str, range(200)))
+    output = tmp_path / "out.jsonl"
+    words = ["batch", str(requests), "--config", str(config), "-o", str(output)]
+    first = run_appliance(*words)
+    kept = output.read_bytes().splitlines(keepends=True)[:50]
+    output.write_bytes(b"".join(kept) + b'{"id":"batch_req_1","custom_')
+    second = run_appliance(*words)
+    lines = output.read_bytes().splitlines(keepends=True)
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "200 of 200 requests have results, 0 failed" in second.stderr
+    assert lines[:50] == kept
+    results = {line["custom_id"]: line["response"]["body"] for line in map(json.loads, lines)}
+    assert len(lines) == len(results) == 200
+    assert results["7"]["choices"][0]["message"]["content"].strip().endswith("7")
+
+
+def test_a_request_that_fails_is_a_result_and_an_exit_code(tmp_path: Path) -> None:
+    """The results are printed, and nothing else is on standard output."""
+    config, requests = _files(tmp_path, "hello", 3)
+    done = run_appliance("batch", str(requests), "--config", str(config))
+
+    assert done.returncode == 1
+    statuses = {
+        line["custom_id"]: line["response"]["status_code"] for line in map(json.loads, done.stdout.splitlines())
+    }
+    assert (statuses["0"], statuses["1"] >= 400) == (200, True)
+
+
+def test_a_model_that_fails_ends_the_run(tmp_path: Path) -> None:
+    """Its reason is printed, with an exit code of its own."""
+    config, requests = _files(tmp_path, "hello")
+    config.write_text(CONFIG.replace("Parrot'", "Raven'"))
+    done = run_appliance("batch", str(requests), "--config", str(config))
+
+    assert done.returncode == 4
+    assert "Raven" in done.stderr
