@@ -178,7 +178,7 @@ class InferenceClient(AsyncClient):
 
     async def wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait until something is so."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not is_so():
                 await asyncio.sleep(0.01)
 

@@ -56,7 +56,7 @@ def test_a_reset_after_some_bytes_lets_them_arrive(proxy: FaultProxy) -> None:
     assert len(_ask(proxy)) == 1000
 
     proxy.set(Fault("reset", after=1000))
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as connection:
         connection.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
         received = bytearray()
         with pytest.raises(ConnectionResetError):

@@ -43,7 +43,7 @@ def _doubles(client: Client) -> list[Double]:
 async def _make_ready(client: Client) -> None:
     for double in _doubles(client):
         double.may_load.set()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(10):
         while not client.manager.is_ready:
             await asyncio.sleep(0.01)
 

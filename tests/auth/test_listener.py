@@ -63,6 +63,7 @@ async def _quick() -> str:
 @get("/slow")
 async def _slow() -> Stream:
     async def words() -> AsyncIterator[bytes]:
+        _begun.set()
         yield b"begun "
         while _held.is_set():
             await asyncio.sleep(0.05)
@@ -71,7 +72,7 @@ async def _slow() -> Stream:
     return Stream(words())
 
 
-_held = asyncio.Event()
+_held, _begun = asyncio.Event(), asyncio.Event()
 
 
 @asynccontextmanager
@@ -232,8 +233,9 @@ async def test_nobody_waits_for_one_that_stops(volume: Volume) -> None:
         while not await _is_listening(port):
             await asyncio.sleep(0.05)
         _held.set()
+        _begun.clear()
         slow = asyncio.create_task(_get(port, "/slow"))
-        await asyncio.sleep(1)
+        await _begun.wait()
         listener.stop()
         while await _is_listening(port):
             await asyncio.sleep(0.05)

@@ -142,7 +142,7 @@ def test_who_is_alone_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.Monkey
 
     alone.announce_ready(None)
     alone.announce_failure("it broke")
-    asyncio.run(asyncio.wait_for(alone.wait_for_others(), 1))
+    asyncio.run(asyncio.wait_for(alone.wait_for_others(), 10))
     alone.leave()
 
     assert alone.is_host

@@ -16,7 +16,7 @@ async def test_a_reader_that_waits_goes_on_when_it_is_set() -> None:
 
     assert not waiting.done()
     ready.set()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 10)
     ready.clear()
     assert not ready.wait().done()
 
@@ -39,4 +39,4 @@ async def test_a_reader_that_left_is_in_nobodys_way() -> None:
         await left
     ready.set()
 
-    await asyncio.wait_for(ready.wait(), 5)
+    await asyncio.wait_for(ready.wait(), 10)

@@ -343,7 +343,7 @@ async def test_an_answer_is_waited_for_as_we_have_it() -> None:
     output = _get("vllm.outputs.RequestOutput")("id", "x", [1], None, [], False)
     collector.put(output)
 
-    assert await asyncio.wait_for(waiting, 5) is output
+    assert await asyncio.wait_for(waiting, 10) is output
     assert not collector.ready.wait().done()
 
 

@@ -20,7 +20,7 @@ from appliance.models.state import State
 
 
 async def _wait_until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not is_true():
             await asyncio.sleep(0.01)
 

@@ -217,7 +217,7 @@ async def test_a_drain_waits_for_running_requests_and_refuses_new_ones() -> None
     """Requests that run may finish; new ones get 503."""
     async with _ready() as manager:
         reply = await manager.handle("one", STREAM)
-        draining = asyncio.create_task(manager.drain(5))
+        draining = asyncio.create_task(manager.drain(60))
         await _wait_until(lambda: manager.statuses[0].state is State.DRAINING)
         with pytest.raises(UnavailableError, match="draining"):
             await manager.handle("one", PLAIN)
@@ -226,7 +226,7 @@ async def test_a_drain_waits_for_running_requests_and_refuses_new_ones() -> None
         assert not isinstance(reply.body, bytes)
         _ = [piece async for piece in reply.body]
 
-        await asyncio.wait_for(draining, 1)
+        await asyncio.wait_for(draining, 10)
 
 
 async def test_a_drain_ends_at_its_timeout() -> None:
@@ -234,7 +234,7 @@ async def test_a_drain_ends_at_its_timeout() -> None:
     async with _ready() as manager:
         reply = await manager.handle("one", STREAM)
 
-        await asyncio.wait_for(manager.drain(0.2), 1)
+        await asyncio.wait_for(manager.drain(0.2), 10)
         assert not isinstance(reply.body, bytes)
         await reply.body.aclose()
 
@@ -376,7 +376,7 @@ async def test_an_unload_does_not_wait_for_the_load_of_another_model() -> None:
         await _wait_until(lambda: one.state is State.READY and two.state is State.LOADING)
         first = _double(manager)
 
-        await asyncio.wait_for(manager.unload("one"), 5)
+        await asyncio.wait_for(manager.unload("one"), 10)
 
         assert (one.state, first.closed) == (State.UNLOADED, 1)
         assert two.state is State.LOADING

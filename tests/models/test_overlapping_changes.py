@@ -68,7 +68,7 @@ def _forget_doubles() -> None:
 
 
 async def _wait_until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not is_true():
             await asyncio.sleep(0.005)
 
@@ -112,14 +112,14 @@ async def test_a_drain_answers_queued_requests() -> None:
         await _wait_until(lambda: entry.running == 1)
         second = asyncio.create_task(manager.handle("one", PLAIN))
         await _wait_until(lambda: entry.queue.queued == 1)
-        draining = asyncio.create_task(manager.drain(5))
+        draining = asyncio.create_task(manager.drain(60))
         await _wait_until(lambda: entry.state is State.DRAINING)
         with pytest.raises(UnavailableError):
             await manager.handle("one", PLAIN)
         SlowConfig.built[0].may_finish.set()
 
         assert [reply.body for reply in await asyncio.gather(first, second)] == [WAITING.body, PLAIN.body]
-        await asyncio.wait_for(draining, 5)
+        await asyncio.wait_for(draining, 10)
 
 
 async def test_a_model_that_restarts_during_a_drain_drains_too() -> None:

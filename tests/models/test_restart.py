@@ -50,7 +50,7 @@ def _forget_doubles() -> None:
 
 
 async def _wait_until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not is_true():
             await asyncio.sleep(0.005)
 
@@ -156,7 +156,7 @@ async def test_a_model_may_end_the_process_with_the_exit_code_of_its_error() -> 
     async with _ready(LoadableConfig(name="one", on_failure="exit"), LoadableConfig(name="two")) as manager:
         LoadableConfig.built[0].is_dead = True
 
-        await asyncio.wait_for(manager.exit_requested.wait(), 5)
+        await asyncio.wait_for(manager.exit_requested.wait(), 10)
         assert manager.exit_code == EngineDeadError.exit_code
         assert manager.statuses[0].state is State.FAILED
 
@@ -165,7 +165,7 @@ async def test_a_model_may_end_the_process_with_the_exit_code_of_its_error() -> 
     )
     manager = ModelManager(config(model_config), factory=DoubleFactory())
     manager.start()
-    await asyncio.wait_for(manager.exit_requested.wait(), 5)
+    await asyncio.wait_for(manager.exit_requested.wait(), 10)
     await manager.stop()
 
     assert manager.exit_code == ArtifactNotFoundError.exit_code
@@ -213,7 +213,7 @@ async def test_requests_are_answered_during_the_drain_delay() -> None:
     async with _ready(LoadableConfig(name="one")) as manager:
         (entry,) = manager.statuses
         stream = await manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
-        draining = asyncio.create_task(manager.drain(5, delay=0.2))
+        draining = asyncio.create_task(manager.drain(60, delay=0.2))
         await _wait_until(lambda: entry.state is State.DRAINING)
         in_delay = await manager.handle("one", PLAIN)
         was_ready = manager.is_ready
@@ -223,7 +223,7 @@ async def test_requests_are_answered_during_the_drain_delay() -> None:
         LoadableConfig.built[0].may_finish.set()
         assert not isinstance(stream.body, bytes)
         chunks = [chunk async for chunk in stream.body]
-        await asyncio.wait_for(draining, 2)
+        await asyncio.wait_for(draining, 10)
 
         assert in_delay.body == beside_the_stream.body == PLAIN.body
         assert (was_ready, was_done) == (False, False)

@@ -33,7 +33,7 @@ async def test_workers_share_what_an_engine_computes_at_once() -> None:
     for front_end in (SINGLE_FRONT_END, FrontEnd(1, 2)):
         manager = ModelManager(config(SevenSlotsConfig(name="unlimited"), limited), front_end, factory=DoubleFactory())
         manager.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not manager.is_ready:
                 await asyncio.sleep(0.01)
         concurrent += [status.queue.concurrent for status in manager.statuses]

@@ -131,7 +131,7 @@ async def test_request_is_logged_and_counted(remote: Remote) -> None:
         await remote.call.ServerReady(pb.ServerReadyRequest())
         await _code(remote.call.ModelInfer(_request("nobody", _text("HEY"))))
         # An error reaches the client before it is logged.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while len(ended := [each for each in logged if each["event"] == "request.ended"]) < 2:
                 await asyncio.sleep(0.01)
 

@@ -39,7 +39,7 @@ class Program:
         assert self.process.poll() is None, self.log.read_text()
         try:
             stub: Any = HealthStub(self.channel)
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

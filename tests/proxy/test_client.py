@@ -309,7 +309,7 @@ async def test_connections_are_reused(client: UpstreamClient, upstream: Upstream
 
 
 async def _until_left(upstream: Upstream) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not upstream.asked[-1].has_left:
             await asyncio.sleep(0.02)
 

@@ -203,9 +203,9 @@ def test_a_slow_upstream_is_not_an_error(
 
 
 def _is_gone(connection: socket.socket, upstream: Upstream) -> None:
-    wait_until(lambda: len(upstream.calls) == 1, 5)
+    wait_until(lambda: len(upstream.calls) == 1, 10)
     connection.close()
-    wait_until(lambda: upstream.calls[0].has_left, 5)
+    wait_until(lambda: upstream.calls[0].has_left, 10)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_client_that_leaves_cancels_the_upstream(
 
     _is_gone(open_stream(proxy.port, CHAT, body), sound)
 
-    wait_until(lambda: all(model["running"] == 0 for model in proxy.get("/readyz")[1]["models"]), 5)
+    wait_until(lambda: all(model["running"] == 0 for model in proxy.get("/readyz")[1]["models"]), 10)
 
 
 def test_a_client_that_does_not_read_slows_the_upstream_down(proxy: ServerProcess, sound: Upstream) -> None:
@@ -233,7 +233,7 @@ def test_a_client_that_does_not_read_slows_the_upstream_down(proxy: ServerProces
     process = psutil.Process(proxy.process.pid)
     before = process.memory_info().rss
     with open_stream(proxy.port, CHAT, {"model": "patient", "stream": True, "messages": []}) as connection:
-        wait_until(lambda: bool(sound.calls) and sound.calls[0].sent > 0, 5)
+        wait_until(lambda: bool(sound.calls) and sound.calls[0].sent > 0, 10)
         sent = -1
         while sent != sound.calls[0].sent:
             sent = sound.calls[0].sent

@@ -181,7 +181,7 @@ async def test_a_reserve_gets_requests_only_while_the_others_are_unavailable(ups
     one, two, reserve = upstreams
     for each in (one, two):
         each.on(CHAT_PATH, error(500))
-    breaker = {"failures": 1, "open_seconds": 0.5, "outlier_margin": 1}
+    breaker = {"failures": 1, "open_seconds": 1.5, "outlier_margin": 1}
     members = _prioritized(one, two, reserve)
     async with proxied(*upstreams, upstreams=members, breaker=breaker, balance="round_robin") as model:
         statuses = [(await ask(model))[0] for _ in range(4)]
@@ -191,7 +191,7 @@ async def test_a_reserve_gets_requests_only_while_the_others_are_unavailable(ups
         for each in (one, two):
             each.reset()
         reserve.reset()
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.6)
         statuses += [(await ask(model))[0] for _ in range(4)]
 
     assert statuses == [500, 500, *[200] * 6]
@@ -338,14 +338,14 @@ async def test_the_circuit_breaker_protects_a_failing_upstream(upstreams: tuple[
     """After some failures it gets no requests; after a while one request tests it, and the circuit closes."""
     one, two, _ = upstreams
     one.on(CHAT_PATH, error(500))
-    breaker = {"failures": 2, "open_seconds": 0.5}
+    breaker = {"failures": 2, "open_seconds": 1.5}
     async with proxied(one, two, balance="round_robin", breaker=breaker) as model:
         for _ in range(10):
             await ask(model)
         assert _counts((one, two)) == [2, 8]
         assert [each["circuit"] for each in model.upstreams()] == ["open", "closed"]
         one.reset()
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.6)
         for _ in range(4):
             await ask(model)
 

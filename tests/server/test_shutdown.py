@@ -161,7 +161,7 @@ def test_a_model_that_never_loads_ends_the_process_with_the_code_of_its_fault(
 
 def _health(stub: Any) -> str:  # Any: generated
     try:
-        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
     except grpc.RpcError as error:
         return error.code().name
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

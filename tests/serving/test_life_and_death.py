@@ -85,7 +85,7 @@ def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., ServerProc
         time.sleep(1)
         processes = server.descendants()
         server.process.kill()
-        server.process.wait(5)
+        server.process.wait(30)
 
         assert processes
         wait_until(lambda processes=processes: all(has_exited(process) for process in processes), 10)  # type: ignore[misc]

@@ -73,7 +73,7 @@ def test_a_stopped_child_is_gone_with_its_children(offspring: Callable[[], list[
 
     with pytest.raises(StopError):
         child_process.run(python(script), {}, stop)
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert family
     assert alive == []
 
