@@ -212,6 +212,12 @@ class RequestRewriteConfig(BaseConfig):
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
     """Text inserted before the client's system prompt in chat completions, responses and messages; unset is none."""
 
+    @model_validator(mode="after")
+    def _keeps_the_model(self) -> Self:
+        if any("model" in fields for fields in (self.defaults, self.override, self.drop)):
+            raise ValueError("changes the field model, by which the request came here; must leave it out")
+        return self
+
 
 class PoolMemberConfig(UpstreamConfig):
     """One upstream of a proxy."""

@@ -153,6 +153,20 @@ async def test_a_model_is_found_by_its_name_and_its_aliases() -> None:
         assert manager.find(None) is manager.statuses[0]
 
 
+async def test_an_alias_moves_at_once() -> None:
+    """When the file changes, requests find the other model by it, in whatever order the two are told."""
+    async with _ready(DoubleConfig(name="one", aliases=("it",)), DoubleConfig(name="two")) as manager:
+        configs = [DoubleConfig(name="one"), DoubleConfig(name="two", aliases=("it",))]
+        back = [DoubleConfig(name="one", aliases=("it",)), DoubleConfig(name="two")]
+        for owner, order in (("two", configs), ("one", back), ("two", configs[::-1]), ("one", back[::-1])):
+            for each in order:
+                runner = manager.registry.resolve(each.name)
+                runner.apply(each)
+                manager.registry.rename(runner)
+            assert manager.find("it") is manager.find(owner)
+        assert [name for _, name in manager.visible()] == ["one", "it", "two"]
+
+
 async def test_an_unsupported_operation_names_the_supported_ones() -> None:
     """The error lists them."""
     async with _ready() as manager:

@@ -191,6 +191,8 @@ def test_a_model_without_an_engine_is_swapped_without_a_lost_request(
 
     assert asking.failures == []
     assert server.post(f"/publishers/default/models/m2{CHAT}", chat_bodies("m2")[0])[0] == 200
+    published = "publishers/default/models/m2"
+    assert server.post(CHAT, chat_bodies(published)[0])[1]["model"] == published
     assert '"m2"' in json.dumps(server.get("/schema/openapi.json")[1])
     file.content["models"] = file.content["models"][1:]
     file.write()

@@ -33,7 +33,8 @@ def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
     serve: Callable[..., ServerProcess], smollm2: Path, upstream: Upstream, tmp_path: Path
 ) -> None:
     """
-    A storage that fails leaves the engine alone, an engine that refuses brings it back, and a good one takes its place.
+    A storage that fails leaves the engine alone, an engine that refuses brings it back, and a good one takes its place;
+    an alias needs none of that.
     """
     engine = {"max_model_len": 512, "kv_cache_memory_bytes": 100_000_000}
     generative = {"name": "a", "class": "generative", "storage": {"uri": str(smollm2)}, "engine": engine}
@@ -67,4 +68,17 @@ def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
     _, answer = server.post(PATH, CHAT | {"model": "a"})
     assert "Paris" in answer["choices"][0]["message"]["content"]
     assert all(each["state"] != "failed" for each in server.get("/livez")[1]["models"])
+
+    starts = _starts(server)
+    alias = {"name": "brief", "request": {"override": {"max_tokens": 1}}}
+    change(engine=engine | {"max_model_len": 256}, aliases=[alias])
+    wait_until(lambda: server.post(PATH, CHAT | {"model": "brief"})[0] == 200, 60, server.log_tail)
+    answer = server.post(PATH, CHAT | {"model": "brief"})[1]
+    assert (answer["model"], answer["usage"]["completion_tokens"]) == ("brief", 1)
+    assert _starts(server) == starts
     assert server.stop() == 0
+
+
+def _starts(server: ServerProcess) -> int:
+    """How many engines have started."""
+    return sum(each["event"] == "engine.started" for each in server.events())
