@@ -14,7 +14,7 @@ from with_upstreams import example_upstreams
 # What other tests start, and what differs from another example in a way that has tests of its own.
 SELDOM = frozenset(
     {"adapter-chat-over-completions.yaml", "chat-custom-template.yaml", "data-parallel.yaml", "limits.yaml"}
-    | {"batch.yaml", "chat.yaml", "embeddings.yaml", "rag.yaml"}
+    | {"agents.yaml", "batch.yaml", "chat.yaml", "embeddings.yaml", "rag.yaml"}
 )
 
 FORWARDING = frozenset(

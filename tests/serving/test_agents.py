@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import ServerProcess
+from server_process import ServerProcess, failed_expectations
 
 pytestmark = [pytest.mark.slow]
 
@@ -16,6 +16,8 @@ RECORDINGS = {
     for file in sorted((Path(__file__).parent / "agents").glob("*.json"))
     for recording in json.loads(file.read_text(encoding="utf-8"))
 }
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "agents.yaml"
 
 ENDS = (b"event: message_stop", b"event: response.completed", b"event: response.incomplete", b"data: [DONE]")
 
@@ -59,3 +61,8 @@ def test_what_cannot_be_served_is_refused_by_its_path(server: ServerProcess, nam
     assert status == 400, answer
     assert answer["error"].get("param", recording["refused"]) == recording["refused"], answer
     assert all(word in answer["error"]["message"] for word in recording["says"]), answer
+
+
+def test_the_example_for_agents_keeps_its_promises(server: ServerProcess) -> None:
+    """What `smoke` sends to the example's own server gets the same answers here."""
+    assert failed_expectations(server, EXAMPLE) == []
