@@ -224,11 +224,14 @@ class BackgroundResponses:
 
     async def _end(self, run: ResponseRun, response: Json, writer: EventWriter | None) -> None:
         """Store the end of a response, unless it was cancelled or deleted."""
+        if await asyncio.to_thread(self.store.has_ended, run.key):
+            return
+        # First: a client that sees the end may continue the conversation at once.
+        await self.run_end.extend_conversation(run, response)
         if writer is not None:
             async with writer.writing():
                 writer.add({"type": f"response.{response['status']}", "response": response})
-        if await asyncio.to_thread(lambda: self.store.finish(run.key, run.stored(response))):
-            await self.run_end.extend_conversation(run, response)
+        await asyncio.to_thread(lambda: self.store.finish(run.key, run.stored(response)))
 
 
 async def _read(run: ResponseRun, response: ModelResponse, writer: EventWriter | None) -> Json:

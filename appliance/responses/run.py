@@ -60,9 +60,9 @@ class RunEnd:
         An answer is worth more than its copy: if it cannot be stored, it says so in `store`.
         """
         shown = run.shown(response)
+        await self.extend_conversation(run, shown)
         if run.is_stored and not await self._attempt(run, lambda: self.store.write(run.key, run.stored(shown))):
             shown["store"] = False
-        await self.extend_conversation(run, shown)
         return shown
 
     async def extend_conversation(self, run: ResponseRun, response: Json) -> None:

@@ -1,0 +1,211 @@
+"""What clients do wrong, servers without a store, full stores and failing disks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import httpx
+import pytest
+from server_process import ServerProcess, wait_until
+from stored_server import ALICE, config_file
+from upstreams import Upstream
+
+from appliance.config import load
+from appliance.core.errors import ConfigError
+
+ID = "resp_" + "0" * 32
+BASE = {"model": "ours", "input": "Hello"}
+ITEM = {"role": "user", "content": "Hi"}
+
+# The request, the status, the field at fault and words of the message.
+WRONG: dict[str, tuple[str, str, Any, int, str | None, str]] = {
+    "store is no boolean": ("POST", "/v1/responses", {**BASE, "store": "yes"}, 400, "store", "bool"),
+    "background is no boolean": ("POST", "/v1/responses", {**BASE, "background": 1}, 400, "background", "bool"),
+    "background without a store": (
+        *("POST", "/v1/responses", {**BASE, "background": True, "store": False}),
+        *(400, "background", "needs store: true"),
+    ),
+    "two histories": (
+        *("POST", "/v1/responses", {**BASE, "previous_response_id": ID, "conversation": "conv_1"}),
+        *(400, "previous_response_id", "exclude each other"),
+    ),
+    "conversation is no id": ("POST", "/v1/responses", {**BASE, "conversation": 5}, 400, "conversation", "str"),
+    "input is a number": ("POST", "/v1/responses", {"model": "ours", "input": 5}, 400, "input", "list of items"),
+    "an item without a type": ("POST", "/v1/responses", {"model": "ours", "input": [{}]}, 400, "input", "no type"),
+    "unknown previous": ("POST", "/v1/responses", {**BASE, "previous_response_id": ID}, 404, "response_id", ID),
+    "unknown conversation": (
+        "POST",
+        "/v1/responses",
+        {**BASE, "conversation": "conv_x"},
+        404,
+        "conversation",
+        "conv_x",
+    ),
+    "unknown model": ("POST", "/v1/responses", {**BASE, "model": "no", "background": True}, 404, "model", "no"),
+    "an id that is a path": ("GET", "/v1/responses/..%2F..%2Fetc", None, 404, None, ""),
+    "an id of another kind": ("GET", "/v1/responses/conv_" + "0" * 32, None, 404, "response_id", "not found"),
+    "too many items": ("POST", "/v1/conversations", {"items": [ITEM] * 21}, 400, "items", "at most 20"),
+    "metadata is a text": ("POST", "/v1/conversations", {"metadata": "a"}, 400, "metadata", "object"),
+    "long metadata": ("POST", "/v1/conversations", {"metadata": {"a": "b" * 513}}, 400, "metadata", "512"),
+    "a body that is no JSON": ("POST", "/v1/conversations", b"{", 400, None, "JSON"),
+    "no method": ("PATCH", f"/v1/responses/{ID}", None, 405, None, "PATCH"),
+}
+
+# Of a response that exists.
+WRONG_OF_STORED: dict[str, tuple[str, str, int, str | None, str]] = {
+    "limit": ("GET", "/input_items?limit=0", 400, "limit", "from 1 to 100"),
+    "limit is a text": ("GET", "/input_items?limit=a", 400, "limit", "a number"),
+    "order": ("GET", "/input_items?order=up", 400, "order", "asc or desc"),
+    "after": ("GET", "/input_items?after=msg_1", 400, "after", "no item"),
+    "not in the background": ("POST", "/cancel", 400, "response_id", "background: true"),
+    "not streamed": ("GET", "?stream=true", 400, "stream", "stream: true"),
+}
+
+
+def ask(server: ServerProcess, method: str, path: str, body: Any = None, key: str = ALICE) -> httpx.Response:
+    """Send a request; a body of bytes is sent as it is."""
+    content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    return httpx.request(method, server.url + path, content=content, headers=headers, timeout=60)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named(server: ServerProcess, case: str) -> None:
+    """The error says which field, and what would be right."""
+    method, path, body, status, param, words = WRONG[case]
+
+    answer = ask(server, method, path, body)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param), answer.text
+    assert words in error["message"]
+
+
+def test_what_is_wrong_with_a_stored_response_is_named(server: ServerProcess, upstream: Upstream) -> None:
+    """Parameters of lists and streams, and what only responses in the background can do."""
+    created = ask(server, "POST", "/v1/responses", BASE).json()
+
+    for case, (method, path, status, param, words) in WRONG_OF_STORED.items():
+        answer = ask(server, method, f"/v1/responses/{created['id']}{path}")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (status, param), case
+        assert words in error["message"], case
+
+
+def test_a_history_that_is_too_long_is_refused(server: ServerProcess, upstream: Upstream) -> None:
+    """The request with its history is no larger than any other may be."""
+    text = "a" * (20 << 20)
+    first = ask(server, "POST", "/v1/responses", {**BASE, "input": text}).json()
+
+    answer = ask(server, "POST", "/v1/responses", {**BASE, "previous_response_id": first["id"]})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert ask(server, "DELETE", f"/v1/responses/{first['id']}").status_code == 200
+
+
+def test_without_a_store_each_response_says_so(
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
+) -> None:
+    """Whole and streamed; what needs a store is refused, and its routes say how to have one."""
+    server = serve(file=config_file(tmp_path, upstream, "")).wait_until_ready(60)
+
+    whole = ask(server, "POST", "/v1/responses", {**BASE, "store": True}).json()
+    streamed = ask(server, "POST", "/v1/responses", {**BASE, "store": True, "stream": True}).text
+    refused = [
+        ask(server, "POST", "/v1/responses", {**BASE, field: value})
+        for field, value in (("background", True), ("conversation", "conv_1"))
+    ]
+    absent = [
+        ask(server, *each)
+        for each in (
+            ("GET", f"/v1/responses/{ID}"),
+            ("POST", "/v1/conversations", {}),
+            ("DELETE", f"/v1/responses/{ID}"),
+        )
+    ]
+
+    assert whole["store"] is False
+    stores = [json.loads(line[5:])["response"]["store"] for line in streamed.splitlines() if '"response":' in line]
+    assert stores == [False, False]
+    assert [(each.status_code, each.json()["error"]["code"]) for each in refused] == [(400, "responses_not_stored")] * 2
+    assert [(each.status_code, each.json()["error"]["code"]) for each in absent] == [(404, "responses_not_stored")] * 3
+    assert server.stop() == 0, server.log_tail()
+
+
+def test_a_store_in_memory_ends_with_the_server(
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
+) -> None:
+    """Its workers share it, and nothing of it is left."""
+    more = "responses: {store: memory}\nserver: {workers: 2}\n"
+    server = serve(file=config_file(tmp_path, upstream, more)).wait_until_ready(60)
+    created = ask(server, "POST", "/v1/responses", BASE).json()
+    answers = [ask(server, "GET", f"/v1/responses/{created['id']}") for _ in range(6)]
+    pattern = f"appliance-responses-*/*/_/{created['id']}"
+    (path,) = (path for place in (Path("/dev/shm"), Path(gettempdir())) for path in place.glob(pattern))
+    folder = path.parents[2]
+
+    assert [each.json() for each in answers] == [created] * 6
+    assert server.stop() == 0, server.log_tail()
+    assert not folder.exists()
+
+
+def test_an_answer_that_cannot_be_stored_is_given(
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
+) -> None:
+    """It says that it is not stored; what needs the store is 503 with the reason. Metrics have the store's size."""
+    folder = tmp_path / "responses"
+    more = f"responses: {{store: file, directory: {folder}, max_bytes: 1048576}}"
+    server = serve(file=config_file(tmp_path, upstream, more)).wait_until_ready(60)
+    assert ask(server, "POST", "/v1/responses", BASE).json()["store"] is True
+    large = ask(server, "POST", "/v1/responses", {**BASE, "input": "a" * (1 << 21)})
+    assert (large.status_code, large.json()["store"]) == (200, False)
+    wait_until(lambda: 'appliance_stored_objects{store="responses"} 1.0' in ask(server, "GET", "/metrics").text, 30)
+
+    folder.rename(tmp_path / "away")
+    folder.touch()
+
+    unstored, streamed = (ask(server, "POST", "/v1/responses", {**BASE, "stream": stream}) for stream in (False, True))
+    assert (unstored.status_code, unstored.json()["store"]) == (200, False)
+    assert '"store":false' in streamed.text.splitlines()[-2]
+    for method, path, body in (
+        ("POST", "/v1/conversations", {}),
+        ("GET", f"/v1/responses/{ID}", None),
+        ("POST", "/v1/responses", {**BASE, "background": True}),
+    ):
+        answer = ask(server, method, path, body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable"), path
+        assert str(tmp_path) not in answer.text
+    events = {each["event"] for each in server.events()}
+    assert {"store.failed", "response.not_stored"} <= events
+    assert server.stop() == 0, server.log_tail()
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("{store: file}", "no directory"),
+        ("{store: memory, directory: /tmp/a}", "store: file, or no directory"),
+        ("{store: disk}", "memory"),
+        ("{max_bytes: 1}", "1048576"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(tmp_path: Path, upstream: Upstream, store: str, message: str) -> None:
+    """Before the server starts."""
+    with pytest.raises(ConfigError, match=message):
+        load(config_file(tmp_path, upstream, f"responses: {store}"))
+
+
+def test_a_directory_that_cannot_be_used_ends_the_start(
+    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
+) -> None:
+    """The log names it."""
+    (tmp_path / "file").touch()
+    more = f"responses: {{store: file, directory: {tmp_path}/file/responses}}"
+    server = serve(file=config_file(tmp_path, upstream, more))
+
+    assert server.process.wait(60) == 1
+    assert "responses.directory" in server.log_tail()
