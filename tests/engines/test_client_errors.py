@@ -440,6 +440,13 @@ def test_an_input_without_a_text_is_refused() -> None:
     assert (error.status, error.param) == (400, "input")
 
 
+def test_vllm_runs_nothing_in_the_background() -> None:
+    """It would keep the response where nobody can read it."""
+    error = refused("response", {"background": True, "store": False})
+
+    assert (error.status, error.param) == (400, "background")
+
+
 def test_null_is_what_is_not_set() -> None:
     """Clients send it for all that they leave to the server, in messages too, where the type has no null."""
     message = {"role": "user", "content": "Hi", "name": None}

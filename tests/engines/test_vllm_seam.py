@@ -437,7 +437,7 @@ def test_each_attribute_that_is_replaced_is_there() -> None:
         chat: ("chat_completion_stream_generator", "_raise_if_error", *errors),
         completion: ("completion_stream_generator", "_raise_if_error", *errors),
         messages: ("chat_completion_stream_generator", "message_stream_converter", *errors),
-        responses: ("responses_stream_generator", *errors),
+        responses: ("responses_stream_generator", "enable_store", *errors),
     }
 
     missing = []

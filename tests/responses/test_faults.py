@@ -120,12 +120,9 @@ def test_without_a_store_each_response_says_so(
         for field, value in (("background", True), ("conversation", "conv_1"))
     ]
     absent = [
-        ask(server, *each)
-        for each in (
-            ("GET", f"/v1/responses/{ID}"),
-            ("POST", "/v1/conversations", {}),
-            ("DELETE", f"/v1/responses/{ID}"),
-        )
+        ask(server, "GET", f"/v1/responses/{ID}"),
+        ask(server, "DELETE", f"/v1/responses/{ID}"),
+        ask(server, "POST", "/v1/conversations", {}),
     ]
 
     assert whole["store"] is False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
 from pydantic import BaseModel, Field
 from questions import CAPITAL
-from server_process import ServerProcess
+from server_process import ServerProcess, wait_until
 
 WEATHER: openai.types.chat.ChatCompletionToolParam = {
     "type": "function",
@@ -203,6 +204,40 @@ def test_responses_come_whole_and_as_events(client: openai.OpenAI) -> None:
     assert types[0] == "response.created"
     assert types[-1] == "response.completed"
     assert "response.output_text.delta" in types
+
+
+def test_a_response_is_continued_and_read_later(client: openai.OpenAI) -> None:
+    """The engine reads the same tokens as if the client had sent the whole history."""
+    options: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_output_tokens": 24}
+    first = client.responses.create(input=CAPITAL, **options)
+    ask = "What is the capital of Italy?"
+    queued = client.responses.create(input=ask, previous_response_id=first.id, background=True, **options)
+    history: list[Any] = [{"role": "user", "content": CAPITAL}, {"role": "assistant", "content": first.output_text}]
+    whole = client.responses.create(input=[*history, {"role": "user", "content": ask}], store=False, **options)
+
+    wait_until(lambda: client.responses.retrieve(queued.id).status in {"completed", "incomplete"}, 60)
+
+    second = client.responses.retrieve(queued.id)
+    assert second.output_text == whole.output_text
+    assert second.usage is not None
+    assert whole.usage is not None
+    assert second.usage.input_tokens == whole.usage.input_tokens
+    assert (whole.to_dict()["store"], second.to_dict()["store"]) == (False, True)
+
+
+def test_a_stream_in_the_background_is_read_on(client: openai.OpenAI) -> None:
+    """By OpenAI's client, from an offset, with the engine's own events."""
+    options: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_output_tokens": 24}
+    with client.responses.create(input=CAPITAL, background=True, stream=True, **options) as events:
+        first = next(iter(events))
+    assert first.type == "response.created"
+
+    with client.responses.stream(response_id=first.response.id, starting_after=0) as rest:
+        kinds = [event.type for event in rest]
+
+    assert kinds[0] == "response.queued"
+    assert kinds[-1] in {"response.completed", "response.incomplete"}
+    assert client.responses.retrieve(first.response.id).output_text
 
 
 def test_an_adapter_answers_under_its_own_name(client: openai.OpenAI) -> None:

@@ -244,7 +244,11 @@ def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class
 
 
 def raise_response_errors(responses: Any) -> None:  # Any: vLLM's serving class
-    """Raise the errors of streams of the Responses API, and begin them with the engine."""
+    """Raise the errors of streams of the Responses API, begin them with the engine, and store nothing in vLLM.
+
+    Its store has no owners, no limit and no end; a variable of the environment turns it on.
+    """
+    responses.enable_store = False
     write = responses.responses_stream_generator
 
     def events(request: Any, params: Any, outputs: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:

@@ -78,6 +78,9 @@ def decode(request: TypeAdapter[Any], body: bytes, change: Change | None = None)
     if isinstance(decoded, BaseModel):
         _read_messages(decoded, body)
         _drop_empty_turns(decoded)
+        if getattr(decoded, "background", None):
+            # vLLM would keep the response in this process, where nobody can read it.
+            raise RequestError("background needs stored responses, and this request is not stored", param="background")
         for name in decoded.model_fields_set - _FREE_FIELDS:
             if _has_large_integer(getattr(decoded, name)):
                 raise RequestError(f"{name} is out of range: integers must be from -2^63 to 2^63 - 1", param=name)
