@@ -66,6 +66,7 @@ def test_events_and_probes_of_a_life(start: Callable[..., Server], golden: Golde
     server.close_gate("answer")
     with streamed_chat(server, "echo"):
         pass  # a client that leaves
+    wait_until(lambda: any(event.get("status") == 499 for event in server.events()), 10, server.log_tail)
     events["requests"] = log.events()
 
     server.open_gate("answer")
