@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from functools import partial
 
 import structlog
 
@@ -14,6 +15,7 @@ from appliance.core.concurrency import backoff_seconds
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelResponse
 from appliance.core.request_context import use_context
+from appliance.limits.queue import RequestQueue
 from appliance.models.manager import ModelManager
 from appliance.telemetry.recorder import RequestRecorder
 
@@ -54,25 +56,20 @@ class LineExecutor:
         failures = 0
         while True:
             failures += 1
-            if self._protects_latency:
-                await self._wait_for_pause(line, principal)
-            status, body, retry_after = await self._attempt(line, request_id, batch_id, principal)
+            work = partial(self._attempt, line, request_id, batch_id, principal)
+            queue = self._queue_of(line, principal)
+            status, body, retry_after = await (work() if queue is None else queue.run_in_pause(work))
             if status not in _PAUSES and (status not in _TRANSIENT or failures >= _ATTEMPTS):
                 return LineResult(line.custom_id, request_id, status, body)
             delay = backoff_seconds(failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
             await asyncio.sleep(min(max(delay, retry_after or 0), _MAX_DELAY_SECONDS))
 
-    async def _wait_for_pause(self, line: BatchLine, principal: Principal | None) -> None:
-        while True:
-            try:
-                with authenticated(principal):
-                    seconds = self._manager.find(line.model).queue.batch_wait_seconds()
-            except RequestError:
-                # The attempt reports it.
-                return
-            if not seconds:
-                return
-            await asyncio.sleep(seconds)
+    def _queue_of(self, line: BatchLine, principal: Principal | None) -> RequestQueue | None:
+        """Return the queue in whose pauses a line runs; None if it waits for none, or if the attempt will fail."""
+        if self._protects_latency:
+            with suppress(RequestError), authenticated(principal):
+                return self._manager.find(line.model).queue
+        return None
 
     async def _attempt(
         self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None
@@ -90,6 +87,9 @@ class LineExecutor:
                     )
                     status, body = response.status, await _whole(response)
                 except Exception as error:
+                    # vLLM raises an error of its own when it is cancelled.
+                    if (task := asyncio.current_task()) is not None and task.cancelling():
+                        raise asyncio.CancelledError from error
                     context.error = type(error).__name__
                     status, body = self._render(line.url, error)
                     retry_after = error.retry_after if isinstance(error, RequestError) else None

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any, TypeVar
 
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestError, RequestTimeoutError
@@ -28,6 +29,8 @@ from appliance.limits.rate_limiter import note_refusal, refusal
 from appliance.limits.timeouts import Timeouts
 from appliance.limits.traffic import InteractiveTraffic
 
+Result = TypeVar("Result")
+
 # Requests differ, so an estimate may use up no more than this part of the promised time.
 _SLO_SHARE = 0.75
 
@@ -36,6 +39,9 @@ _MAX_SHARE_DIVISOR = 2
 
 # Beside so many interactive sequences one request of a batch runs, which adds 5 % to their work.
 _INTERACTIVE_PER_BATCH = 20
+
+# So often a request of a batch is interrupted.
+_MAX_INTERRUPTIONS = 3
 
 # How often a batch looks whether interactive requests have ended.
 _BUSY_SECONDS = 0.1
@@ -139,6 +145,9 @@ class RequestQueue:
     _token_estimator: TokenEstimator = field(default_factory=TokenEstimator)
     _wait_estimator: WaitEstimator = field(default_factory=WaitEstimator)
     _traffic: InteractiveTraffic = field(default_factory=InteractiveTraffic)
+    # Lines of batches that run in pauses.
+    _lines: int = 0
+    _interruptible: set[asyncio.Task[Any]] = field(default_factory=set)  # Any: of any result
     _running: set[SequenceSlots] = field(default_factory=set)
     # The oldest first: a dict keeps the order and removes any of them at once.
     _units: dict[Sequence, None] = field(default_factory=dict)
@@ -196,7 +205,11 @@ class RequestQueue:
             RateLimitedError: there is no capacity, and none soon enough.
             RequestTimeoutError: its turn came too late.
         """
-        self._traffic.arrive(self.clock(), is_disturbed=self._background_units > self._batches_beside)
+        is_disturbed = self._lines > self._lines_beside
+        self._traffic.arrive(self.clock(), is_disturbed=is_disturbed)
+        if is_disturbed:
+            for task in tuple(self._interruptible):
+                task.cancel()
         self._require_slo()
         if self._has_room:
             return self._start(size)
@@ -209,17 +222,42 @@ class RequestQueue:
             note_refusal("deadline")
             raise
 
-    def batch_wait_seconds(self) -> float:
+    async def run_in_pause(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Return the result of the work for a line of a batch, which is done in a pause of the interactive requests.
+
+        If one comes, the work is cancelled and begins again in the next pause. After several times it goes on, because
+        the pauses may be too short for it.
+        """
+        for interruptions in count():
+            # Each request may move the time.
+            while seconds := self._line_wait_seconds():  # noqa: ASYNC110
+                await asyncio.sleep(seconds)
+            self._lines += 1
+            task = asyncio.create_task(work())
+            if interruptions < _MAX_INTERRUPTIONS:
+                self._interruptible.add(task)
+                task.add_done_callback(self._interruptible.discard)
+            try:
+                return await task
+            except asyncio.CancelledError:
+                caller = asyncio.current_task()
+                if caller is None or caller.cancelling():
+                    raise
+            finally:
+                self._lines -= 1
+        raise AssertionError("count() ended; this is a bug")
+
+    def _line_wait_seconds(self) -> float:
         """Return when to ask again whether a request of a batch may start beside others, in seconds; 0 is now."""
-        if self._background_units < self._batches_beside:
+        if self._lines < self._lines_beside:
             return 0.0
         if self.running > self._background_units or self._waiters:
             return _BUSY_SECONDS
         return self._traffic.pause_seconds(self.clock())
 
     @property
-    def _batches_beside(self) -> int:
-        """Requests of batches that do not disturb the interactive ones that are running."""
+    def _lines_beside(self) -> int:
+        """Lines of batches that do not disturb the interactive ones that are running."""
         return (self.running - self._background_units) // _INTERACTIVE_PER_BATCH
 
     async def enter_background(self, size: int) -> SequenceSlots:

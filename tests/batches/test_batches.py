@@ -174,6 +174,32 @@ async def test_a_batch_waits_for_a_pause_between_others(tmp_path: Path) -> None:
     assert batch["request_counts"]["completed"] == 3
 
 
+async def test_a_line_is_interrupted_for_a_request(tmp_path: Path) -> None:
+    """It has no result from that, even if the model has an error of its own for it, and is run again."""
+    async with serving(tmp_path / "store") as service:
+
+        async def answer(request: ModelRequest) -> ModelResponse:
+            if b"line" in request.body:
+                try:
+                    await service.model.may_finish.wait()
+                except asyncio.CancelledError:
+                    raise RequestError("cancelled", status=500) from None
+            return ModelResponse(request.body)
+
+        service.model.answer = answer  # type: ignore[method-assign]  # a double
+        created = await service.create(lines(1, lambda _: "line"))
+        async with asyncio.timeout(10):
+            while not service.model.running:
+                await asyncio.sleep(0.01)
+        for _ in range(2):
+            await service.post(ENDPOINT, json={"model": "one", "prompt": "now"})
+        service.model.may_finish.set()
+        batch = await service.until(created)
+
+    assert service.model.seen == ["line", "now", "now", "line"]
+    assert batch["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+
+
 async def test_a_cancelled_batch_keeps_its_results(tmp_path: Path) -> None:
     """Its requests are abandoned, and what was answered before can be downloaded."""
     async with serving(tmp_path / "store") as service:

@@ -1,5 +1,6 @@
 """What a batch costs interactive requests: a real server, a real engine, an open loop of streams beside 10,000 lines.
 
+With ``--simulated`` the engine only takes the time of one (`step_engine.py`), so that the machine does not matter.
 ``just bench batch`` measures the capacity first. Then it offers a share of it, alternately without and with a batch, at
 the same moments, and prints for each share the time to first token of both, and what the batch got meanwhile.
 """
@@ -24,6 +25,7 @@ from bench.arrivals import Answer, body
 from bench.overload import answers_of, percentile, start_load
 
 _CHAT = Path(__file__).parents[2] / "examples" / "chat.yaml"
+_SIMULATED = "models: [{name: smollm2, class: generative, engine: {python: 'bench.step_engine:StepEngine'}}]"
 _ENDPOINT = "/v1/chat/completions"
 
 _HEAD = (
@@ -103,7 +105,12 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
     """The capacity, the batch by itself, then a row for each share."""
     with tempfile.TemporaryDirectory() as folder:
         log, directory = Path(folder) / "server.log", f"batches.directory={folder}/batches"
-        served = ServerProcess(given.file, log, directory, *given.set).wait_until_ready()
+        file, tests = given.file, Path(__file__).parents[1]
+        if given.simulated:
+            file = Path(folder) / "config.yaml"
+            file.write_text(_SIMULATED)
+        variables = {"PYTHONPATH": str(tests)}
+        served = ServerProcess(file, log, directory, *given.set, variables=variables).wait_until_ready()
         try:
             batches = Batches(served, given)
             capacity = _capacity(served.port, given)
@@ -159,6 +166,7 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, default=_CHAT, help="a config whose model is called smollm2")
+    parser.add_argument("--simulated", action="store_true", help="an engine that computes nothing")
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20.0)

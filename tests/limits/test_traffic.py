@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
 from limits.test_queue import Harness, settle
 
 from appliance.limits.traffic import InteractiveTraffic
+
+
+class Line:
+    """A line of a batch, which runs until `may_end`; `starts` counts how often it began."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.starts = 0
+        self.may_end = asyncio.Event()
+        self._queue = harness.queue
+
+    async def run(self) -> int:
+        """Hold a unit."""
+        slots = await self._queue.enter_background(1)
+        self.starts += 1
+        try:
+            await self.may_end.wait()
+        finally:
+            slots.leave(None, is_success=False)
+        return self.starts
 
 
 @pytest.mark.parametrize("interval", [0.02, 1.0, 10.0])
@@ -56,11 +76,46 @@ def test_a_batch_starts_at_once_where_nobody_asks() -> None:
 async def test_some_lines_run_beside_many_requests() -> None:
     """Where requests never pause, batches get one unit for every 20 that they have."""
     harness = Harness()
-    await harness.queue.enter_background(1)
     tasks = [harness.arrive() for _ in range(40)]
     await settle()
+    line = Line(harness)
+    runs = [asyncio.create_task(harness.queue.run_in_pause(line.run)) for _ in range(4)]
+    await settle()
 
-    assert harness.queue.batch_wait_seconds() == 0
-    await harness.queue.enter_background(1)
-    assert harness.queue.batch_wait_seconds() > 0
     assert all(task.done() for task in tasks)
+    assert line.starts == 2
+    for run in runs:
+        run.cancel()
+
+
+async def test_a_line_is_interrupted_for_a_request() -> None:
+    """It begins again in the next pause; after three times it goes on, so that long lines end too."""
+    harness = Harness()
+    line = Line(harness)
+    run = asyncio.create_task(harness.queue.run_in_pause(line.run))
+    for number in range(6):
+        await settle()
+        assert line.starts == min(number, 3) + 1
+        interactive = harness.arrive()
+        await interactive
+        harness.answer(interactive)
+        harness.clock.now += 61
+        async with asyncio.timeout(5):
+            while line.starts < min(number + 1, 3) + 1:
+                await asyncio.sleep(0.01)
+    line.may_end.set()
+
+    assert await run == 4
+
+
+async def test_a_line_whose_batch_stops_is_not_run_again() -> None:
+    """A cancellation from outside ends it."""
+    harness = Harness()
+    line = Line(harness)
+    run = asyncio.create_task(harness.queue.run_in_pause(line.run))
+    await settle()
+    run.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert (line.starts, harness.queue.running) == (1, 0)
