@@ -20,7 +20,7 @@ SELDOM = frozenset(
 FORWARDING = frozenset(
     name
     for name in NAMES
-    if name.startswith("proxy") or name in {"adapter-http.yaml", "observability.yaml", "secure.yaml"}
+    if name.startswith("proxy") or name in {"adapter-http.yaml", "fallback.yaml", "observability.yaml", "secure.yaml"}
 )
 
 

@@ -22,7 +22,12 @@ def example_upstreams() -> Iterator[dict[str, str]]:
     """The upstreams of examples, and the variables that say where they are."""
     with Upstream() as one, Upstream() as two, Upstream() as service:
         install(service)
-        urls = {"UPSTREAM_URL": one.url, "UPSTREAM_URL_2": two.url, "SERVICE_URL": service.origin}
+        urls = {
+            "UPSTREAM_URL": one.url,
+            "UPSTREAM_URL_2": two.url,
+            "SERVICE_URL": service.origin,
+            "RESERVE_URL": two.url,
+        }
         yield {**VARIABLES, **urls}
 
 

@@ -69,6 +69,25 @@ class AliasConfig(BaseConfig):
     """
 
 
+FallbackReason = Literal["context_length", "overloaded", "unavailable"]
+
+
+class FallbackConfig(BaseConfig):
+    """A model that answers in the place of another one."""
+
+    model: Name
+    """Another model of this file that supports the operations: its name, an alias, or an adapter's name."""
+
+    on: Annotated[tuple[FallbackReason, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True})] = (
+        "context_length",
+        "overloaded",
+        "unavailable",
+    )
+    """Reasons for it: the request is longer than the model's context; the model refuses it because of its queue, its
+    `slo`, or 429 of its upstreams; or the model is not ready, or none of its upstreams can be reached.
+    """
+
+
 class ModelConfig(BaseConfig):
     """One entry of `models:`; each model class adds its own keys."""
 
@@ -88,6 +107,11 @@ class ModelConfig(BaseConfig):
 
     slo: Annotated[SloConfig, Change.HOT] = SloConfig()
     """The latency that admitted requests are promised."""
+
+    fallback: Annotated[tuple[FallbackConfig, ...], Change.HOT] = ()
+    """Models that answer when this one cannot, the first one that can; also for keys that may not use them directly.
+    The response has the name that the client sent, and the header `X-Fallback-Model`. Unset returns the error.
+    """
 
     @property
     def alias_names(self) -> tuple[str, ...]:

@@ -179,13 +179,13 @@ class RetryConfig(BaseConfig):
     attempts: Annotated[int, Field(ge=0, le=10)] = 2
     """Limit of the retries of a request; 0 never retries."""
 
-    statuses: tuple[Status, ...] = (429, 502, 503, 504)
+    statuses: tuple[Status, ...] = (429, 502, 503, 504, 529)
     """Statuses that are retried; 429 only at another upstream."""
 
     generations: bool = False
     """Whether generations of text, speech and images are retried although an upstream may have begun them. They may
-    then be computed and billed more than once. If false they are retried only if no connection was established, or
-    after 429 or 503.
+    then be computed and billed more than once. If false they are retried only if the request was not sent, or
+    after 429, 503 or 529.
     """
 
     budget_share: Annotated[float, Field(ge=0, le=1)] = 0.2

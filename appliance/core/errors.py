@@ -41,6 +41,9 @@ from dataclasses import dataclass
 
 from appliance.core.distribution import install_command
 
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+"""OpenAI's code of a request that is longer than the model's context."""
+
 
 class ApplianceError(Exception):
     """Root of the tree; the message names the thing, the fault and the remedy, and is safe to show to clients."""

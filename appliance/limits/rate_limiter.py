@@ -14,6 +14,9 @@ from appliance.core.request_context import current_context
 
 _MINUTE = 60.0
 
+KEY_LIMIT = "rate_limit_exceeded"
+"""The code of a request that is over a limit of its key."""
+
 
 def refusal(
     reason: str, message: str, seconds: float | None, *, code: str, headers: Mapping[str, str] | None = None
@@ -84,7 +87,7 @@ class RateLimiter:
                 self.refused[reason] += 1
                 used_up = f"its {bucket.limit} {bucket.name} a minute"
                 message = f"The key {name!r} has used up {used_up} for now; try again later"
-                raise refusal(reason, message, seconds, code="rate_limit_exceeded", headers=charge.headers())
+                raise refusal(reason, message, seconds, code=KEY_LIMIT, headers=charge.headers())
         charge.take()
         return charge
 
@@ -105,8 +108,9 @@ class RateLimitCharge:
         self.token_bucket.spent += self.tokens
 
     def refund(self) -> None:
-        """Return the charge, because the request was not handled."""
+        """Return the charge, because the request was not handled; safe to call twice."""
         self.request_bucket.spent -= self.requests
+        self.requests = 0
         self.settle(0)
 
     def settle(self, tokens: int) -> None:

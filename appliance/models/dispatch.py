@@ -9,7 +9,10 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
+import structlog
+
 from appliance.auth import current_principal
+from appliance.config.models import FallbackReason
 from appliance.core import sse
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import (
@@ -25,8 +28,15 @@ from appliance.core.token_usage import TokenUsage
 from appliance.limits.queue import SequenceSlots, current_slots, use_slots
 from appliance.limits.rate_limiter import RateLimitCharge, RateLimiter
 from appliance.limits.timeouts import Timeouts
+from appliance.models.fallback import reason_of, request_for
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import State
+from appliance.telemetry import metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+FALLBACK_HEADER = "x-fallback-model"
+"""The header with the name of the model that answered, where it is not the one that the client requested."""
 
 # Their first token can be observed in a stream only; of all others the whole response is the first token.
 _STREAMABLE_OPERATIONS = TEXT_GENERATIONS | {Operation.SPEECH}
@@ -47,16 +57,50 @@ async def handle(
     *,
     name: str | None = None,
     is_background: bool = False,
+    find: Callable[[str], ModelStatus | None],
 ) -> ModelResponse:
     """Have the model handle a client's request; a stream is returned with its first bytes, or the error has a status.
 
     `name` is the one of the model's names that the client uses, None its own. A background request waits, however long
     it takes, for capacity that interactive requests leave. The lines of a batch cost their key tokens, but no requests.
+    If the model cannot answer, its fallbacks do, which `find` returns; if they cannot either, its error is final.
 
     Raises:
         RequestError: the model cannot do this now, a limit is exceeded, or the request is at fault.
         EngineDeadError: the model died during the request.
     """
+    name = name or status.name
+    outcome: ModelResponse | RequestError | EngineDeadError
+    try:
+        outcome = await _attempt(status, request, rate_limiter, name, is_background=is_background)
+    except (RequestError, EngineDeadError) as error:
+        outcome = error
+    if (reason := _fallback_reason(status, outcome)) is not None:
+        for each in status.config.fallback:
+            target = find(each.model)
+            if reason not in each.on or target is None or request.operation not in target.model.operations:
+                continue
+            _note_fallback(status.name, target.name, reason)
+            other = await request_for(request, each.model, name)
+            try:
+                response = await handle(
+                    target, other, rate_limiter, name=each.model, is_background=is_background, find=find
+                )
+            except (RequestError, EngineDeadError) as error:
+                if reason_of(error) is None:
+                    raise
+                continue
+            if reason_of(response) is None:
+                return replace(response, headers={FALLBACK_HEADER: each.model, **response.headers})
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+async def _attempt(
+    status: ModelStatus, request: ModelRequest, rate_limiter: RateLimiter, name: str, *, is_background: bool
+) -> ModelResponse:
+    """Have one model handle the request; if a fallback may follow, its key is not charged."""
     context = current_context()
     if context is not None:
         context.model, context.operation = status.name, request.operation
@@ -67,8 +111,34 @@ async def handle(
     if context is not None:
         tokens = status.queue.tokens(len(request.body))
         charge = rate_limiter.charge(context.key, tokens, requests=0 if context.batch else 1)
-    response = await _Exchange(status, name or status.name, request, context, charge, is_background).start()
-    return response if charge is None else replace(response, headers={**response.headers, **charge.headers()})
+    exchange = _Exchange(status, name, request, context, charge, is_background)
+    if charge is None:
+        return await exchange.start()
+    try:
+        response = await exchange.start()
+    except (RequestError, EngineDeadError) as error:
+        if _fallback_reason(status, error) is not None:
+            charge.refund()
+        raise
+    if _fallback_reason(status, response) is not None:
+        charge.refund()
+    return replace(response, headers={**response.headers, **charge.headers()})
+
+
+def _fallback_reason(
+    status: ModelStatus, outcome: ModelResponse | RequestError | EngineDeadError
+) -> FallbackReason | None:
+    """Return why a fallback of the model may answer instead; None if it has none for that."""
+    fallbacks = status.config.fallback
+    reason = reason_of(outcome) if fallbacks else None
+    return reason if any(reason in each.on for each in fallbacks) else None
+
+
+def _note_fallback(model: str, target: str, reason: FallbackReason) -> None:
+    log.info("request.fell_back", model=model, target=target, reason=reason)
+    metrics.FALLBACKS.labels(model, target, reason).inc()
+    if (context := current_context()) is not None:
+        context.refused = None
 
 
 class PeerClient:

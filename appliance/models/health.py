@@ -48,6 +48,8 @@ class ModelReport(TypedDict, total=False):
     """Seconds of the latest load, by `phases` (states) and by `parts` of loading; only for models of this machine."""
     plan: Mapping[str, Any]  # Any: JSON values
     """Bytes of weights, KV cache and seconds, `planned` and `measured`; only with a plan."""
+    fallback: Sequence[Mapping[str, Any]]  # Any: JSON values
+    """Each model that answers while this one is unavailable, and whether it is ready; only with such a fallback."""
     nodes: Mapping[str, str]
     """State of each machine of the model by its rank; only for a model on several machines."""
     upstreams: Sequence[Mapping[str, Any]]  # Any: JSON values

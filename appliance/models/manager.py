@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from appliance.auth import Authorizer
@@ -16,12 +16,15 @@ from appliance.core.stored_objects import StoreUsage
 from appliance.limits.rate_limiter import RateLimiter
 from appliance.models import dispatch
 from appliance.models.factory import ModelFactory
-from appliance.models.health import ConfigStatus, HealthReport
+from appliance.models.health import ConfigStatus, HealthReport, ModelReport
 from appliance.models.model_runner import ModelRunner, RunnerContext
 from appliance.models.model_status import ModelStatus
 from appliance.models.registry import ModelRegistry
 from appliance.models.restart_policy import RestartPolicy
 from appliance.models.state import State
+
+# Not while it loads: a new process is not to take over from one whose model is ready.
+_ANSWERED_BY_FALLBACK = frozenset({State.UNAVAILABLE, State.RESTARTING, State.FAILED})
 
 
 class ModelManager:
@@ -101,9 +104,25 @@ class ModelManager:
 
     @property
     def is_ready(self) -> bool:
-        """Every model of the config answers, except those that an operator unloaded; there is at least one."""
+        """Every model of the config answers, except those that an operator unloaded; there is at least one.
+
+        A model that was ready once is also answered for by a fallback that is ready.
+        """
         expected = [status for status in self.statuses if status.state is not State.UNLOADED]
-        return not self.is_stopping and bool(expected) and all(status.rule.is_ready for status in expected)
+        return not self.is_stopping and bool(expected) and all(map(self._is_answered, expected))
+
+    def _is_answered(self, status: ModelStatus) -> bool:
+        has_fallback = status.has_started and status.state in _ANSWERED_BY_FALLBACK
+        return status.rule.is_ready or (has_fallback and any(each["ready"] for each in self._fallbacks(status)))
+
+    def _fallbacks(self, status: ModelStatus) -> Sequence[Mapping[str, Any]]:
+        """Return the fallbacks for a model that is unavailable, and whether each is ready."""
+        return [
+            {"model": each.model, "ready": target is not None and target.rule.can_answer}
+            for each in status.config.fallback
+            if "unavailable" in each.on
+            for target in [self.registry.status_of(each.model)]
+        ]
 
     def health(self) -> HealthReport:
         """Return the health of the server and its models now."""
@@ -116,15 +135,32 @@ class ModelManager:
             is_ready=self.is_ready,
             has_started=all(status.has_started for status in statuses),
             retry_after=max(status.rule.retry_after for status in statuses),
-            models=[status.describe() for status in statuses],
+            models=[self._describe(status) for status in statuses],
             config=config,
         )
+
+    def _describe(self, status: ModelStatus) -> ModelReport:
+        fallbacks = self._fallbacks(status)
+        return {**status.describe(), "fallback": fallbacks} if fallbacks else status.describe()
 
     async def handle(self, name: str | None, request: ModelRequest, *, is_background: bool = False) -> ModelResponse:
         """Have the named model answer, if the caller may use it; None means the only one. See `dispatch.handle`."""
         status = self.find(name)
         self.authorizer.require_operation(request.operation)
-        return await dispatch.handle(status, request, self.rate_limiter, name=name, is_background=is_background)
+        response = await dispatch.handle(
+            status,
+            request,
+            self.rate_limiter,
+            name=name,
+            is_background=is_background,
+            find=self.registry.status_of,
+        )
+        fallback = response.headers.get(dispatch.FALLBACK_HEADER)
+        if fallback is None or self.authorizer.sees(fallback):
+            return response
+        # The config lets the key use the model, but not know it.
+        headers = {key: value for key, value in response.headers.items() if key != dispatch.FALLBACK_HEADER}
+        return replace(response, headers=headers)
 
     async def drain(self, seconds: float, delay: float = 0, on_drained: Callable[[], None] = lambda: None) -> None:
         """Turn readiness off, and wait up to `seconds` for the requests that are running.

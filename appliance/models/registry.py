@@ -54,6 +54,11 @@ class ModelRegistry:
             raise self._unknown(name)
         return status
 
+    def status_of(self, name: str) -> ModelStatus | None:
+        """Return the model with this name or alias, whoever the caller is; None if there is none."""
+        runner = self._by_name.get(name)
+        return None if runner is None else runner.status
+
     def resolve(self, name: str | None) -> ModelRunner:
         """Return the model with this name or alias, whoever the caller is; None means the only model.
 

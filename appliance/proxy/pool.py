@@ -31,8 +31,9 @@ _MAX_BACKOFF_SECONDS = 60.0
 # A model with little traffic can retry too; a model with much cannot save up retries for an outage.
 _INITIAL, _MAX = 3.0, 100.0
 
-# With these the upstream has not started to work on the request.
-_REJECTIONS = frozenset({429, 503})
+# With these the upstream has not started to work on the request; 529 is Anthropic's
+# (https://docs.anthropic.com/en/api/errors).
+_REJECTIONS = frozenset({429, 503, 529})
 
 # Slow and expensive, and the result may differ the second time.
 _EXPENSIVE_OPERATIONS = TEXT_GENERATIONS | {

@@ -52,6 +52,11 @@ SEQUENCES = Counter(
     "Sequences that engines began for requests that ended: each text of a batch, each choice of each prompt.",
     ("model",),
 )
+FALLBACKS = Counter(
+    "appliance_fallbacks",
+    "Requests for a model that went on to another one (`target`), by reason.",
+    ("model", "target", "reason"),
+)
 REFUSED = Counter("appliance_requests_refused", "Requests that were not let in.", ("model", "reason"))
 
 # Value of a label that does not apply; without a value it would be a series without the label.

@@ -151,12 +151,12 @@ def test_secrets_are_never_shown(compare: Compare) -> None:
 
 
 def test_every_key_declares_its_change() -> None:
-    """A model is replaced for any key but its names, presets, limits and promises; other keys wait for a restart."""
+    """A model is replaced for any key but its names, presets, fallbacks, limits, promises; others wait."""
     of_models = {key for key in keys_of(Change.HOT) if key.startswith("models.")}
     hot = set(keys_of(Change.HOT)) - of_models
     keys = set(_keys(validation_schema()))
 
-    assert of_models == {f"models.NAME.{key}" for key in ("aliases", "limits", "request", "slo")}
+    assert of_models == {f"models.NAME.{key}" for key in ("aliases", "fallback", "limits", "request", "slo")}
     assert hot <= keys
     assert set(keys_of(Change.SWAP)) == {"models"}
     assert {key: _change(key) for key in keys if key not in hot} | dict.fromkeys(hot, Change.HOT) == {

@@ -122,6 +122,7 @@ def test_what_cannot_be_embedded_is_refused(server: ServerProcess, body: Any, pa
     assert status == 400
     assert answer["error"]["param"] == param
     assert says in answer["error"]["message"]
+    assert answer["error"]["code"] == ("context_length_exceeded" if "context length" in says else None)
     assert _embed(server, TEXT)[0] == 200
 
 

@@ -39,6 +39,14 @@ models:
   breaker: {{failures: 1000000, outlier_margin: 1}}
   retry: {{budget_share: 1, generations: true}}
   health: {{path: /health, interval_seconds: 3600}}
+- name: once
+  class: proxy
+  upstreams:
+  - {{url: {shaky}, timeouts: {patience}}}
+  - {{url: {sound}, timeouts: {patience}, priority: 1}}
+  breaker: {{failures: 1000000, outlier_margin: 1}}
+  retry: {{budget_share: 1}}
+  health: {{path: /health, interval_seconds: 3600}}
 - name: patient
   class: proxy
   upstreams: [{{url: {sound}}}]
@@ -146,6 +154,23 @@ def test_another_upstream_replaces_a_failing_one(
     assert {_text(response, is_stream=is_stream) for response in responses} == {"You said: one two three"}
     assert len(sound.calls) == 4
     assert kind == "refuse" or fault_proxy.hits >= 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "generation", "embedding"), [("reset", 502, 200), ("fin", 502, 200), ("stall", 504, 504)]
+)
+def test_what_an_upstream_may_have_begun_is_not_sent_again(
+    proxy: ServerProcess, fault_proxy: FaultProxy, sound: Upstream, kind: Any, generation: int, embedding: int
+) -> None:
+    """A generation is not, whole or streamed, to no reserve either; embeddings are, unless the time is over."""
+    fault_proxy.set(Fault(kind))
+    whole, streamed = _ask(proxy, "once"), _ask(proxy, "once", is_stream=True)
+    generated = len(sound.calls)
+    body = {"model": "once", "input": "hi"}
+    vector = httpx.post(f"{proxy.url}/v1/embeddings", json=body, timeout=30)
+
+    assert (whole.status_code, streamed.status_code, vector.status_code) == (generation, generation, embedding)
+    assert (generated, len(sound.calls)) == (0, 1 if embedding == 200 else 0)
 
 
 @pytest.mark.parametrize("model", ["single", "double"])

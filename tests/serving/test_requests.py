@@ -255,3 +255,22 @@ def test_the_cache_holds_what_was_planned(server: ServerProcess) -> None:
     assert plan["measured"]["kv_tokens"] == plan["planned"]["kv_tokens"]
     assert plan["measured"]["load_seconds"] > 0
     assert plan["measured"]["weight_bytes"] == plan["planned"]["weight_bytes"] > 134_000_000 * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "word " * 3000}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 100_000}),
+        ("/v1/responses", {"input": "word " * 3000}),
+        (
+            "/v1/messages",
+            {"model": "smollm2", "messages": [{"role": "user", "content": "word " * 3000}], "max_tokens": 9},
+        ),
+    ],
+)
+def test_a_request_that_is_too_long_has_openais_code(server: ServerProcess, path: str, body: dict[str, object]) -> None:
+    """Clients and fallbacks tell it by the code from other mistakes."""
+    status, answer = server.post(path, body)
+
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")

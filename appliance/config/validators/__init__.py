@@ -20,6 +20,7 @@ VALIDATORS: tuple[Validator, ...] = (
     models.encoder_keys_fit_the_task,
     models.serving_options_fit_the_class,
     models.targets_complete_prompts,
+    models.fallbacks_can_answer,
     server.ports_are_distinct,
     server.workers_can_share_engines,
     server.admin_is_safe,

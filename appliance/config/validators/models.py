@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from appliance.config.engine import FRAMEWORKS, ServingConfig
@@ -15,7 +15,7 @@ from appliance.core.model import OPENAI_PATHS
 
 # The keys of a model whose engine is a Python class.
 _PYTHON_MODEL_KEYS = frozenset(
-    {"name", "aliases", "class", "storage", "engine", "request", "limits", "slo", "on_failure"}
+    {"name", "aliases", "class", "storage", "engine", "request", "limits", "slo", "fallback", "on_failure"}
 )
 
 # Options of serving that encoders have, too.
@@ -125,7 +125,7 @@ def targets_complete_prompts(raw: RawConfig) -> Iterator[Diagnostic]:
             yield raw.diagnostic(where, message)
         elif models[target] is model:
             yield raw.diagnostic(where, f"is {raw.quote(where)}, this model itself; must be another one")
-        elif cycle := _cycle(model, models):
+        elif cycle := _cycle(model, target, models, _targets):
             message = f"goes in a circle, {' -> '.join(cycle)}; must lead to a model that computes"
             yield raw.diagnostic(where, message)
         elif not _completes(models[target]):
@@ -141,14 +141,62 @@ def _models_by_name(raw: RawConfig) -> dict[str, Model]:
     return models
 
 
-def _cycle(model: Model, models: Mapping[str, Model]) -> list[str]:
-    """The names on the way from a model back to itself; none where the way ends, or never comes back."""
-    names, at = [str(model.get("name"))], model
-    while isinstance(target := at.get("target"), str) and target in models and len(names) <= len(models):
-        at = models[target]
-        names.append(str(at.get("name")))
-        if at is model:
-            return names
+def fallbacks_can_answer(raw: RawConfig) -> Iterator[Diagnostic]:
+    """A fallback is another model that supports the operations, and no cycle leads back."""
+    models = _models_by_name(raw)
+    for path, model in raw.models():
+        for index, _ in items(model.get("fallback")):
+            where = (*path, "fallback", index, "model")
+            name = raw.find(where)
+            if not isinstance(name, str):
+                continue
+            fault = f"is {raw.quote(where)}"
+            if name not in models:
+                others = [other for other, each in models.items() if each is not model]
+                yield raw.diagnostic(where, f"{fault}, the name of no model here; {raw.hint(where, 'models', others)}")
+            elif models[name] is model:
+                yield raw.diagnostic(where, f"{fault}, this model itself; must be another one")
+            elif not _kinds(model) & _kinds(models[name]):
+                fault += f" of class {models[name].get('class')}, which answers none of this model's requests"
+                yield raw.diagnostic(where, f"{fault}; must be one that does")
+            elif cycle := _cycle(model, name, models, _fallbacks):
+                message = f"goes in a circle, {' -> '.join(cycle)}; must end at a model without such a fallback"
+                yield raw.diagnostic(where, message)
+
+
+def _kinds(model: Model) -> frozenset[str]:
+    """What a model answers with; the operations of an encoder depend on its files."""
+    kinds = {"generative": {"text"}, "encoder": {"numbers"}, "predictor": {"tensors"}, "proxy": {"text", "numbers"}}
+    protocol = model.get("protocol")
+    if model.get("class") == "adapter" and isinstance(protocol, dict):
+        is_text = protocol.get("kind") == "completions" or protocol.keys() & {"chat", "completions"}
+        has_numbers = protocol.keys() & {"embeddings", "rerank"}
+        return frozenset(({"text"} if is_text else set()) | ({"numbers"} if has_numbers else set()))
+    return frozenset(kinds.get(str(model.get("class")), {"text", "numbers", "tensors"}))
+
+
+def _targets(model: Model) -> list[object]:
+    return [model.get("target")]
+
+
+def _fallbacks(model: Model) -> list[object]:
+    return [entry.get("model") for _, entry in items(model.get("fallback")) if isinstance(entry, dict)]
+
+
+def _cycle(
+    model: Model, name: str, models: Mapping[str, Model], next_names: Callable[[Model], list[object]]
+) -> list[str]:
+    """The names on the shortest way from a model by the one called `name` back to itself; none where there is none."""
+    ways: list[list[Model]] = [[model, models[name]]]
+    seen: list[Model] = []
+    for way in ways:
+        for each in next_names(way[-1]):
+            other = models.get(each) if isinstance(each, str) else None
+            if other is model:
+                return [str(step.get("name")) for step in (*way, model)]
+            if other is not None and not any(other is known for known in seen):
+                seen.append(other)
+                ways.append([*way, other])
     return []
 
 

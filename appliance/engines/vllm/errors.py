@@ -17,7 +17,13 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from appliance.core.conversation_items import content_parts
-from appliance.core.errors import ApplianceError, EngineDeadError, RequestError, UnavailableError
+from appliance.core.errors import (
+    CONTEXT_LENGTH_EXCEEDED,
+    ApplianceError,
+    EngineDeadError,
+    RequestError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -43,6 +49,9 @@ _REPLACEMENTS = (
 
 # vLLM's names for a text that is too long. No request has such a field.
 _VLLM_TEXT_FIELDS = frozenset({"input_text", "input_tokens"})
+
+# Messages of vLLM about a request that is longer than the context, or has a limit that is.
+_TOO_LONG = re.compile(r"maximum context length|^max_\w+=\d+ cannot be greater than max_model_len")
 
 # In a request that has an input, the prompt is the name of a template.
 _TEXT_FIELDS = ("messages", "input", "prompt", "documents")
@@ -140,7 +149,8 @@ def from_error_response(response: ErrorResponse) -> RequestError:
     for pattern, field, text in _REPLACEMENTS:
         if found := pattern.search(error.message):
             return RequestError(found.expand(text), param=field, status=error.code)
-    return RequestError(_clean(error.message, error.param), param=error.param, status=error.code)
+    code = CONTEXT_LENGTH_EXCEEDED if _TOO_LONG.search(error.message) else None
+    return RequestError(_clean(error.message, error.param), param=error.param, status=error.code, code=code)
 
 
 def _part_error(error: RequestError, body: bytes) -> RequestError | None:
