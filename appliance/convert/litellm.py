@@ -60,14 +60,20 @@ _KEYS = {
     "cooldown_time": "breaker.open_seconds",
 }
 
+# The reasons for a fallback; None is every reason, and so the default.
+_FALLBACKS: Mapping[str, list[str] | None] = {
+    "fallbacks": None,
+    "default_fallbacks": None,
+    "context_window_fallbacks": ["context_length"],
+}
+
 _STRATEGIES = {"simple-shuffle": "round_robin", "least-busy": "least_inflight"}
 
 _OTHER = "is a setting of LiteLLM's that this server does not have"
 _REASONS: Mapping[str, str] = {
     "rpm": "is a limit of one upstream; server.api_keys[].limits limits clients",
     "tpm": "is a limit of one upstream; server.api_keys[].limits limits clients",
-    "fallbacks": "a model has several upstreams, but no other model in its place",
-    "context_window_fallbacks": "a model has several upstreams, but no other model in its place",
+    "content_policy_fallbacks": "what a model refuses to write is its answer",
     **dict.fromkeys(
         ("callbacks", "success_callback", "failure_callback"),
         "metrics are at /metrics; set tracing for spans, and logging.payloads for requests and responses",
@@ -162,6 +168,9 @@ def _put_parameters(
             upstream["timeouts"] = {"total_seconds": value}
         elif key == "weight":
             upstream["weight"] = value
+        elif key == "order" and isinstance(value, int):
+            # LiteLLM counts from 1.
+            upstream["priority"] = max(0, value - 1)
         elif key in ("max_retries", "num_retries"):
             _put_once(draft, model, ("retry", "attempts"), value, where)
         elif key == "extra_headers" and isinstance(value, dict):
@@ -196,11 +205,48 @@ def _put_setting(raw: RawConfig, draft: Draft, models: Mapping[str, CommentedMap
                 models[str(name)].setdefault("aliases", []).append(escaped(alias))
             else:
                 draft.at(_line(raw, (*path, alias))).drop(dotted((*path, alias)), f"there is no model {name}")
+    elif key in _FALLBACKS and isinstance(value, list):
+        _put_fallbacks(raw, draft, models, path)
     elif key == "master_key":
         entry = {"name": "master", "value": _secret(raw, draft, path, "LITELLM_MASTER_KEY"), "admin": True}
         draft.put("server.api_keys", [entry])
     elif not all(_put_for_all(draft, model, key, value) for model in models.values()):
         _drop(raw, draft, path)
+
+
+def _put_fallbacks(raw: RawConfig, draft: Draft, models: Mapping[str, CommentedMap], path: DataPath) -> None:
+    """Put the fallbacks of each model, or those of all models."""
+    for index, entry in items(raw.find(path)):
+        where = (*path, index)
+        by_name = entry if isinstance(entry, dict) else {"*": entry}
+        for name, targets in by_name.items():
+            draft.at(_line(raw, where))
+            names = [each for each in models if each not in by_name] if name == "*" else [str(name)]
+            for target in targets if isinstance(targets, list) else [targets]:
+                for each in names:
+                    _put_fallback(draft, models, each, str(target), where)
+
+
+def _put_fallback(draft: Draft, models: Mapping[str, CommentedMap], name: str, target: str, where: DataPath) -> None:
+    key = str(where[1])
+    if name not in models or target not in models:
+        draft.drop(dotted(where), f"there is no model {name if name not in models else target}")
+    elif _leads_to(models, target, name):
+        # A default of all models is none of its own.
+        if key != "default_fallbacks" or target != name:
+            draft.drop(dotted(where), f"{target} falls back to {name} already, and a circle has no end")
+    else:
+        on = _FALLBACKS[key]
+        fallbacks = models[name].setdefault("fallback", CommentedSeq())
+        if any(each["model"] == target and each.get("on", on) == on for each in fallbacks):
+            return
+        # Those for one reason come before those for all.
+        first = next((at for at, each in enumerate(fallbacks) if on and "on" not in each), len(fallbacks))
+        fallbacks.insert(first, escaped({"model": target} | ({"on": on} if on else {})))
+
+
+def _leads_to(models: Mapping[str, CommentedMap], start: str, end: str) -> bool:
+    return start == end or any(_leads_to(models, each["model"], end) for each in models[start].get("fallback", ()))
 
 
 def _put_for_all(draft: Draft, model: CommentedMap, key: str, value: Any) -> bool:
