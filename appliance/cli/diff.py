@@ -74,7 +74,7 @@ def outcome(found: Sequence[Difference]) -> str:
         return f"needs a restart, before which nothing is applied: {', '.join(waiting)}"
     outcomes: dict[str, dict[str, None]] = {}
     for each in found:
-        if each.model is not None:
+        if each.model is not None and each.change is Change.SWAP:
             is_whole = each.path == f"models.{each.model}"
             change = "removed" if each.new is ABSENT else "added" if each.old is ABSENT else "loaded again"
             outcomes.setdefault(change if is_whole else "loaded again", {})[each.model] = None

@@ -29,10 +29,11 @@ def _diff(folder: Path, new: str, *options: str) -> Result:
         (f"# the same\n{ONE}", 0, "no difference"),
         (f"{ONE}logging: {{level: debug}}", 1, "applied at once: logging.level"),
         (ONE.replace("a:1", "b:1"), 1, "loaded again: one"),
+        (ONE.replace("name: one", "name: one, aliases: [a]"), 1, "applied at once: models.one.aliases"),
         (ONE.replace("name: one", "name: two"), 1, "removed: one; added: two"),
         (f"{ONE}logging: {{level: debug}}\nserver: {{port: 1}}", 1, "needs a restart, before which nothing is applied"),
     ],
-    ids=["same", "hot", "swap", "others", "restart"],
+    ids=["same", "hot", "swap", "hot in a model", "others", "restart"],
 )
 def test_the_last_line_is_the_outcome(tmp_path: Path, new: str, code: int, outcome: str) -> None:
     """And the exit code is that of diff: 0 where nothing differs, 1 where something does."""

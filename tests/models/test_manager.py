@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ from typing import cast
 import pytest
 from doubles import Double, DoubleConfig, DoubleFactory, RemoteConfig, config
 
+from appliance.config.models import AliasConfig
+from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core.errors import (
     ArtifactNotFoundError,
     EngineDeadError,
@@ -22,6 +25,7 @@ from appliance.core.errors import (
     UnsupportedOperationError,
 )
 from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.models.dispatch import PeerClient
 from appliance.models.manager import ModelManager
 from appliance.models.restart_policy import RestartPolicy
 from appliance.models.state import State
@@ -151,6 +155,18 @@ async def test_a_model_is_found_by_its_name_and_its_aliases() -> None:
 
     async with _ready() as manager:
         assert manager.find(None) is manager.statuses[0]
+
+
+async def test_an_alias_changes_the_requests_of_clients_and_of_models() -> None:
+    """An adapter may have an alias as its target."""
+    alias = AliasConfig(name="coder", request=RequestRewriteConfig(defaults={"temperature": 0.2}))
+    async with _ready(DoubleConfig(name="one", aliases=(alias,))) as manager:
+        peers = PeerClient(lambda name: manager.registry.resolve(name).status)
+        changed = {"prompt": "hi", "temperature": 0.2}
+
+        for ask in (manager.handle, peers.handle):
+            bodies = [(await ask(name, PLAIN)).body for name in ("coder", "one")]
+            assert [json.loads(cast("bytes", body)) for body in bodies] == [changed, {"prompt": "hi"}]
 
 
 async def test_an_alias_moves_at_once() -> None:
