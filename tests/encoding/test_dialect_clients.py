@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import cohere
@@ -23,14 +24,21 @@ LONG = "word " * 300
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What closes clients at the end of the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
 def _vectors(server: ServerProcess, *texts: str) -> Any:  # Any: an array of `(texts, dimensions)`
     _, answer = server.post("/v1/embeddings", {"model": "minilm", "input": texts})
     return np.array([each["embedding"] for each in answer["data"]])
 
 
-def test_cohere_gets_every_type_of_embedding(server: ServerProcess) -> None:
+def test_cohere_gets_every_type_of_embedding(server: ServerProcess, opened: ExitStack) -> None:
     """The newer client; each type has the direction of the same vector."""
-    client = cohere.ClientV2(api_key="none", base_url=server.url)
+    client = opened.enter_context(cohere.ClientV2(api_key="none", base_url=server.url))
     vector = _vectors(server, QUERY)[0]
 
     found: Any = client.embed(
@@ -50,9 +58,9 @@ def test_cohere_gets_every_type_of_embedding(server: ServerProcess) -> None:
     assert [byte + 128 for byte in found["binary"][0]] == found["ubinary"][0]
 
 
-def test_cohere_s_older_client_embeds(server: ServerProcess) -> None:
+def test_cohere_s_older_client_embeds(server: ServerProcess, opened: ExitStack) -> None:
     """At version 1's path, in batches of its own, and with text that is cut."""
-    client = cohere.Client(api_key="none", base_url=server.url)
+    client = opened.enter_context(cohere.Client(api_key="none", base_url=server.url))
 
     found = client.embed(model="minilm", texts=[*DOCUMENTS, LONG], input_type="search_document")
     cut = client.embed(model="minilm", texts=[LONG], input_type="search_document", truncate="START")
@@ -65,9 +73,9 @@ def test_cohere_s_older_client_embeds(server: ServerProcess) -> None:
     assert len(cut.embeddings[0]) == 384
 
 
-def test_cohere_is_told_why_images_are_refused(server: ServerProcess) -> None:
+def test_cohere_is_told_why_images_are_refused(server: ServerProcess, opened: ExitStack) -> None:
     """By a model of texts alone."""
-    client = cohere.ClientV2(api_key="none", base_url=server.url)
+    client = opened.enter_context(cohere.ClientV2(api_key="none", base_url=server.url))
 
     with pytest.raises(cohere.BadRequestError) as refused:
         client.embed(
@@ -77,9 +85,9 @@ def test_cohere_is_told_why_images_are_refused(server: ServerProcess) -> None:
     assert "not a multimodal model" in refused.value.body["message"]
 
 
-def test_cohere_ranks_objects_by_their_text(server: ServerProcess) -> None:
+def test_cohere_ranks_objects_by_their_text(server: ServerProcess, opened: ExitStack) -> None:
     """With the older client, whose documents may be objects; the response has them if they are asked for."""
-    client = cohere.Client(api_key="none", base_url=server.url)
+    client = opened.enter_context(cohere.Client(api_key="none", base_url=server.url))
     documents = [{"text": text, "source": "a book"} for text in DOCUMENTS]
 
     ranks = client.rerank(model="minilm", query=QUERY, documents=documents, return_documents=True, top_n=1)
@@ -90,9 +98,9 @@ def test_cohere_ranks_objects_by_their_text(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/embed", "/embed?model=minilm"])
-def test_hugging_face_s_client_embeds(server: ServerProcess, path: str) -> None:
+def test_hugging_face_s_client_embeds(server: ServerProcess, path: str, opened: ExitStack) -> None:
     """The client of its hub and endpoints, at the root and at the path of Text Embeddings Inference."""
-    client = InferenceClient(f"{server.url}{path}", token="none")
+    client = opened.enter_context(InferenceClient(f"{server.url}{path}", token="none"))
 
     one = client.feature_extraction(QUERY)
     several: Any = client.feature_extraction(DOCUMENTS, normalize=True, truncate=True)
@@ -101,9 +109,9 @@ def test_hugging_face_s_client_embeds(server: ServerProcess, path: str) -> None:
     assert several == pytest.approx(_vectors(server, *DOCUMENTS), abs=1e-6)
 
 
-def test_hugging_face_s_client_compares_sentences(server: ServerProcess) -> None:
+def test_hugging_face_s_client_compares_sentences(server: ServerProcess, opened: ExitStack) -> None:
     """By cosine; what it asks for information comes from the same server."""
-    client = InferenceClient(server.url, provider="hf-inference", token="none")
+    client = opened.enter_context(InferenceClient(server.url, provider="hf-inference", token="none"))
 
     scores = client.sentence_similarity(QUERY, other_sentences=DOCUMENTS)
     info = client.get_endpoint_info()
@@ -113,12 +121,14 @@ def test_hugging_face_s_client_compares_sentences(server: ServerProcess) -> None
     assert "embedding" in info["model_type"]
 
 
-def test_hugging_face_s_client_is_told_what_is_missing(server: ServerProcess) -> None:
+def test_hugging_face_s_client_is_told_what_is_missing(server: ServerProcess, opened: ExitStack) -> None:
     """No sparse embeddings, and no prompts, of a model that has neither."""
+    client = opened.enter_context(InferenceClient(token="none"))
+
     with pytest.raises(HfHubHTTPError, match="no sparse embeddings"):
-        InferenceClient(f"{server.url}/embed_sparse", token="none").feature_extraction(QUERY)
+        client.feature_extraction(QUERY, model=f"{server.url}/embed_sparse")
     with pytest.raises(HfHubHTTPError, match="has no prompt 'query'"):
-        InferenceClient(server.url, token="none").feature_extraction(QUERY, prompt_name="query")
+        client.feature_extraction(QUERY, model=server.url, prompt_name="query")
 
 
 def test_tokens_have_no_embeddings_here(server: ServerProcess) -> None:
@@ -129,9 +139,9 @@ def test_tokens_have_no_embeddings_here(server: ServerProcess) -> None:
     assert "none for their tokens" in answer["error"]
 
 
-def test_hugging_face_s_client_classifies(heads_server: ServerProcess) -> None:
+def test_hugging_face_s_client_classifies(heads_server: ServerProcess, opened: ExitStack) -> None:
     """The likeliest label; the route has all, which sum to 1, and raw scores."""
-    client = InferenceClient(f"{heads_server.url}/predict?model=mood", token="none")
+    client = opened.enter_context(InferenceClient(f"{heads_server.url}/predict?model=mood", token="none"))
 
     best: Any = client.text_classification(QUERY)
     _, labels = heads_server.post("/predict?model=mood", {"inputs": QUERY})
@@ -162,9 +172,9 @@ def test_texts_are_ranked_as_documents_are(heads_server: ServerProcess) -> None:
     )
 
 
-def test_ollama_s_client_embeds(server: ServerProcess) -> None:
+def test_ollama_s_client_embeds(server: ServerProcess, opened: ExitStack) -> None:
     """By both routes; long texts are cut unless it refuses that."""
-    client = ollama.Client(server.url)
+    client = opened.enter_context(ollama.Client(server.url))
 
     newer = client.embed("minilm:latest", [*DOCUMENTS, LONG], dimensions=384)
     older = client.embeddings("minilm", QUERY)

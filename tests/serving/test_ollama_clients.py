@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import ollama
@@ -24,9 +25,10 @@ TOOL = {
 
 
 @pytest.fixture
-def ollama_client(server: ServerProcess) -> ollama.Client:
+def ollama_client(server: ServerProcess) -> Iterator[ollama.Client]:
     """Ollama's own client."""
-    return ollama.Client(server.url, timeout=120)
+    with ollama.Client(server.url, timeout=120) as client:
+        yield client
 
 
 def _expected(server: ServerProcess) -> str:
@@ -149,9 +151,8 @@ def test_hugging_face_s_client_chats(server: ServerProcess) -> None:
     """At the root of the server, as with text generation servers."""
     from huggingface_hub import InferenceClient
 
-    client = InferenceClient(base_url=server.url, api_key="none")
-
-    answer = client.chat_completion(QUESTION, model="smollm2", temperature=0, max_tokens=5)
+    with InferenceClient(base_url=server.url, api_key="none") as client:
+        answer = client.chat_completion(QUESTION, model="smollm2", temperature=0, max_tokens=5)
 
     assert answer.choices[0].message.content == _expected(server)
 
