@@ -17,7 +17,7 @@ from appliance.export.yaml_writer import to_yaml
 
 def compose(deployment: Deployment) -> str:
     """Return a `compose.yaml`."""
-    cache = f"{deployment.name}-cache"
+    cache, stores = f"{deployment.name}-cache", _stores(deployment)
     service: dict[str, Any] = {
         "image": deployment.image,
         "restart": "unless-stopped",
@@ -31,6 +31,7 @@ def compose(deployment: Deployment) -> str:
             *_mounts(deployment),
             *(f"{source}:{target}:ro" for target, source in deployment.secret_files.items()),
             f"{cache}:{CACHE}",
+            *(f"{volume}:{path}" for volume, path in stores.items()),
         ],
         "stop_grace_period": f"{deployment.stop_seconds}s",
         "healthcheck": {
@@ -52,7 +53,9 @@ def compose(deployment: Deployment) -> str:
         device = {"driver": "nvidia", "count": deployment.gpus, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     comment = f"{deployment.file.name} in a container: docker compose up --detach"
-    return to_yaml(comment, [{"services": {deployment.name: service}, "volumes": {cache: {}}}])
+    return to_yaml(
+        comment, [{"services": {deployment.name: service}, "volumes": {each: {} for each in (cache, *stores)}}]
+    )
 
 
 def quadlet(deployment: Deployment) -> str:
@@ -76,6 +79,7 @@ def quadlet(deployment: Deployment) -> str:
         *(f"PublishPort={port}:{port}" for name, port in deployment.ports.items() if name != "probes"),
         *(f"Volume={mount}" for mount in _mounts(deployment)),
         f"Volume={deployment.name}-cache:{CACHE}",
+        *(f"Volume={volume}:{path}" for volume, path in _stores(deployment).items()),
         *(f"Secret={_secret_of(deployment, name)},type=env,target={name}" for name in _required(deployment)),
         *(
             f"Secret={_file_secret(deployment, target)},type=mount,target={target},uid={USER},mode=0400"
@@ -110,6 +114,11 @@ def _mounts(deployment: Deployment) -> Iterator[str]:
     yield from (f"{path}:{path}:ro" for path in deployment.model_paths)
     root = deployment.config.storage.pvc_root
     yield from (f"{root / claim}:{root / claim}:ro" for claim in deployment.claims)
+
+
+def _stores(deployment: Deployment) -> dict[str, Path]:
+    """The volumes of what clients store."""
+    return {f"{deployment.name}{re.sub('[^a-zA-Z0-9]+', '-', str(path))}": path for path in deployment.stores}
 
 
 def _required(deployment: Deployment) -> Iterator[str]:

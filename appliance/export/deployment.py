@@ -36,6 +36,7 @@ _LOAD_SECONDS = 3600
 _SHARED_GIB = 4
 
 # Paths that the image sets, or that need no file.
+_STORE_KEY = "directory"
 _OWN_PATHS = frozenset({"cache_dir", "pvc_root", "lock_file"})
 
 
@@ -132,6 +133,17 @@ class Deployment:
         return count > len(self.model_paths) + len(self.claims)
 
     @property
+    def needs_volume(self) -> bool:
+        """Whether there are files that should outlive a pod."""
+        return self.has_downloads or bool(self.stores)
+
+    @property
+    def stores(self) -> Sequence[Path]:
+        """The directories of what clients store, which must outlive the process."""
+        parts = (self.config.responses, self.config.batches)
+        return [part.directory for part in parts if part is not None and part.directory is not None]
+
+    @property
     def memory_gib(self) -> int:
         """Memory of the process: the models' files, a fifth more for their cache on a CPU, and the libraries."""
         if all(not model.storages for model in self.config.models):
@@ -192,7 +204,7 @@ def deployment(
         raise ConfigError(problems)
     directory = loaded.path.parent.absolute()
     files = {_in_container(path, directory): path.absolute() for path in loaded.files if path != loaded.path}
-    files |= {path: path for _, path in _paths(loaded.config)}
+    files |= {path: path for key, path in _paths(loaded.config) if key[-1] != _STORE_KEY}
     name = name or loaded.config.metadata.name or "appliance"
     path = loaded.path.absolute()
     text = path.read_text(encoding="utf-8")

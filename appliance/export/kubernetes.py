@@ -52,7 +52,7 @@ def kserve(deployment: Deployment) -> str:
     }
     return to_yaml(
         f"{deployment.file.name} as an InferenceService: kubectl apply -f FILE\n{_secret_commands(deployment)}",
-        [_config_map(deployment), *([_claim(deployment, _VOLUME)] if deployment.has_downloads else []), service],
+        [_config_map(deployment), *([_claim(deployment, _VOLUME)] if deployment.needs_volume else []), service],
     )
 
 
@@ -88,7 +88,7 @@ def helm(deployment: Deployment) -> Mapping[str, str]:
 
 def _objects(deployment: Deployment, resources: Any, volume: Any) -> Iterator[Object]:  # Any: objects, or templates
     yield _config_map(deployment)
-    if deployment.has_downloads:
+    if deployment.needs_volume:
         yield _claim(deployment, volume)
     selector = {"matchLabels": {_LABEL: deployment.name}}
     yield {
@@ -224,8 +224,10 @@ def _volumes(deployment: Deployment) -> tuple[list[Object], list[Object]]:
     mounts: list[Object] = [
         {"name": "config", "mountPath": str(CONFIG.parent), "readOnly": True},
         {"name": "cache", "mountPath": str(CACHE)},
+        # In the same volume, beside the models.
+        *({"name": "cache", "mountPath": str(path), "subPath": f"stores{path}"} for path in deployment.stores),
     ]
-    downloads = {"persistentVolumeClaim": {"claimName": deployment.name}} if deployment.has_downloads else None
+    downloads = {"persistentVolumeClaim": {"claimName": deployment.name}} if deployment.needs_volume else None
     volumes: list[Object] = [
         {"name": "config", **_config_volume(deployment)},
         {"name": "cache", **(downloads or {"emptyDir": {}})},

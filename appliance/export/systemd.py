@@ -11,6 +11,9 @@ from pathlib import Path
 
 from appliance.export.deployment import Deployment
 
+# systemd creates directories in it for the service's user.
+_STATE = Path("/var/lib")
+
 
 def systemd(deployment: Deployment, executable: Path) -> str:
     """Return a `NAME.service` that serves the config with the command `executable`, as a user of its own."""
@@ -37,6 +40,7 @@ def systemd(deployment: Deployment, executable: Path) -> str:
         "DynamicUser=yes",
         "CacheDirectory=appliance",
         "Environment=XDG_CACHE_HOME=/var/cache HOME=/var/cache/appliance",
+        *_stores(deployment),
         *_variables(deployment),
         *_credentials(deployment),
         "",
@@ -57,6 +61,12 @@ def systemd(deployment: Deployment, executable: Path) -> str:
         "WantedBy=multi-user.target",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _stores(deployment: Deployment) -> Iterator[str]:
+    for path in deployment.stores:
+        is_state = path.is_relative_to(_STATE)
+        yield f"StateDirectory={path.relative_to(_STATE)}" if is_state else f"ReadWritePaths={path}"
 
 
 def _variables(deployment: Deployment) -> Iterator[str]:

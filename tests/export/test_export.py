@@ -168,6 +168,27 @@ def test_manifests_are_as_kubernetes_wants_them(file: Path) -> None:
     assert "PersistentVolumeClaim" not in {each["kind"] for each in objects}
 
 
+def test_what_clients_store_outlives_the_process(file: Path) -> None:
+    """Its directories are volumes that can be written, and no secrets."""
+    stores = "responses: {store: file, directory: /var/lib/appliance/responses}\nbatches: {directory: /data/batches}\n"
+    file.write_text(file.read_text() + stores)
+    paths = ["/var/lib/appliance/responses", "/data/batches"]
+
+    compose = _objects(_text("compose", file))[0]
+    objects = _objects(_text("kubernetes", file))
+    quadlet, unit = _text("quadlet", file), _text("systemd", file)
+
+    named = [volume.split(":") for volume in compose["services"]["appliance"]["volumes"]]
+    assert [each[1:] for each in named if each[0] in compose["volumes"]][1:] == [[path] for path in paths]
+    (container,) = _of_kind("Deployment", objects)["spec"]["template"]["spec"]["containers"]
+    mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert [mounts[path]["subPath"] for path in paths] == [f"stores{path}" for path in paths]
+    assert _of_kind("PersistentVolumeClaim", objects)
+    assert [line.split(":")[1] for line in quadlet.splitlines() if line.startswith("Volume=appliance-")][1:] == paths
+    assert "StateDirectory=appliance/responses\n" in unit
+    assert "ReadWritePaths=/data/batches\n" in unit
+
+
 def test_probes_use_tls_where_the_server_does(file: Path) -> None:
     """Without a port of their own, probes are asked on the port of the clients."""
     file.write_text(file.read_text().replace("  probe_port: 9001\n", ""))
