@@ -146,7 +146,7 @@ def _format_of(path: str, scope: HTTPScope | None = None) -> Format:
         return "oip"
     if "/v1/messages" in path:
         return "anthropic"
-    return "openai_responses" if path.endswith("/v1/responses") else "openai"
+    return "openai_responses" if path.endswith("/v1/responses") or "/v1/responses/" in path else "openai"
 
 
 def _body(error_format: Format, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values

@@ -47,6 +47,8 @@ class RequestContext:
     began: float = field(default_factory=time.monotonic)
     batch: str | None = None
     """Id of the batch that it is a line of."""
+    response: str | None = None
+    """Id of the stored response that it makes in the background."""
     key: str | None = None
     """Name of the API key, never the key itself."""
     model: str | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -17,11 +17,11 @@ import structlog
 from appliance.auth import Principal, authenticated
 from appliance.core import sse
 from appliance.core.concurrency import backoff_seconds
-from appliance.core.errors import GatewayError, RateLimitedError, RequestError, UnavailableError
+from appliance.core.errors import EngineDeadError, GatewayError, RateLimitedError, RequestError, UnavailableError
 from appliance.core.file_lock import FileLock
 from appliance.core.model import ModelResponse
 from appliance.core.openai_types import Json
-from appliance.core.request_context import RequestContext, use_context
+from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext, use_context
 from appliance.core.stored_objects import ObjectKey, StoreUnavailableError
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
@@ -29,6 +29,7 @@ from appliance.responses import events, response_object
 from appliance.responses.event_log import EventWriter
 from appliance.responses.run import ResponseRun, RunEnd
 from appliance.responses.store import RESPONSE, ResponseStore, StoredRequest, StoredResponse
+from appliance.telemetry.recorder import RequestRecorder
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -44,17 +45,20 @@ _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, _MAX_AWAY_SECONDS = 0.5, 30.0, 600.0
 # How soon a response is run again whose result could not be written.
 _STORE_RETRY_SECONDS = 60.0
 
+# Generations of one response, each but the last of which ended with its engine.
+_ATTEMPTS = 3
+
 _MAX_EVENT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class BackgroundResponses:
-    """Runs the background responses that this process has claimed; `record` receives each request that has ended."""
+    """Runs the background responses that this process has claimed."""
 
     manager: ModelManager
     store: ResponseStore
     run_end: RunEnd
-    record: Callable[[RequestContext], None]
+    recorder: RequestRecorder
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _retry_at: dict[str, float] = field(default_factory=dict)
     _loaded: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_LOADED))
@@ -156,26 +160,51 @@ class BackgroundResponses:
         self, run: ResponseRun, stored: StoredResponse, headers: Mapping[str, str], writer: EventWriter | None
     ) -> Json:
         """Return the model's response; each of its events goes to the writer."""
-        request = stored.request
-        if request is None:
-            raise AssertionError("a response that has ended is run; this is a bug")
+        request = _request_of(stored)
+        capture = self.recorder.capture()
         with authenticated(self._principal(run.key.owner)), use_context(run.key.id) as context:
             context.method, context.path, context.route = "POST", request.path, request.path
-            context.protocol, context.key = "openai", run.key.owner or None
+            context.protocol, context.key, context.response = "openai", run.key.owner or None, run.key.id
             task = asyncio.current_task()
             watch = asyncio.create_task(self._watch(run.key, stored, context, task))
+            response: Json | None = None
             try:
-                model_response = await self._request(request, headers, context)
-                response = await _read(run, model_response, writer)
-                context.status = model_response.status
+                response = await self._answer(run, stored, headers, context, writer)
+                context.status = 200
+            except asyncio.CancelledError:
+                context.status = CLIENT_CLOSED_REQUEST
+                raise
             except Exception as error:
                 context.status, context.error = getattr(error, "status", 500), type(error).__name__
                 raise
             finally:
                 watch.cancel()
                 context.ended = time.monotonic()
-                self.record(context)
+                if capture is not None:
+                    capture.request.add(bytes(request.body))
+                    capture.response.add(b"" if response is None else msgspec.json.encode(response))
+                self.recorder.record(context, capture)
         return response
+
+    async def _answer(
+        self,
+        run: ResponseRun,
+        stored: StoredResponse,
+        headers: Mapping[str, str],
+        context: RequestContext,
+        writer: EventWriter | None,
+    ) -> Json:
+        """Return the model's response; if its engine dies, that of the next one."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await _read(run, await self._request(_request_of(stored), headers, context), writer)
+            except EngineDeadError:
+                if attempt == _ATTEMPTS:
+                    raise
+            await asyncio.sleep(_FIRST_RETRY_SECONDS)
+            if writer is not None:
+                await writer.begin(stored.response_object())
+        raise AssertionError("the last attempt returns or raises; this is a bug")
 
     def _principal(self, owner: str) -> Principal | None:
         principal = self.manager.authorizer.principal_named(owner) if owner else None
@@ -232,6 +261,12 @@ class BackgroundResponses:
             async with writer.writing():
                 writer.add({"type": f"response.{response['status']}", "response": response})
         await asyncio.to_thread(lambda: self.store.finish(run.key, run.stored(response)))
+
+
+def _request_of(stored: StoredResponse) -> StoredRequest:
+    if stored.request is None:
+        raise AssertionError("a response that has ended is run; this is a bug")
+    return stored.request
 
 
 async def _read(run: ResponseRun, response: ModelResponse, writer: EventWriter | None) -> Json:

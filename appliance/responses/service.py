@@ -7,7 +7,7 @@ Source: https://platform.openai.com/docs/guides/conversation-state
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,6 @@ from appliance.core.errors import RequestError
 from appliance.core.memory_directory import memory_directory
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
-from appliance.core.request_context import RequestContext
 from appliance.core.stored_objects import ObjectKey, StoredObjects, StoreUnavailableError, new_object_id
 from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
@@ -41,6 +40,7 @@ from appliance.responses.store import (
     current_owner,
     open_objects,
 )
+from appliance.telemetry.recorder import RequestRecorder
 
 # How soon the work of a process that died is taken over, and what is too old is removed.
 _RECOVER_SECONDS, _SWEEP_SECONDS = 2.0, 300.0
@@ -61,13 +61,11 @@ class NothingStoredError(RequestError):
 class Responses:
     """Answers requests for responses, and stores them if the config says so.
 
-    `folder` is a private directory that several workers share; `record` receives the background requests that ended.
+    `folder` is a private directory that several workers share.
     """
 
-    def __init__(
-        self, manager: ModelManager, record: Callable[[RequestContext], None], folder: Path | None = None
-    ) -> None:
-        self._manager, self._record, self._folder = manager, record, folder
+    def __init__(self, manager: ModelManager, recorder: RequestRecorder, folder: Path | None = None) -> None:
+        self._manager, self._recorder, self._folder = manager, recorder, folder
         self._stored: Stored | None = None
 
     @property
@@ -99,7 +97,7 @@ class Responses:
             return
         with nullcontext(self._folder) if self._folder else memory_folder(config) as folder:
             objects = await asyncio.to_thread(open_objects, config, folder)
-            self._stored = Stored.of(self._manager, objects, self._record)
+            self._stored = Stored.of(self._manager, objects, self._recorder)
             task = asyncio.create_task(self._stored.maintain())
             try:
                 yield
@@ -125,10 +123,10 @@ class Stored:
     background: BackgroundResponses
 
     @classmethod
-    def of(cls, manager: ModelManager, objects: StoredObjects, record: Callable[[RequestContext], None]) -> Stored:
+    def of(cls, manager: ModelManager, objects: StoredObjects, recorder: RequestRecorder) -> Stored:
         store = ResponseStore(objects, manager.authorizer)
         conversations = Conversations(objects, lambda: manager.config.server.max_body_bytes)
-        background = BackgroundResponses(manager, store, RunEnd(store, conversations), record)
+        background = BackgroundResponses(manager, store, RunEnd(store, conversations), recorder)
         return cls(manager, store, conversations, background)
 
     async def maintain(self) -> None:

@@ -53,7 +53,7 @@ def create_app(
     telemetry, redacted_config = RequestRecorder(config), RedactedConfig(config, secrets)
     batch_runner, batch_handlers = _batches(manager, telemetry, body_reader)
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
-    responses = Responses(manager, telemetry.record, None if worker is None else worker.memory_folder)
+    responses = Responses(manager, telemetry, None if worker is None else worker.memory_folder)
     client = ModelClient(manager, names, body_reader, responses)
     handlers = [
         *(handler for each in _ROUTES for handler in each.routes(client)),

@@ -75,8 +75,8 @@ def count(context: RequestContext) -> None:
     REQUESTS.labels(context.protocol, operation, model, code).inc()
     if context.model is None or context.ended is None:
         return
-    # Nobody waits for a line of a batch, and it may be in the queue for hours.
-    if context.batch is None:
+    # Nobody waits for a line of a batch or a response in the background, and it may be in the queue for hours.
+    if context.batch is None and context.response is None:
         SECONDS.labels(context.protocol, operation, model).observe(context.ended - context.began)
         _observe_tokens(context, model, context.ended)
     if context.sequences:

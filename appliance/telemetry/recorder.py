@@ -100,6 +100,7 @@ def _log_fields(context: RequestContext) -> dict[str, object]:
         "operation": context.operation,
         "key": context.key,
         "batch": context.batch,
+        "response": context.response,
         "streamed": context.is_streamed or None,
         "seconds": since_start(context.ended),
         "admitted_seconds": since_start(context.admitted),
