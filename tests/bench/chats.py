@@ -42,6 +42,8 @@ class Load:
     seconds: float
     is_streamed: bool
     has_words: bool
+    prompt_words: int = 0
+    """Words before the question, each of which is a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Measured:
 
     `firsts` are seconds to the first token of a stream, or to the end of an answer in one piece; of those that were
     still waiting, as long as they had waited. `faults` are answers that were no answer, or had another length.
+    `longest_gap` is how long a stream waited at most, in seconds, once it had begun.
     """
 
     seconds: float
@@ -60,6 +63,7 @@ class Measured:
     resident_bytes: int
     firsts: list[float]
     faults: int
+    longest_gap: float
 
 
 class Run:
@@ -71,18 +75,20 @@ class Run:
         self.events = 0.0
         self.answers = 0
         self.faults = 0
+        self.longest_gap = 0.0
         self.is_over = False
         self.firsts: list[float] = []
         self.waiting: dict[Chat, float] = {}
 
     def request(self, tokens: int) -> bytes:
         """A chat as a client sends it."""
+        long_prompt = " the" * self.load.prompt_words
         body = json.dumps(
             {
                 "model": self.load.model,
                 "messages": [
                     {"role": "system", "content": "You are a helpful assistant. " * 4},
-                    {"role": "user", "content": "What is the capital of France?"},
+                    {"role": "user", "content": f"{long_prompt}What is the capital of France?"},
                 ],
                 "max_tokens": tokens,
                 "ignore_eos": True,
@@ -104,6 +110,7 @@ class Chat(asyncio.Protocol):
         self._length: int | None = None
         self._end = b""
         self._tokens = 0.0
+        self._last: float | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -145,6 +152,10 @@ class Chat(asyncio.Protocol):
         if not data:
             return
         self._first()
+        now = time.perf_counter()
+        if self._last is not None:
+            self._run.longest_gap = max(self._run.longest_gap, now - self._last)
+        self._last = now
         events = (data.count(b"\n") - data.count(b"\r")) / 2
         tokens = data.count(b" ") - events if self._run.load.has_words else events
         self._tokens += tokens
@@ -169,6 +180,7 @@ class Chat(asyncio.Protocol):
 
     def _ask(self, tokens: int, request: bytes) -> None:
         self._head, self._end, self._tokens, self._expected = b"", b"", 0.0, tokens
+        self._last = None
         self._run.waiting[self] = time.perf_counter()
         self._transport.write(request)
 
@@ -186,16 +198,18 @@ async def measure(port: int, process: psutil.Process, load: Load) -> Measured:
         await asyncio.sleep(load.warm_up_seconds / 2 / load.connections)
     await asyncio.sleep(begins - loop.time())
     run.firsts.clear()
+    run.longest_gap = 0.0
     before, began = (run.tokens, run.events, run.answers, _processor(process)), time.perf_counter()
     await asyncio.sleep(load.seconds)
     after, ended = (run.tokens, run.events, run.answers, _processor(process)), time.perf_counter()
     tokens, events, answers, processor = (late - early for late, early in zip(after, before, strict=True))
     resident = sum(each.memory_info().rss for each in _family(process))
+    longest_gap = run.longest_gap
     firsts = run.firsts + [ended - since for since in run.waiting.values()]
     run.is_over = True
     for transport in transports:
         transport.abort()
-    return Measured(ended - began, tokens, events, int(answers), processor, resident, firsts, run.faults)
+    return Measured(ended - began, tokens, events, int(answers), processor, resident, firsts, run.faults, longest_gap)
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:
@@ -224,12 +238,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--whole", action="store_true", help="answers in one piece")
     parser.add_argument("--words", action="store_true", help="each token has one space")
+    parser.add_argument("--prompt-words", type=int, default=0, help="words before the question")
     given = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     is_streamed = not given.whole
     load = Load(
-        given.model, given.connections, given.tokens, given.warm_up, given.seconds, is_streamed, has_words=given.words
+        given.model,
+        given.connections,
+        given.tokens,
+        given.warm_up,
+        given.seconds,
+        is_streamed,
+        has_words=given.words,
+        prompt_words=given.prompt_words,
     )
     sys.stdout.write(json.dumps(asdict(uvloop.run(measure(given.port, psutil.Process(given.process), load)))))
 

@@ -52,7 +52,7 @@ class Request:
 class FakeCore:
     """An engine core on two sockets, whose only client is a front end."""
 
-    def __init__(self, sending: str, receiving: str, words: Sequence[int], step_seconds: float) -> None:
+    def __init__(self, sending: str, receiving: str, words: Sequence[int], step_seconds: float, length: int) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(ext_hook=lambda _code, _data: None).decode
         self._words: Iterator[int] = itertools.cycle(words)
@@ -66,7 +66,7 @@ class FakeCore:
             socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.RCVHWM, 0)
             socket.connect(address)
-        self._input.send(self._encode(_READY))
+        self._input.send(self._encode({**_READY, "max_model_len": length}))
 
     def run(self) -> None:
         """Answer until somebody ends the process."""
@@ -131,7 +131,6 @@ class FakeCore:
 
 # What vLLM wants to hear before it is ready (vllm.v1.engine.EngineCoreReadyResponse).
 _READY = {
-    "max_model_len": 2048,
     "num_gpu_blocks": 100_000,
     "block_size": 16,
     "dp_stats_address": None,
@@ -164,8 +163,9 @@ def main() -> None:
     parser.add_argument("--output", required=True)
     parser.add_argument("--words", type=Path, required=True, help="the model's tokenizer.json")
     parser.add_argument("--step", type=float, required=True, help="seconds")
+    parser.add_argument("--length", type=int, default=2048, help="most tokens of a prompt and its answer")
     given = parser.parse_args()
-    FakeCore(given.input, given.output, words_of(given.words), given.step).run()
+    FakeCore(given.input, given.output, words_of(given.words), given.step, given.length).run()
 
 
 if __name__ == "__main__":

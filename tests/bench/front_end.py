@@ -1,6 +1,6 @@
-"""What the front end adds to the engine: ours beside vLLM's own server, on this machine in this run.
+"""What the front end adds to the engine: ours beside vLLM's servers in Python and Rust, on this machine in this run.
 
-``just bench front-end`` starts both again and again, one after the other, before an engine core that computes nothing
+``just bench front-end`` starts all again and again, one after the other, before an engine core that computes nothing
 (`fake_core.py`) and before a real one, loads them (`chats.py`), and writes a table, a plot and the figures themselves
 into ``docs/bench/``.
 """
@@ -21,7 +21,8 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.models.factory import ModelFactory
 from bench import front_end_page
 from bench.chats import Measured
-from bench.front_ends import LOAD_CORE, MODEL, SUBJECTS, pinned_to, started
+from bench.front_ends import LOAD_CORE, MODEL, RUST, SUBJECTS, pinned_to, started
+from bench.rust_front_end import UnavailableError, binary
 
 _ROOT = Path(__file__).parents[2]
 _CHAT = _ROOT / "examples" / "chat.yaml"
@@ -37,6 +38,7 @@ class Level:
     tokens: int
     warm_up_seconds: float
     is_streamed: bool = True
+    prompt_words: int = 0
 
 
 LEVELS = {
@@ -47,6 +49,7 @@ LEVELS = {
         Level("256", 256, 256, 4),
         Level("1000", 1000, 256, 10),
         Level("short", 64, 16, 2, is_streamed=False),
+        Level("long", 16, 64, 4, prompt_words=8000),
     ),
     "real": (Level("1", 1, 32, 2), Level("32", 32, 128, 6)),
 }
@@ -78,8 +81,9 @@ def _measure(engine: str, artifact: Path, given: argparse.Namespace) -> Iterator
     """The figures so far, by load and by server, after each server."""
     levels = [level for level in LEVELS[engine] if given.levels is None or level.name in given.levels]
     before = _kept(given.into).get(engine, {}) if given.more else {}
-    figures = {level.name: {name: before.get(level.name, {}).get(name, []) for name in given.only} for level in levels}
-    for name in [name for _ in range(given.pairs) for name in given.only]:
+    subjects = [name for name in given.only if name != RUST or _has_rust(engine)]
+    figures = {level.name: {name: before.get(level.name, {}).get(name, []) for name in subjects} for level in levels}
+    for name in [name for _ in range(given.pairs) for name in subjects]:
         _say(f"measuring {name} before a {engine} engine")
         with started(name, artifact, is_fake=engine == "fake") as (port, process):
             for level in levels:
@@ -87,6 +91,19 @@ def _measure(engine: str, artifact: Path, given: argparse.Namespace) -> Iterator
                 figures[level.name][name].append(_figures(measured))
                 _say(f"  {level.name}: {figures[level.name][name][-1]}")
         yield figures
+
+
+def _has_rust(engine: str) -> bool:
+    """Whether the Rust front end can be measured; says why not."""
+    if engine != "fake":
+        _say(f"{RUST} is not measured before a {engine} engine")
+        return False
+    try:
+        binary()
+    except UnavailableError as error:
+        _say(f"{RUST} is not measured: {error}")
+        return False
+    return True
 
 
 def _keep(file: Path, engine: str, figures: Mapping[str, object]) -> None:
@@ -102,6 +119,7 @@ def _load(port: int, process: int, level: Level, seconds: float, *, is_fake: boo
     words += ["--tokens", level.tokens, "--warm-up", level.warm_up_seconds, "--seconds", seconds]
     words += [] if level.is_streamed else ["--whole"]
     words += ["--words"] if is_fake else []
+    words += ["--prompt-words", level.prompt_words]
     pinned = pinned_to(LOAD_CORE) if is_fake else ()
     command = [*pinned, sys.executable, "-m", "bench.chats", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -118,6 +136,7 @@ def _figures(measured: Measured) -> dict[str, float]:
         "processor_share": measured.processor_seconds / measured.seconds,
         "first_p50_ms": _share(measured.firsts, 50) * 1000,
         "first_p99_ms": _share(measured.firsts, 99) * 1000,
+        "longest_gap_ms": measured.longest_gap * 1000,
         "resident_mb": measured.resident_bytes / 1e6,
         "faults": measured.faults,
     }

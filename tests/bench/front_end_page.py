@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -12,7 +13,7 @@ from bench import chart
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
 """The figures of each run, by the server they are of."""
 
-OURS, THEIRS = "appliance", "vllm"
+OURS = "appliance"
 
 _TITLES = {
     "fake": "A fake engine: one token per stream every 20 ms",
@@ -25,6 +26,7 @@ _COLUMNS = {
     "processor_us_per_token": ("processor µs/token", "{:,.0f}"),
     "first_p50_ms": ("first token p50 ms", "{:,.1f}"),
     "first_p99_ms": ("p99 ms", "{:,.1f}"),
+    "longest_gap_ms": ("longest gap ms", "{:,.0f}"),
     "resident_mb": ("resident MB", "{:,.0f}"),
 }
 
@@ -51,15 +53,15 @@ def write(figures: Path) -> str:
 _HEAD = """\
 # Front end
 
-The cost of serving in addition to the engine: Appliance and vLLM's own server, both with their defaults, in front of
-the same engine. `just bench front-end` generates this page. Each figure is the median of alternating runs, and each
-ratio (Appliance to vLLM) is the median over the pairs of runs.
+The cost of serving in addition to the engine: Appliance, vLLM's Python server (`vllm`) and vLLM's Rust front end
+(`vllm-rs`), all with their defaults, in front of the same engine. `just bench front-end` generates this page. Each
+figure is the median of alternating runs, and each ratio (Appliance to the other) is the median over the pairs of runs.
 
 With the fake engine, the server has one core, and the engine and the clients have another one. Each client sends its
 next request as soon as it has a response. The engine produces 12,800 tokens per second for 256 streams and 50,000 for
-1,000 streams; the latter is more than one core can write, so the figure is the maximum. *Whole* are responses of 16
-tokens without streaming, whose first token is their last. Processor time is that of all processes of the server,
-including the kernel's; with the real engine it includes the engine's.
+1,000 streams. *Whole* are responses of 16 tokens without streaming, whose first token is their last; *long* are prompts
+of 8,000 tokens. The longest gap is the longest time that a stream waited after its first bytes. Processor time is that
+of all processes of the server, including the kernel's; with the real engine it includes the engine's.
 
 KServe's runtime is not in the table: `huggingfaceserver` is in no package registry, only in its image, and is made for
 vLLM 0.24, whose internals it uses.
@@ -73,16 +75,20 @@ def _config(engine: str, levels: Mapping[str, Runs]) -> str:
     lines = [f"## {_TITLES[engine]}", "", _line(head), _line(["---"] * len(head))]
     for level, runs in levels.items():
         for name, each in runs.items():
-            values = [form.format(_median(each, key)) for key, (_, form) in _COLUMNS.items()]
+            # Whole responses have no gaps.
+            values = [
+                form.format(value) if (value := _median(each, key)) else "-" for key, (_, form) in _COLUMNS.items()
+            ]
             lines.append(_line([_level(level), name, *values]))
-        if {OURS, THEIRS} <= runs.keys():
-            lines.append(_line([_level(level), "ratio", *(f"{_ratio(runs, key):.2f}" for key in _COLUMNS)]))
+        for other in [name for name in runs if name != OURS and OURS in runs]:
+            ratios = ["-" if math.isnan(ratio := _ratio(runs, other, key)) else f"{ratio:.2f}" for key in _COLUMNS]
+            lines.append(_line([_level(level), f"ratio to {other}", *ratios]))
     faults = sum(run["faults"] for runs in levels.values() for each in runs.values() for run in each)
     return "\n".join([*lines, "", f"Responses that failed or had the wrong length: {faults:.0f}.", ""])
 
 
 def _level(name: str) -> str:
-    return f"{int(name):,}" if name.isdecimal() else "64 whole"
+    return f"{int(name):,}" if name.isdecimal() else {"short": "64 whole", "long": "16 long"}[name]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -93,9 +99,10 @@ def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
     return median(run[key] for run in runs)
 
 
-def _ratio(runs: Runs, key: str) -> float:
-    pairs = zip(runs[OURS], runs[THEIRS], strict=True)
-    return median(ours[key] / theirs[key] for ours, theirs in pairs)
+def _ratio(runs: Runs, other: str, key: str) -> float:
+    """Not a number where the other has none, as whole responses have no gaps."""
+    pairs = zip(runs[OURS], runs[other], strict=True)
+    return median(ours[key] / theirs[key] if theirs[key] else math.nan for ours, theirs in pairs)
 
 
 def _plot(levels: Mapping[str, Runs]) -> str:

@@ -15,11 +15,18 @@ from pathlib import Path
 from server_process import free_port
 
 from bench.answering import until_answering
+from bench.rust_front_end import binary
 
 MODEL = "bench"
 
+# The one that is no server with an engine of its own.
+RUST = "vllm-rs"
+
 # The server has a processor of its own, and so do those who load it.
 SERVER_CORE, LOAD_CORE = "1", "0"
+
+# The model's own length, and that of prompts of 8,000 tokens, which only an engine that computes nothing takes.
+_LENGTH, _FAKE_LENGTH = 2048, 16384
 
 # More than are asked for at once: nobody waits before the engine.
 _MOST_SEQUENCES = 1024
@@ -44,13 +51,18 @@ class Place:
     artifact: Path
     core: tuple[str, str] | None
 
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of a prompt and its answer."""
+        return _LENGTH if self.core is None else _FAKE_LENGTH
+
 
 Command = Callable[[Place], Sequence[str]]
 
 
 def appliance(place: Place) -> Sequence[str]:
     """Ours, as it is by default, but in the number format that vLLM's own server computes in."""
-    engine = {"max_model_len": 2048, "kv_cache_memory_bytes": _KV_BYTES, "dtype": "bfloat16"}
+    engine = {"max_model_len": place.max_model_len, "kv_cache_memory_bytes": _KV_BYTES, "dtype": "bfloat16"}
     model = {"name": MODEL, "class": "generative", "storage": {"uri": str(place.artifact)}, "engine": engine}
     file = place.folder / "appliance.yaml"
     if place.core is None:
@@ -66,14 +78,28 @@ def appliance(place: Place) -> Sequence[str]:
 def vllm(place: Place) -> Sequence[str]:
     """vLLM's own, as it is by default."""
     words = ["--model", str(place.artifact), "--served-model-name", MODEL, "--host", "127.0.0.1"]
-    words += ["--port", str(place.port), "--max-model-len", "2048", "--kv-cache-memory-bytes", str(_KV_BYTES)]
+    words += [
+        "--port",
+        str(place.port),
+        "--max-model-len",
+        str(place.max_model_len),
+        "--kv-cache-memory-bytes",
+        str(_KV_BYTES),
+    ]
     if place.core is None:
         return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
     program = ["-m", "bench.attached", "vllm", *place.core]
     return [sys.executable, *program, *words, "--max-num-seqs", str(_MOST_SEQUENCES)]
 
 
-SUBJECTS: Mapping[str, Command] = {"appliance": appliance, "vllm": vllm}
+def vllm_rs(place: Place) -> Sequence[str]:
+    """vLLM's front end in Rust, as it is by default; see `rust_front_end`."""
+    assert place.core is not None
+    words = [str(binary()), *place.core, str(place.artifact), str(place.port), str(place.max_model_len)]
+    return [sys.executable, "-m", "bench.rust_front_end", *words]
+
+
+SUBJECTS: Mapping[str, Command] = {"appliance": appliance, "vllm": vllm, RUST: vllm_rs}
 
 
 @contextlib.contextmanager
@@ -90,6 +116,7 @@ def started(name: str, artifact: Path, *, is_fake: bool) -> Iterator[tuple[int, 
         if core is not None:
             pinned = pinned_to(SERVER_CORE)
             words = ["--input", core[0], "--output", core[1], "--words", str(artifact / "tokenizer.json")]
+            words += ["--length", str(_FAKE_LENGTH)]
             fake = [sys.executable, "-m", "bench.fake_core", *words, "--step", str(STEP_SECONDS)]
             stack.enter_context(_process([*pinned_to(LOAD_CORE), *fake], folder / "core.log"))
         server = stack.enter_context(_process([*pinned, *SUBJECTS[name](place)], folder / "server.log"))
@@ -118,4 +145,9 @@ def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+}

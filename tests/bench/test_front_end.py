@@ -21,5 +21,5 @@ def test_it_writes_a_row_for_each_load_and_a_plot(tmp_path: Path) -> None:
     assert page in printed
     assert "had the wrong length: 0." in page
     assert len(rows) == 2
-    assert all(float(cell.replace(",", "")) > 0 for _, _, *cells in rows for cell in cells)
+    assert all(float(cell.replace(",", "")) > 0 for _, _, *cells in rows for cell in cells if cell != "-")
     assert (tmp_path / "front-end.svg").read_text().count("<title>") == 2
