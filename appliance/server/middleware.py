@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -241,7 +241,7 @@ class _Exchange:
             self._capture.response.add(chunk)
         # Granian sends within this call, unless the client is slow.
         sending = self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if not (asyncio.isfuture(sending) or asyncio.iscoroutine(sending)):
+        if not _is_pending(type(sending)):
             return None
         self._sending_since = self._loop.time()
         self._sending = asyncio.ensure_future(self._finish_sending(sending))
@@ -280,6 +280,13 @@ class _Exchange:
         elif self._task is not None:
             self.is_stalled = True
             self._task.cancel()
+
+
+@cache
+def _is_pending(awaitable: type) -> bool:
+    """Whether objects of this type are to be awaited, as a future is; Granian has another one for what is done."""
+    # The attribute by which asyncio knows futures; `asyncio.isfuture` takes objects alone, and as long as all the rest.
+    return issubclass(awaitable, Coroutine) or hasattr(awaitable, "_asyncio_future_blocking")
 
 
 def _strip(scope: HTTPScope, prefix: str) -> bool:

@@ -90,8 +90,9 @@ def _stream(serving: Any, kind: str, request: Any, steps: Sequence[Step | Except
 
 async def _objects(stream: AsyncGenerator[str | bytes]) -> list[Any]:
     """The events as objects, without the time that they were made at."""
-    texts = [event if isinstance(event, str) else event.decode() async for event in stream]
-    assert all(text.startswith("data: ") and text.endswith("\n\n") for text in texts)
+    chunks = [chunk if isinstance(chunk, str) else chunk.decode() async for chunk in stream]
+    assert all(chunk.startswith("data: ") and chunk.endswith("\n\n") for chunk in chunks)
+    texts = "".join(chunks).split("\n\n")[:-1]
     found = [json.loads(text[6:]) if "[DONE]" not in text[:12] else "[DONE]" for text in texts]
     return [each if isinstance(each, str) else {**each, "created": 0} for each in found]
 

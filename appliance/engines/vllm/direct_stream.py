@@ -95,8 +95,6 @@ class DirectStream:
             text += detokenizer.decode_next(token_id)
         self._texts.append(text)
         self.tokens += len(token_ids)
-        if self._context is not None:
-            self._context.output_tokens = (self._context.output_tokens or 0) + len(token_ids)
         return was_empty
 
     def flush(self, *, merge: bool) -> None:
@@ -114,15 +112,18 @@ class DirectStream:
     def take_events(self, *, merge: bool = False) -> bytes:
         """Return the events that are not sent yet, one for each step or merged; empty if there are none."""
         texts, self._texts = self._texts, []
+        if len(texts) == 1:
+            return self._head + _encode_json(texts[0]) + self._tail
         if merge and texts:
-            texts = ["".join(texts)]
-        head, tail = self._head, self._tail
-        return b"".join([head + _encode_json(text) + tail for text in texts])
+            return self._head + _encode_json("".join(texts)) + self._tail
+        return b"".join([self._head + _encode_json(text) + self._tail for text in texts])
 
     def close(self) -> None:
-        """Send nothing any more."""
+        """Send nothing any more; the tokens are counted for the request."""
         self.collector.direct = None
         self._texts = []
+        if self._context is not None:
+            self._context.output_tokens = (self._context.output_tokens or 0) + self.tokens
 
     def _sent(self, _: asyncio.Future[None]) -> None:
         self._sending = None

@@ -7,7 +7,7 @@ reasoning, log probabilities, several choices, echo, token ids, running usage) i
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -132,33 +132,37 @@ class _PlainWriter:
         self._direct: DirectStream | None = None
         self._prompt_tokens = self._output_tokens = 0
         self._last: CompletionOutput | None = None
+        self._has_text = False
 
     async def write(self, outputs: AsyncGenerator[Any], *, has_indexes: bool = False) -> AsyncGenerator[bytes]:
-        """Yield the events; closing this closes `outputs`, which aborts the request in the engine."""
+        """Yield the events; closing this closes `outputs`, which aborts the request in the engine.
+
+        Events that are known at the same time are one chunk: the role and the first text, and all that ends the stream.
+        """
         with translate_errors():
             try:
                 async with aclosing(outputs):
                     async for item in outputs:
-                        for event in self._events(item[1] if has_indexes else item):
-                            yield event
+                        if events := self._events(item[1] if has_indexes else item):
+                            yield events
                         while self._direct is not None and (events := self._direct.take_events()):
                             yield events
             finally:
                 if self._direct is not None:
                     self._direct.close()
+            end = self._last_event()
             if self._has_usage:
-                yield self._to_usage_event(self._usage_fields())
-        yield sse.DONE_EVENT
+                end += self._to_usage_event(self._usage_fields())
+        yield end + sse.DONE_EVENT
 
-    def _events(self, output: Any) -> Iterator[bytes]:  # Any: vLLM's output
+    def _events(self, output: Any) -> bytes:  # Any: vLLM's output
+        """Return the events of an output, except that of the last one."""
         if output.prompt_token_ids is not None:
             self._prompt_tokens = len(output.prompt_token_ids) + len(output.encoder_prompt_token_ids or ())
-        if self._first_event:
-            yield self._first_event
-            self._first_event = b""
-        if self._direct is not None and (events := self._direct.take_events()):
+        events, self._first_event = self._first_event, b""
+        if self._direct is not None:
             # They are older than this output.
-            yield events
+            events += self._direct.take_events()
         (last,) = output.outputs
         self._last = last
         is_last = last.finish_reason is not None
@@ -166,19 +170,22 @@ class _PlainWriter:
             self._serving._raise_if_error(last.finish_reason, output.request_id)
         # While a long prompt is computed in steps, there is no text yet.
         if not (last.text or last.token_ids or self._output_tokens):
-            return
+            return events
         self._output_tokens += len(last.token_ids)
+        self._has_text = True
         if is_last:
-            yield self._last_event(last)
-            return
-        yield self._head + _encode_json(last.text) + self._tail
+            return events
         if self._send is not None:
             self._direct = DirectStream.attach(
                 self._serving.engine_client, output.request_id, self._head, self._tail, self._send
             )
             self._send = None
+        return events + self._head + _encode_json(last.text) + self._tail
 
-    def _last_event(self, last: CompletionOutput) -> bytes:
+    def _last_event(self) -> bytes:
+        last = self._last
+        if last is None or last.finish_reason is None or not self._has_text:
+            return b""
         chunk = self._to_chunk(last.text, last)
         if not self._has_usage and self._serving.system_fingerprint is not None:
             chunk.system_fingerprint = self._serving.system_fingerprint  # type: ignore[attr-defined]  # vLLM's
