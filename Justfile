@@ -117,7 +117,7 @@ test-image *args: setup
 smoke *files: setup
     {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "$(" + python + " tests/example_files.py)" } else { files } }}
 
-# Run a benchmark next to similar software: embeddings, front-end, overload, parsing, proxy, quality, start, storage.
+# Run a benchmark next to similar software: batch, embeddings, front-end, overload, parsing, proxy, quality, start, storage.
 bench what *args: setup
     PYTHONPATH=tests {{ python }} -m bench.{{ replace(what, "-", "_") }} {{ args }}
 

@@ -3,16 +3,16 @@
 An engine finishes the step that it computes before a new request begins, so a request that finds a batch running waits
 for it. Batches therefore start after a pause that is long for the current traffic, and its length follows from how
 often that was wrong: the weighted up-down method (Kaernbach, Perception & Psychophysics 49, 1991) converges to a pause
-after which about 3 % of the requests find a batch running, so that the 95th percentile of their latency is kept.
+after which about 1 % of the requests find a batch running, so that the 95th percentile of their latency is kept.
 """
 
 from __future__ import annotations
 
-# The weights of a request that was disturbed and of one that was not: 2 ** 0.03 * 0.979 ** 0.97 is 1.
-_UP, _DOWN = 2.0, 0.979
+# The weights of a request that was disturbed and of one that was not: 2 ** 0.01 * 0.993 ** 0.99 is 1.
+_UP, _DOWN = 2.0, 0.993
 
-# The pause in mean intervals. Of random arrivals, 2 % come after four intervals.
-_FIRST_FACTOR, _MIN_FACTOR, _MAX_FACTOR = 4.0, 2.0, 64.0
+# The pause in mean intervals. Of random arrivals, 0.7 % come after five intervals.
+_FIRST_FACTOR, _MIN_FACTOR, _MAX_FACTOR = 5.0, 2.0, 64.0
 
 # A batch never waits for a longer pause, and a longer interval says nothing about the current traffic.
 _MAX_SECONDS = 60.0

@@ -32,7 +32,7 @@ class Line:
 
 @pytest.mark.parametrize("interval", [0.02, 1.0, 10.0])
 def test_hardly_any_request_finds_a_batch_running(interval: float) -> None:
-    """Of requests that come at random, fewer than 5 % do, and the batch still gets some time."""
+    """Of requests that come at random, fewer than 2 % do, and the batch still gets some time."""
     traffic, arrivals, now = InteractiveTraffic(), random.Random(1), 0.0
     disturbed, batch_seconds = 0, 0.0
     for _ in range(5000):
@@ -43,8 +43,8 @@ def test_hardly_any_request_finds_a_batch_running(interval: float) -> None:
         batch_seconds += max(0.0, gap - wait)
         traffic.arrive(now, is_disturbed=gap > wait)
 
-    assert disturbed < 0.04 * 5000
-    assert batch_seconds > 0.005 * now
+    assert disturbed < 0.02 * 5000
+    assert batch_seconds > 0.001 * now
 
 
 def test_requests_in_bursts_are_learned() -> None:
@@ -59,7 +59,7 @@ def test_requests_in_bursts_are_learned() -> None:
         disturbed.append(gap > wait)
         traffic.arrive(now, is_disturbed=gap > wait)
 
-    assert sum(disturbed[1000:]) < 0.05 * 3000
+    assert sum(disturbed[1000:]) < 0.03 * 3000
 
 
 def test_a_batch_starts_at_once_where_nobody_asks() -> None:
