@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
@@ -76,25 +76,45 @@ async def handle(
     except (RequestError, EngineDeadError) as error:
         outcome = error
     if (reason := _fallback_reason(status, outcome)) is not None:
-        for each in status.config.fallback:
-            target = find(each.model)
-            if reason not in each.on or target is None or request.operation not in target.model.operations:
-                continue
-            _note_fallback(status.name, target.name, reason)
-            other = await request_for(request, each.model, name)
-            try:
-                response = await handle(
-                    target, other, rate_limiter, name=each.model, is_background=is_background, find=find
-                )
-            except (RequestError, EngineDeadError) as error:
-                if reason_of(error) is None:
-                    raise
-                continue
-            if reason_of(response) is None:
-                return replace(response, headers={FALLBACK_HEADER: each.model, **response.headers})
+
+        async def ask(target: ModelStatus, target_name: str) -> ModelResponse:
+            other = await request_for(request, target_name, name)
+            return await handle(target, other, rate_limiter, name=target_name, is_background=is_background, find=find)
+
+        usable = [each for each in status.config.fallback if reason in each.on]
+        targets = [(target, each.model) for each in usable if (target := find(each.model)) is not None]
+        supported = [(target, each) for target, each in targets if request.operation in target.model.operations]
+        if (response := await _fall_back(status, reason, supported, ask)) is not None:
+            return response
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
+
+
+async def _fall_back(
+    status: ModelStatus,
+    reason: FallbackReason,
+    targets: Sequence[tuple[ModelStatus, str]],
+    ask: Callable[[ModelStatus, str], Awaitable[ModelResponse]],
+) -> ModelResponse | None:
+    """Return the response of the first target that can answer; None if none can."""
+    context = current_context()
+    for target, name in targets:
+        log.info("request.fell_back", model=status.name, target=target.name, reason=reason)
+        metrics.FALLBACKS.labels(status.name, target.name, reason).inc()
+        if context is not None:
+            context.refused = None
+        try:
+            response = await ask(target, name)
+        except (RequestError, EngineDeadError) as error:
+            if reason_of(error) is None:
+                raise
+        else:
+            if reason_of(response) is None:
+                return replace(response, headers={FALLBACK_HEADER: name, **response.headers})
+    if context is not None:
+        context.model = status.name
+    return None
 
 
 async def _attempt(
@@ -132,13 +152,6 @@ def _fallback_reason(
     fallbacks = status.config.fallback
     reason = reason_of(outcome) if fallbacks else None
     return reason if any(reason in each.on for each in fallbacks) else None
-
-
-def _note_fallback(model: str, target: str, reason: FallbackReason) -> None:
-    log.info("request.fell_back", model=model, target=target, reason=reason)
-    metrics.FALLBACKS.labels(model, target, reason).inc()
-    if (context := current_context()) is not None:
-        context.refused = None
 
 
 class PeerClient:

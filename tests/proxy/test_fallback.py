@@ -124,6 +124,7 @@ def test_the_first_error_is_returned_if_no_fallback_can_answer(
     assert (overloaded.status_code, overloaded.json()["error"]["message"]) == (429, "first")
     assert (wrong.status_code, wrong.json()["error"]["message"]) == (400, "wrong")
     assert _counts(upstreams) == [2, 0, 1]
+    assert server.request_ended(overloaded.headers["x-request-id"])["model"] == "small"
 
 
 def test_a_model_that_is_unavailable_is_ready_with_its_fallback(
