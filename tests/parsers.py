@@ -31,12 +31,13 @@ from appliance.api.oip.signatures import parse_inputs
 from appliance.config.server import ServerLimitsConfig
 from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core import multipart
-from appliance.core.errors import RequestError
+from appliance.core.errors import GatewayError, RequestError
 from appliance.core.json_edit import JsonObject, NotAnObjectError
 from appliance.core.json_limits import has_more_containers, has_more_members, is_deeper
 from appliance.core.model import ModelRequest, Operation
 from appliance.core.rewrite import RequestBody, RequestRewriter, rename_response, request_usage
 from appliance.models import adapter
+from appliance.over_chat import translate
 from appliance.proxy.load_balancing import prompt_prefix
 from appliance.proxy.stream import EventRewriter
 from appliance.python_api import types as python_types
@@ -232,6 +233,29 @@ def _grpc(body: bytes) -> object:
     return request_from_message(pb.ModelInferRequest.FromString(body))
 
 
+_TURNS = (
+    b'{"max_tokens":1,"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"b","input":{}}]},'
+    b'{"role":"user","content":[{"type":"tool_result","tool_use_id":"a","content":[{"type":"text","text":"c"}]}]}],'
+    b'"tools":[{"name":"b","input_schema":{}}],"tool_choice":{"type":"tool","name":"b"}}'
+)
+_ITEMS = (
+    b'{"input":[{"role":"user","content":[{"type":"input_text","text":"a"}]},{"type":"custom_tool_call","call_id":"b",'
+    b'"name":"c","input":"d"},{"type":"function_call_output","call_id":"b","output":"e"}],"text":{"format":{"type":'
+    b'"text"}},"tools":[{"type":"custom","name":"c"},{"type":"namespace","name":"n","tools":[]}]}'
+)
+_CHAT = (
+    b'{"choices":[{"index":0,"delta":{"content":"a","reasoning":"b","tool_calls":[{"index":0,"id":"c","function":'
+    b'{"name":"d","arguments":"{}"}}]},"finish_reason":"stop"}],"usage":{"prompt_tokens":1},"error":null}'
+)
+
+
+def _translated_chat(body: bytes) -> object:
+    whole = translate(Operation.RESPONSE, b'{"input":"a","tools":[{"type":"custom","name":"d"}]}', "m")
+    streamed = translate(Operation.MESSAGE, b'{"messages":[],"stream":true}', "m")
+    whole.error(400, body)
+    return streamed.feed(body) + streamed.finish(), whole.response(body)
+
+
 def parsers() -> Sequence[Parser]:
     """The table."""
     wrong, seeds, forms = (RequestError,), _json_seeds(), _form_seeds()
@@ -256,6 +280,11 @@ def parsers() -> Sequence[Parser]:
             "events": repeated(b'data: {"usage":null,"choices":[]}\n\n'),
             "one line": numbered(b'"%d":1', b",", b'data: {"usage":null,', b"}\n"),
         }),
+        Parser("messages over chats", lambda body: translate(Operation.MESSAGE, body, "m"), wrong, [*seeds, _TURNS],
+               JSON_SHAPES),
+        Parser("responses over chats", lambda body: translate(Operation.RESPONSE, body, "m"), wrong, [*seeds, _ITEMS],
+               JSON_SHAPES),
+        Parser("chat of an upstream", _translated_chat, (GatewayError,), [_CHAT], JSON_SHAPES),
         Parser("OpenAI's form", _envelope(FORM_TYPE), wrong, forms, FORM_SHAPES),
         Parser("name in a form", _renamed_form, (multipart.FormError,), forms, FORM_SHAPES),
         Parser("adapter's request", adapter._decode, wrong, seeds, JSON_SHAPES),
