@@ -7,7 +7,7 @@ Source: https://platform.openai.com/docs/guides/conversation-state
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,6 +44,9 @@ from appliance.telemetry.recorder import RequestRecorder
 
 # How soon the work of a process that died is taken over, and what is too old is removed.
 _RECOVER_SECONDS, _SWEEP_SECONDS = 2.0, 300.0
+
+# Clients that count on stored items send `{"type": "item_reference", "id": ID}`.
+_REFERENCE = b"item_reference"
 
 _REMEDY = "with the key `responses` in its config it does"
 
@@ -148,9 +151,12 @@ class Stored:
         status = self.manager.find(name)
         history = await self._history(fields)
         has_history = history is not None
-        if fields.store is False and not has_history:
+        has_references = _REFERENCE in request.body
+        if fields.store is False and not has_history and not has_references:
             return await _with_response(await self.manager.handle(name, request), _completed)
         new = await off_loop(len(request.body), input_items, bytes(fields.input))
+        if has_references:
+            new = await asyncio.to_thread(self._resolved, new, history or ())
         items = [*(history or ()), *new]
         run = ResponseRun(
             ObjectKey(current_owner(), new_object_id(RESPONSE)),
@@ -163,8 +169,9 @@ class Stored:
             is_background=bool(fields.background),
         )
         max_bytes = self.manager.config.server.max_body_bytes
-        size = max_bytes if has_history else len(request.body)
-        forwarded = await off_loop(size, request_fields.forwarded, request, items if has_history else None, max_bytes)
+        changed = items if has_history or has_references else None
+        size = len(request.body) if changed is None else max_bytes
+        forwarded = await off_loop(size, request_fields.forwarded, request, changed, max_bytes)
         if fields.background and Operation.RESPONSE in status.model.operations:
             return await self._in_background(name, run, request, forwarded)
         response = await self.manager.handle(name, forwarded)
@@ -178,6 +185,12 @@ class Stored:
             return None
         _, stored = await self.store.find(fields.previous_response_id)
         return await off_loop(len(stored.input) + len(stored.response), _items_of, stored)
+
+    def _resolved(self, items: Sequence[Json], history: Sequence[Json]) -> list[Json]:
+        """Return the items, with stored ones in the place of references to them."""
+        known = {each.get("id") for each in history}
+        whole = (self.store.find_item(each["id"]) if each["type"] == "item_reference" else each for each in items)
+        return as_history([each for each in whole if each["id"] not in known])
 
     async def _end(self, run: ResponseRun, kind: str, response: Json) -> Json:
         """Return the response as the client gets it, and store it if it has ended."""

@@ -28,6 +28,9 @@ _PENDING, _FINAL = "pending.json", "final.json"
 # They may hold secrets of the client.
 _UNSTORED_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"})
 
+# References are to the last turns, so an index of all items is not worth its files.
+_MAX_SEARCHED = 500
+
 _MAX_SHOWN = 80
 
 
@@ -150,6 +153,22 @@ class ResponseStore:
             if key.id.startswith(RESPONSE) and (data := self.objects.read(key, name)) is not None:
                 return _decoded(data)
         return None
+
+    def find_item(self, item_id: str) -> Json:
+        """Return an item of one of the caller's last responses.
+
+        Raises:
+            NotStoredError: none of them has it.
+        """
+        mention = msgspec.json.encode(item_id)
+        for key in self.objects.keys(RESPONSE, current_owner())[: -_MAX_SEARCHED - 1 : -1]:
+            data = self.objects.read(key, _FINAL)
+            if data is None or mention not in data or not self.authorizer.sees(*(stored := _decoded(data)).models):
+                continue
+            items: list[Json] = [*stored.response_object()["output"], *stored.input_items()]
+            if (found := next((each for each in items if each.get("id") == item_id), None)) is not None:
+                return found
+        raise NotStoredError(f"Item with id {item_id[:_MAX_SHOWN]!r} not found; send the item itself.", param="input")
 
     def read_pending(self, key: ObjectKey) -> StoredResponse | None:
         """Return a response in the background; None if it has ended."""

@@ -207,6 +207,27 @@ def test_nothing_is_lost_at_a_restart(
     assert not list((tmp_path / "responses" / ".claims").iterdir())
 
 
+def test_the_work_of_a_worker_that_died_goes_on(
+    serve: Callable[..., ServerProcess], upstreams: Callable[[], Upstream], tmp_path: Path
+) -> None:
+    """Another worker, or the one that takes its place, runs it again."""
+    upstream = upstreams()
+    upstream.on("/v1/responses", Answer(wait=FOR_EVER))
+    server = serve(file=config_file(tmp_path, upstream, "responses: {}\nserver: {workers: 2}")).wait_until_ready(60)
+    body = {"model": "ours", "input": "Hello", "background": True}
+    created = [server.post("/v1/responses", body)[1]["id"] for _ in range(4)]
+    wait_until(lambda: bool(upstream.calls), 30)
+    upstream.on("/v1/responses", well_behaved)
+
+    for process in server.descendants():
+        process.kill()
+        wait_until(lambda: server.get("/readyz")[0] == 200, 60, server.log_tail)
+
+    for each in created:
+        wait_until(lambda each=each: status_of(server, each) == "completed", 60, server.log_tail)  # type: ignore[misc]
+    assert server.stop() == 0, server.log_tail()
+
+
 def status_of(server: ServerProcess, response_id: str) -> str:
     """Return the status of a response."""
     status: str = server.get(f"/v1/responses/{response_id}")[1]["status"]

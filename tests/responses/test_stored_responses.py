@@ -131,6 +131,23 @@ def test_reasoning_that_only_its_service_knows_is_left_out(client: OpenAI, upstr
     ]
 
 
+def test_a_reference_stands_for_a_stored_item(server: ServerProcess, client: OpenAI, upstream: Upstream) -> None:
+    """Clients send it in the place of what the model has said; that of another key is not found."""
+    first = client.responses.create(model="ours", input="One")
+    (said,) = first.output
+    reference: Any = {"type": "item_reference", "id": said.id}
+
+    client.responses.create(model="ours", input=[reference, {"role": "user", "content": "Two"}], store=False)
+    sent = upstream.calls[-1].json()["input"]
+    client.responses.create(model="ours", input=[reference], previous_response_id=first.id)
+    again = upstream.calls[-1].json()["input"]
+
+    assert [each["role"] for each in sent] == [each["role"] for each in again][::-1] == ["assistant", "user"]
+    assert sent[0] == again[1] == said.to_dict()
+    with client_of(server, BOB) as bob, pytest.raises(openai.NotFoundError, match="send the item itself"):
+        bob.responses.create(model="ours", input=[reference])
+
+
 def test_another_key_finds_nothing(server: ServerProcess, client: OpenAI) -> None:
     """Every route answers as for an id that does not exist."""
     created = client.responses.create(model="ours", input="Hello")
