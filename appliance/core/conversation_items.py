@@ -36,7 +36,7 @@ _HOSTED_TOOLS = re.compile(
 # Tools that the client runs, and that only the models of their maker know without a description.
 _UNDESCRIBED_TOOLS = re.compile(r"local_shell|shell|apply_patch|computer|bash|text_editor|memory")
 
-_DESCRIBED_TOOLS = frozenset({None, "function", "custom", "namespace"})
+_DESCRIBED_TOOLS = frozenset({"function", "custom", "namespace"})
 
 _BLOCKS = frozenset(
     {"text", "image", "tool_use", "tool_result", "tool_reference", "thinking", "redacted_thinking"}
@@ -44,8 +44,8 @@ _BLOCKS = frozenset(
 )
 _RESULT_BLOCKS = frozenset({"text", "image", "tool_reference"})
 
-# What Anthropic's servers searched: the results are encrypted for their models.
-_SEARCH_BLOCKS = frozenset({"server_tool_use", "web_search_tool_result", "web_fetch_tool_result"})
+# Anthropic encrypts what its servers found, so that its own models alone can read it.
+_SEARCH_BLOCKS = frozenset({"server_tool_use", "web_search_tool_result"})
 
 # These have no text; engines skip them, so that the other items keep their places in error messages.
 _EMPTY_TURN: Json = {"type": "message", "role": "assistant", "content": []}
@@ -81,9 +81,10 @@ def translate_message_request(body: Json, *, has_thinking_budget: bool = True) -
     for name in ("mcp_servers", "container"):
         if body.get(name):
             raise RequestError(f"{name} is not available: no tools are run here; leave it out", param=name)
-    if (output_format := body.pop("output_format", None)) is not None:
+    config = body.get("output_config") or {}
+    if (output_format := body.pop("output_format", None)) is not None and isinstance(config, dict):
         # The name of the field in the API's beta.
-        body["output_config"] = {**(body.get("output_config") or {}), "format": output_format}
+        body["output_config"] = {**config, "format": output_format}
     thinking = body.get("thinking")
     if not has_thinking_budget and isinstance(thinking, dict) and thinking.get("type") == "enabled":
         body["thinking"] = {"type": "adaptive"}
@@ -107,9 +108,9 @@ def _parts(item: Any, path: str) -> Iterator[tuple[str, object]]:
 
 def _translate_item(item: Json, path: str) -> Json:
     item = {name: value for name, value in item.items() if value is not None}
-    kind = item.get("type")
-    if kind is None and "role" in item:
-        kind = item["type"] = "message"
+    if "role" in item:
+        item.setdefault("type", "message")
+    kind = _kind(item)
     if kind == "message":
         return _assistant_turn(item, path) if item.get("role") == "assistant" else item
     if kind == "reasoning":
@@ -121,7 +122,7 @@ def _translate_item(item: Json, path: str) -> Json:
     if kind == "web_search_call":
         # It names the question. What was found is in the text that follows.
         return _EMPTY_TURN
-    if isinstance(kind, str) and kind not in {"function_call", "custom_tool_call"}:
+    if kind not in {None, "function_call", "custom_tool_call"}:
         raise _unreadable(path, kind, "input")
     return item
 
@@ -132,7 +133,7 @@ def _assistant_turn(item: Json, path: str) -> Json:
         return item
     texts = []
     for index, part in enumerate(parts):
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = _kind(part)
         if kind not in {"output_text", "input_text", "text", "refusal"}:
             raise _unreadable(f"{path}.content[{index}]", kind, "the turn of the assistant")
         text = part.get("refusal" if kind == "refusal" else "text")
@@ -154,20 +155,15 @@ def _reasoning(item: Json) -> Json:
 
 def _function_call(item: Json, name: str, member: str) -> Json:
     details = item.get(member)
-    details = {name: each for name, each in details.items() if each is not None} if isinstance(details, dict) else {}
-    arguments = msgspec.json.encode(details).decode()
-    return {
-        "type": "function_call",
-        "name": name,
-        "arguments": arguments,
-        "call_id": item.get("call_id", item.get("id")),
-    }
+    given = {key: value for key, value in details.items() if value is not None} if isinstance(details, dict) else {}
+    call_id = item.get("call_id", item.get("id"))
+    return {"type": "function_call", "name": name, "arguments": msgspec.json.encode(given).decode(), "call_id": call_id}
 
 
 def _function_output(item: Json) -> Json:
     output = item.get("output")
     if isinstance(output, list) and all(isinstance(part, dict) for part in output):
-        kinds = {part.get("type") for part in output}
+        kinds = set(map(_kind, output))
         if kinds <= {"input_text", "output_text", "text"}:
             output = "\n".join(_texts(output))
         elif not kinds <= {"input_text", "input_image", "input_file"}:
@@ -177,14 +173,12 @@ def _function_output(item: Json) -> Json:
 
 
 def _translate_block(block: Any, path: str) -> Any:
-    if not isinstance(block, dict):
-        return block
-    kind = block.get("type")
+    kind = _kind(block)
     if kind in _SEARCH_BLOCKS:
         return _EMPTY_BLOCK
     if kind == "document":
         return _document(block, path)
-    if isinstance(kind, str) and kind not in _BLOCKS:
+    if kind is not None and kind not in _BLOCKS:
         raise _unreadable(path, kind, "the message")
     if kind == "tool_result" and isinstance(parts := block.get("content"), list):
         content = [_translate_result(part, f"{path}.content[{index}]") for index, part in enumerate(parts)]
@@ -193,10 +187,10 @@ def _translate_block(block: Any, path: str) -> Any:
 
 
 def _translate_result(part: Any, path: str) -> Any:
-    kind = part.get("type") if isinstance(part, dict) else None
+    kind = _kind(part)
     if kind == "document":
         return _document(part, path)
-    if isinstance(kind, str) and kind not in _RESULT_BLOCKS:
+    if kind is not None and kind not in _RESULT_BLOCKS:
         raise _unreadable(path, kind, "the tool result")
     return part
 
@@ -223,8 +217,8 @@ def _translate_tools(body: Json) -> None:
     """Leave out hosted tools beside those that clients describe; raises RequestError if the request needs one."""
     described, hosted = [], {}
     for index, tool in enumerate(_list(body.get("tools"))):
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if not isinstance(kind, str) or kind in _DESCRIBED_TOOLS:
+        kind = _kind(tool)
+        if kind is None or kind in _DESCRIBED_TOOLS:
             described.append(tool)
         elif _HOSTED_TOOLS.match(kind):
             hosted[f"tools[{index}]"] = tool
@@ -267,6 +261,12 @@ def _undescribed_tool(path: str, kind: str) -> RequestError:
 
 def _unreadable(path: str, kind: object, place: str) -> RequestError:
     return RequestError(f"{path}: no model here reads the type {_quoted(kind)}; leave it out of {place}", param=path)
+
+
+def _kind(value: Any) -> str | None:
+    """Return the type that an object says it has; None if it says none, or is no object."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _quoted(kind: object) -> str:

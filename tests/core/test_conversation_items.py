@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.core.conversation_items import content_parts, translate_message_request, translate_response_request
@@ -80,6 +82,24 @@ def test_an_item_becomes_one_that_engines_read(item: dict[str, Any], expected: d
     assert _item(item) == expected
 
 
+@pytest.mark.parametrize("wrong", [None, 5, "a", [], {}, [[]], [{}], {"type": []}, [{"type": {}}]])
+def test_no_value_ends_the_translation(wrong: object) -> None:
+    """Whatever stands in a place, it is left as it is, or refused."""
+    names = ("type", "role", "content", "output", "action", "source", "summary", "call_id", "title", "name", "tools")
+    kinds = ("message", "reasoning", "local_shell_call", "shell_call_output", "document", "tool_result", "web_search")
+    objects = [{"type": kind, "role": "assistant", name: wrong} for kind in kinds for name in names]
+    bodies: list[dict[str, Any]] = [{"messages": [{"content": [each]}, each]} for each in objects]
+    bodies += [{"input": [each], "tools": [FUNCTION, each], "tool_choice": each} for each in objects]
+    bodies += [{name: wrong} for name in ("messages", "tools", "tool_choice", "thinking", "output_config", "container")]
+    bodies.append({"output_format": {}, "output_config": wrong})
+    for body in bodies:
+        for translate in (translate_response_request, translate_message_request):
+            copy = msgspec.json.decode(msgspec.json.encode(body))
+            with contextlib.suppress(RequestError):
+                translate(copy)
+            assert all(path for path, _ in content_parts(copy))
+
+
 def test_what_is_no_item_is_left_to_the_types() -> None:
     """Values of a wrong type are refused where all types are checked."""
     wrong: object
@@ -88,7 +108,14 @@ def test_what_is_no_item_is_left_to_the_types() -> None:
         translate_response_request(body)
         translate_message_request(body)
         assert body == {"input": wrong, "tools": wrong, "messages": wrong}
-    for item in ({"type": 5}, {"role": "assistant", "content": 5}, {"type": "function_call_output", "output": 5}):
+    items: list[dict[str, Any]] = [
+        {"type": 5},
+        {"type": []},
+        {"type": {}, "role": "user"},
+        {"role": "assistant", "content": 5},
+        {"type": "function_call_output", "output": 5},
+    ]
+    for item in items:
         assert _item(item) | item == _item(item)
 
 
