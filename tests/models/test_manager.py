@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 from doubles import Double, DoubleConfig, DoubleFactory, RemoteConfig, config
 
-from appliance.config.models import AliasConfig
+from appliance.config.models import AliasConfig, FallbackConfig
 from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core.errors import (
     ArtifactNotFoundError,
@@ -241,6 +241,29 @@ async def test_a_dead_model_is_noticed_within_a_second() -> None:
         assert manager.statuses[0].reason == "the engine died: it was told to"
         assert not manager.health().is_live
         assert manager.health().has_started
+
+
+async def test_a_fallback_answers_for_a_model_that_died() -> None:
+    """Its requests and readiness, not its liveness. Of a model that still loads the requests alone."""
+    primary = DoubleConfig(name="primary", fallback=(FallbackConfig(model="reserve"),))
+    async with _started(primary, DoubleConfig(name="reserve")) as manager:
+        _double(manager, 0).may_load.set()
+        _double(manager, 1).may_load.set()
+        await _wait_until(lambda: manager.is_ready)
+        _double(manager, 0).is_dead = True
+        await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
+        report = manager.health()
+        reply = await manager.handle("primary", PLAIN)
+
+        assert (report.is_ready, report.is_live, reply.status) == (True, False, 200)
+        assert report.models[0]["fallback"] == [{"model": "reserve", "ready": True}]
+        assert [status.requests.succeeded for status in manager.statuses] == [0, 1]
+    async with _started(primary, RemoteConfig(name="reserve")) as manager:
+        _double(manager, 1).may_load.set()
+        await _wait_until(lambda: manager.statuses[1].state is State.READY)
+
+        assert (await manager.handle("primary", PLAIN)).status == 200
+        assert (manager.statuses[0].state, manager.is_ready) == (State.LOADING, False)
 
 
 async def test_a_drain_waits_for_running_requests_and_refuses_new_ones() -> None:
