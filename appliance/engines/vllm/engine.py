@@ -32,6 +32,7 @@ from appliance.config.engine import ServingConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, LoadError, MissingExtraError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
+from appliance.core.system import return_free_memory
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.async_llm import async_llm_class
 from appliance.engines.vllm.engine_args import (
@@ -162,7 +163,7 @@ class Engine:
                 self._handlers = await _create_handlers(llm, arguments, spec.engine.serving)
                 self.measured = await _measure(llm)
             self._processes.record()
-            _freeze_gc()
+            _settle_memory()
             self._leader.announce("started")
             self._rendezvous.announce_ready(llm.engine_core.stats_update_address)
         except Exception as error:
@@ -514,11 +515,12 @@ async def _measure(llm: AsyncLLM) -> Mapping[str, int]:
     return {name: value for name, value in measured.items() if value is not None}
 
 
-def _freeze_gc() -> None:
-    """Exclude what the start created from garbage collections: nearly all of it stays, and visiting it takes long."""
+def _settle_memory() -> None:
+    """Exclude what the start created from garbage collections, because nearly all of it stays; return the rest."""
     from vllm import envs
 
     gc.collect()
+    return_free_memory()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
     # vLLM reads some settings from the environment for each token.
