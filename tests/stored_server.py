@@ -20,6 +20,7 @@ models:
 KEYS = f"""\
 server:
   workers: 2
+  max_body_bytes: 1048576
   api_keys:
     - {{name: team/alice, value: {ALICE}}}
     - {{name: bob, value: {BOB}}}

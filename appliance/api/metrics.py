@@ -70,7 +70,7 @@ def of_models(manager: ModelManager) -> Sequence[Metric]:
 
 
 def _of_stores(manager: ModelManager) -> Sequence[Metric]:
-    """Return the sizes of what clients store, if anything is stored."""
+    """Return the sizes of what clients store."""
     objects = GaugeMetricFamily("appliance_stored_objects", "Responses, conversations or files.", labels=["store"])
     size = GaugeMetricFamily("appliance_stored_bytes", "What they take on the disk.", labels=["store"])
     # All workers have the same store; a value with a time is taken from one of them.
@@ -78,4 +78,4 @@ def _of_stores(manager: ModelManager) -> Sequence[Metric]:
     for name, usage in manager.store_usage.items():
         objects.add_metric([name], usage.objects, at)
         size.add_metric([name], usage.bytes, at)
-    return [objects, size] if manager.store_usage else []
+    return [objects, size]

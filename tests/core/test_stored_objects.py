@@ -195,7 +195,7 @@ def test_a_failing_disk_is_503_and_leaves_nothing_half_written(tmp_path: Path) -
 def fill(root: Path, owner: str) -> None:
     """Write objects; more than fit."""
     objects = StoredObjects(root / "store", keep_seconds=60, max_bytes=20 * SMALL, is_durable=False)
-    for _ in range(100):
+    for _ in range(40):
         objects.write(key(owner), "a", b"1")
 
 

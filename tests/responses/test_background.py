@@ -169,7 +169,7 @@ def files(folder: Path) -> str:
     return f"responses: {{store: file, directory: {folder}/responses}}\nserver: {{drain_seconds: 0.2, workers: 2}}"
 
 
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("signal_name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.long)])
 def test_nothing_is_lost_at_a_restart(
     serve: Callable[..., ServerProcess], upstreams: Callable[[], Upstream], tmp_path: Path, signal_name: str
 ) -> None:
@@ -183,7 +183,7 @@ def test_nothing_is_lost_at_a_restart(
     running = [server.post("/v1/responses", {**body, "background": True, "stream": False})[1] for _ in range(6)]
     streamed = first_event(server, {**body, "background": True, "stream": True})
     _, cancelled = server.ask(f"/v1/responses/{running[0]['id']}/cancel", b"")
-    wait_until(lambda: len(upstream.calls) >= 4, 30)
+    wait_until(lambda: len(upstream.calls) >= 2, 30)
     conversation = server.post("/v1/conversations", {"items": [{"role": "user", "content": "Hi"}]})[1]
     if signal_name == "SIGKILL":
         for process in server.descendants():

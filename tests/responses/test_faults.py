@@ -98,7 +98,7 @@ def test_what_is_wrong_with_a_stored_response_is_named(server: ServerProcess, up
 
 def test_a_history_that_is_too_long_is_refused(server: ServerProcess, upstream: Upstream) -> None:
     """The request with its history is no larger than any other may be."""
-    text = "a" * (20 << 20)
+    text = "a" * (700 << 10)
     first = ask(server, "POST", "/v1/responses", {**BASE, "input": text}).json()
 
     answer = ask(server, "POST", "/v1/responses", {**BASE, "previous_response_id": first["id"]})
