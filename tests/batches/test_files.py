@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
 from batches.service import lines, serving
 from test_routes import Client as PlainClient
 
@@ -56,26 +55,27 @@ async def test_lists_are_pages_with_the_newest_first(tmp_path: Path) -> None:
     assert [each.status_code for each in wrong] == [400] * 4
 
 
-@pytest.mark.parametrize(
-    ("data", "name", "status", "param"),
-    [
-        ({"purpose": "fine-tune"}, "file", 400, "purpose"),
-        ({}, "file", 400, "purpose"),
-        ({"purpose": "batch"}, "other", 400, "file"),
-        ({"purpose": "batch" * 1000}, "file", 400, "purpose"),
-        ({"purpose": "batch", "expires_after[seconds]": "5", "expires_after[anchor]": "created_at"}, "file", 400, None),
-        ({"purpose": "batch", "expires_after[seconds]": "3600"}, "file", 400, "expires_after"),
-    ],
-)
-async def test_a_wrong_upload_is_refused(
-    tmp_path: Path, data: dict[str, str], name: str, status: int, param: str | None
-) -> None:
+async def test_a_wrong_upload_is_refused(tmp_path: Path) -> None:
     """The error names the field, and nothing of the file is kept."""
+    wrong: list[tuple[dict[str, str], str, str]] = [
+        ({"purpose": "fine-tune"}, "file", "purpose"),
+        ({}, "file", "purpose"),
+        ({"purpose": "batch"}, "other", "file"),
+        ({"purpose": "batch" * 1000}, "file", "purpose"),
+        (
+            {"purpose": "batch", "expires_after[seconds]": "5", "expires_after[anchor]": "created_at"},
+            "file",
+            "expires_after",
+        ),
+        ({"purpose": "batch", "expires_after[seconds]": "3600"}, "file", "expires_after"),
+    ]
     async with serving(tmp_path / "store") as service:
-        answer = await service.post("/v1/files", files={name: ("in.jsonl", b"{}")}, data=data)
+        answers = [
+            await service.post("/v1/files", files={name: ("in.jsonl", b"{}")}, data=data) for data, name, _ in wrong
+        ]
 
-    assert answer.status_code == status, answer.text
-    assert answer.json()["error"]["param"] == (param or "expires_after")
+    assert [answer.status_code for answer in answers] == [400] * len(wrong)
+    assert [answer.json()["error"]["param"] for answer in answers] == [param for *_, param in wrong]
     assert await asyncio.to_thread(lambda: [*tmp_path.glob("store/.uploads/*")]) == []
 
 
@@ -128,39 +128,39 @@ async def test_a_file_that_has_expired_is_gone(tmp_path: Path) -> None:
     assert gone.status_code == 404
 
 
-@pytest.mark.parametrize("file_id", ["file-0", "../../etc/passwd", "file-" + "0" * 32, "..", "batch_" + "0" * 32])
-async def test_an_id_that_is_not_ours_is_404(tmp_path: Path, file_id: str) -> None:
+async def test_an_id_that_is_not_ours_is_404(tmp_path: Path) -> None:
     """Whatever it looks like."""
+    ids = ["file-0", "../../etc/passwd", "file-" + "0" * 32, "..", "batch_" + "0" * 32]
     async with serving(tmp_path / "store") as service:
-        answer = await service.get(f"/v1/files/{file_id}")
-        created = await service.post(
-            "/v1/batches",
-            json={"input_file_id": file_id, "endpoint": "/v1/completions", "completion_window": "24h"},
-        )
+        shown = [await service.get(f"/v1/files/{each}") for each in ids]
+        body = {"endpoint": "/v1/completions", "completion_window": "24h"}
+        created = [await service.post("/v1/batches", json={**body, "input_file_id": each}) for each in ids]
 
-    assert answer.status_code == 404
-    assert (created.status_code, created.json()["error"]["param"]) == (404, "input_file_id")
+    assert [answer.status_code for answer in shown] == [404] * len(ids)
+    assert [(answer.status_code, answer.json()["error"]["param"]) for answer in created] == [
+        (404, "input_file_id")
+    ] * len(ids)
 
 
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
+async def test_a_wrong_batch_is_refused(tmp_path: Path) -> None:
+    """400, before anything is stored."""
+    changes: list[tuple[dict[str, object], str | None]] = [
         ({"endpoint": "/v1/audio/speech"}, "endpoint"),
         ({"completion_window": "1 day"}, "completion_window"),
         ({"completion_window": "31d"}, "completion_window"),
         ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
         ({"input_file_id": 3}, None),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, None),
-    ],
-)
-async def test_a_wrong_batch_is_refused(tmp_path: Path, change: dict[str, object], param: str | None) -> None:
-    """400, before anything is stored."""
+    ]
     async with serving(tmp_path / "store") as service:
         file = await service.upload(lines(1))
         body = {"input_file_id": file["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
-        answer = await service.post("/v1/batches", json=body | change)
+        answers = [await service.post("/v1/batches", json=body | change) for change, _ in changes]
+        listed = (await service.get("/v1/batches")).json()["data"]
 
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert [answer.status_code for answer in answers] == [400] * len(changes)
+    assert [answer.json()["error"]["param"] for answer in answers] == [param for _, param in changes]
+    assert listed == []
 
 
 async def test_without_batches_in_the_config_the_routes_say_how() -> None:

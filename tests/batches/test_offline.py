@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from server_launcher import run_appliance
+from terminal import Terminal
 
 CONFIG = "models: [{name: one, class: generative, engine: {python: 'examples.parrot:Parrot'}}]\n"
 ENDPOINT = "/v1/chat/completions"
@@ -61,3 +63,18 @@ def test_a_model_that_fails_ends_the_run(tmp_path: Path) -> None:
 
     assert done.returncode == 4
     assert "Raven" in done.stderr
+
+
+def test_a_person_sees_how_far_it_is_and_may_stop_it(tmp_path: Path) -> None:
+    """The last line of the terminal shows a bar; Ctrl-C keeps the results, and says how to go on."""
+    config, requests = _files(tmp_path, *["hello"] * 20_000)
+    output = tmp_path / "out.jsonl"
+    words = ["batch", str(requests), "--config", str(config), "-o", str(output)]
+    with closing(Terminal(*words, folder=Path(__file__).parents[2])) as terminal:
+        terminal.wait_for(" s left")
+        terminal.interrupt()
+        terminal.wait_for("the same command goes on where it stopped")
+        code = terminal.wait(30)
+
+    assert code == 130
+    assert 0 < output.read_bytes().count(b"\n") < 20_000
