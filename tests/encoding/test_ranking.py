@@ -89,10 +89,10 @@ def test_a_head_with_one_label_is_a_reranker(heads_server: ServerProcess) -> Non
     """The task of each model is read from its own files, and the listing says by what."""
     _, listing = heads_server.get("/v1/models")
 
-    chosen = {card["id"]: (card["task"], card["task_source"]) for card in listing["data"][:4]}
+    models = ("cross", "mood", "tags")
+    chosen = {card["id"]: (card["task"], card["task_source"]) for card in listing["data"] if card["id"] in models}
     assert chosen == {
         "cross": ("rerank", "config.json: architecture BertForSequenceClassification, 1 label"),
-        "org/cross": ("rerank", "config.json: architecture BertForSequenceClassification, 1 label"),
         "mood": ("classify", "config.json: architecture BertForSequenceClassification, 3 labels"),
         "tags": ("token_classify", "config.json: architecture BertForTokenClassification"),
     }
