@@ -45,6 +45,12 @@ CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """OpenAI's code of a request that is longer than the model's context."""
 
 
+def anthropic_message(message: str, code: object, param: object) -> str:
+    """Return an error's message in Anthropic's words, by which agents know that they must shorten the history."""
+    is_prompt = code == CONTEXT_LENGTH_EXCEEDED and not str(param).startswith("max_")
+    return f"prompt is too long: {message}" if is_prompt else message
+
+
 class ApplianceError(Exception):
     """Root of the tree; the message names the thing, the fault and the remedy, and is safe to show to clients."""
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from appliance.core.errors import GatewayError, RequestError
+from appliance.core.errors import GatewayError, RequestError, anthropic_message
 from appliance.over_chat import chat as chats
 from appliance.over_chat.chat import Json, Part
 from appliance.over_chat.translator import StreamTranslator, Translator, limits, parse_arguments, streaming
@@ -206,7 +206,8 @@ class CountTokensTranslator(Translator):
 
 def _anthropic_error(status: int, error: Json) -> Json:
     kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"type": "error", "error": error | {"type": kind}}
+    message = anthropic_message(error.get("message", ""), error.get("code"), error.get("param"))
+    return {"type": "error", "error": error | {"type": kind, "message": message}}
 
 
 def _block(part: Part) -> Json:

@@ -257,3 +257,12 @@ def test_errors_have_the_envelope_of_the_protocol(status: int, body: bytes, expe
     assert message["type"] == "error"
     assert (message["error"]["type"], message["error"]["message"]) == expected
     assert response["error"]["message"] == expected[1]
+
+
+def test_a_prompt_that_is_too_long_for_the_server_is_told_in_anthropics_words() -> None:
+    """By them, agents know that they must shorten their history."""
+    error = {"message": "The context has 9 tokens.", "code": "context_length_exceeded", "param": "messages"}
+
+    told = json.loads(_message().error(400, json.dumps({"error": error}).encode()))
+
+    assert told["error"]["message"] == "prompt is too long: The context has 9 tokens."

@@ -19,6 +19,8 @@ RECORDINGS = {
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "agents.yaml"
 
+USER = {"role": "user", "content": "Hi"}
+
 ENDS = (b"event: message_stop", b"event: response.completed", b"event: response.incomplete", b"data: [DONE]")
 
 
@@ -61,6 +63,21 @@ def test_what_cannot_be_served_is_refused_by_its_path(server: ServerProcess, nam
     assert status == 400, answer
     assert answer["error"].get("param", recording["refused"]) == recording["refused"], answer
     assert all(word in answer["error"]["message"] for word in recording["says"]), answer
+
+
+def test_a_prompt_that_is_too_long_is_told_as_agents_know_it(server: ServerProcess) -> None:
+    """Claude Code knows Anthropic's words, others OpenAI's code; then they shorten their history."""
+    text, limit = "a history " * 2000, {"max_tokens": 5}
+    messages = {"model": "smollm2", "messages": [{"role": "user", "content": text}]}
+
+    _, anthropics = server.post("/v1/messages", messages | limit)
+    _, chat = server.post("/v1/chat/completions", messages | limit)
+    _, response = server.post("/v1/responses", {"model": "smollm2", "input": text})
+
+    assert anthropics["error"]["message"].startswith("prompt is too long: ")
+    assert {each["error"]["code"] for each in (anthropics, chat, response)} == {"context_length_exceeded"}
+    _, refusal = server.post("/v1/messages", {**messages, "messages": [USER], "max_tokens": 100_000})
+    assert "prompt is too long" not in refusal["error"]["message"]
 
 
 def test_the_example_for_agents_keeps_its_promises(server: ServerProcess) -> None:
