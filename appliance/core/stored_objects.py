@@ -219,7 +219,12 @@ class StoredObjects:
                 shutil.rmtree(trash, ignore_errors=True)
             claims = {self._claim_path(each.path) for each in objects}
             for claim in {*(self._root / _CLAIMS).iterdir()} - claims:
-                claim.unlink(missing_ok=True)
+                # One that is held is for an object that is about to be written.
+                with suppress(FileNotFoundError):
+                    lock = FileLock.try_acquire(claim, create=False)
+                    if lock is not None:
+                        claim.unlink()
+                        lock.close()
             self._save_usage(StoreUsage(len(objects), sum(each.bytes for each in objects)))
 
     def _put(self, key: ObjectKey, name: str, data: bytes, *, must_exist: bool, replace: bool) -> bool:

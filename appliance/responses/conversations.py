@@ -16,7 +16,7 @@ from appliance.core.errors import RequestError
 from appliance.core.openai_types import Json, now
 from appliance.core.stored_objects import ObjectKey, StoredObjects, new_object_id
 from appliance.responses.items import with_id
-from appliance.responses.store import CONVERSATION, NotStoredError, current_owner
+from appliance.responses.store import CONVERSATION, NotStoredError, current_owner, decode_stored
 
 Result = TypeVar("Result")
 
@@ -146,7 +146,7 @@ class Conversations:
         data = self.objects.read(key, _FILE) if key.id.startswith(CONVERSATION) else None
         if data is None:
             raise _missing(key)
-        return msgspec.json.decode(data, type=Conversation)
+        return decode_stored(data, Conversation)
 
     def _write(self, key: ObjectKey, conversation: Conversation, *, must_exist: bool) -> None:
         data = msgspec.json.encode(conversation)

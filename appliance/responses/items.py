@@ -45,7 +45,10 @@ def with_id(item: Json) -> Json:
     kind = item.get("type") or ("message" if "role" in item else None)
     if not isinstance(kind, str):
         raise RequestError("An item has no type; each must have one, such as message", param="input")
-    return {**item, "type": kind, "id": item.get("id") or new_object_id(_PREFIXES.get(kind, "item_"))}
+    item_id = item.get("id")
+    if not isinstance(item_id, str | None):
+        raise RequestError("The id of an item must be a text", param="input")
+    return {**item, "type": kind, "id": item_id or new_object_id(_PREFIXES.get(kind, "item_"))}
 
 
 def as_history(items: Sequence[Json]) -> list[Json]:

@@ -21,6 +21,7 @@ _DEFAULTS: Mapping[str, Any] = {  # Any: JSON values
     "background": False,
     "frequency_penalty": 0,
     "metadata": {},
+    "output": [],
     "parallel_tool_calls": True,
     "presence_penalty": 0,
     "service_tier": "default",
@@ -48,7 +49,10 @@ def completed(response: Json) -> Json:
     full |= {name: value for name, value in _DEFAULTS.items() if full.get(name) is None}
     if full["completed_at"] is None and full.get("status") == "completed":
         full["completed_at"] = now()
-    for item in full.get("output") or ():
+    # What else an upstream may put there is nothing that a later request can repeat.
+    output = full["output"] if isinstance(full["output"], list) else []
+    full["output"] = [item for item in output if isinstance(item, dict)]
+    for item in full["output"]:
         _complete_item(item)
     return full
 
@@ -74,9 +78,9 @@ def decode(body: bytes) -> Json | None:
     return response if response.get("object") == "response" else None
 
 
-def _complete_item(item: Any) -> None:  # Any: JSON values
+def _complete_item(item: Json) -> None:
     """Give the texts of a message their lists."""
-    parts = item.get("content") if isinstance(item, dict) and item.get("type") == "message" else None
+    parts = item.get("content") if item.get("type") == "message" else None
     for part in parts if isinstance(parts, list) else ():
         if isinstance(part, dict) and part.get("type") == "output_text":
             part["annotations"] = part.get("annotations") or []

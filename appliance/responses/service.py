@@ -47,6 +47,7 @@ _RECOVER_SECONDS, _SWEEP_SECONDS = 2.0, 300.0
 
 # Clients that count on stored items send `{"type": "item_reference", "id": ID}`.
 _REFERENCE = b"item_reference"
+_MAX_REFERENCES = 200
 
 _REMEDY = "with the key `responses` in its config it does"
 
@@ -189,8 +190,13 @@ class Stored:
     def _resolved(self, items: Sequence[Json], history: Sequence[Json]) -> list[Json]:
         """Return the items, with stored ones in the place of references to them."""
         known = {each.get("id") for each in history}
-        whole = (self.store.find_item(each["id"]) if each["type"] == "item_reference" else each for each in items)
-        return as_history([each for each in whole if each["id"] not in known])
+        new = [each for each in items if each["id"] not in known]
+        references = {str(each["id"]) for each in new if each["type"] == "item_reference"}
+        if len(references) > _MAX_REFERENCES:
+            text = f"input refers to {len(references)} items; at most {_MAX_REFERENCES} are taken, so send the others"
+            raise RequestError(text, param="input")
+        found = self.store.find_items(references)
+        return as_history([found.get(each["id"], each) for each in new])
 
     async def _end(self, run: ResponseRun, kind: str, response: Json) -> Json:
         """Return the response as the client gets it, and store it if it has ended."""
@@ -242,7 +248,7 @@ class Stored:
 def _items_of(stored: StoredResponse) -> list[Json]:
     """Return what a response has read and written, for the request that continues it."""
     response = stored.response_object()
-    if (status := response["status"]) not in {"completed", "incomplete"}:
+    if (status := response.get("status", "completed")) not in {"completed", "incomplete"}:
         text = f"The previous response is {status}; only one that is completed or incomplete can be continued"
         raise RequestError(text, param="previous_response_id", code="response_not_completed")
     return as_history([*stored.input_items(), *response["output"]])

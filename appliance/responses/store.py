@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +22,8 @@ RESPONSE, CONVERSATION = "resp_", "conv_"
 
 EVENTS = "events"
 """The file with the events of a response that is streamed in the background, one on each line."""
+
+Stored = TypeVar("Stored")
 
 # A response in the background has the first file until the second one is written, which is done once.
 _PENDING, _FINAL = "pending.json", "final.json"
@@ -151,30 +154,34 @@ class ResponseStore:
         # The pending one may have ended between two reads.
         for name in (_FINAL, _PENDING, _FINAL):
             if key.id.startswith(RESPONSE) and (data := self.objects.read(key, name)) is not None:
-                return _decoded(data)
+                return decode_stored(data, StoredResponse)
         return None
 
-    def find_item(self, item_id: str) -> Json:
-        """Return an item of one of the caller's last responses.
+    def find_items(self, ids: Collection[str]) -> dict[str, Json]:
+        """Return items of the caller's last responses by their ids.
 
         Raises:
-            NotStoredError: none of them has it.
+            NotStoredError: none of them has one of these.
         """
-        mention = msgspec.json.encode(item_id)
+        found: dict[str, Json] = {}
         for key in self.objects.keys(RESPONSE, current_owner())[: -_MAX_SEARCHED - 1 : -1]:
-            data = self.objects.read(key, _FINAL)
-            if data is None or mention not in data or not self.authorizer.sees(*(stored := _decoded(data)).models):
+            missing = {each: msgspec.json.encode(each) for each in ids if each not in found}
+            data = self.objects.read(key, _FINAL) if missing else None
+            if data is None or not any(mention in data for mention in missing.values()):
                 continue
-            items: list[Json] = [*stored.response_object()["output"], *stored.input_items()]
-            if (found := next((each for each in items if each.get("id") == item_id), None)) is not None:
-                return found
-        raise NotStoredError(f"Item with id {item_id[:_MAX_SHOWN]!r} not found; send the item itself.", param="input")
+            stored = decode_stored(data, StoredResponse)
+            if self.authorizer.sees(*stored.models):
+                items: list[Json] = [*stored.response_object()["output"], *stored.input_items()]
+                found |= {each["id"]: each for each in items if each.get("id") in missing}
+        if unknown := sorted(each for each in ids if each not in found):
+            raise NotStoredError(f"Item with id {unknown[0][:_MAX_SHOWN]!r} not found; send it itself.", param="input")
+        return found
 
     def read_pending(self, key: ObjectKey) -> StoredResponse | None:
         """Return a response in the background; None if it has ended."""
         if self.has_ended(key) or (data := self.objects.read(key, _PENDING)) is None:
             return None
-        return _decoded(data)
+        return decode_stored(data, StoredResponse)
 
     def has_ended(self, key: ObjectKey) -> bool:
         """Whether a response has ended, or does not exist any more."""
@@ -197,8 +204,9 @@ class ResponseStore:
         return is_first
 
 
-def _decoded(data: bytes) -> StoredResponse:
+def decode_stored(data: bytes, type_: type[Stored]) -> Stored:
+    """Return the content of a file of the store; raises StoreUnavailableError if someone else has changed it."""
     try:
-        return msgspec.json.decode(data, type=StoredResponse)
+        return msgspec.json.decode(data, type=type_)
     except msgspec.DecodeError as error:
         raise StoreUnavailableError("A file of the store was changed, and cannot be read.") from error

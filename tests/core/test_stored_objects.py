@@ -168,6 +168,19 @@ def test_the_claim_of_a_process_that_died_can_be_taken(tmp_path: Path) -> None:
     assert objects.claim(first, is_new=False) is None
 
 
+def test_only_claims_that_nobody_holds_are_swept(tmp_path: Path) -> None:
+    """A claim may come before its object; one whose object is gone is removed."""
+    objects, coming, gone = store(tmp_path), key(), key()
+    claim = objects.claim(coming, is_new=True)
+    (objects.claim(gone, is_new=True) or pytest.fail("nobody else claims it")).close()
+
+    objects.sweep()
+
+    assert claim is not None
+    assert objects.unfinished() == [coming]
+    objects.finish(coming, claim)
+
+
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Let the system refuse larger files, as a full disk does."""

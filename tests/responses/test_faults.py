@@ -36,6 +36,14 @@ WRONG: dict[str, tuple[str, str, Any, int, str | None, str]] = {
     "conversation is no id": ("POST", "/v1/responses", {**BASE, "conversation": 5}, 400, "conversation", "str"),
     "input is a number": ("POST", "/v1/responses", {"model": "ours", "input": 5}, 400, "input", "list of items"),
     "an item without a type": ("POST", "/v1/responses", {"model": "ours", "input": [{}]}, 400, "input", "no type"),
+    "an id that is no text": (
+        *("POST", "/v1/responses", {"model": "ours", "input": [{**ITEM, "id": []}]}),
+        *(400, "input", "must be a text"),
+    ),
+    "a reference to nothing": (
+        *("POST", "/v1/responses", {"model": "ours", "input": [{"type": "item_reference", "id": "msg_x"}]}),
+        *(404, "input", "msg_x"),
+    ),
     "unknown previous": ("POST", "/v1/responses", {**BASE, "previous_response_id": ID}, 404, "response_id", ID),
     "unknown conversation": (
         "POST",

@@ -144,7 +144,7 @@ def test_a_reference_stands_for_a_stored_item(server: ServerProcess, client: Ope
 
     assert [each["role"] for each in sent] == [each["role"] for each in again][::-1] == ["assistant", "user"]
     assert sent[0] == again[1] == said.to_dict()
-    with client_of(server, BOB) as bob, pytest.raises(openai.NotFoundError, match="send the item itself"):
+    with client_of(server, BOB) as bob, pytest.raises(openai.NotFoundError, match="send it itself"):
         bob.responses.create(model="ours", input=[reference])
 
 
