@@ -112,6 +112,9 @@ class RequestMiddleware:
             finally:
                 context.ended = time.monotonic()
                 exchange.close()
+                # Or the request would live until the next garbage collection, and so would a connection whose body
+                # was not read: the exchange refers to the scope.
+                scope["extensions"] = None
                 # A request that was rejected early, or whose path is unknown, has no route.
                 if (handler := scope.get("route_handler")) is not None:
                     context.route, context.protocol = scope["path_template"], handler.opt.get(PROTOCOL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
@@ -139,3 +141,34 @@ async def test_a_client_that_takes_no_chunk_is_cut_off() -> None:
         await _stream(transport, write, send_seconds=0.1)
     assert transport.taking is not None
     assert transport.taking.cancelled()
+
+
+async def test_a_request_is_forgotten_with_its_response() -> None:
+    """Its end waits for no garbage collection: a connection whose body was not read stays open until then."""
+
+    class Receiving:
+        async def __call__(self) -> Any:
+            raise AssertionError("nobody reads the body")
+
+    async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 408, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def send(_: Message) -> None:
+        pass
+
+    manager = ModelManager(config(), factory=DoubleFactory())
+    middleware = RequestMiddleware(answer, manager, manager.authorizer, RequestRecorder(manager.config))
+    receiving = Receiving()
+    forgotten = weakref.ref(receiving)
+    gc.disable()
+    try:
+        request = asyncio.create_task(middleware(_scope(), cast("Receive", receiving), send))
+        del receiving
+        await request
+        del request
+        await asyncio.sleep(0)
+
+        assert forgotten() is None
+    finally:
+        gc.enable()
