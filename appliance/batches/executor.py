@@ -11,6 +11,7 @@ import structlog
 
 from appliance.auth import Principal, authenticated
 from appliance.batches.lines import BatchLine, LineResult
+from appliance.config.batches import BatchStart
 from appliance.core.concurrency import backoff_seconds
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelResponse
@@ -33,23 +34,12 @@ _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.25, 30.0
 
 
 class LineExecutor:
-    """Answers lines.
-
-    `is_background` says whether they wait for capacity that interactive requests leave, and `protects_latency` whether
-    they also wait for pauses between these.
-    """
+    """Answers lines; `start` says when they start beside interactive requests, None that there are none."""
 
     def __init__(
-        self,
-        manager: ModelManager,
-        recorder: RequestRecorder,
-        render: Render,
-        *,
-        is_background: bool,
-        protects_latency: bool,
+        self, manager: ModelManager, recorder: RequestRecorder, render: Render, start: BatchStart | None
     ) -> None:
-        self._manager, self._recorder, self._render = manager, recorder, render
-        self._is_background, self._protects_latency = is_background, protects_latency
+        self._manager, self._recorder, self._render, self._start = manager, recorder, render, start
 
     async def answer(self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None) -> LineResult:
         """Return the result of a line, however long its model is not available."""
@@ -58,7 +48,9 @@ class LineExecutor:
             failures += 1
             work = partial(self._attempt, line, request_id, batch_id, principal)
             queue = self._queue_of(line, principal)
-            status, body, retry_after = await (work() if queue is None else queue.run_in_pause(work))
+            status, body, retry_after = await (
+                work() if queue is None else queue.run_in_pause(work, is_idle_enough=self._start == "idle")
+            )
             if status not in _PAUSES and (status not in _TRANSIENT or failures >= _ATTEMPTS):
                 return LineResult(line.custom_id, request_id, status, body)
             delay = backoff_seconds(failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
@@ -66,7 +58,7 @@ class LineExecutor:
 
     def _queue_of(self, line: BatchLine, principal: Principal | None) -> RequestQueue | None:
         """Return the queue in whose pauses a line runs; None if it waits for none, or if the attempt will fail."""
-        if self._protects_latency:
+        if self._start in {"pause", "idle"}:
             with suppress(RequestError), authenticated(principal):
                 return self._manager.find(line.model).queue
         return None
@@ -83,7 +75,7 @@ class LineExecutor:
                 retry_after = None
                 try:
                     response = await self._manager.handle(
-                        line.model, line.request({"x-request-id": request_id}), is_background=self._is_background
+                        line.model, line.request({"x-request-id": request_id}), is_background=self._start is not None
                     )
                     status, body = response.status, await _whole(response)
                 except Exception as error:

@@ -107,7 +107,7 @@ class OfflineBatch:
         # Polled: once in the life of a process.
         while not manager.is_ready:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-        executor = LineExecutor(manager, recorder, self._render, is_background=False, protects_latency=False)
+        executor = LineExecutor(manager, recorder, self._render, None)
         capacity = sum(status.queue.concurrent or _CONCURRENT for status in manager.statuses)
         slots, batch_id = asyncio.Semaphore(self._concurrent or capacity), new_id("batch_")
 

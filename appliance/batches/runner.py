@@ -37,9 +37,7 @@ class BatchRunner:
     def __init__(self, store: BatchStore, manager: ModelManager, recorder: RequestRecorder, render: Render) -> None:
         self.store = store
         self._manager = manager
-        self._executor = LineExecutor(
-            manager, recorder, render, is_background=True, protects_latency=store.config.protect_latency
-        )
+        self._executor = LineExecutor(manager, recorder, render, store.config.start)
         # The share of this worker in the limit.
         self._slots = ModelSlots(share(store.config.concurrent, manager.workers) or 1)
         self._runs: dict[ObjectKey, asyncio.Task[None]] = {}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from appliance.config.base import BaseConfig
 from appliance.config.limits import Count
+
+BatchStart = Literal["pause", "idle", "always"]
+"""When requests of batches start."""
 
 
 class BatchesConfig(BaseConfig):
@@ -39,9 +42,9 @@ class BatchesConfig(BaseConfig):
     take at most half of the model's `limits.concurrent`.
     """
 
-    protect_latency: bool = True
-    """Whether batches pause while interactive requests come, so that the 95th percentile of their time to first token
-    is kept: requests of batches start after a pause that is long for the current traffic, at most 60 seconds, or one
-    beside every 20 interactive sequences. `false` starts them whenever the model has room, which uses it fully, and
-    an interactive request then shares the engine with them.
+    start: BatchStart = "pause"
+    """When requests of batches start beside interactive ones. `pause`: after a time without requests that is long for
+    the current traffic, at most 60 seconds, so that the 95th percentile of the time to first token is kept. `idle`:
+    whenever no interactive request runs. With both, a request that comes interrupts them, and one runs beside every 20
+    interactive sequences. `always`: whenever the model has room; interactive requests then share the engine with them.
     """

@@ -43,6 +43,9 @@ _INTERACTIVE_PER_BATCH = 20
 # So often a request of a batch is interrupted.
 _MAX_INTERRUPTIONS = 3
 
+# The next line of a batch starts after the first token of the last one, or after this time, if that is not reported.
+_BEGIN_SECONDS = 0.25
+
 # How often a batch looks whether interactive requests have ended.
 _BUSY_SECONDS = 0.1
 
@@ -60,7 +63,9 @@ class Sequence:
 
     def first_token(self) -> None:
         """Note that the first token of the sequence is there."""
-        if self.slots.sequences > 1 and not self.slots.is_background:
+        if self.slots.is_background:
+            self.slots.queue.line_began.set()
+        elif self.slots.sequences > 1:
             self.slots.queue.learn_first_token(self.started)
 
     def end(self, *, is_success: bool) -> None:
@@ -101,7 +106,9 @@ class SequenceSlots:
     def first_token(self) -> None:
         """Note that the first token is there."""
         # With several sequences, each reports its own: the time for all of them depends on their number.
-        if self.sequences < 2 and not self.is_background:
+        if self.is_background:
+            self.queue.line_began.set()
+        elif self.sequences < 2:
             self.queue.learn_first_token(self.started)
 
     @asynccontextmanager
@@ -145,8 +152,11 @@ class RequestQueue:
     _token_estimator: TokenEstimator = field(default_factory=TokenEstimator)
     _wait_estimator: WaitEstimator = field(default_factory=WaitEstimator)
     _traffic: InteractiveTraffic = field(default_factory=InteractiveTraffic)
+    line_began: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the first token of a background request."""
     # Lines of batches that run in pauses.
     _lines: int = 0
+    _line_start: asyncio.Lock = field(default_factory=asyncio.Lock)
     _interruptible: set[asyncio.Task[Any]] = field(default_factory=set)  # Any: of any result
     _running: set[SequenceSlots] = field(default_factory=set)
     # The oldest first: a dict keeps the order and removes any of them at once.
@@ -222,38 +232,61 @@ class RequestQueue:
             note_refusal("deadline")
             raise
 
-    async def run_in_pause(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    async def run_in_pause(
+        self, work: Callable[[], Coroutine[Any, Any, Result]], *, is_idle_enough: bool = False
+    ) -> Result:
         """Return the result of the work for a line of a batch, which is done in a pause of the interactive requests.
+
+        `is_idle_enough` says that the pause begins with the end of the last request.
 
         If one comes, the work is cancelled and begins again in the next pause. After several times it goes on, because
         the pauses may be too short for it.
         """
         for interruptions in count():
-            # Each request may move the time.
-            while seconds := self._line_wait_seconds():  # noqa: ASYNC110
-                await asyncio.sleep(seconds)
-            self._lines += 1
-            task = asyncio.create_task(work())
-            if interruptions < _MAX_INTERRUPTIONS:
-                self._interruptible.add(task)
-                task.add_done_callback(self._interruptible.discard)
+            task = await self._start_line(work, is_idle_enough, interruptions < _MAX_INTERRUPTIONS)
             try:
                 return await task
             except asyncio.CancelledError:
                 caller = asyncio.current_task()
                 if caller is None or caller.cancelling():
                     raise
-            finally:
-                self._lines -= 1
         raise AssertionError("count() ended; this is a bug")
 
-    def _line_wait_seconds(self) -> float:
+    async def _start_line(
+        self, work: Callable[[], Coroutine[Any, Any, Result]], is_idle_enough: bool, is_interruptible: bool
+    ) -> asyncio.Task[Result]:
+        """Start a line in a pause, one after the other, so that no step of the engine has the prompts of several."""
+        async with self._line_start:
+            # Each request may move the time.
+            while seconds := self._line_wait_seconds(is_idle_enough=is_idle_enough):  # noqa: ASYNC110
+                await asyncio.sleep(seconds)
+            self._lines += 1
+            task = asyncio.create_task(work())
+            task.add_done_callback(self._end_line)
+            if is_interruptible:
+                self._interruptible.add(task)
+            self.line_began.clear()
+            began = asyncio.create_task(self.line_began.wait())
+            try:
+                await asyncio.wait([task, began], timeout=_BEGIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                task.cancel()
+                raise
+            finally:
+                began.cancel()
+            return task
+
+    def _end_line(self, task: asyncio.Task[Any]) -> None:  # Any: of any result
+        self._lines -= 1
+        self._interruptible.discard(task)
+
+    def _line_wait_seconds(self, *, is_idle_enough: bool) -> float:
         """Return when to ask again whether a request of a batch may start beside others, in seconds; 0 is now."""
         if self._lines < self._lines_beside:
             return 0.0
         if self.running > self._background_units or self._waiters:
             return _BUSY_SECONDS
-        return self._traffic.pause_seconds(self.clock())
+        return 0.0 if is_idle_enough else self._traffic.pause_seconds(self.clock())
 
     @property
     def _lines_beside(self) -> int:

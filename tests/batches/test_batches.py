@@ -139,7 +139,7 @@ async def test_a_failure_that_stays_is_the_result_of_its_line(tmp_path: Path) ->
 async def test_a_batch_leaves_room_for_others(tmp_path: Path) -> None:
     """So many of its requests run at once, and an interactive request is answered beside them."""
     model = EchoConfig(name="one", limits={"concurrent": 4})
-    async with serving(tmp_path / "store", model, concurrent=8, protect_latency=False) as service:
+    async with serving(tmp_path / "store", model, concurrent=8, start="always") as service:
         batch = await service.create(lines(10, lambda _: "wait"))
         async with asyncio.timeout(10):
             while service.model.running < 2:

@@ -20,29 +20,26 @@ class _Sequence:
     token: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class StepEngine(OpenAIGenerativeModel):
-    """Answers with as many words as were requested."""
+class Steps:
+    """The steps of an engine."""
 
-    def __init__(self, name: str, step_ms: float = 10, sequence_ms: float = 0.2, prefill_ms: float = 0.4) -> None:
-        super().__init__(name)
+    def __init__(self, step_ms: float = 10, sequence_ms: float = 0.2, prefill_ms: float = 0.4) -> None:
         self._step, self._per_sequence, self._per_word = step_ms / 1000, sequence_ms / 1000, prefill_ms / 1000
         self._new: list[_Sequence] = []
         self._running: list[_Sequence] = []
         self._stepping: asyncio.Task[None] | None = None
 
-    async def create_chat_completion(
-        self, request: ChatCompletionRequest, raw_request: object = None, context: object = None
-    ) -> AsyncGenerator[ChatCompletionChunk]:
-        """Yield a word for each step."""
-        sequence = _Sequence(len(str(request.messages[-1]["content"]).split()))
+    async def tokens(self, words: int, count: int) -> AsyncGenerator[None]:
+        """Yield for each token of the answer to a prompt of so many words."""
+        sequence = _Sequence(words)
         self._new.append(sequence)
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.create_task(self._run())
         try:
-            for _ in range(request.max_tokens or 16):
+            for _ in range(count):
                 await sequence.token.wait()
                 sequence.token.clear()
-                yield ChatCompletionChunk.model_validate({"choices": [{"delta": {"content": "word "}}]})
+                yield
         finally:
             for sequences in (self._new, self._running):
                 if sequence in sequences:
@@ -57,3 +54,19 @@ class StepEngine(OpenAIGenerativeModel):
             await asyncio.sleep(self._step + self._per_sequence * len(served) + self._per_word * words)
             for sequence in served:
                 sequence.token.set()
+
+
+class StepEngine(OpenAIGenerativeModel):
+    """Answers with as many words as were requested."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._steps = Steps()
+
+    async def create_chat_completion(
+        self, request: ChatCompletionRequest, raw_request: object = None, context: object = None
+    ) -> AsyncGenerator[ChatCompletionChunk]:
+        """Yield a word for each step."""
+        words = len(str(request.messages[-1]["content"]).split())
+        async for _ in self._steps.tokens(words, request.max_tokens or 16):
+            yield ChatCompletionChunk.model_validate({"choices": [{"delta": {"content": "word "}}]})

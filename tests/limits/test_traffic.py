@@ -23,6 +23,7 @@ class Line:
         """Hold a unit."""
         slots = await self._queue.enter_background(1)
         self.starts += 1
+        slots.first_token()
         try:
             await self.may_end.wait()
         finally:

@@ -74,7 +74,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: P
         "models.smollm2.aliases=[gpt-4o-mini, org/small, {name: brief, request: {defaults: {max_tokens: 2}}}]",
         f"models.smollm2.adapters={adapters}",
         "responses={store: memory}",
-        f"batches={{directory: {tmp_path_factory.mktemp('batches') / 'store'}, protect_latency: false}}",
+        f"batches={{directory: {tmp_path_factory.mktemp('batches') / 'store'}, start: always}}",
     ).wait_until_ready()
     yield served
     assert served.stop() == 0, served.log_tail()
