@@ -31,7 +31,8 @@ def _message(server: ServerProcess) -> tuple[object, ...]:
     with anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0) as client:
         asked: dict[str, Any] = {"model": MODEL, "system": "Be brief.", "messages": QUESTION}
         count = client.messages.count_tokens(**asked).input_tokens
-        asked |= {"max_tokens": 12, "temperature": 0}
+        # The client has no parameter for it any more.
+        asked |= {"max_tokens": 12, "extra_body": {"temperature": 0}}
         whole = client.messages.create(**asked)
         with client.messages.stream(**asked) as events:
             text, streamed = "".join(events.text_stream), events.get_final_message()
