@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct, field
 
 from appliance.core.errors import GatewayError, RequestError
+from appliance.core.server_errors import ServerError
 
 Json = dict[str, Any]  # Any: JSON values
 
@@ -107,7 +108,8 @@ class Chat(Struct):
                 detail=f"its response is not a chat completion: {error}",
             ) from error
         if chat.error is not None:
-            raise GatewayError(error_message(chat.error) or "The upstream failed in the middle of its response.")
+            message = ServerError.of_json({"error": chat.error}).message
+            raise GatewayError(message or "The upstream failed in the middle of its response.")
         return chat
 
     @property
@@ -147,14 +149,6 @@ class Ending(NamedTuple):
         if choice is None or not choice.finish_reason:
             return None
         return cls(choice.finish_reason, choice.stop_reason if isinstance(choice.stop_reason, str) else None)
-
-
-def error_message(error: Any) -> str:  # Any: JSON
-    """Return the text of an error in OpenAI's form, or in any other; empty if it has none."""
-    if isinstance(error, dict):
-        inner = error.get("error") or error.get("message") or error.get("detail") or ""
-        return error_message(inner)
-    return error if isinstance(error, str) else ""
 
 
 def decode(body: Mapping[str, Any], form: type[Struct], supported: str) -> Any:  # Any: an instance of `form`

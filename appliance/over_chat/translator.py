@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import msgspec
 
 from appliance.core import sse
-from appliance.core.errors import GatewayError
-from appliance.over_chat.chat import Chat, Ending, Json, Part, Usage, error_message
+from appliance.core.errors import CONTEXT_LENGTH_EXCEEDED, GatewayError
+from appliance.core.server_errors import ServerError
+from appliance.over_chat.chat import Chat, Ending, Json, Part, Usage
 
 _TRUNCATED = "The upstream's stream ended in the middle of the response."
 
@@ -58,18 +59,14 @@ class Translator(ABC):
 
     def error(self, status: int, body: bytes) -> bytes:
         """Return the body of a server's error in the form of the protocol."""
-        try:
-            decoded = msgspec.json.decode(body)
-        except (ValueError, RecursionError):
-            decoded = None
-        inner = decoded.get("error") if isinstance(decoded, dict) else None
+        error = ServerError.of(body)
         fields: Json = {
-            "type": "server_error" if status >= 500 else "invalid_request_error",
-            "param": None,
-            "code": None,
+            "message": error.message or f"The upstream answered with the status {status}.",
+            "type": error.type or ("server_error" if status >= 500 else "invalid_request_error"),
+            "param": error.param,
+            "code": CONTEXT_LENGTH_EXCEEDED if error.is_context_length else error.code,
         }
-        fields["message"] = error_message(decoded) or f"The upstream answered with the status {status}."
-        return msgspec.json.encode(self._error(status, fields | inner if isinstance(inner, dict) else fields))
+        return msgspec.json.encode(self._error(status, fields))
 
     def _error(self, status: int, error: Json) -> Json:  # noqa: ARG002 - other protocols need it
         """Return an error with OpenAI's fields in the form of the protocol."""

@@ -245,6 +245,7 @@ def test_a_whole_answer_without_choices_is_an_error_of_the_upstream() -> None:
     [
         (429, b'{"error": {"message": "slow down", "code": "c"}}', ("rate_limit_error", "slow down")),
         (400, b'{"detail": "bad"}', ("invalid_request_error", "bad")),
+        (400, b'{"error": "no"}', ("invalid_request_error", "no")),
         (503, b"<html>", ("api_error", "The upstream answered with the status 503.")),
         (529, b"[]", ("overloaded_error", "The upstream answered with the status 529.")),
     ],
@@ -262,7 +263,9 @@ def test_errors_have_the_envelope_of_the_protocol(status: int, body: bytes, expe
 def test_a_prompt_that_is_too_long_for_the_server_is_told_in_anthropics_words() -> None:
     """By them, agents know that they must shorten their history."""
     error = {"message": "The context has 9 tokens.", "code": "context_length_exceeded", "param": "messages"}
+    vllm = {"message": "This model's maximum context length is 9 tokens.", "code": 400}
 
-    told = json.loads(_message().error(400, json.dumps({"error": error}).encode()))
+    told = [json.loads(_message().error(400, json.dumps({"error": each}).encode())) for each in (error, vllm)]
 
-    assert told["error"]["message"] == "prompt is too long: The context has 9 tokens."
+    assert told[0]["error"]["message"] == "prompt is too long: The context has 9 tokens."
+    assert told[1]["error"]["message"] == "prompt is too long: This model's maximum context length is 9 tokens."
