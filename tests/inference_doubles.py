@@ -10,7 +10,7 @@ import base64
 import json
 import struct
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from doubles import Double, DoubleConfig, DoubleFactory, config
@@ -84,7 +84,8 @@ class OperationDouble(Double):
         if call.operation in {Operation.PREDICTION, Operation.EXPLANATION}:
             return ModelResponse(json.dumps({f"{call.operation}s": [sum(row) for row in body["instances"]]}).encode())
         if body.get("stream"):
-            return ModelResponse(self._words(body), media_type="text/event-stream")
+            prompt = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
+            return ModelResponse(self._words(prompt.upper().split(), body), media_type="text/event-stream")
         return ModelResponse(json.dumps(self._made(call.operation, body)).encode())
 
     def _made(self, operation: Operation, body: Mapping[str, Any]) -> Any:
@@ -117,9 +118,8 @@ class OperationDouble(Double):
         probs = [0.25, 0.75] if text.isupper() else [0.75, 0.25]
         return {"index": number, "label": "loud" if text.isupper() else "calm", "probs": probs, "num_classes": 2}
 
-    async def _words(self, body: Mapping[str, Any]) -> AsyncGenerator[bytes]:
-        prompt: str = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
-        for word in prompt.upper().split():
+    async def _words(self, words: Sequence[str], body: Mapping[str, Any]) -> AsyncGenerator[bytes]:
+        for word in words:
             told = {"text": word} if "prompt" in body else {"delta": {"content": word}}
             data = json.dumps({"choices": [{"index": 0, **told}]}).encode()
             # Cut where no server would, for nobody may rely on where chunks end.
