@@ -31,17 +31,19 @@ def memory_directory(name: str, max_bytes: int) -> Iterator[Path]:
     for place in places:
         _remove_abandoned(place, prefix)
     has_room = shutil.disk_usage(places[-1]).free >= _SPARE_FACTOR * max_bytes
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=places[-1 if has_room else 0]))
-    try:
-        with FileLock.acquire(directory / _LOCK):
+    made = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=places[-1 if has_room else 0]))
+    # Others may remove it by its prefix as soon as it has a file that nobody has locked.
+    with FileLock.acquire(made / _LOCK):
+        directory = made.rename(made.with_name(made.name.removeprefix(".")))
+        try:
             yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _remove_abandoned(place: Path, prefix: str) -> None:
     for directory in place.glob(f"{prefix}*"):
-        # Another user's, or removed meanwhile; without a lock yet, it is being created.
+        # Another user's, or removed meanwhile.
         with suppress(OSError):
             lock = FileLock.try_acquire(directory / _LOCK, create=False)
             if lock is not None and directory.stat().st_uid == os.getuid():
