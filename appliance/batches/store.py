@@ -69,9 +69,7 @@ class BatchStore:
             StoreFullError: there is no room.
         """
         with disk_errors():
-            # A batch has a link to its input, so that the input can be deleted.
-            facts = [file.stat() for file in self.config.directory.glob("*/*/*")]
-            size = sum(each.st_size // each.st_nlink for each in facts)
+            size = sum(map(_own_size, [*self.config.directory.glob("*/*/*"), *self._uploads.iterdir()]))
         if size >= self.config.max_bytes:
             raise StoreFullError(
                 f"The files of this server have {size} bytes; batches.max_bytes allows {self.config.max_bytes}, "
@@ -189,3 +187,12 @@ class BatchStore:
     def _read(self, key: ObjectKey, prefix: str, kind: type[Stored]) -> Stored | None:
         data = self._objects.read(key, _OBJECT) if key.id.startswith(prefix) else None
         return None if data is None else msgspec.json.decode(data, type=kind)
+
+
+def _own_size(path: Path) -> int:
+    """Return the share of a name in the size of its file; 0 if it was just renamed or deleted."""
+    with suppress(FileNotFoundError):
+        facts = path.stat()
+        # A batch has a link to its input, so that the input can be deleted.
+        return facts.st_size // max(facts.st_nlink, 1)
+    return 0

@@ -237,10 +237,8 @@ class RequestQueue:
     ) -> Result:
         """Return the result of the work for a line of a batch, which is done in a pause of the interactive requests.
 
-        `is_idle_enough` says that the pause begins with the end of the last request.
-
         If one comes, the work is cancelled and begins again in the next pause. After several times it goes on, because
-        the pauses may be too short for it.
+        the pauses may be too short for it. `is_idle_enough` says that a pause begins with the end of the last request.
         """
         for interruptions in count():
             task = await self._start_line(work, is_idle_enough, interruptions < _MAX_INTERRUPTIONS)
