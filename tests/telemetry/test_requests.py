@@ -93,8 +93,9 @@ def test_a_stream_has_its_first_token_and_its_pace_measured(proxy_server: ProxyP
     logged = proxy_server.request_ended("paced")
     after = [proxy_server.metric(name, {"model": "talk"}) for name in names]
     assert after[0] == before[0] + 1
-    assert after[1] - before[1] >= 0.5 / 4
-    assert logged["first_seconds"] + 0.5 <= logged["seconds"] + 0.01
+    # Half of the pause, because the proxy may read the first bytes late.
+    assert after[1] - before[1] >= 0.25 / 4
+    assert logged["first_seconds"] + 0.25 <= logged["seconds"]
     assert logged["admitted_seconds"] <= logged["first_seconds"]
     assert logged["streamed"] is True
 
