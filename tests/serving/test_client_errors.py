@@ -69,7 +69,7 @@ MISTAKES: list[tuple[str, Mapping[str, Any]]] = [
     (RESPONSE, {"temperature": -1}),
     (RESPONSE, {"top_logprobs": 21, "include": ["message.output_text.logprobs"]}),
     (RESPONSE, {"previous_response_id": "resp_1"}),
-    (RESPONSE, {"background": True}),
+    (RESPONSE, {"background": True, "store": False}),
     (RESPONSE, {"max_output_tokens": 100_000}),
     (RESPONSE, {"structured_outputs": {"regex": "a"}, "text": {"format": {"type": "json_object"}}}),
     (MESSAGE, {"temperature": -1}),
