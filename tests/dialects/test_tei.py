@@ -26,13 +26,13 @@ async def _ask(client: InferenceClient, path: str, body: object) -> Any:
     ("inputs", "sent"), [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2, 3]], [[1], [2, 3]])]
 )
 async def test_texts_and_token_ids_are_embedded(
-    client: InferenceClient, model: ScriptedModel, path: str, inputs: object, sent: object
+    client: InferenceClient, model: ScriptedModel, path: str, inputs: object, sent: list[object]
 ) -> None:
     """At each path that clients use; embeddings have length 1 unless the client refuses it."""
-    model.answers[Operation.EMBEDDING] = embeddings([3.0, 4.0])
+    model.answers[Operation.EMBEDDING] = embeddings(*[[3.0, 4.0]] * len(sent))
 
-    assert await _ask(client, path, {"inputs": inputs}) == [[0.6, 0.8]]
-    assert await _ask(client, path, {"inputs": inputs, "normalize": False}) == [[3.0, 4.0]]
+    assert await _ask(client, path, {"inputs": inputs}) == [[0.6, 0.8]] * len(sent)
+    assert await _ask(client, path, {"inputs": inputs, "normalize": False}) == [[3.0, 4.0]] * len(sent)
     assert model.bodies[0] == {"model": "one", "input": sent}
     assert model.bodies[1] == {"model": "one", "input": sent, "use_activation": False}
 
@@ -121,17 +121,20 @@ async def test_labels_are_predicted_best_first(client: InferenceClient, model: S
     model.answers[Operation.CLASSIFICATION] = CLASSES
     model.facts = {"labels": ["a", "b"]}
 
-    single = await _ask(client, "/predict", {"inputs": "x"})
+    single = [{"score": 0.8, "label": "b"}, {"score": 0.2, "label": "a"}]
     batch = await _ask(client, "/predict", {"inputs": [["x"], ["y"]], "raw_scores": True})
 
-    assert single == [{"score": 0.8, "label": "b"}, {"score": 0.2, "label": "a"}]
+    model.answers[Operation.CLASSIFICATION] = {"data": CLASSES["data"][:1]}
+    alone = await _ask(client, "/predict", {"inputs": "x"})
+
+    assert alone == single
     assert batch == [single, [{"score": 0.7, "label": "a"}, {"score": 0.3, "label": "b"}]]
-    assert model.bodies[1] == {"model": "one", "input": ["x", "y"], "use_activation": False}
+    assert model.bodies[0] == {"model": "one", "input": ["x", "y"], "use_activation": False}
 
 
 async def test_labels_without_names_are_numbered(client: InferenceClient, model: ScriptedModel) -> None:
     """As transformers names them."""
-    model.answers[Operation.CLASSIFICATION] = CLASSES
+    model.answers[Operation.CLASSIFICATION] = {"data": CLASSES["data"][:1]}
 
     assert [each["label"] for each in await _ask(client, "/predict", {"inputs": "x"})] == ["LABEL_1", "LABEL_0"]
 
@@ -189,3 +192,23 @@ async def test_info_describes_the_model(client: InferenceClient, model: Scripted
     assert info["model_type"] == {"reranker": {"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}}
     assert (info["max_input_length"], info["max_client_batch_size"]) == (512, 2048)
     assert missing.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/embed", {"inputs": ["a", "b"]}),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}}),
+        ("/predict", {"inputs": "a"}),
+        ("/rerank", {"query": "q", "texts": ["a"]}),
+    ],
+)
+async def test_a_model_that_answers_something_else_is_a_bad_gateway(
+    client: InferenceClient, model: ScriptedModel, path: str, body: object
+) -> None:
+    """The client is not at fault, and neither is the server."""
+    model.answers = {Operation.EMBEDDING: embeddings([1.0]), Operation.CLASSIFICATION: CLASSES, Operation.RERANK: RANKS}
+
+    answer = await client.post(path, params={"model": "one"}, json=body)
+
+    assert (answer.status_code, answer.json()["error_type"]) == (502, "Backend")

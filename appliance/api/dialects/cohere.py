@@ -18,7 +18,7 @@ from appliance.api.disconnect import AnyRequest
 from appliance.api.model_client import ModelClient, truncation
 from appliance.core.errors import RequestError
 from appliance.core.model import Operation
-from appliance.core.openai_types import Embeddings, Json, encode_vector, new_id
+from appliance.core.openai_types import Embeddings, Json, Usage, encode_vector, new_id
 from appliance.models.model_status import ModelStatus
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
@@ -95,8 +95,14 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
         name, status = client.find(request, body.model)
         version = request.scope["path"][2]
         inner = {**_inputs(body, status), **_options(body, status)}
+        count = len(inner.get("input") or inner["messages"])
         return await client.answer(
-            request, name, Operation.EMBEDDING, inner, Embeddings, lambda found: _response(body, version, found)
+            request,
+            name,
+            Operation.EMBEDDING,
+            inner,
+            Embeddings,
+            lambda found: _response(body, version, embeddings.vectors(found, count), found.usage),
         )
 
     return [embed]
@@ -138,9 +144,10 @@ def _options(body: EmbedRequest, status: ModelStatus) -> Json:
     return {**options, **cut, **({"truncate_prompt_tokens": body.max_tokens} if body.max_tokens else {})}
 
 
-def _response(body: EmbedRequest, version: str, found: Embeddings) -> EmbedResponse:
-    vectors = embeddings.vectors(found)
-    tokens = (found.usage.prompt_tokens if found.usage else None) or 0
+def _response(
+    body: EmbedRequest, version: str, vectors: Sequence[embeddings.Vector], usage: Usage | None
+) -> EmbedResponse:
+    tokens = (usage.prompt_tokens if usage else None) or 0
     meta = {"api_version": {"version": version}, "billed_units": {"input_tokens": tokens}}
     texts = body.texts or []
     if version == "1" and not body.embedding_types:

@@ -23,8 +23,10 @@ _SHIFT = 128
 _MAX_ERROR = 1e-4
 
 
-def vectors(embeddings: Embeddings) -> Sequence[Vector]:
-    """Return the vectors of a model's embeddings in the order of its inputs."""
+def vectors(embeddings: Embeddings, count: int) -> Sequence[Vector]:
+    """Return the vectors of a model's embeddings in the order of its inputs, of which there are `count`."""
+    if len(embeddings.data) != count:
+        raise GatewayError(f"The model gave {len(embeddings.data)} embeddings for {count} inputs")
     return [_vector(each.embedding) for each in sorted(embeddings.data, key=lambda each: each.index)]
 
 

@@ -182,7 +182,7 @@ def _embedding_routes(client: ModelClient) -> Iterator[BaseRouteHandler]:
             tokens = found.usage.prompt_tokens if found.usage else None
             return {
                 "model": body.model,
-                "embeddings": list(map(embeddings.normalized, embeddings.vectors(found))),
+                "embeddings": list(map(embeddings.normalized, embeddings.vectors(found, len(fields["input"])))),
                 "total_duration": time.monotonic_ns() - began,
                 "load_duration": 0,
                 "prompt_eval_count": tokens if isinstance(tokens, int) else 0,
@@ -198,7 +198,7 @@ def _embedding_routes(client: ModelClient) -> Iterator[BaseRouteHandler]:
         fields = {"input": [body.prompt], **truncation(status, "right", is_explicit=False)}
 
         def translate(found: Embeddings) -> Json:
-            return {"embedding": embeddings.vectors(found)[0]}
+            return {"embedding": embeddings.vectors(found, 1)[0]}
 
         return await client.answer(request, name, Operation.EMBEDDING, fields, Embeddings, translate)
 

@@ -23,7 +23,7 @@ from appliance.api.model_client import ModelClient, truncation
 from appliance.config.models import EncoderConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.distribution import version
-from appliance.core.errors import RequestError, UnsupportedOperationError
+from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.core.openai_types import Classification, Classifications, Embeddings, Json, Rerank
 from appliance.models.model_status import ModelStatus
@@ -181,12 +181,13 @@ class Route:
 
 async def _embed(client: ModelClient, request: AnyRequest, body: EmbedRequest) -> Response[bytes]:
     name, status = client.find(request, body.model)
+    fields = body.openai(status)
 
     def translate(found: Embeddings) -> Sequence[embeddings.Vector]:
-        vectors = embeddings.vectors(found)
+        vectors = embeddings.vectors(found, len(fields["input"]))
         return list(map(embeddings.normalized, vectors)) if body.normalize else vectors
 
-    return await client.answer(request, name, Operation.EMBEDDING, body.openai(status), Embeddings, translate)
+    return await client.answer(request, name, Operation.EMBEDDING, fields, Embeddings, translate)
 
 
 async def _embed_all(client: ModelClient, request: AnyRequest, body: TokenEmbedRequest) -> Response[bytes]:
@@ -208,14 +209,15 @@ async def _embed_sparse(client: ModelClient, request: AnyRequest, body: TokenEmb
     name, status = client.find(request, body.model)
     if not status.model.describe().get("sparse"):
         raise UnsupportedOperationError(f"The model {name!r} has no sparse embeddings; /embed gives its dense ones")
+    fields = body.openai(status)
 
     def translate(found: Embeddings) -> list[list[SparseValue]]:
         return [
             [SparseValue(index, value) for index, value in enumerate(vector) if value]
-            for vector in embeddings.vectors(found)
+            for vector in embeddings.vectors(found, len(fields["input"]))
         ]
 
-    return await client.answer(request, name, Operation.EMBEDDING, body.openai(status), Embeddings, translate)
+    return await client.answer(request, name, Operation.EMBEDDING, fields, Embeddings, translate)
 
 
 async def _similarity(client: ModelClient, request: AnyRequest, body: SimilarityRequest) -> Response[bytes]:
@@ -229,7 +231,7 @@ async def _similarity(client: ModelClient, request: AnyRequest, body: Similarity
     ).openai(status)
 
     def translate(found: Embeddings) -> list[float]:
-        source, *others = map(embeddings.normalized, embeddings.vectors(found))
+        source, *others = map(embeddings.normalized, embeddings.vectors(found, len(fields["input"])))
         return [sum(a * b for a, b in zip(source, other, strict=True)) for other in others]
 
     return await client.answer(request, name, Operation.EMBEDDING, fields, Embeddings, translate)
@@ -241,6 +243,8 @@ async def _rerank(client: ModelClient, request: AnyRequest, body: RerankRequest)
 
     def translate(found: Rerank) -> list[Rank]:
         ranks = sorted(found.results, key=lambda each: each.relevance_score, reverse=True)
+        if any(each.index not in range(len(body.texts)) for each in ranks):
+            raise GatewayError("The model ranked a text that is not there")
         texts = body.texts if body.return_text else [None] * len(body.texts)
         return [Rank(each.index, each.relevance_score, texts[each.index]) for each in ranks]
 
@@ -260,6 +264,8 @@ async def _predict(client: ModelClient, request: AnyRequest, body: PredictReques
     labels = status.model.describe().get("labels", ())
 
     def translate(found: Classifications) -> Any:  # Any: predictions of a text, or of each
+        if len(found.data) != len(texts):
+            raise GatewayError(f"The model classified {len(found.data)} texts of {len(texts)}")
         rows = [_predictions(each, labels) for each in sorted(found.data, key=lambda each: each.index)]
         return rows if is_batch else rows[0]
 
