@@ -43,7 +43,7 @@ _INTERACTIVE_PER_BATCH = 20
 # So often a request of a batch is interrupted.
 _MAX_INTERRUPTIONS = 3
 
-# The next line of a batch starts after the first token of the last one, or after this time, if that is not reported.
+# The next line of a batch starts after the first token of the last one, if the model reports it, or after this time.
 _BEGIN_SECONDS = 0.25
 
 # How often a batch looks whether interactive requests have ended.
@@ -64,7 +64,7 @@ class Sequence:
     def first_token(self) -> None:
         """Note that the first token of the sequence is there."""
         if self.slots.is_background:
-            self.slots.queue.line_began.set()
+            self.slots.queue.note_line_began()
         elif self.slots.sequences > 1:
             self.slots.queue.learn_first_token(self.started)
 
@@ -107,7 +107,7 @@ class SequenceSlots:
         """Note that the first token is there."""
         # With several sequences, each reports its own: the time for all of them depends on their number.
         if self.is_background:
-            self.queue.line_began.set()
+            self.queue.note_line_began()
         elif self.sequences < 2:
             self.queue.learn_first_token(self.started)
 
@@ -152,10 +152,11 @@ class RequestQueue:
     _token_estimator: TokenEstimator = field(default_factory=TokenEstimator)
     _wait_estimator: WaitEstimator = field(default_factory=WaitEstimator)
     _traffic: InteractiveTraffic = field(default_factory=InteractiveTraffic)
-    line_began: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set at the first token of a background request."""
     # Lines of batches that run in pauses.
     _lines: int = 0
+    _line_began: asyncio.Event = field(default_factory=asyncio.Event)
+    # Whether the model reports the first tokens of lines; None until a line has ended.
+    _reports_line_began: bool | None = None
     _line_start: asyncio.Lock = field(default_factory=asyncio.Lock)
     _interruptible: set[asyncio.Task[Any]] = field(default_factory=set)  # Any: of any result
     _running: set[SequenceSlots] = field(default_factory=set)
@@ -263,10 +264,11 @@ class RequestQueue:
             task.add_done_callback(self._end_line)
             if is_interruptible:
                 self._interruptible.add(task)
-            self.line_began.clear()
-            began = asyncio.create_task(self.line_began.wait())
+            self._line_began.clear()
+            began = asyncio.create_task(self._line_began.wait())
+            seconds = 0.0 if self._reports_line_began is False else _BEGIN_SECONDS
             try:
-                await asyncio.wait([task, began], timeout=_BEGIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([task, began], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 task.cancel()
                 raise
@@ -277,6 +279,13 @@ class RequestQueue:
     def _end_line(self, task: asyncio.Task[Any]) -> None:  # Any: of any result
         self._lines -= 1
         self._interruptible.discard(task)
+        if self._reports_line_began is None and not task.cancelled():
+            self._reports_line_began = False
+
+    def note_line_began(self) -> None:
+        """Note the first token of a background request."""
+        self._reports_line_began = True
+        self._line_began.set()
 
     def _line_wait_seconds(self, *, is_idle_enough: bool) -> float:
         """Return when to ask again whether a request of a batch may start beside others, in seconds; 0 is now."""
