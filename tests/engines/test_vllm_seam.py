@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 
 from appliance.config.engine import FRONT_END, OWNED, EngineConfig, ServingConfig
 from appliance.config.json_schema import ENGINE_NAME, directory
@@ -18,6 +19,7 @@ from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.engines.vllm import engine_args, schema
 from appliance.engines.vllm.engine_args import EngineSpec, NodeAddresses, Pooler, engine_arguments, layout_arguments
 from appliance.engines.vllm.env import layout_environment
+from appliance.engines.vllm.metrics import observe_all
 from appliance.engines.vllm.patches import SingleWaiterEvent, hold_forced_calls_to_their_schema
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -319,6 +321,42 @@ def test_tokens_can_pass_by_the_output_processor() -> None:
     assert "external_req_ids" in inspect.getsource(processor)
     assert callable(detokenizer.decode_next)
     assert "self.token_ids.append(" in inspect.getsource(detokenizer.update)
+
+
+def test_latencies_of_a_step_can_be_observed_together() -> None:
+    """vLLM's logger observes each latency in one place, and the manager passes the engine's number by name."""
+    loggers = "vllm.v1.metrics.loggers"
+    record = inspect.getsource(_get(f"{loggers}.PrometheusStatLogger").record)
+    manager = inspect.getsource(_get(f"{loggers}.StatLoggerManager"))
+
+    assert record.count("inter_token_latencies_iter") == 1
+    assert "self.histogram_inter_token_latency[engine_idx].observe(itl)" in record
+    assert "self.stat_loggers" in manager
+    assert "engine_idx=engine_idx" in inspect.getsource(_get(f"{loggers}.StatLoggerManager").record)
+    assert "self.logger_manager" in inspect.getsource(_get("vllm.v1.engine.async_llm.AsyncLLM").__init__)
+
+
+def test_many_latencies_are_observed_as_each_would_be() -> None:
+    """Sum, count and buckets are the same, also for amounts on a bound and beyond all of them."""
+    amounts = [0.0, 0.01, 0.010001, 0.025, 0.3, 0.3, 7.0, 80.0]
+    together, apart = CollectorRegistry(), CollectorRegistry()
+    one, other = (Histogram("a", "b", ["engine"], registry=each).labels("0") for each in (together, apart))
+
+    observe_all(one, amounts)
+    for amount in amounts:
+        other.observe(amount)
+
+    found, expected = (
+        {
+            (sample.name, *sample.labels.items()): sample.value
+            for family in registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+        for registry in (together, apart)
+    )
+    assert found == pytest.approx(expected)
+    assert found["a_count", ("engine", "0")] == len(amounts)
 
 
 def test_an_output_has_what_we_count() -> None:

@@ -197,6 +197,7 @@ class Engine:
                 )
                 patches.tokenize_fairly(llm.renderer)
                 patches.process_directly(llm)
+                patches.observe_latencies_at_once(llm)
                 # Within the phase, which does not count the phases of the engine core.
                 self.load_timings()
         rendezvous.monitor(llm)

@@ -15,11 +15,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar
+from copy import copy
 from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from appliance.engines.vllm.direct_stream import StepProcessor, current_sender
+from appliance.engines.vllm.metrics import observe_all
 from appliance.engines.vllm.sse import after_first, encode_events, is_plain, write_chat, write_completion
 from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
 from appliance.limits.queue import current_slots
@@ -174,6 +176,29 @@ def process_directly(llm: AsyncLLM) -> None:
     # Outputs may come before a collector is known to its stream, and most never have one.
     RequestOutputCollector.direct = None
     llm.output_processor.process_outputs = StepProcessor(llm).process_outputs
+
+
+def observe_latencies_at_once(llm: AsyncLLM) -> None:
+    """Have vLLM observe the latencies of a step together; it would for each of its tokens."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    def record_at_once(logger: Any) -> Callable[..., None]:  # Any: vLLM's logger, and below what it takes
+        original = logger.record
+
+        def record(scheduler_stats: Any, iteration_stats: Any, *args: Any, engine_idx: int = 0, **kwargs: Any) -> None:
+            if iteration_stats is not None and iteration_stats.inter_token_latencies_iter:
+                histogram = logger.histogram_inter_token_latency[engine_idx]
+                observe_all(histogram, iteration_stats.inter_token_latencies_iter)
+                # Other loggers get the same object.
+                iteration_stats = copy(iteration_stats)
+                iteration_stats.inter_token_latencies_iter = []
+            original(scheduler_stats, iteration_stats, *args, engine_idx=engine_idx, **kwargs)
+
+        return record
+
+    for logger in llm.logger_manager.stat_loggers if llm.logger_manager is not None else ():
+        if isinstance(logger, PrometheusStatLogger):
+            logger.record = record_at_once(logger)
 
 
 def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
