@@ -21,7 +21,13 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import HTTPScope
 
 from appliance.api.disconnect import AnyRequest
-from appliance.core.errors import ApplianceError, RequestError, UnauthenticatedError, anthropic_message
+from appliance.core.errors import (
+    ApplianceError,
+    RequestError,
+    UnauthenticatedError,
+    anthropic_error_type,
+    anthropic_message,
+)
 from appliance.core.request_context import current_context
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -157,11 +163,13 @@ def _body(error_format: Format, status: int, message: str, error: Exception) -> 
     if error_format == "tei":
         return {"error": message, "error_type": _TEI_TYPES.get(status, "Validation" if status < 500 else "Backend")}
     request_error = error if isinstance(error, RequestError) else RequestError(message)
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     if error_format == "anthropic":
         message = anthropic_message(message, request_error.code, request_error.param)
+        kind = anthropic_error_type(status)
     fields = {
         "message": message,
-        "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+        "type": kind,
         "param": request_error.param,
         "code": request_error.code,
     }

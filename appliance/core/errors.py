@@ -45,10 +45,27 @@ CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """OpenAI's code of a request that is longer than the model's context."""
 
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
 def anthropic_message(message: str, code: object, param: object) -> str:
     """Return an error's message in Anthropic's words, by which agents know that they must shorten the history."""
     is_prompt = code == CONTEXT_LENGTH_EXCEEDED and not str(param).startswith("max_")
     return f"prompt is too long: {message}" if is_prompt else message
+
+
+def anthropic_error_type(status: int) -> str:
+    """Return Anthropic's type of an error with a status; see https://docs.anthropic.com/en/api/errors."""
+    return _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
 class ApplianceError(Exception):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from appliance.core.errors import GatewayError, RequestError, anthropic_message
+from appliance.core.errors import GatewayError, RequestError, anthropic_error_type, anthropic_message
 from appliance.over_chat import chat as chats
 from appliance.over_chat.chat import Json, Part
 from appliance.over_chat.translator import StreamTranslator, Translator, limits, parse_arguments, streaming
@@ -24,15 +24,6 @@ _SUPPORTED = "an upstream with chat completions alone"
 
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use"} | {
     "content_filter": "refusal"
-}
-
-_ERROR_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    529: "overloaded_error",
 }
 
 # What Anthropic's documentation has clients do about arguments that are not JSON:
@@ -205,9 +196,8 @@ class CountTokensTranslator(Translator):
 
 
 def _anthropic_error(status: int, error: Json) -> Json:
-    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     message = anthropic_message(error.get("message", ""), error.get("code"), error.get("param"))
-    return {"type": "error", "error": error | {"type": kind, "message": message}}
+    return {"type": "error", "error": error | {"type": anthropic_error_type(status), "message": message}}
 
 
 def _block(part: Part) -> Json:

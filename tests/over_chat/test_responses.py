@@ -246,7 +246,7 @@ def test_a_whole_answer_without_choices_is_an_error_of_the_upstream() -> None:
         (429, b'{"error": {"message": "slow down", "code": "c"}}', ("rate_limit_error", "slow down")),
         (400, b'{"detail": "bad"}', ("invalid_request_error", "bad")),
         (400, b'{"error": "no"}', ("invalid_request_error", "no")),
-        (503, b"<html>", ("api_error", "The upstream answered with the status 503.")),
+        (503, b"<html>", ("overloaded_error", "The upstream answered with the status 503.")),
         (529, b"[]", ("overloaded_error", "The upstream answered with the status 529.")),
     ],
 )

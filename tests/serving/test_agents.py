@@ -1,4 +1,4 @@
-"""What coding agents and chat front ends send, in the shapes of their public sources, and what a model answers."""
+"""What coding agents and chat front ends send, by their protocols and documentation, and what a model answers."""
 
 from __future__ import annotations
 
