@@ -16,11 +16,10 @@ DOCUMENTS = ["Cats sleep most of the day.", "Paris is the capital of France."]
 
 def test_cohere_ranks(server: ServerProcess) -> None:
     """Both of Cohere's clients, each at its own path."""
-    newer = cohere.ClientV2(api_key="none", base_url=server.url)
-    older = cohere.Client(api_key="none", base_url=server.url)
-
-    second = newer.rerank(model="minilm", query=QUERY, documents=DOCUMENTS, top_n=1)
-    first = older.rerank(model="minilm", query=QUERY, documents=DOCUMENTS, return_documents=True)
+    with cohere.ClientV2(api_key="none", base_url=server.url) as newer:
+        second = newer.rerank(model="minilm", query=QUERY, documents=DOCUMENTS, top_n=1)
+    with cohere.Client(api_key="none", base_url=server.url) as older:
+        first = older.rerank(model="minilm", query=QUERY, documents=DOCUMENTS, return_documents=True)
 
     assert [result.index for result in second.results] == [1]
     assert [result.index for result in first.results] == [1, 0]

@@ -110,7 +110,9 @@ def test_what_agents_send_is_answered(server: ServerProcess, members: Mapping[st
     """Custom tools, and turns of the assistant without a text."""
     body = {**NEEDED[RESPONSE], **members, "stream": is_streamed}
     if is_streamed:
-        assert b"event: response.completed" in server.stream(RESPONSE, body)
+        events = server.stream(RESPONSE, body)
+        # It may be longer than the limit of tokens.
+        assert any(b"event: " + end in events for end in (b"response.completed", b"response.incomplete"))
     else:
         status, answer = server.post(RESPONSE, body)
         assert (status, answer["object"]) == (200, "response"), answer

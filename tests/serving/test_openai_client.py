@@ -206,6 +206,16 @@ def test_responses_come_whole_and_as_events(client: openai.OpenAI) -> None:
     assert "response.output_text.delta" in types
 
 
+def test_the_last_event_says_that_a_response_is_incomplete(client: openai.OpenAI) -> None:
+    """Its stream reached the limit of tokens."""
+    with client.responses.create(model="smollm2", input=CAPITAL, max_output_tokens=2, stream=True) as stream:
+        last = list(stream)[-1]
+
+    assert last.type == "response.incomplete"
+    assert last.response.incomplete_details is not None
+    assert last.response.incomplete_details.reason == "max_output_tokens"
+
+
 def test_a_response_is_continued_and_read_later(client: openai.OpenAI) -> None:
     """The engine reads the same tokens as if the client had sent the whole history."""
     options: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_output_tokens": 24}

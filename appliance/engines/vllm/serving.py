@@ -77,7 +77,17 @@ class Endpoint:
                     if isinstance(event, str):
                         yield event.encode()
                     else:
+                        event.type = _event_type(event)
                         yield sse.event(event.model_dump_json(**self.dump_options).encode(), event.type)
+
+
+def _event_type(event: Any) -> str:  # Any: vLLM's events of responses
+    """Return the type of an event; vLLM ends all streams as completed, also one that reached `max_output_tokens`.
+
+    Source: https://platform.openai.com/docs/api-reference/responses-streaming/response/incomplete
+    """
+    is_incomplete = event.type == "response.completed" and event.response.status == "incomplete"
+    return "response.incomplete" if is_incomplete else str(event.type)
 
 
 def _lower_max_tokens(request: Any, limit: int) -> None:  # Any: vLLM's request types
