@@ -8,11 +8,12 @@ from typing import Any
 
 import ollama
 import pytest
+from questions import CAPITAL, MESSAGES
 from server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = MESSAGES
 GREEDY = {"temperature": 0, "num_predict": 5, "num_ctx": 2048}
 TOOL = {
     "type": "function",
@@ -55,9 +56,11 @@ def test_a_chat_is_that_of_openai_s_route(server: ServerProcess, ollama_client: 
 
 def test_text_is_generated_from_a_prompt(server: ServerProcess, ollama_client: ollama.Client) -> None:
     """As a chat, or raw as a completion."""
-    chat = ollama_client.generate("smollm2", QUESTION[0]["content"], options=GREEDY)
-    raw = ollama_client.generate("smollm2", "The capital of France is", raw=True, options=GREEDY, stream=True)
-    body = {"model": "smollm2", "prompt": "The capital of France is", "temperature": 0, "max_tokens": 5}
+    chat = ollama_client.generate("smollm2", CAPITAL, options=GREEDY)
+    raw = ollama_client.generate(
+        "smollm2", "The capital of France is", raw=True, options={**GREEDY, "num_predict": 4}, stream=True
+    )
+    body = {"model": "smollm2", "prompt": "The capital of France is", "temperature": 0, "max_tokens": 4}
 
     assert chat.response == _expected(server)
     assert "".join(part.response or "" for part in raw) == server.post("/v1/completions", body)[1]["choices"][0]["text"]
@@ -91,7 +94,7 @@ def test_tools_and_their_results_are_taken(ollama_client: ollama.Client) -> None
     [
         ({"options": {"mirostat": 1}}, "options.mirostat"),
         ({"think": True}, "reasoning_parser"),
-        ({"messages": [{**QUESTION[0], "images": ["iVBORw0KGgo="]}]}, "not a multimodal model"),
+        ({"messages": [{**QUESTION[0], "images": ["iVBORw0KGgo="]}]}, "image_url"),
         ({"model": "nobody"}, "does not exist"),
         ({"options": {"temperature": -1}}, "temperature"),
         ({"messages": [{"role": "user", "content": "word " * 9000}]}, "context length"),
@@ -127,8 +130,8 @@ def test_langchain_chats(server: ServerProcess) -> None:
         model="smollm2", base_url=server.url, temperature=0, num_predict=5, num_ctx=2048, validate_model_on_init=True
     )
 
-    whole = model.invoke("What is the capital of France?")
-    streamed = "".join(str(part.content) for part in model.stream("What is the capital of France?"))
+    whole = model.invoke(CAPITAL)
+    streamed = "".join(str(part.content) for part in model.stream(CAPITAL))
 
     assert whole.content == streamed == _expected(server)
     assert whole.usage_metadata
@@ -141,10 +144,8 @@ def test_llama_index_chats(server: ServerProcess) -> None:
 
     model = Ollama("smollm2", server.url, temperature=0, additional_kwargs={"num_predict": 5}, request_timeout=120)
 
-    assert model.complete("What is the capital of France?").text == _expected(server)
-    assert "".join(part.delta or "" for part in model.stream_complete("What is the capital of France?")) == _expected(
-        server
-    )
+    assert model.complete(CAPITAL).text == _expected(server)
+    assert "".join(part.delta or "" for part in model.stream_complete(CAPITAL)) == _expected(server)
 
 
 def test_hugging_face_s_client_chats(server: ServerProcess) -> None:

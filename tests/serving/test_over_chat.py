@@ -9,10 +9,12 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from questions import TALK
 from server_process import ServerProcess
 
 MODEL = "smollm2"
-QUESTION: Any = [{"role": "user", "content": "Can you tell me the capital of France?"}]
+SYSTEM: Any = TALK[0]["content"]
+QUESTION: Any = [{**TALK[1], "content": TALK[1]["content"][0]["text"]}, *TALK[2:]]  # type: ignore[index]  # a list of parts
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def proxy(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def _message(server: ServerProcess) -> tuple[object, ...]:
     with anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0) as client:
-        asked: dict[str, Any] = {"model": MODEL, "system": "Be brief.", "messages": QUESTION}
+        asked: dict[str, Any] = {"model": MODEL, "system": SYSTEM, "messages": QUESTION}
         count = client.messages.count_tokens(**asked).input_tokens
         # The client has no parameter for it any more.
         asked |= {"max_tokens": 12, "extra_body": {"temperature": 0}}
@@ -43,7 +45,7 @@ def _message(server: ServerProcess) -> tuple[object, ...]:
 
 def _response(server: ServerProcess) -> tuple[object, ...]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0) as client:
-        asked: dict[str, Any] = {"model": MODEL, "input": QUESTION, "instructions": "Be brief."}
+        asked: dict[str, Any] = {"model": MODEL, "input": QUESTION, "instructions": SYSTEM}
         asked |= {"max_output_tokens": 12, "temperature": 0}
         whole = client.responses.create(**asked)
         with client.responses.stream(**asked) as events:
