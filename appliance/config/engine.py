@@ -82,6 +82,11 @@ class ServingConfig(BaseConfig):
     enable_per_request_metrics: bool = False
     """Add `metrics`, the times of the request in the engine, to responses."""
 
+    enable_tokenizer_info_endpoint: bool = False
+    """Serve the settings of the tokenizer, with the chat template, at `GET /tokenizer_info?model=NAME`. Keys that have
+    `operations` need `tokenizer_info` among them.
+    """
+
     fingerprint_mode: Literal["full", "hash", "custom", "none"] = "full"
     """The `system_fingerprint` of responses: vLLM's version with the parallelism and a hash of the config, without the
     parallelism, the text of `fingerprint_value`, or none.
@@ -226,7 +231,6 @@ FRONT_END: Mapping[str, str] = {
     "enable_request_id_headers": "must be left out: every response has X-Request-Id",
     "sse_keep_alive_interval": _NO_UVICORN,
     "enable_server_load_tracking": "must be left to /metrics",
-    "enable_tokenizer_info_endpoint": "must be left out: the route /tokenizer_info is not served",
     "disable_fastapi_docs": _NO_UVICORN,
     "enable_offline_docs": _NO_UVICORN,
     "h11_max_incomplete_event_size": _NO_UVICORN,

@@ -20,6 +20,7 @@ class Operation(StrEnum):
     COUNT_TOKENS = "count_tokens"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
+    TOKENIZER_INFO = "tokenizer_info"
     EMBEDDING = "embedding"
     RERANK = "rerank"
     SCORE = "score"
@@ -61,7 +62,7 @@ OPENAI_PATHS: Mapping[Operation, tuple[str, ...]] = {
 """
 The paths of each operation in OpenAI's protocol, here and at upstreams, the usual one first. The last three operations
 have none, because they belong to the Open Inference Protocol: an inference is tensors (`appliance.tensors.codec`), a
-prediction and an explanation are the JSON objects of version 1.
+prediction and an explanation are the JSON objects of version 1. `TOKENIZER_INFO` has none, because it is a GET.
 """
 
 

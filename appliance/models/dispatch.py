@@ -47,7 +47,7 @@ _MIN_QUEUE_SECONDS = 0.001
 # The tokenizer handles these beside the engine, so they have a queue of their own. The context length of the model does
 # not bound the text of the first two.
 _UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
-_TOKENIZER_OPERATIONS = _UNBOUNDED | {Operation.COUNT_TOKENS}
+_TOKENIZER_OPERATIONS = _UNBOUNDED | {Operation.COUNT_TOKENS, Operation.TOKENIZER_INFO}
 
 
 async def handle(

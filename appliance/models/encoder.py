@@ -31,13 +31,11 @@ class Task(StrEnum):
     TOKEN_CLASSIFY = "token_classify"  # noqa: S105 - tokens of text
 
 
-_TOKENIZER_AND_POOLING = {Operation.POOLING, Operation.TOKENIZE, Operation.DETOKENIZE}
-
 _OPERATIONS: Mapping[Task, frozenset[Operation]] = {
-    Task.EMBED: frozenset({Operation.EMBEDDING, Operation.RERANK, Operation.SCORE} | _TOKENIZER_AND_POOLING),
-    Task.RERANK: frozenset({Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION} | _TOKENIZER_AND_POOLING),
-    Task.CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TOKENIZER_AND_POOLING),
-    Task.TOKEN_CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TOKENIZER_AND_POOLING),
+    Task.EMBED: frozenset({Operation.EMBEDDING, Operation.RERANK, Operation.SCORE, Operation.POOLING}),
+    Task.RERANK: frozenset({Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION, Operation.POOLING}),
+    Task.CLASSIFY: frozenset({Operation.CLASSIFICATION, Operation.POOLING}),
+    Task.TOKEN_CLASSIFY: frozenset({Operation.CLASSIFICATION, Operation.POOLING}),
 }
 
 
@@ -61,7 +59,8 @@ class EncoderModel(VllmModel[EncoderConfig]):
     def operations(self) -> frozenset[Operation]:
         """Those of its task; while that is unknown, those of all tasks."""
         task = self._choice.task if self._choice else self._config.task
-        return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
+        of_task = _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
+        return of_task | self.tokenizer_operations
 
     @property
     def warmup_request(self) -> ModelRequest:

@@ -29,6 +29,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 ConfigT = TypeVar("ConfigT", bound=LanguageModelConfig)
 
+_TOKENIZER = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
+
 
 class VllmModel(ABC, Generic[ConfigT]):
     """A model in a vLLM engine of its own."""
@@ -45,6 +47,12 @@ class VllmModel(ABC, Generic[ConfigT]):
     @abstractmethod
     def operations(self) -> frozenset[Operation]:
         """See `Model.operations`."""
+
+    @property
+    def tokenizer_operations(self) -> frozenset[Operation]:
+        """The operations of the model's tokenizer."""
+        has_info = self._engine_config.serving.enable_tokenizer_info_endpoint
+        return _TOKENIZER | {Operation.TOKENIZER_INFO} if has_info else _TOKENIZER
 
     @property
     @abstractmethod
@@ -124,7 +132,9 @@ class VllmModel(ABC, Generic[ConfigT]):
 class GenerativeModel(VllmModel[GenerativeConfig]):
     """A language model: chat, completions, responses, messages, and its tokenizer."""
 
-    operations = TEXT_GENERATIONS | {Operation.COUNT_TOKENS, Operation.TOKENIZE, Operation.DETOKENIZE}
+    @property
+    def operations(self) -> frozenset[Operation]:
+        return TEXT_GENERATIONS | {Operation.COUNT_TOKENS} | self.tokenizer_operations
 
     @property
     def warmup_request(self) -> ModelRequest:

@@ -17,9 +17,12 @@ from appliance.core.model import DIALECT_PATHS, Operation
 CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}], "usage": USAGE}
 HI = [{"role": "user", "content": "hi"}]
 TALKER, LOOK = "talk-talk-talk-talk-talk", "look-look-look-look-look"
+COUNTS, SHOWS = "counts-counts-counts-counts", "shows-shows-shows-shows"
 KEYS = (
     KeyConfig(name="talker", value=TALKER, models=("two",), operations=(Operation.CHAT_COMPLETION,)),
     KeyConfig(name="look", value=LOOK, operations=()),
+    KeyConfig(name="counts", value=COUNTS, operations=(Operation.TOKENIZE, Operation.DETOKENIZE)),
+    KeyConfig(name="shows", value=SHOWS, models=("two",), operations=(Operation.TOKENIZER_INFO,)),
 )
 
 
@@ -63,6 +66,49 @@ async def test_load_counts_running_requests(client: InferenceClient) -> None:
     """None here; the version is the appliance's."""
     assert (await client.get("/load")).json() == {"server_load": 0}
     assert (await client.get("/version")).json().keys() == {"version"}
+
+
+@pytest.mark.parametrize("query", ["?model=org/uno", ""])
+async def test_the_tokenizer_of_a_model_is_shown(query: str) -> None:
+    """Of the model that the parameter names, or of the only one."""
+    async with InferenceClient(config(ScriptedConfig(name="one", aliases=("org/uno",)))) as client:
+        await client.wait_until_ready()
+        model: ScriptedModel = client.model("one")
+        model.answers[Operation.TOKENIZER_INFO] = {"tokenizer_class": "Fast"}
+
+        answer = await client.get(f"/tokenizer_info{query}")
+
+        assert answer.json() == {"tokenizer_class": "Fast"}
+        await client.manager.stop()
+
+
+async def test_a_tokenizer_that_is_not_shown_is_404(
+    client: InferenceClient, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the key of the config, and so is the name of no model."""
+    monkeypatch.setattr(model, "operations", model.operations - {Operation.TOKENIZER_INFO})
+
+    refused = await client.get("/tokenizer_info?model=one")
+    unknown = await client.get("/tokenizer_info?model=three")
+
+    assert (refused.status_code, unknown.status_code) == (404, 404)
+    assert "engine.serving.enable_tokenizer_info_endpoint" in refused.json()["error"]["message"]
+    assert "three" in unknown.json()["error"]["message"]
+
+
+async def test_a_tokenizer_needs_a_permission_of_its_own(keyed: InferenceClient) -> None:
+    """That to use the tokenizer is not enough, and the API's document shows the route to no other key."""
+    seen = {}
+    for key in (COUNTS, SHOWS):
+        answers = [
+            await keyed.get(path, headers=bearer_header(key))
+            for path in ("/tokenizer_info?model=one", "/tokenizer_info?model=two", "/schema/openapi.json")
+        ]
+        seen[key] = [answer.status_code for answer in answers], "/tokenizer_info" in answers[-1].json()["paths"]
+
+    assert seen[COUNTS] == ([403, 403, 200], False)
+    # The key is not for the model `one`; `two` shows nothing, because the test gives it no script.
+    assert seen[SHOWS] == ([404, 400, 200], True)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
@@ -113,7 +159,10 @@ async def test_an_invocation_of_no_request_is_refused(client: InferenceClient, b
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize("path", [*DIALECT_PATHS, "/load", "/version", "/info", "/api/tags", "/api/ps", "/api/version"])
+@pytest.mark.parametrize(
+    "path",
+    [*DIALECT_PATHS, "/tokenizer_info", "/load", "/version", "/info", "/api/tags", "/api/ps", "/api/version"],
+)
 async def test_every_route_needs_a_key(keyed: InferenceClient, path: str) -> None:
     """Each protocol's clients send one as a bearer token; `/ping` alone is open."""
     method = "POST" if path in DIALECT_PATHS else "GET"

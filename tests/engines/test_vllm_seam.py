@@ -201,6 +201,7 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.entrypoints.anthropic.serving.AnthropicServingMessages.count_tokens", ["request", "raw_request"]),
         ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_tokenize", ["request", "raw_request"]),
         ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_detokenize", ["request", "raw_request"]),
+        ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.get_tokenizer_info", []),
         ("vllm.entrypoints.openai.models.serving.OpenAIServingModels.model_name", ["lora_request"]),
         ("vllm.entrypoints.openai.models.serving.OpenAIServingModels.is_base_model", ["model_name"]),
         ("vllm.entrypoints.pooling.base.serving.PoolingBaseServing.__call__", ["request", "raw_request"]),

@@ -20,6 +20,7 @@ SERVING = {
     "default_chat_template_kwargs": {"note": "Note: be very brief."},
     "enable_force_include_usage": True,
     "enable_prompt_tokens_details": True,
+    "enable_tokenizer_info_endpoint": True,
     "fingerprint_mode": "custom",
     "fingerprint_value": "a-fingerprint",
     "response_role": "robot",
@@ -81,6 +82,18 @@ def test_a_variable_of_the_template_has_a_default(options_server: ServerProcess)
     none = options_server.post("/tokenize", {**note, "chat_template_kwargs": {"note": ""}})[1]["count"]
 
     assert default > none
+
+
+def test_the_tokenizer_is_shown_without_paths(options_server: ServerProcess, smollm2: Path) -> None:
+    """Its settings are those of its files; the template is the one of the config."""
+    status, info = options_server.get("/tokenizer_info")
+    models = options_server.get("/v1/models")[1]["data"]
+
+    assert status == 200
+    assert (info["eos_token"], info["added_tokens_decoder"]["1"]) == ("<|im_end|>", "<|im_start|>")
+    assert "{{ note }}" in info["chat_template"]
+    assert str(smollm2) not in json.dumps(info)
+    assert "tokenizer_info" in models[0]["operations"]
 
 
 def test_a_response_longer_than_the_context_ends_with_it(options_server: ServerProcess) -> None:

@@ -1,14 +1,15 @@
-"""Routes of vLLM's server that no operation has: several chats in one request, its load, and its version.
+"""Routes of vLLM's server beside OpenAI's: several chats in one request, the tokenizer, its load, and its version.
 
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html; of the pinned version the files
-vllm/entrypoints/openai/chat_completion/batch_serving.py and vllm/entrypoints/serve/instrumentator/basic.py.
+vllm/entrypoints/openai/chat_completion/batch_serving.py, vllm/entrypoints/serve/tokenize/api_router.py and
+vllm/entrypoints/serve/instrumentator/basic.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get, post
@@ -18,10 +19,10 @@ from appliance.api import PROTOCOL
 from appliance.api.disconnect import AnyRequest, cancel_on_disconnect
 from appliance.api.inner_requests import decode_response, openai_request, response_body
 from appliance.api.model_client import ModelClient
-from appliance.api.openai import PREFIXES
+from appliance.api.openai import PREFIXES, client_response
 from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.distribution import version
-from appliance.core.errors import RequestError
+from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.core.openai_types import Json, new_id, now
 from appliance.limits.queue import require_within
@@ -87,6 +88,20 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
         response = await off_loop(sum(map(len, completions)), _join, completions, batch.model or name)
         return Response(response, media_type="application/json")
 
+    @get("/tokenizer_info", opt=_OPT)
+    async def show_tokenizer(request: AnyRequest) -> Response[Any]:  # Any: bytes
+        client.manager.authorizer.require_operation(Operation.TOKENIZER_INFO)
+        name, status = client.find(request, None)
+        if Operation.TOKENIZER_INFO not in status.model.operations:
+            raise UnsupportedOperationError(
+                f"The model {name!r} does not show its tokenizer; engine.serving.enable_tokenizer_info_endpoint in the "
+                "config lets a model in vLLM show it",
+                status=404,
+                param="model",
+            )
+        inner = openai_request(name, Operation.TOKENIZER_INFO, {}, dict(request.headers))
+        return client_response(request, await cancel_on_disconnect(request, client.manager.handle(name, inner)))
+
     @get("/version", opt=_OPT)
     async def show_version() -> Version:
         client.manager.authorizer.require_key()
@@ -97,7 +112,7 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
         statuses = {id(status): status for status, _ in client.manager.visible()}
         return Load(sum(each.running + each.queued for each in statuses.values()))
 
-    return [complete_batch, show_version, show_load]
+    return [complete_batch, show_tokenizer, show_version, show_load]
 
 
 async def _complete_all(

@@ -28,6 +28,7 @@ from appliance.models.manager import ModelManager
 _OPERATIONS: Mapping[str, Collection[Operation]] = {
     **{prefix + path: (each,) for each, paths in OPENAI_PATHS.items() for path in paths for prefix in PREFIXES},
     **{path: operations for path, operations in DIALECT_PATHS.items() if path != "/" and operations},
+    "/tokenizer_info": (Operation.TOKENIZER_INFO,),
 }
 
 # Only with `server.page`.

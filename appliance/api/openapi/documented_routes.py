@@ -296,6 +296,8 @@ def _dialects() -> Routes:
     paths = [prefix + "/v1/chat/completions/batch" for prefix in PREFIXES]
     response = vllm_server.BatchResponse
     yield from post(paths, "Complete several chats", response, JSONBody[vllm_server.BatchRequest])
+    summary = "Get the tokenizer of the model of the parameter `model`, or of the only one"
+    yield from get(["/tokenizer_info"], summary, Json)
     yield from get(["/load"], "Count the requests that run or wait", vllm_server.Load)
     yield from get(["/version"], "Get the version of the appliance", vllm_server.Version)
     post = partial(_routes, "POST", "Cohere")

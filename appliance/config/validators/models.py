@@ -19,7 +19,9 @@ _PYTHON_MODEL_KEYS = frozenset(
 )
 
 # Options of serving that encoders have, too.
-_OF_PROMPTS = frozenset({"chat_template_content_format", "default_chat_template_kwargs"})
+_OF_ENCODERS = frozenset(
+    {"chat_template_content_format", "default_chat_template_kwargs", "enable_tokenizer_info_endpoint"}
+)
 
 # The longest first: one may end in another. People often paste `/models`, which shows whether a server is there.
 _ROUTES = sorted(
@@ -103,7 +105,7 @@ def serving_options_fit_the_class(raw: RawConfig) -> Iterator[Diagnostic]:
     for path, model in raw.models():
         serving = raw.find((*path, "engine", "serving"))
         if model.get("class") == "encoder" and isinstance(serving, dict):
-            for key in (ServingConfig.model_fields.keys() - _OF_PROMPTS) & serving.keys():
+            for key in (ServingConfig.model_fields.keys() - _OF_ENCODERS) & serving.keys():
                 message = "shapes generated text, and an encoder generates none; must be left out"
                 yield raw.key_diagnostic((*path, "engine", "serving", key), message)
 

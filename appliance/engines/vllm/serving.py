@@ -140,4 +140,14 @@ def tokenization_handlers(state: State) -> dict[Operation, Handler]:
     return {
         Operation.TOKENIZE: Endpoint(TypeAdapter(TokenizeRequest), serving.create_tokenize),
         Operation.DETOKENIZE: Endpoint(TypeAdapter(DetokenizeRequest), serving.create_detokenize),
+        Operation.TOKENIZER_INFO: partial(_tokenizer_info, serving),
     }
+
+
+async def _tokenizer_info(serving: Any, _request: ModelRequest) -> ModelResponse:  # Any: a serving class of vLLM
+    """Return the settings of the tokenizer, without the paths of its files, of which vLLM omits some."""
+    with translate_errors():
+        info = await serving.get_tokenizer_info()
+    directory, settings = serving.model_config.tokenizer, info.model_extra.items()
+    paths = {name for name, value in settings if isinstance(value, str) and value.startswith(directory)}
+    return ModelResponse(info.model_dump_json(exclude=paths).encode())
