@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 
@@ -40,6 +39,11 @@ ENDPOINTS: Mapping[str, Operation] = {path: operation for operation in _OPERATIO
 _MAX_ID_LENGTH = 512
 
 _MAX_RESULT_BYTES = 1 << 30
+
+_RESULT_ID = "batch_req_"
+
+# What each of our results begins with.
+_FIRST = f'{{"id":"{_RESULT_ID}'.encode()
 
 
 class _Body(msgspec.Struct):
@@ -163,7 +167,7 @@ class LineResult:
         }
         error = None if self.error is None else dict(zip(("code", "message"), self.error, strict=True))
         line = {
-            "id": new_id("batch_req_"),
+            "id": new_id(_RESULT_ID),
             "custom_id": self.custom_id,
             "response": response if error is None else None,
             "error": error,
@@ -192,12 +196,18 @@ class _Response(msgspec.Struct):
 
 
 class _Done(msgspec.Struct):
-    custom_id: str
-    response: _Response | None = None
+    custom_id: Annotated[str, msgspec.Meta(min_length=1)]
+    response: _Response | msgspec.UnsetType | None = msgspec.UNSET
+    error: Any = msgspec.UNSET  # Any: only whether it is there matters
+
+    def __post_init__(self) -> None:
+        # A request has a `custom_id`, too.
+        if self.response is self.error is msgspec.UNSET:
+            raise ValueError("the line has neither `response` nor `error`")
 
     @property
     def has_failed(self) -> bool:
-        return self.response is None or not is_success(self.response.status_code)
+        return not isinstance(self.response, _Response) or not is_success(self.response.status_code)
 
 
 class Journal:
@@ -227,15 +237,25 @@ class Journal:
         self._file.truncate(self._end)
 
     @staticmethod
-    def may_continue(path: Path) -> bool:
-        """Return whether a file does not exist, is empty, or begins with a result, so that no other file is changed."""
+    def foreign_line(path: Path) -> int | None:
+        """Return the number of the first line that is no result, from 1; None if there is none.
+
+        A last line without its end is taken for a result that was being written, if another one is before it, or if it
+        begins like those of ours.
+        """
         if not path.exists():
-            return True
+            return None
+        number = 0
         with path.open("rb") as file:
-            first = file.readline(_MAX_RESULT_BYTES)
-        with suppress(ValueError):
-            return not first or bool(msgspec.json.decode(first, type=_Done).custom_id)
-        return False
+            while raw := file.readline(_MAX_RESULT_BYTES):
+                number += 1
+                if not raw.endswith(b"\n") and len(raw) < _MAX_RESULT_BYTES:
+                    return None if number > 1 or raw[: len(_FIRST)] == _FIRST[: len(raw)] else number
+                try:
+                    msgspec.json.decode(raw, type=_Done)
+                except ValueError:
+                    return number
+        return None
 
     def append(self, result: LineResult) -> None:
         """Add a result, unless the journal is closed.

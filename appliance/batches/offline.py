@@ -55,6 +55,12 @@ class InputError(ApplianceError):
         )
 
 
+class OutputError(ApplianceError):
+    """Results cannot be written."""
+
+    exit_code = 2
+
+
 class OfflineBatch:
     """Runs the requests of a file by the models of a config, which it starts and stops."""
 
@@ -72,6 +78,7 @@ class OfflineBatch:
 
         Raises:
             InputError: a line is no request; none is run.
+            OutputError: a result cannot be written.
             LoadError: a model cannot be loaded, or died.
         """
         manager, recorder = ModelManager(self._config, factory=self._factory), RequestRecorder(self._config)
@@ -114,7 +121,10 @@ class OfflineBatch:
         async def answer(line: BatchLine) -> None:
             try:
                 result = await executor.answer(line, f"{batch_id}-{line.number}", batch_id, None)
-                await asyncio.to_thread(results.append, result)
+                try:
+                    await asyncio.to_thread(results.append, result)
+                except OSError as error:
+                    raise OutputError(f"The results cannot be written: {error.strerror}") from error
                 self.progress.done, self.progress.failed = len(results.done), results.failed
             finally:
                 slots.release()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,7 @@ def batch(
     from appliance.core.system import exit_now
 
     try:
+        _require_other_file(file, output)
         with _input(file) as path, _results(output) as results:
             failed = _run(loaded, path, str(file), results, concurrent)
     except KeyboardInterrupt:
@@ -121,16 +124,34 @@ class _Display:
 
 @contextmanager
 def _input(file: Path) -> Iterator[Path]:
-    """Provide the path of the requests; standard input is read to its end, because it is checked first."""
-    if file != _STANDARD:
-        if not file.is_file():
-            raise BatchFileError(f"{file}: there is no such file of requests")
-        yield file
-        return
+    """Provide the path of the requests; a pipe is read to its end, because they are checked before one is run.
+
+    Raises:
+        BatchFileError: the file cannot be read.
+    """
+    is_copied = file == _STANDARD or not file.is_file()
     with tempfile.NamedTemporaryFile() as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
+        try:
+            with nullcontext(sys.stdin.buffer) if file == _STANDARD else file.open("rb") as source:
+                if is_copied:
+                    shutil.copyfileobj(source, copy)
+        except FileNotFoundError as error:
+            raise BatchFileError(f"{file}: there is no such file of requests") from error
+        except OSError as error:
+            raise BatchFileError(f"{file} cannot be read: {error.strerror}; name a file of requests") from error
         copy.flush()
-        yield Path(copy.name)
+        yield Path(copy.name) if is_copied else file
+
+
+def _require_other_file(file: Path, output: Path) -> None:
+    """Refuse to write results to the file of the requests, by whatever names or redirections."""
+    try:
+        source = os.fstat(0) if file == _STANDARD else file.stat()
+        target = os.fstat(1) if output == _STANDARD else output.stat()
+    except OSError:
+        return
+    if stat.S_ISREG(source.st_mode) and os.path.samestat(source, target):
+        raise BatchFileError(f"the results would go to the file of the requests, {file}; name another --output")
 
 
 class _Printed:
@@ -160,8 +181,8 @@ def _results(output: Path) -> Iterator[Results]:
     from appliance.batches.lines import Journal
 
     try:
-        if not Journal.may_continue(output):
-            raise BatchFileError(f"{output} exists, and has no results of a batch; name another --output")
+        if (line := Journal.foreign_line(output)) is not None:
+            raise BatchFileError(f"{output}:{line}: this is no result of a batch; name another --output")
         journal = Journal(output)
     except OSError as error:
         raise BatchFileError(f"{output} cannot be written: {error.strerror}; name another --output") from error

@@ -21,8 +21,10 @@ _CPU_INFO = Path("/proc/cpuinfo")
 def exit_now(code: int) -> NoReturn:
     """End this process and all its children at once; a return would wait for threads that cannot be cancelled."""
     kill(psutil.Process().children(recursive=True))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # A full disk, or a reader that has left.
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

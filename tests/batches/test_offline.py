@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from server_launcher import run_appliance
+import pytest
+from server_launcher import COMMAND, run_appliance
 from terminal import Terminal
 
 CONFIG = "models: [{name: one, class: generative, engine: {python: 'examples.parrot:Parrot'}}]\n"
@@ -78,3 +82,67 @@ def test_a_person_sees_how_far_it_is_and_may_stop_it(tmp_path: Path) -> None:
 
     assert code == 130
     assert 0 < output.read_bytes().count(b"\n") < 20_000
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_the_file_of_requests_is_not_written(tmp_path: Path, link: Callable[[Path, Path], None] | None) -> None:
+    """By whatever name it is the output."""
+    config, requests = _files(tmp_path, "hello", "again")
+    # Without an end of its last line, which would be cut.
+    before = requests.read_bytes().rstrip()
+    requests.write_bytes(before)
+    output = requests if link is None else tmp_path / "link.jsonl"
+    if link is not None:
+        link(requests, output)
+    done = run_appliance("batch", str(requests), "--config", str(config), "-o", str(output))
+
+    assert (done.returncode, requests.read_bytes()) == (2, before)
+    assert "the file of the requests" in done.stderr
+
+
+RESULT = '{"custom_id": "0", "response": null, "error": {"code": "a", "message": "b"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('{"custom_id": "0", "url": "/v1/embeddings", "body": {}}\n', 1),
+        ('{"custom_id": "0", "url": "/v1/embeddings", "body": {}}', 1),
+        (RESULT + '{"custom_id": "1"}\n' + RESULT, 2),
+        (RESULT + "a note\n" + RESULT, 2),
+    ],
+)
+def test_a_file_with_something_else_is_no_output(tmp_path: Path, content: str, line: int) -> None:
+    """Its first other line is named, and it stays as it was."""
+    config, requests = _files(tmp_path, "hello")
+    output = tmp_path / "out.jsonl"
+    output.write_text(content)
+    done = run_appliance("batch", str(requests), "--config", str(config), "-o", str(output))
+
+    assert (done.returncode, output.read_text()) == (2, content)
+    assert f"{output}:{line}: this is no result of a batch" in done.stderr
+
+
+def test_an_input_that_is_no_file_of_requests_is_named(tmp_path: Path) -> None:
+    """A device has no requests, and a directory cannot be read."""
+    config, _ = _files(tmp_path)
+    empty, folder, nothing = (
+        run_appliance("batch", path, "--config", str(config)) for path in ("/dev/null", str(tmp_path), "nothing.jsonl")
+    )
+
+    assert [done.returncode for done in (empty, folder, nothing)] == [2] * 3
+    assert "has no requests" in empty.stderr
+    assert "Is a directory" in folder.stderr
+    assert "there is no such file" in nothing.stderr
+
+
+def test_results_that_cannot_be_printed_end_the_run(tmp_path: Path) -> None:
+    """The reason is the only line about it."""
+    config, requests = _files(tmp_path, *["hello"] * 10)
+    with Path("/dev/full").open("wb") as full:
+        command = [COMMAND, "batch", str(requests), "--config", str(config)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+
+    assert done.returncode == 2, done.stderr
+    assert "The results cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
