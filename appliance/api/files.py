@@ -29,7 +29,7 @@ from appliance.batches.store import CONTENT, BatchStore
 from appliance.config.server import ServerConfig
 from appliance.core import multipart
 from appliance.core.errors import RequestError, SlowRequestBodyError
-from appliance.core.stored_objects import disk_errors
+from appliance.core.stored_objects import DamagedObjectError, disk_errors
 
 _OPT = {PROTOCOL: "openai"}
 
@@ -140,9 +140,11 @@ def routes(access: BatchAccess, server: Callable[[], ServerConfig]) -> list[Base
 
     @delete([prefix + "/v1/files/{file_id:str}" for prefix in PREFIXES], status_code=200, opt=_OPT)
     async def delete_file(file_id: FromPath[str]) -> DeletedFile:
-        store, owner, file = await access.file(file_id)
-        await asyncio.to_thread(store.delete, owner, file.id)
-        return DeletedFile(file.id)
+        store, owner = access.open()
+        with suppress(DamagedObjectError):
+            await access.file(file_id)
+        await asyncio.to_thread(store.delete, owner, file_id)
+        return DeletedFile(file_id)
 
     @get([prefix + "/v1/files/{file_id:str}/content" for prefix in PREFIXES], opt=_OPT)
     async def download_file(file_id: FromPath[str]) -> Response[Any]:  # Any: as Litestar has it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -26,6 +26,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _POLL_SECONDS = 0.5
 
 _SWEEP_SECONDS = 600.0
+
+# After a failure that has nothing to do with one batch.
+_FAILURE_SECONDS = 10.0
 
 # Before a batch whose run crashed is run again.
 _CRASH_SECONDS = 60.0
@@ -64,9 +67,14 @@ class BatchRunner:
         try:
             while not self._manager.is_stopping:
                 self._added.clear()
-                # The store has logged the error; the disk may work again later.
-                with suppress(ApplianceError):
+                try:
                     await self._look()
+                except ApplianceError:
+                    # The store has logged it; the disk may work again later.
+                    pass
+                except Exception as error:
+                    log.exception("batches.failed", reason=type(error).__name__)
+                    await asyncio.wait([stopping], timeout=_FAILURE_SECONDS)
                 added = asyncio.create_task(self._added.wait())
                 await asyncio.wait([stopping, added], timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 added.cancel()

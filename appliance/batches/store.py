@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,14 @@ from appliance.batches.objects import FINAL, Batch, FileObject, new_id, now
 from appliance.config.batches import BatchesConfig
 from appliance.core.errors import RequestError
 from appliance.core.file_lock import FileLock
-from appliance.core.stored_objects import ObjectKey, StoredObjects, disk_errors
+from appliance.core.stored_objects import (
+    DamagedObjectError,
+    ObjectKey,
+    StoredObjects,
+    decode_stored,
+    disk_errors,
+    opening,
+)
 
 Stored = TypeVar("Stored", FileObject, Batch)
 
@@ -57,8 +64,9 @@ class BatchStore:
 
         Raises:
             StorageError: others can write to it.
+            ApplianceError: it cannot be created.
         """
-        with disk_errors():
+        with opening(self.config.directory, "batches.directory"):
             self._objects.open()
             self._uploads.mkdir(mode=0o700, exist_ok=True)
 
@@ -99,11 +107,11 @@ class BatchStore:
 
     def files(self, owner: str) -> list[FileObject]:
         """Return the files of an owner, the newest first."""
-        return [file for each in self._ids(owner, _FILE) if (file := self.file(owner, each)) is not None]
+        return self._list(self.file, owner, _FILE)
 
     def batches(self, owner: str) -> list[Batch]:
         """Return the batches of an owner, the newest first."""
-        return [batch for each in self._ids(owner, _BATCH) if (batch := self.batch(owner, each)) is not None]
+        return self._list(self.batch, owner, _BATCH)
 
     def path(self, owner: str, object_id: str, name: str) -> Path:
         """Return the path of a file of an object that exists."""
@@ -148,8 +156,9 @@ class BatchStore:
 
     def cancelled_at(self, owner: str, batch_id: str) -> int | None:
         """Return when a batch was cancelled, in seconds since 1970; None if it was not."""
-        moment = self._objects.read(ObjectKey(owner, batch_id), _CANCELLED)
-        return None if moment is None else int(moment)
+        key = ObjectKey(owner, batch_id)
+        moment = self._objects.read(key, _CANCELLED)
+        return None if moment is None else decode_stored(key, moment, int)
 
     def sweep(self) -> None:
         """Delete what has expired, and what processes that died have left."""
@@ -163,30 +172,40 @@ class BatchStore:
             self._objects.delete(key)
 
     def _expired(self) -> Iterator[ObjectKey]:
-        for key in self._objects.keys(_FILE):
-            file = self._read(key, _FILE, FileObject)
-            if self._is_abandoned(key) if file is None else file.expires_at <= now():
+        for key in [*self._objects.keys(_FILE), *self._objects.keys(_BATCH)]:
+            try:
+                is_expired = self._is_expired(key)
+            except DamagedObjectError:
+                is_expired = self._is_older(key, self.config.keep_hours * 3600)
+            if is_expired:
                 yield key
-        for key in self._objects.keys(_BATCH):
-            batch = self._read(key, _BATCH, Batch)
-            if self._is_abandoned(key) if batch is None else self._is_old(batch):
-                yield key
+
+    def _is_expired(self, key: ObjectKey) -> bool:
+        if (file := self._read(key, _FILE, FileObject)) is not None:
+            return file.expires_at <= now()
+        batch = self._read(key, _BATCH, Batch)
+        return self._is_older(key, _ABANDONED_SECONDS) if batch is None else self._is_old(batch)
 
     def _is_old(self, batch: Batch) -> bool:
         return batch.status in FINAL and now() - batch.ended_at > self.config.keep_hours * 3600
 
-    def _is_abandoned(self, key: ObjectKey) -> bool:
+    def _is_older(self, key: ObjectKey, seconds: float) -> bool:
         path = self._objects.path(key)
         with disk_errors(), suppress(FileNotFoundError):
-            return path is not None and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+            return path is not None and time.time() - path.stat().st_mtime > seconds
         return False
 
-    def _ids(self, owner: str, prefix: str) -> list[str]:
-        return sorted((key.id for key in self._objects.keys(prefix, owner)), reverse=True)
+    def _list(self, read: Callable[[str, str], Stored | None], owner: str, prefix: str) -> list[Stored]:
+        found = []
+        for object_id in sorted((key.id for key in self._objects.keys(prefix, owner)), reverse=True):
+            # It was logged.
+            with suppress(DamagedObjectError):
+                found.append(read(owner, object_id))
+        return [each for each in found if each is not None]
 
     def _read(self, key: ObjectKey, prefix: str, kind: type[Stored]) -> Stored | None:
         data = self._objects.read(key, _OBJECT) if key.id.startswith(prefix) else None
-        return None if data is None else msgspec.json.decode(data, type=kind)
+        return None if data is None else decode_stored(key, data, kind)
 
 
 def _own_size(path: Path) -> int:

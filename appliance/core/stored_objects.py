@@ -17,15 +17,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
+import msgspec
 import structlog
 
 from appliance.core.disk import make_private
-from appliance.core.errors import RequestError
+from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.file_lock import FileLock
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+Stored = TypeVar("Stored")
 
 _ID = re.compile(r"[a-z]{1,16}[-_][0-9a-f]{32}")
 
@@ -59,6 +63,10 @@ class StoreUnavailableError(RequestError):
 
     status = 503
     code = "store_unavailable"
+
+
+class DamagedObjectError(StoreUnavailableError):
+    """Someone else has changed a file of an object; the object can be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +423,27 @@ def _sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def decode_stored(key: ObjectKey, data: bytes, type_: type[Stored]) -> Stored:
+    """Return the content of a file of an object; raises DamagedObjectError."""
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except (ValueError, RecursionError) as error:
+        log.warning("store.damaged", object=key.id, **({"key": key.owner} if key.owner else {}))
+        raise DamagedObjectError("A file of the store was changed, and cannot be read.") from error
+
+
+@contextmanager
+def opening(directory: Path, config_key: str) -> Iterator[None]:
+    """Raise what keeps a store from being opened as an error of the directory, which a key of the config names."""
+    try:
+        yield
+    except (OSError, StoreUnavailableError) as error:
+        cause = error.__cause__ or error
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+        remedy = f"{config_key} must be one that this user can write"
+        raise ApplianceError(f"{directory}: {reason}; {remedy}") from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,9 +15,9 @@ import msgspec
 
 from appliance.core.errors import RequestError
 from appliance.core.openai_types import Json, now
-from appliance.core.stored_objects import ObjectKey, StoredObjects, new_object_id
+from appliance.core.stored_objects import DamagedObjectError, ObjectKey, StoredObjects, decode_stored, new_object_id
 from appliance.responses.items import with_id
-from appliance.responses.store import CONVERSATION, NotStoredError, current_owner, decode_stored
+from appliance.responses.store import CONVERSATION, NotStoredError, current_owner
 
 Result = TypeVar("Result")
 
@@ -129,7 +130,8 @@ class Conversations:
     async def delete(self, conversation_id: str) -> None:
         """Delete a conversation; responses in it stay. Raises NotStoredError."""
         key = _key(conversation_id)
-        await asyncio.to_thread(self._read, key)
+        with suppress(DamagedObjectError):
+            await asyncio.to_thread(self._read, key)
         await asyncio.to_thread(self.objects.delete, key)
 
     async def _change(self, key: ObjectKey, change: Callable[[Conversation], object]) -> Conversation:
@@ -146,7 +148,7 @@ class Conversations:
         data = self.objects.read(key, _FILE) if key.id.startswith(CONVERSATION) else None
         if data is None:
             raise _missing(key)
-        return decode_stored(data, Conversation)
+        return decode_stored(key, data, Conversation)
 
     def _write(self, key: ObjectKey, conversation: Conversation, *, must_exist: bool) -> None:
         data = msgspec.json.encode(conversation)

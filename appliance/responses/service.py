@@ -22,7 +22,13 @@ from appliance.core.errors import RequestError
 from appliance.core.memory_directory import memory_directory
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
-from appliance.core.stored_objects import ObjectKey, StoredObjects, StoreUnavailableError, new_object_id
+from appliance.core.stored_objects import (
+    DamagedObjectError,
+    ObjectKey,
+    StoredObjects,
+    StoreUnavailableError,
+    new_object_id,
+)
 from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
 from appliance.responses import event_log, events, request_fields, response_object
@@ -240,7 +246,9 @@ class Stored:
 
     async def delete(self, response_id: str) -> None:
         """Delete a response; one in the background ends."""
-        key, _ = await self.store.find(response_id)
+        key = ObjectKey(current_owner(), response_id)
+        with suppress(DamagedObjectError):
+            await self.store.find(response_id)
         await asyncio.to_thread(self.store.objects.delete, key)
         self.background.stop(key)
 

@@ -6,24 +6,21 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from appliance.auth import Authorizer, current_principal
 from appliance.config.responses import ResponsesConfig
-from appliance.core.errors import ApplianceError, RequestError
+from appliance.core.errors import RequestError
 from appliance.core.model import ModelRequest, Operation
 from appliance.core.openai_types import Json
-from appliance.core.stored_objects import ObjectKey, StoredObjects, StoreUnavailableError
+from appliance.core.stored_objects import ObjectKey, StoredObjects, decode_stored, opening
 
 RESPONSE, CONVERSATION = "resp_", "conv_"
 """Prefixes of the ids of both kinds of objects."""
 
 EVENTS = "events"
 """The file with the events of a response that is streamed in the background, one on each line."""
-
-Stored = TypeVar("Stored")
 
 # A response in the background has the first file until the second one is written, which is done once.
 _PENDING, _FINAL = "pending.json", "final.json"
@@ -56,11 +53,8 @@ def open_objects(config: ResponsesConfig, folder: Path | None) -> StoredObjects:
     is_durable = config.store == "file"
     keep_seconds, max_bytes = config.keep_hours * 3600, config.byte_limit
     objects = StoredObjects(directory, keep_seconds=keep_seconds, max_bytes=max_bytes, is_durable=is_durable)
-    try:
+    with opening(directory, "responses.directory"):
         objects.open()
-    except OSError as error:
-        remedy = "responses.directory must be one that this user can write"
-        raise ApplianceError(f"{directory}: {error.strerror or error}; {remedy}") from error
     return objects
 
 
@@ -154,7 +148,7 @@ class ResponseStore:
         # The pending one may have ended between two reads.
         for name in (_FINAL, _PENDING, _FINAL):
             if key.id.startswith(RESPONSE) and (data := self.objects.read(key, name)) is not None:
-                return decode_stored(data, StoredResponse)
+                return decode_stored(key, data, StoredResponse)
         return None
 
     def find_items(self, ids: Collection[str]) -> dict[str, Json]:
@@ -169,7 +163,7 @@ class ResponseStore:
             data = self.objects.read(key, _FINAL) if missing else None
             if data is None or not any(mention in data for mention in missing.values()):
                 continue
-            stored = decode_stored(data, StoredResponse)
+            stored = decode_stored(key, data, StoredResponse)
             if self.authorizer.sees(*stored.models):
                 items: list[Json] = [*stored.response_object()["output"], *stored.input_items()]
                 found |= {each["id"]: each for each in items if each.get("id") in missing}
@@ -181,7 +175,7 @@ class ResponseStore:
         """Return a response in the background; None if it has ended."""
         if self.has_ended(key) or (data := self.objects.read(key, _PENDING)) is None:
             return None
-        return decode_stored(data, StoredResponse)
+        return decode_stored(key, data, StoredResponse)
 
     def has_ended(self, key: ObjectKey) -> bool:
         """Whether a response has ended, or does not exist any more."""
@@ -202,11 +196,3 @@ class ResponseStore:
         if is_first:
             self.objects.remove(key, _PENDING)
         return is_first
-
-
-def decode_stored(data: bytes, type_: type[Stored]) -> Stored:
-    """Return the content of a file of the store; raises StoreUnavailableError if someone else has changed it."""
-    try:
-        return msgspec.json.decode(data, type=type_)
-    except msgspec.DecodeError as error:
-        raise StoreUnavailableError("A file of the store was changed, and cannot be read.") from error

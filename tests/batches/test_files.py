@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from batches.service import lines, serving
+from structlog.testing import capture_logs
 from test_routes import Client as PlainClient
+
+from appliance.batches import runner
+from appliance.batches.store import BatchStore
+from appliance.config.batches import BatchesConfig
+from appliance.core.errors import ApplianceError
 
 
 async def test_a_file_comes_back_as_it_was_sent(tmp_path: Path) -> None:
@@ -175,3 +182,51 @@ async def test_without_batches_in_the_config_the_routes_say_how() -> None:
 
     assert [answer.status_code for answer in answers] == [404] * 4
     assert all("`batches`" in answer.json()["error"]["message"] for answer in answers)
+
+
+async def test_a_damaged_object_hides_no_other(tmp_path: Path) -> None:
+    """Lists leave it out, it is 503 itself until it is deleted, and batches go on, after a restart too."""
+    store = tmp_path / "store" / "_"
+    async with serving(tmp_path / "store") as service:
+        kept, damaged = [await service.until(await service.create(lines(1))) for _ in range(2)]
+        file = await service.upload(b"{}")
+    await asyncio.to_thread(lambda: [(store / each["id"] / "object.json").write_bytes(b"") for each in (damaged, file)])
+    async with serving(tmp_path / "store") as service:
+        batches = (await service.get("/v1/batches")).json()["data"]
+        files = (await service.get("/v1/files")).json()["data"]
+        shown = [await service.get(path) for path in (f"/v1/batches/{damaged['id']}", f"/v1/files/{file['id']}")]
+        deleted = [await service.delete(f"/v1/files/{file['id']}") for _ in range(2)]
+        ended = await service.until(await service.create(lines(1)))
+
+    assert [each["id"] for each in batches] == [kept["id"]]
+    assert file["id"] not in {each["id"] for each in files}
+    assert len(files) == 4
+    assert [answer.status_code for answer in shown] == [503, 503]
+    assert [answer.status_code for answer in deleted] == [200, 404]
+    assert ended["status"] == "completed"
+
+
+async def test_a_failure_of_the_search_for_batches_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on after a pause."""
+    monkeypatch.setattr(runner, "_FAILURE_SECONDS", 0.01)
+    # A claim that is none of ours.
+    with capture_logs() as logs:
+        async with serving(tmp_path / "store") as service:
+            stray = tmp_path / "store" / ".claims" / "stray"
+            await asyncio.to_thread(stray.touch)
+            async with asyncio.timeout(20):
+                while not any(each["event"] == "batches.failed" for each in logs):
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(stray.unlink)
+            ended = await service.until(await service.create(lines(1)))
+
+    assert ended["status"] == "completed"
+
+
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """The error names its key of the config."""
+    file = tmp_path / "file"
+    file.touch()
+    for directory in (file, file / "batches"):
+        with pytest.raises(ApplianceError, match=f"^{directory}: .*; batches.directory must be one"):
+            BatchStore(BatchesConfig(directory=directory)).open()

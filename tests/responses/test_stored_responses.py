@@ -36,6 +36,25 @@ def test_a_response_can_be_read_until_it_is_deleted(client: OpenAI) -> None:
         client.responses.delete(created.id)
 
 
+def test_a_damaged_object_can_be_deleted(client: OpenAI, server: ServerProcess) -> None:
+    """Until then it is 503."""
+    folder = server.log.with_name("responses")
+    response, conversation = client.responses.create(model="ours", input="Hello").id, client.conversations.create().id
+    for name in (response, conversation):
+        (path,) = folder.glob(f"*/{name}/*.json")
+        path.write_bytes(b"")
+    once = client.with_options(max_retries=0)
+    with pytest.raises(openai.InternalServerError):
+        once.responses.retrieve(response)
+    once.responses.delete(response)
+    once.conversations.delete(conversation)
+
+    with pytest.raises(openai.NotFoundError):
+        once.responses.retrieve(response)
+    with pytest.raises(openai.NotFoundError):
+        once.conversations.retrieve(conversation)
+
+
 def test_a_response_continues_an_earlier_one(client: OpenAI, upstream: Upstream) -> None:
     """The model gets all items in order; instructions are not inherited, and the upstream stores nothing."""
     first = client.responses.create(model="ours", input="One", instructions="Be brief.")
