@@ -51,11 +51,11 @@ def batch(
     offline: bool,
     overrides: Sequence[str],
 ) -> None:
-    """Answer each request of FILE.jsonl, in the format of OpenAI's batches.
+    """Answer a file of requests without a server.
 
-    The models are started without a server, and stopped at the end. FILE may be - for standard input. Requests that
-    have a result in the file of --output are not run again, so an interrupted run continues. The exit code is 1 if
-    any request failed; its result says why.
+    FILE.jsonl has one request in a line, in the format of OpenAI's batches; it may be - for standard input. The models
+    are started and stopped at the end. Requests that have a result in the file of --output are not run again, so an
+    interrupted run continues. The exit code is 1 if any request failed; its result says why.
     """
     loaded = load_quietly(config_file or default_file(), to_overrides(overrides, offline=offline))
     from appliance.core.system import exit_now

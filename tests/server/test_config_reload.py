@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from repeated_requests import RepeatedRequests, chat_bodies
 from server_process import ServerProcess, open_stream, wait_until
-from upstreams import Upstream, event, stream, well_behaved
+from upstreams import Upstream, error, event, stream, well_behaved
 
 from appliance.config.base import Change
 from appliance.config.diff import keys_of
@@ -27,6 +27,7 @@ KEY = "a-key-that-is-long-enough"
 HOT_BELOW = {
     "models.NAME.aliases",
     "models.NAME.request",
+    "models.NAME.fallback",
     "models.NAME.limits",
     "models.NAME.slo",
     "server.api_keys",
@@ -152,6 +153,27 @@ def test_keys_and_limits_hold_from_the_reload_on(
     file.write(server={})
     _send_hup(server)
     wait_until(lambda: server.post(CHAT, deep)[0] == 200, 30, server.log_tail)
+
+
+def test_a_fallback_answers_from_the_reload_on(
+    serve: Callable[..., ServerProcess], upstreams: Callable[[], Upstream], tmp_path: Path
+) -> None:
+    """The model stays loaded."""
+    busy, other = upstreams(), upstreams()
+    busy.on(CHAT, lambda _: error(429, "busy"))
+    file = File(tmp_path / "a.yaml", busy.url, other.url)
+    server = serve(file=file.path).wait_until_ready(60)
+    body = chat_bodies("m0")[0]
+    assert server.post(CHAT, body)[0] == 429
+
+    file.content["models"][0]["fallback"] = [{"model": "m1", "on": ["overloaded"]}]
+    file.write()
+    _send_hup(server)
+    wait_until(lambda: server.post(CHAT, body)[0] == 200, 30, server.log_tail)
+
+    (changed,) = _events_named(server, "config.changed")
+    assert changed["change"] == "hot"
+    assert server.stop() == 0
 
 
 def _requested_paths(server: ServerProcess) -> set[str]:

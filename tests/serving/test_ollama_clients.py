@@ -130,19 +130,20 @@ def test_langchain_chats(server: ServerProcess) -> None:
         model="smollm2", base_url=server.url, temperature=0, num_predict=5, num_ctx=2048, validate_model_on_init=True
     )
 
-    whole = model.invoke(CAPITAL)
-    streamed = "".join(str(part.content) for part in model.stream(CAPITAL))
+    with model._client:  # it has no method to close it
+        whole = model.invoke(CAPITAL)
+        streamed = "".join(str(part.content) for part in model.stream(CAPITAL))
 
     assert whole.content == streamed == _expected(server)
     assert whole.usage_metadata
     assert whole.usage_metadata["output_tokens"] == 5
 
 
-def test_llama_index_chats(server: ServerProcess) -> None:
+def test_llama_index_chats(server: ServerProcess, ollama_client: ollama.Client) -> None:
     """With its integration of Ollama."""
     from llama_index.llms.ollama import Ollama
 
-    model = Ollama("smollm2", server.url, temperature=0, additional_kwargs={"num_predict": 5}, request_timeout=120)
+    model = Ollama("smollm2", client=ollama_client, temperature=0, additional_kwargs={"num_predict": 5})
 
     assert model.complete(CAPITAL).text == _expected(server)
     assert "".join(part.delta or "" for part in model.stream_complete(CAPITAL)) == _expected(server)
