@@ -16,16 +16,16 @@ import msgspec
 from appliance.core.errors import RequestError
 from appliance.core.openai_types import Json, now
 from appliance.core.stored_objects import DamagedObjectError, ObjectKey, StoredObjects, decode_stored, new_object_id
-from appliance.responses.items import with_id
+from appliance.responses.items import checked_items, with_id
+from appliance.responses.request_fields import require_small_metadata
 from appliance.responses.store import CONVERSATION, NotStoredError, current_owner
 
 Result = TypeVar("Result")
 
 _FILE = "conversation.json"
 
-# OpenAI's limits.
+# OpenAI's limit.
 MAX_NEW_ITEMS = 20
-_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 _MAX_SHOWN = 80
 
@@ -71,13 +71,11 @@ def decode_body(body: bytes) -> ConversationBody:
         raise RequestError(f"The body is not a request: {error}", param=param) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
-    metadata, items = decoded.metadata or {}, decoded.items or []
-    if len(metadata) > _MAX_METADATA or any(len(k) > _MAX_KEY or len(v) > _MAX_VALUE for k, v in metadata.items()):
-        limits = f"{_MAX_METADATA} entries with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
-        raise RequestError(f"metadata is too large; it may have {limits}", param="metadata")
+    require_small_metadata(decoded.metadata)
+    items = decoded.items or []
     if len(items) > MAX_NEW_ITEMS:
         raise RequestError(f"items has {len(items)} items; at most {MAX_NEW_ITEMS} are added at once", param="items")
-    decoded.items = None if decoded.items is None else [with_id(item) for item in decoded.items]
+    decoded.items = checked_items(items)
     return decoded
 
 
@@ -118,8 +116,17 @@ class Conversations:
         return await self._change(key, change)
 
     async def add_own(self, conversation_id: str, items: Sequence[Json]) -> Conversation:
-        """Add items at the end of a conversation of the current caller."""
-        return await self.add(_key(conversation_id), items)
+        """Add items at the end of a conversation of the current caller; raises RequestError if an id is taken."""
+
+        def change(conversation: Conversation) -> None:
+            taken = {each.get("id") for each in conversation.items}
+            for index, item in enumerate(items):
+                if item["id"] in taken:
+                    text = f"items[{index}].id is {item['id']!r}, which an item of the conversation has already"
+                    raise RequestError(f"{text}; leave it out", param=f"items[{index}].id")
+            conversation.items.extend(items)
+
+        return await self._change(_key(conversation_id), change)
 
     async def delete_item(self, conversation_id: str, item_id: str) -> Conversation:
         """Delete an item; raises NotStoredError."""

@@ -5,7 +5,8 @@ Source: https://platform.openai.com/docs/api-reference/responses/input-items
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -26,7 +27,27 @@ _PREFIXES = {
     "custom_tool_call_output": "ctco_",
 }
 
-_MAX_PAGE = 100
+# Types of items that models or services read, by the texts that each must have.
+_REQUIRED: Mapping[str, Sequence[str]] = {
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id",),
+    "custom_tool_call": ("call_id", "name", "input"),
+    "custom_tool_call_output": ("call_id",),
+}
+_KINDS = _REQUIRED.keys() | {
+    *("message", "reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call"),
+    *("computer_call", "computer_call_output", "code_interpreter_call", "tool_search_call", "tool_search_output"),
+    *("local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output"),
+    *("apply_patch_call", "apply_patch_call_output"),
+    *("mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
+}
+
+_ROLES = ("user", "assistant", "system", "developer")
+_TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+
+_ITEM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_MAX_PAGE, _MAX_QUOTED = 100, 80
 
 
 def input_items(raw: bytes) -> list[Json]:
@@ -49,6 +70,57 @@ def with_id(item: Json) -> Json:
     if not isinstance(item_id, str | None):
         raise RequestError("The id of an item must be a text", param="input")
     return {**item, "type": kind, "id": item_id or new_object_id(_PREFIXES.get(kind, "item_"))}
+
+
+def checked_items(items: Sequence[Json]) -> list[Json]:
+    """Return the items that a client adds to a conversation, each with its type and an id.
+
+    Raises:
+        RequestError: one would make every later request of the conversation fail.
+    """
+    checked: list[Json] = []
+    taken: set[str] = set()
+    for index, item in enumerate(items):
+        path = f"items[{index}]"
+        _require_id(item.get("id"), taken, f"{path}.id")
+        kind = item.get("type") or ("message" if "role" in item else None)
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise _wrong(f"{path}.type", kind, "the type of an item, such as message")
+        if kind == "message":
+            _require_message(item, path)
+        for name in _REQUIRED.get(kind, ()):
+            if not isinstance(item.get(name), str):
+                raise _wrong(f"{path}.{name}", item.get(name), "a text")
+        checked.append(with_id(item))
+    return checked
+
+
+def _require_id(item_id: object, taken: set[str], path: str) -> None:
+    if item_id is None:
+        return
+    if not isinstance(item_id, str) or not _ITEM_ID.fullmatch(item_id):
+        raise _wrong(path, item_id, "1 to 64 letters, digits, _ and -; or leave it out")
+    if item_id in taken:
+        raise RequestError(f"{path} is {item_id!r}, which an earlier item has; leave it out", param=path)
+    taken.add(item_id)
+
+
+def _require_message(item: Json, path: str) -> None:
+    if item.get("role") not in _ROLES:
+        raise _wrong(f"{path}.role", item.get("role"), f"one of {', '.join(_ROLES)}")
+    content = item.get("content")
+    if not isinstance(content, str | list):
+        raise _wrong(f"{path}.content", content, "a text or a list of parts")
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        part_path = f"{path}.content[{index}]"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise _wrong(part_path, part, "an object with a type, such as input_text")
+        if part["type"] in _TEXT_PARTS and not isinstance(part.get("text"), str):
+            raise _wrong(f"{part_path}.text", part.get("text"), "a text")
+
+
+def _wrong(path: str, value: object, expected: str) -> RequestError:
+    return RequestError(f"{path} is {repr(value)[:_MAX_QUOTED]}; must be {expected}", param=path)
 
 
 def as_history(items: Sequence[Json]) -> list[Json]:

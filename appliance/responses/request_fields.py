@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,9 @@ from appliance.core.openai_types import Json
 # The model neither stores nor knows anything of the store.
 _OURS = ("background", "previous_response_id", "conversation")
 
+# OpenAI's limits.
+_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
+
 
 class _Conversation(msgspec.Struct):
     id: str
@@ -28,6 +31,7 @@ class RequestFields(msgspec.Struct):
     store: bool | None = None
     stream: Any = None  # Any: the model validates it
     background: bool | None = None
+    metadata: dict[str, str] | None = None
     previous_response_id: str | None = None
     conversation: str | _Conversation | None = None
 
@@ -50,12 +54,21 @@ def decode(body: bytes) -> RequestFields:
         raise RequestError(f"The body is not a request: {error}", param=param) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+    require_small_metadata(fields.metadata)
     if fields.previous_response_id is not None and fields.conversation is not None:
         message = "previous_response_id and conversation exclude each other; send one of them"
         raise RequestError(message, param="previous_response_id", code="mutually_exclusive_parameters")
     if fields.background and fields.store is False:
         raise RequestError("background needs store: true; leave one of them out", param="background")
     return fields
+
+
+def require_small_metadata(metadata: Mapping[str, str] | None) -> None:
+    """Raise RequestError if metadata has more than OpenAI allows."""
+    pairs = metadata or {}
+    if len(pairs) > _MAX_METADATA or any(len(k) > _MAX_KEY or len(v) > _MAX_VALUE for k, v in pairs.items()):
+        limits = f"{_MAX_METADATA} entries with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
+        raise RequestError(f"metadata is too large; it may have {limits}", param="metadata")
 
 
 def forwarded(request: ModelRequest, items: Sequence[Json] | None, max_bytes: int) -> ModelRequest:

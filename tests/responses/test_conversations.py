@@ -59,6 +59,17 @@ def test_items_are_added_read_and_deleted(client: OpenAI) -> None:
         client.conversations.items.retrieve(ids[1], conversation_id=conversation)
 
 
+def test_an_id_is_given_once(client: OpenAI) -> None:
+    """A second item with it is refused, and adds nothing."""
+    item: Any = {**user("One"), "id": "msg_mine"}
+    conversation = client.conversations.create(items=[item]).id
+
+    with pytest.raises(openai.BadRequestError, match=r"items\[1\].id"):
+        client.conversations.items.create(conversation, items=[user("Two"), item])
+
+    assert texts(client, conversation) == ["One"]
+
+
 @pytest.mark.parametrize("mode", ["whole", "streamed", "background", "not stored"])
 def test_a_response_continues_its_conversation(client: OpenAI, upstream: Upstream, mode: str) -> None:
     """Its input and output become items of the conversation, each with an id of its own."""

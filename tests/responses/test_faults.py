@@ -21,6 +21,12 @@ ID = "resp_" + "0" * 32
 BASE = {"model": "ours", "input": "Hello"}
 ITEM = {"role": "user", "content": "Hi"}
 
+
+def _added(item: dict[str, Any], param: str, words: str) -> tuple[str, str, Any, int, str, str]:
+    """Return a conversation whose second item is wrong, and what is said of it."""
+    return "POST", "/v1/conversations", {"items": [{**ITEM, "id": "msg_a"}, item]}, 400, param, words
+
+
 # The request, the status, the field at fault and words of the message.
 WRONG: dict[str, tuple[str, str, Any, int, str | None, str]] = {
     "store is no boolean": ("POST", "/v1/responses", {**BASE, "store": "yes"}, 400, "store", "bool"),
@@ -59,6 +65,25 @@ WRONG: dict[str, tuple[str, str, Any, int, str | None, str]] = {
     "too many items": ("POST", "/v1/conversations", {"items": [ITEM] * 21}, 400, "items", "at most 20"),
     "metadata is a text": ("POST", "/v1/conversations", {"metadata": "a"}, 400, "metadata", "object"),
     "long metadata": ("POST", "/v1/conversations", {"metadata": {"a": "b" * 513}}, 400, "metadata", "512"),
+    "metadata of a response": ("POST", "/v1/responses", {**BASE, "metadata": {"a": 1}}, 400, "metadata", "str"),
+    "large metadata of a response": (
+        *("POST", "/v1/responses", {**BASE, "metadata": {str(each): "" for each in range(17)}}),
+        *(400, "metadata", "16 entries"),
+    ),
+    "an item of no known type": _added({"type": "nope"}, "items[1].type", "'nope'"),
+    "an item whose type is a list": _added({"type": ["message"]}, "items[1].type", "['message']"),
+    "a part as an item": _added({"type": "input_image"}, "items[1].type", "'input_image'"),
+    "an unknown role": _added({"role": "king", "content": "Hi"}, "items[1].role", "one of user"),
+    "content that is a number": _added({**ITEM, "content": 7}, "items[1].content", "list of parts"),
+    "content that has a text": _added({**ITEM, "content": ["Hi"]}, "items[1].content[0]", "input_text"),
+    "a part without its text": _added(
+        *({**ITEM, "content": [{"type": "input_text"}]}, "items[1].content[0].text", "must be a text")
+    ),
+    "a call without arguments": _added(
+        *({"type": "function_call", "call_id": "1", "name": "a"}, "items[1].arguments", "must be a text")
+    ),
+    "an item id that is a path": _added({**ITEM, "id": "../../x"}, "items[1].id", "letters"),
+    "an item id twice": _added({**ITEM, "id": "msg_a"}, "items[1].id", "earlier item"),
     "a body that is no JSON": ("POST", "/v1/conversations", b"{", 400, None, "JSON"),
     "no method": ("PATCH", f"/v1/responses/{ID}", None, 405, None, "PATCH"),
 }
