@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -56,6 +56,8 @@ class RequestContext:
     operation: str | None = None
     admitted: float | None = None
     """When its turn in the model's queue came."""
+    on_admitted: Callable[[], object] | None = None
+    """Is called when its turn came, before the model gets it; an exception ends the request. None calls nothing."""
     queued: float | None = None
     """When it began to wait, for capacity here or in the engine; None if it did not, or if that is unknown."""
     scheduled: float | None = None

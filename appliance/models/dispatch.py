@@ -251,9 +251,7 @@ class _Exchange:
         """
         status, request, context = self.status, self.request, self.context
         async with self._admitted() as (slots, timeouts):
-            # The state may have changed while the request was queued.
-            if not status.rule.can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
-                raise unavailable(status)
+            self._require_still_possible()
             usage = None if context is None else TokenUsage(context)
             if usage is not None:
                 request = replace(request, on_usage=usage.conclude)
@@ -287,6 +285,14 @@ class _Exchange:
                             reader.feed(chunk)
                         yield chunk
             self._is_success = response.status < 400
+
+    def _require_still_possible(self) -> None:
+        """Raise RequestError for what has changed while the request was queued."""
+        status, context = self.status, self.context
+        if not status.rule.can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
+            raise unavailable(status)
+        if context is not None and context.on_admitted is not None:
+            context.on_admitted()
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncGenerator[tuple[SequenceSlots, Timeouts]]:

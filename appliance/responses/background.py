@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import structlog
@@ -41,6 +42,9 @@ _WATCH_SECONDS = 0.25
 
 # Delays between attempts while the model is not available, and how long upstreams may be away.
 _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, _MAX_AWAY_SECONDS = 0.5, 30.0, 600.0
+
+# Answers of an upstream that is overloaded or not available, but will be.
+_OVERLOADED = frozenset({429, 503})
 
 # How soon a response is run again whose result could not be written.
 _STORE_RETRY_SECONDS = 60.0
@@ -75,7 +79,7 @@ class BackgroundResponses:
         # The claim comes first: without it, nobody would run the response after the end of this process.
         claim = self.store.objects.claim(key, is_new=True)
         if claim is None:
-            raise AssertionError("a new response is claimed; this is a bug")
+            raise StoreUnavailableError("The directory of the store was removed.", retry_after=30)
         try:
             self.store.write_pending(key, stored, is_new=True)
         except BaseException:
@@ -165,6 +169,8 @@ class BackgroundResponses:
         with authenticated(self._principal(run.key.owner)), use_context(run.key.id) as context:
             context.method, context.path, context.route = "POST", request.path, request.path
             context.protocol, context.key, context.response = "openai", run.key.owner or None, run.key.id
+            # The key may be removed while the request is queued.
+            context.on_admitted = partial(self._principal, run.key.owner)
             task = asyncio.current_task()
             watch = asyncio.create_task(self._watch(run.key, stored, context, task))
             response: Json | None = None
@@ -238,7 +244,10 @@ class BackgroundResponses:
         failures, away_since = 0, None
         while True:
             try:
-                return await self.manager.handle(request.model, request.model_request(headers), is_background=True)
+                response = await self.manager.handle(request.model, request.model_request(headers), is_background=True)
+                if response.status not in _OVERLOADED:
+                    return response
+                raise UnavailableError(_message_of(await _whole(response)), code="upstream_failed")
             except (UnavailableError, RateLimitedError) as error:
                 state = self.manager.find(request.model).state
                 is_away = state is State.UNAVAILABLE or (state is State.READY and isinstance(error, UnavailableError))
@@ -246,7 +255,8 @@ class BackgroundResponses:
                 has_given_up = away_since is not None and time.monotonic() - away_since > _MAX_AWAY_SECONDS
                 if has_given_up or (state in {State.FAILED, State.STOPPED} and not self.manager.is_stopping):
                     raise
-                failures, context.refused = failures + 1, None
+                # What has not begun is left to the next process when this one ends.
+                failures, context.refused, context.admitted = failures + 1, None, None
             await asyncio.sleep(
                 backoff_seconds(failures, first_seconds=_FIRST_RETRY_SECONDS, max_seconds=_MAX_RETRY_SECONDS)
             )
@@ -274,7 +284,7 @@ async def _read(run: ResponseRun, response: ModelResponse, writer: EventWriter |
     if isinstance(response.body, bytes):
         whole = response_object.decode(response.body)
         if response.status >= 300 or whole is None:
-            raise _error_of(response.body)
+            raise GatewayError(_message_of(response.body))
         return run.shown(whole)
     async with aclosing(sse.read_events(response.body, _MAX_EVENT_BYTES)) as stream:
         if writer is None:
@@ -298,11 +308,19 @@ async def _read(run: ResponseRun, response: ModelResponse, writer: EventWriter |
     raise GatewayError("The model's stream ended before the response")
 
 
-def _error_of(body: bytes) -> RequestError:
+async def _whole(response: ModelResponse) -> bytes:
+    if isinstance(response.body, bytes):
+        return response.body
+    async with aclosing(response.body) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+def _message_of(body: bytes) -> str:
+    """Return the message of an error of the model."""
     decoded = events.decode(body) or {}
     error = decoded.get("error")
     message = error.get("message") if isinstance(error, dict) else error
-    return GatewayError(str(message or "The model's answer is not a response"))
+    return str(message or "The model's answer is not a response")
 
 
 def _code_and_message(key: ObjectKey, error: Exception) -> tuple[str, str]:

@@ -18,7 +18,7 @@ import msgspec
 from appliance.config.responses import ResponsesConfig
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import RequestError
+from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.memory_directory import memory_directory
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
@@ -144,12 +144,16 @@ class Stored:
         left = 0.0
         while True:
             # It was logged; the next time may be better.
-            with suppress(StoreUnavailableError):
+            try:
                 if left <= 0:
                     await asyncio.to_thread(self.store.objects.sweep)
                     left = _SWEEP_SECONDS
                 await self.background.recover()
                 self.manager.store_usage["responses"] = await asyncio.to_thread(self.store.objects.usage)
+            except StoreUnavailableError:
+                # Its directory may have been removed.
+                with suppress(OSError, ApplianceError):
+                    await asyncio.to_thread(self.store.objects.open)
             await asyncio.sleep(_RECOVER_SECONDS)
             left -= _RECOVER_SECONDS
 

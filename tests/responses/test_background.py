@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -16,7 +17,7 @@ from openai import OpenAI
 from openai.types.responses import Response
 from server_process import ServerProcess, wait_until
 from stored_server import config_file
-from upstreams import FOR_EVER, SSE, Answer, Asked, Upstream, json_answer, sse, well_behaved
+from upstreams import FOR_EVER, SSE, Answer, Asked, Upstream, error, json_answer, sse, well_behaved
 
 
 def ended(client: OpenAI, response_id: str) -> Response:
@@ -152,6 +153,21 @@ def test_an_error_of_the_model_is_the_end(client: OpenAI, upstream: Upstream) ->
     assert streamed[-1].type == "response.failed"
 
 
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_it_waits_while_its_upstream_is_overloaded(client: OpenAI, upstream: Upstream, is_streamed: bool) -> None:
+    """It is sent again, as the lines of batches are, and its events begin once."""
+    upstream.on("/v1/responses", error(429, "slow down"), error(503, "away"), well_behaved)
+
+    created = client.responses.create(model="ours", input="Hello", background=True, stream=is_streamed)
+
+    if isinstance(created, Response):
+        assert ended(client, created.id).output_text == "You said: Hello"
+    else:
+        kinds = [each.type for each in created]
+        assert (kinds[-1], kinds.count("response.created")) == ("response.completed", 1)
+    assert len(upstream.calls) == 3
+
+
 def test_many_responses_wait_for_their_turn(client: OpenAI, upstream: Upstream) -> None:
     """They take part of the model's capacity, and all are answered."""
     created = [client.responses.create(model="ours", input=f"Hello {each}", background=True) for each in range(12)]
@@ -264,4 +280,35 @@ def test_a_response_whose_key_was_removed_fails(
     wait_until((path / "final.json").exists, 30, server.log_tail)
     response = json.loads((path / "final.json").read_bytes())["response"]
     assert (response["status"], response["error"]["code"]) == ("failed", "key_removed")
+    assert server.stop() == 0, server.log_tail()
+
+
+def test_a_key_removed_while_the_server_runs_begins_nothing(
+    serve: Callable[..., ServerProcess], upstreams: Callable[[], Upstream], tmp_path: Path
+) -> None:
+    """What runs goes on; what is queued for the model fails when its turn comes."""
+    upstream, gate = upstreams(), Gate()
+    upstream.on("/v1/responses", gate)
+    keys = "  api_keys: [{{name: {}, value: {}}}]\n"
+    base = f"responses: {{store: file, directory: {tmp_path}/responses}}\nserver:\n"
+    file = config_file(tmp_path, upstream, base + keys.format("old", "sk-0123456789abcdef"))
+    server = serve(file=file).wait_until_ready(60)
+    headers = {"Authorization": "Bearer sk-0123456789abcdef"}
+    body = {"model": "ours", "input": "Hello", "background": True, "stream": True}
+    with httpx.Client(base_url=server.url, headers=headers) as client:
+        for _ in range(5):
+            with client.stream("POST", "/v1/responses", json=body) as answer:
+                assert answer.status_code == 200
+    wait_until(lambda: len(upstream.calls) == 2, 30, server.log_tail)
+
+    config_file(tmp_path, upstream, base + keys.format("new", "sk-fedcba9876543210"))
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: any(each["event"] == "config.applied" for each in server.events()), 30, server.log_tail)
+    gate.is_open.set()
+
+    wait_until(lambda: len(list(tmp_path.glob("responses/old/*/final.json"))) == 5, 30, server.log_tail)
+    ends = [json.loads(each.read_bytes())["response"] for each in tmp_path.glob("responses/old/*/final.json")]
+    codes = sorted((each["error"] or {}).get("code", "") for each in ends)
+    assert codes == ["", "", "key_removed", "key_removed", "key_removed"]
+    assert len(upstream.calls) == 2
     assert server.stop() == 0, server.log_tail()

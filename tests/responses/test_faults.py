@@ -211,6 +211,16 @@ def test_an_answer_that_cannot_be_stored_is_given(
         assert str(tmp_path) not in answer.text
     events = {each["event"] for each in server.events()}
     assert {"store.failed", "response.not_stored"} <= events
+    folder.unlink()
+    statuses: list[int] = []
+
+    def is_queued() -> bool:
+        statuses.append(ask(server, "POST", "/v1/responses", {**BASE, "background": True}).status_code)
+        return statuses[-1] == 200
+
+    # The directory is made again.
+    wait_until(is_queued, 30)
+    assert set(statuses) <= {200, 503}
     assert server.stop() == 0, server.log_tail()
 
 
