@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import unicodedata
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -239,7 +241,7 @@ class _Upload:
         try:
             for field, piece in self._form.feed(data):
                 if field.is_file and field.name == "file":
-                    self._filename = field.filename or "file.jsonl"
+                    self._filename = _safe_name(field.filename or "")
                     self._size += len(piece)
                     if self._size > self._max_bytes:
                         text = f"The file is larger than batches.max_file_bytes of {self._max_bytes} bytes"
@@ -260,3 +262,10 @@ class _Upload:
         if name not in self._fields:
             raise RequestError(f"{name} is missing in the form", param=name)
         return self._fields[name].decode(errors="replace")
+
+
+def _safe_name(filename: str) -> str:
+    """Return the last component of a path of any system, without control characters and line separators."""
+    name = "".join(each for each in filename if unicodedata.category(each) not in {"Cc", "Zl", "Zp"})
+    name = re.split(r"[/\\]", name)[-1].strip()
+    return "file.jsonl" if name in {"", ".", ".."} else name

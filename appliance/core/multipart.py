@@ -6,7 +6,7 @@ A form that two parsers could read differently is an error: an upstream must rea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
@@ -64,8 +64,7 @@ def read_form(body: bytes, content_type: str, max_parts: int = MAX_PARTS) -> Map
     boundary = _boundary(content_type)
     fields: dict[str, FormField] = {}
     for field in _fields(body, boundary, max_parts):
-        if field.name in fields and not field.name.endswith(_LIST_SUFFIX):
-            raise FormError(f"The form has the field {field.name[:80]!r} twice; send it once")
+        _require_new(field, fields)
         fields[field.name] = field
     return fields
 
@@ -77,6 +76,7 @@ class FormReader:
         # Not strict: a strict parser rejects the line break after the form if it comes in a piece of its own.
         self._parser = PushMultipartParser(_boundary(content_type), max_segment_count=max_parts)
         self._field: FormField | None = None
+        self._names: set[str] = set()
 
     def feed(self, data: bytes) -> Iterator[tuple[FormField, bytes]]:
         """Yield fields with pieces of their values, the first one empty; their spans are unknown. Raises FormError."""
@@ -84,6 +84,8 @@ class FormReader:
             for event in self._parser.parse(data):
                 if isinstance(event, MultipartSegment):
                     self._field = _field(event, slice(0))
+                    _require_new(self._field, self._names)
+                    self._names.add(self._field.name)
                     yield self._field, b""
                 elif event and self._field is not None:
                     yield self._field, bytes(event)
@@ -101,6 +103,11 @@ def text_value(body: bytes, field: FormField | None) -> str | None:
         return body[field.span].decode()
     except UnicodeDecodeError as error:
         raise FormError(f"The field {field.name!r} of the form is not text in UTF-8") from error
+
+
+def _require_new(field: FormField, names: Container[str]) -> None:
+    if field.name in names and not field.name.endswith(_LIST_SUFFIX):
+        raise FormError(f"The form has the field {field.name[:80]!r} twice; send it once")
 
 
 def _boundary(content_type: str) -> bytes:

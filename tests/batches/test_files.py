@@ -98,6 +98,40 @@ async def test_an_upload_that_is_no_form_is_refused(tmp_path: Path) -> None:
     assert cut.json()["error"]["code"] == "invalid_form"
 
 
+async def test_a_form_with_two_files_is_refused(tmp_path: Path) -> None:
+    """They are not taken for one."""
+    files = [("file", ("a.jsonl", b"{}")), ("file", ("b.jsonl", b"{}"))]
+    async with serving(tmp_path / "store") as service:
+        answer = await service.post("/v1/files", files=files, data={"purpose": "batch"})
+        kept = (await service.get("/v1/files")).json()["data"]
+
+    assert (answer.status_code, answer.json()["error"]["code"], kept) == (400, "invalid_form", [])
+    assert "'file' twice" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\\\data\\\\in.jsonl", "in.jsonl"),
+        ("a%0D%0Ab\x1b.jsonl", "ab.jsonl"),
+        ("..", "file.jsonl"),
+        ("Übung 1.jsonl", "Übung 1.jsonl"),
+    ],
+)
+async def test_the_name_of_a_file_is_no_path(tmp_path: Path, sent: str, kept: str) -> None:
+    """The last component is kept, without what changes lines."""
+    form = (
+        '--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        f'--b\r\nContent-Disposition: form-data; name="file"; filename="{sent}"\r\n\r\n{{}}\r\n--b--\r\n'
+    )
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    async with serving(tmp_path / "store") as service:
+        answer = await service.post("/v1/files", content=form.encode(), headers=headers)
+
+    assert answer.json()["filename"] == kept
+
+
 async def test_files_have_limits(tmp_path: Path) -> None:
     """One file, and all together: 413 names the key, and deleting makes room."""
     async with serving(tmp_path / "store", max_file_bytes=5000, max_bytes=8000) as service:
