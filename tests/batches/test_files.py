@@ -243,15 +243,15 @@ async def test_a_damaged_object_hides_no_other(tmp_path: Path) -> None:
 async def test_a_failure_of_the_search_for_batches_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on after a pause."""
     monkeypatch.setattr(runner, "_FAILURE_SECONDS", 0.01)
-    # A claim that is none of ours.
+    # No claim of ours, and nothing that is swept away.
     with capture_logs() as logs:
         async with serving(tmp_path / "store") as service:
             stray = tmp_path / "store" / ".claims" / "stray"
-            await asyncio.to_thread(stray.touch)
+            await asyncio.to_thread(stray.mkdir)
             async with asyncio.timeout(20):
                 while not any(each["event"] == "batches.failed" for each in logs):
                     await asyncio.sleep(0.02)
-            await asyncio.to_thread(stray.unlink)
+            await asyncio.to_thread(stray.rmdir)
             ended = await service.until(await service.create(lines(1)))
 
     assert ended["status"] == "completed"
