@@ -100,7 +100,7 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
             raise
         if not status.rule.can_answer:
             # KServe's clients of the protocol's version 1 read this status, and nothing else, as "not ready".
-            raise unavailable(status)
+            raise unavailable(status, name)
         return _model_object(manager, status, name)
 
     return [*(_route(operation, client) for operation in OPENAI_PATHS), list_models, show_model]

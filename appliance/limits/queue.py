@@ -138,12 +138,11 @@ class _Waiter:
 
 @dataclass(slots=True)
 class RequestQueue:
-    """The queue of the model of this name; `refused` counts refusals by their reason.
+    """The queue of a model; `refused` counts refusals by their reason.
 
     `engine_concurrent` is the number of sequences that the engine computes at once, None if it does not say.
     """
 
-    model: str
     limits: LimitsConfig
     slo: SloConfig
     clock: Callable[[], float] = time.monotonic
@@ -221,13 +220,13 @@ class RequestQueue:
         if is_disturbed:
             for task in tuple(self._interruptible):
                 task.cancel()
-        self._require_slo()
+        self._require_slo(timeouts.model)
         if self._has_room:
             return self._start(size)
-        self._require_queue_room(size)
+        self._require_queue_room(size, timeouts.model)
         try:
             async with self._waiting(size, self._waiters) as turn:
-                return await timeouts.before_first(self._wait_for_turn(turn))
+                return await timeouts.before_first(self._wait_for_turn(turn, timeouts.model))
         except RequestTimeoutError:
             self.refused["deadline"] += 1
             note_refusal("deadline")
@@ -381,7 +380,7 @@ class RequestQueue:
                 self.leave(turn.result(), None, is_success=False)
             raise
 
-    async def _wait_for_turn(self, turn: asyncio.Future[SequenceSlots]) -> SequenceSlots:
+    async def _wait_for_turn(self, turn: asyncio.Future[SequenceSlots], name: str) -> SequenceSlots:
         """Wait for a request's turn; the promised time holds even if the estimate was wrong."""
         promised = self.slo.ttft_seconds
         if promised is None:
@@ -393,7 +392,7 @@ class RequestQueue:
         except TimeoutError:
             if not bound.expired():
                 raise
-        raise self._refusal("late", f"did not get to it in time for its slo.ttft_seconds of {promised:g}")
+        raise self._refusal(name, "late", f"did not get to it in time for its slo.ttft_seconds of {promised:g}")
 
     @property
     def _is_free(self) -> bool:
@@ -466,7 +465,7 @@ class RequestQueue:
         unit.slots.units.remove(unit)
         self._background_units -= unit.slots.is_background
 
-    def _require_slo(self) -> None:
+    def _require_slo(self, name: str) -> None:
         promised = self.slo.ttft_seconds
         # Without running requests, a refusal would help no other request.
         if promised is None or not self.running:
@@ -476,16 +475,16 @@ class RequestQueue:
         if wait is None or (
             wait + self._wait_estimator.first_token_seconds(self.running + 1, self.clock()) > promised * _SLO_SHARE
         ):
-            raise self._refusal("slo", f"could not begin to answer within its slo.ttft_seconds of {promised:g}")
+            raise self._refusal(name, "slo", f"could not begin to answer within its slo.ttft_seconds of {promised:g}")
 
-    def _require_queue_room(self, size: int) -> None:
+    def _require_queue_room(self, size: int, name: str) -> None:
         if self.limits.queued == 0:
-            raise self._refusal("concurrent", f"has {self.running_requests} requests running, as many as it may")
+            raise self._refusal(name, "concurrent", f"has {self.running_requests} requests running, as many as it may")
         if self.queued >= self.limits.queued:
-            raise self._refusal("queue", f"has {self.queued} requests waiting, as many as it may")
+            raise self._refusal(name, "queue", f"has {self.queued} requests waiting, as many as it may")
         tokens, max_tokens = self.queued_tokens, self.limits.queued_tokens
         if max_tokens is not None and tokens + self.tokens(size) > max_tokens:
-            raise self._refusal("tokens", f"has about {tokens} prompt tokens waiting, of at most {max_tokens}")
+            raise self._refusal(name, "tokens", f"has about {tokens} prompt tokens waiting, of at most {max_tokens}")
 
     def _wait_seconds(self) -> float | None:
         if self.concurrent is None:
@@ -493,9 +492,9 @@ class RequestQueue:
         started = (unit.started for unit in self._units)
         return self._wait_estimator.wait_seconds(self.queued, self.concurrent, started, self.clock())
 
-    def _refusal(self, reason: str, description: str) -> RateLimitedError:
+    def _refusal(self, name: str, reason: str, description: str) -> RateLimitedError:
         self.refused[reason] += 1
-        message = f"The model {self.model!r} {description}; try again later"
+        message = f"The model {name!r} {description}; try again later"
         return refusal(reason, message, self._wait_seconds(), code="overloaded")
 
 

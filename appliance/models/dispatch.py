@@ -107,7 +107,8 @@ async def _fall_back(
         try:
             response = await ask(target, name)
         except (RequestError, EngineDeadError) as error:
-            if reason_of(error) is None:
+            # Only the method of a Python class may know that it does not support the operation.
+            if reason_of(error) is None and not isinstance(error, UnsupportedOperationError):
                 raise
         else:
             if reason_of(response) is None:
@@ -124,9 +125,9 @@ async def _attempt(
     context = current_context()
     if context is not None:
         context.model, context.operation = status.name, request.operation
-    _require_supported(status, request)
+    _require_supported(status, request, name)
     if not (status.rule.can_answer or (status.state is State.DRAINING and status.accepts_while_draining)):
-        raise unavailable(status)
+        raise unavailable(status, name)
     charge = None
     if context is not None:
         tokens = status.queue.tokens(len(request.body))
@@ -177,9 +178,9 @@ class PeerClient:
 
     async def handle(self, name: str, request: ModelRequest) -> ModelResponse:
         status = self._find(name)
-        _require_supported(status, request)
+        _require_supported(status, request, name)
         if not status.rule.can_answer and status.state is not State.DRAINING:
-            raise unavailable(status)
+            raise unavailable(status, name)
         slots = current_slots()
         # The client's model may change the stream, and its bytes are for the client of that model only.
         request = replace(request, send=None)
@@ -194,13 +195,12 @@ async def wait_idle(statuses: Sequence[ModelStatus], seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
-def _require_supported(status: ModelStatus, request: ModelRequest) -> None:
+def _require_supported(status: ModelStatus, request: ModelRequest, name: str) -> None:
     if request.operation not in status.model.operations:
         principal = current_principal()
         allowed = sorted(each for each in status.model.operations if principal is None or principal.may_request(each))
         raise UnsupportedOperationError(
-            f"The model {status.name!r} does not support {request.operation}; "
-            f"it supports: {', '.join(allowed) or 'none'}",
+            f"The model {name!r} does not support {request.operation}; it supports: {', '.join(allowed) or 'none'}",
             param="model",
             code="unsupported_operation",
         )
@@ -213,9 +213,9 @@ def _require_supported(status: ModelStatus, request: ModelRequest) -> None:
         )
 
 
-def unavailable(status: ModelStatus) -> UnavailableError:
-    """Return the error of requests to a model that cannot answer now."""
-    return UnavailableError(status.client_message, retry_after=status.rule.retry_after)
+def unavailable(status: ModelStatus, name: str) -> UnavailableError:
+    """Return the error of requests that use this name of a model that cannot answer now."""
+    return UnavailableError(status.client_message(name), retry_after=status.rule.retry_after)
 
 
 @dataclass(slots=True)
@@ -290,7 +290,7 @@ class _Exchange:
         """Raise RequestError for what has changed while the request was queued."""
         status, context = self.status, self.context
         if not status.rule.can_answer and status.state not in {State.DRAINING, State.UNAVAILABLE}:
-            raise unavailable(status)
+            raise unavailable(status, self.name)
         if context is not None and context.on_admitted is not None:
             context.on_admitted()
 
@@ -299,12 +299,12 @@ class _Exchange:
         """Wait for the request's turn, and hold its slots in the block; everything is settled at the end of it."""
         status, context, charge, arrived = self.status, self.context, self.charge, time.monotonic()
         queue = status.tokenizer_queue if self.request.operation in _TOKENIZER_OPERATIONS else status.queue
-        size, timeouts = len(self.request.body), Timeouts.of(status.name, status.queue.limits)
+        size, timeouts = len(self.request.body), Timeouts.of(self.name, status.queue.limits)
         try:
             if self.is_background:
                 slots = await queue.enter_background(size)
                 # Its time begins with its turn, because nobody waits for it.
-                timeouts = Timeouts.of(status.name, status.queue.limits)
+                timeouts = Timeouts.of(self.name, status.queue.limits)
             else:
                 slots = await queue.enter(size, timeouts)
         except BaseException:

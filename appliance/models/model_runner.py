@@ -75,8 +75,8 @@ class ModelRunner:
         self.status = ModelStatus(
             config,
             context.factory.create(config, context.peers),
-            RequestQueue(config.name, limits, config.slo),
-            RequestQueue(config.name, limits, SloConfig()),
+            RequestQueue(limits, config.slo),
+            RequestQueue(limits, SloConfig()),
             RequestPresets(config),
         )
         self._artifacts = FetchedArtifacts()

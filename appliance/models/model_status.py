@@ -169,10 +169,9 @@ class ModelStatus:
         """Its state and the reason, without the text of errors, which is for the log."""
         return f"{self.state}: {public_reason(self.state, self.reason)}"
 
-    @property
-    def client_message(self) -> str:
-        """Its state in a sentence for clients."""
-        return f"The model {self.name!r} is {self.public_state}"
+    def client_message(self, name: str) -> str:
+        """Return its state in a sentence for clients that use this name of it."""
+        return f"The model {name!r} is {self.public_state}"
 
     def load_timings(self) -> Mapping[str, float]:
         """Return the seconds of each part of its latest load; empty if the model does not measure them."""

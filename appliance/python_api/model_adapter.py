@@ -102,7 +102,7 @@ class PythonModelAdapter:
             return await self._handle(request)
         except NotImplementedError as error:
             raise UnsupportedOperationError(
-                f"The model {self._model.name!r} does not support {request.operation}", code="unsupported_operation"
+                f"This model does not support {request.operation}", code="unsupported_operation"
             ) from error
         except InvalidResultError as error:
             log.error("response.invalid", model=self._model.name, operation=request.operation, reason=str(error))

@@ -220,7 +220,7 @@ class Stored:
         status = self.manager.find(name)
         self.manager.authorizer.require_operation(Operation.RESPONSE)
         if not status.rule.can_answer:
-            raise unavailable(status)
+            raise unavailable(status, name or status.name)
         fields = await off_loop(len(request.body), events.decode, request.body)
         queued = run.shown(response_object.queued(run.key.id, run.models[0], fields or {}))
         to_store = StoredRequest.of(name, forwarded, run.conversation_id, run.new_items)

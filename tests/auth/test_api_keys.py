@@ -234,6 +234,19 @@ async def test_a_refused_operation_names_only_those_the_key_may_ask() -> None:
     assert answer.json()["error"]["message"].endswith("does not support moderation; it supports: completion")
 
 
+async def test_errors_have_the_name_that_the_client_sent() -> None:
+    """A key for an alias does not learn the model's own name, whether it cannot answer or cannot do this."""
+    async with AppClient(config_with_keys(KeyConfig(name="one", value=ALIAS_KEY, models=("uno",)))) as client:
+        early = await client.post("/v1/completions", json={"model": "uno"}, headers=bearer_header(ALIAS_KEY))
+        await client.wait_until_ready()
+        asked = {"model": "uno", "input": "a"}
+        refused = await client.post("/v1/moderations", json=asked, headers=bearer_header(ALIAS_KEY))
+
+    assert (early.status_code, refused.status_code) == (503, 400)
+    for answer in (early, refused):
+        assert answer.json()["error"]["message"].startswith("The model 'uno' ")
+
+
 async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> None:
     """A key for an alias gets no answer from the only model there is without naming it."""
     of = config_with_keys(KeyConfig(name="one", value=ALIAS_KEY, models=("uno",)))

@@ -41,7 +41,7 @@ def _types() -> dict[str, Any]:  # Any: vLLM has no types for us
 
 async def _decoded(kind: str, body: dict[str, Any]) -> Any:  # Any: one of vLLM's request types
     limits = LimitsConfig(inputs_per_request=3, choices_per_request=2)
-    slot = await RequestQueue("m", limits, SloConfig()).enter(1, Timeouts.of("m", limits))
+    slot = await RequestQueue(limits, SloConfig()).enter(1, Timeouts.of("m", limits))
     with use_slots(slot):
         return decode(TypeAdapter(_types()[kind]), json.dumps(body).encode())
 
@@ -95,7 +95,7 @@ async def test_what_is_no_list_of_texts_is_one(kind: str, body: dict[str, Any]) 
 
 async def _held(body: object) -> None:
     limits = LimitsConfig()
-    slot = await RequestQueue("m", limits, SloConfig()).enter(1, Timeouts.of("m", limits))
+    slot = await RequestQueue(limits, SloConfig()).enter(1, Timeouts.of("m", limits))
     with use_slots(slot):
         await require_decodable(json.dumps(body).encode())
 

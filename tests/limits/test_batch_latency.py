@@ -47,7 +47,7 @@ def run(work: Coroutine[Any, Any, tuple[list[float], int]]) -> tuple[list[float]
 async def simulate(rate: float, start: BatchStart | None) -> tuple[list[float], int]:
     """The times to first token of requests at a rate, and how many lines of a batch were answered meanwhile."""
     loop = asyncio.get_running_loop()
-    queue, steps = RequestQueue("m", LimitsConfig(), SloConfig(), loop.time), Steps()
+    queue, steps = RequestQueue(LimitsConfig(), SloConfig(), loop.time), Steps()
     firsts: list[float] = []
     lines = 0
 

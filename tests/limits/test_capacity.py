@@ -75,7 +75,7 @@ class Harness:
     def __init__(self, concurrent: int | None, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
         slo = SloConfig(ttft_seconds=ttft_seconds)
-        self.queue = RequestQueue("m", LimitsConfig(concurrent=concurrent, **limits), slo, self.clock)
+        self.queue = RequestQueue(LimitsConfig(concurrent=concurrent, **limits), slo, self.clock)
         self.order: list[str] = []
 
     async def arrive(self, name: str, size: int = 1) -> Batch:

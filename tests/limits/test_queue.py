@@ -28,7 +28,7 @@ class Harness:
 
     def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        self.queue = RequestQueue("m", LimitsConfig(**limits), SloConfig(ttft_seconds=ttft_seconds), self.clock)
+        self.queue = RequestQueue(LimitsConfig(**limits), SloConfig(ttft_seconds=ttft_seconds), self.clock)
         self.order: list[str] = []
 
     def arrive(self, name: str = "", size: int = 400) -> asyncio.Task[SequenceSlots]:

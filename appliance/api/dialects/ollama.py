@@ -158,7 +158,7 @@ def _loaded(status: ModelStatus, body: ChatRequest | GenerateRequest, writer: Re
             param="keep_alive",
         )
     if not status.rule.can_answer:
-        raise unavailable(status)
+        raise unavailable(status, body.model)
     told: Json = {"message": {"role": "assistant", "content": ""}} if writer.is_chat else {"response": ""}
     answer = {"model": body.model, "created_at": now(), **told, "done": True, "done_reason": "load"}
     # One line is a stream, too.

@@ -133,7 +133,7 @@ def repository_index(manager: ModelManager, *, only_ready: bool = False) -> list
             "name": name,
             "version": VERSION,
             "state": _STATES.get(status.state, "UNAVAILABLE"),
-            "reason": "" if RULES[status.state].can_answer else status.client_message,
+            "reason": "" if RULES[status.state].can_answer else status.client_message(name),
         }
         for status, name in manager.visible()
         if RULES[status.state].can_answer or not only_ready

@@ -198,7 +198,7 @@ def _ready(status: ModelStatus, name: str) -> Response[ModelReady]:
         context.is_probe = True
     if rule.can_answer:
         return Response({"name": name, "ready": True})
-    body: ModelReady = {"name": name, "ready": False, "error": status.client_message}
+    body: ModelReady = {"name": name, "ready": False, "error": status.client_message(name)}
     return Response(body, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
