@@ -195,11 +195,18 @@ class RetryConfig(BaseConfig):
     """Delay before a retry at the same upstream, in seconds; it doubles with each further retry."""
 
 
+_READ_FIELDS = {
+    "model": "by which the request came here",
+    "stream": "by which the client gets a stream or one whole response",
+}
+_CONTENT_FIELDS = frozenset({"messages", "prompt", "input"})
+
+
 class RequestRewriteConfig(BaseConfig):
     """Changes of the JSON of every request; forms and all other fields stay as the client sent them."""
 
     defaults: Fields = Field(default_factory=dict)
-    """Fields for requests without them, such as `temperature: 0.2`; mappings are completed key by key."""
+    """Fields for requests without them or with null, such as `temperature: 0.2`; mappings are completed key by key."""
 
     override: Fields = Field(default_factory=dict)
     """Fields that always have this value; mappings are merged into the client's key by key."""
@@ -213,9 +220,12 @@ class RequestRewriteConfig(BaseConfig):
     """Text inserted before the client's system prompt in chat completions, responses and messages; unset is none."""
 
     @model_validator(mode="after")
-    def _keeps_the_model(self) -> Self:
-        if any("model" in fields for fields in (self.defaults, self.override, self.drop)):
-            raise ValueError("changes the field model, by which the request came here; must leave it out")
+    def _keeps_what_the_server_reads(self) -> Self:
+        for name, role in _READ_FIELDS.items():
+            if any(name in fields for fields in (self.defaults, self.override, self.drop)):
+                raise ValueError(f"changes the field {name}, {role}; must leave it out")
+        for name in _CONTENT_FIELDS.intersection(self.drop):
+            raise ValueError(f"drops the field {name}, without which no request can be answered; must leave it out")
         return self
 
 

@@ -103,10 +103,12 @@ def edit(body: bytes, changes: Mapping[str, Change]) -> bytes:
 
 
 def default(value: object) -> Change:
-    """The member gets this value if it does not exist; of an object, its members do."""
+    """The member gets this value if it does not exist or is null; of an object, its members do."""
     encoded = msgspec.json.encode(value)
     parts = {name: default(part) for name, part in value.items()} if isinstance(value, dict) else {}
-    return lambda old: encoded if old is None else edit(old, parts) if parts and old.startswith(b"{") else old
+    return lambda old: (
+        encoded if old in (None, b"null") else edit(old, parts) if parts and old.startswith(b"{") else old
+    )
 
 
 def merge(value: object) -> Change:

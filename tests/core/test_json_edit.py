@@ -62,11 +62,11 @@ def test_all_members_can_be_removed() -> None:
 
 
 def test_defaults_never_overwrite() -> None:
-    """They fill nested objects too; null is a value."""
-    body = b'{"o": {"a": 1}, "n": null, "s": "text"}'
+    """They fill nested objects too; null is as no value."""
+    body = b'{"o": {"a": 1, "b": {"c": null}}, "n": null, "s": "text"}'
     changes = {"o": default({"a": 2, "b": {"c": 3}}), "n": default(1), "s": default({"a": 1}), "x": default(True)}
 
-    assert json.loads(edit(body, changes)) == {"o": {"a": 1, "b": {"c": 3}}, "n": None, "s": "text", "x": True}
+    assert json.loads(edit(body, changes)) == {"o": {"a": 1, "b": {"c": 3}}, "n": 1, "s": "text", "x": True}
 
 
 def test_merging_overwrites() -> None:

@@ -186,3 +186,27 @@ def test_a_form_gets_another_model_name() -> None:
 def test_names_are_written_as_json() -> None:
     """A quote in a name does not break a response."""
     assert msgspec.json.decode(rename_response(b'{"model":"a"}', 'b"c')) == {"model": 'b"c'}
+
+
+def test_a_default_replaces_null() -> None:
+    """A client that sends null for a field has not set it, in objects either."""
+    config = RequestRewriteConfig(defaults={"temperature": 0.3, "stream_options": {"include_usage": True}})
+    body = b'{"temperature": null, "stream_options": {"include_usage": null, "a": null}}'
+
+    made = json.loads(_rewritten(config, CHAT, body))
+
+    assert made == {"temperature": 0.3, "stream_options": {"include_usage": True, "a": None}}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"override": {"stream": True}},
+        {"defaults": {"stream": False}},
+        *({"drop": [name]} for name in ("stream", "model", "messages", "prompt", "input")),
+    ],
+)
+def test_what_the_server_reads_or_every_request_needs_stays(settings: dict[str, Any]) -> None:
+    """A stream for a client that asked for none is as wrong as a request without its text."""
+    with pytest.raises(ValueError, match="must leave it out"):
+        RequestRewriteConfig(**settings)

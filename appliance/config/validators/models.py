@@ -155,7 +155,8 @@ def fallbacks_can_answer(raw: RawConfig) -> Iterator[Diagnostic]:
             fault = f"is {raw.quote(where)}"
             if name not in models:
                 others = [other for other, each in models.items() if each is not model]
-                yield raw.diagnostic(where, f"{fault}, the name of no model here; {raw.hint(where, 'models', others)}")
+                hint = raw.hint(where, "models", others) if others else "there is no other model here"
+                yield raw.diagnostic(where, f"{fault}, the name of no model here; {hint}")
             elif models[name] is model:
                 yield raw.diagnostic(where, f"{fault}, this model itself; must be another one")
             elif not _kinds(model) & _kinds(models[name]):
