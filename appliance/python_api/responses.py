@@ -69,7 +69,7 @@ async def build_response(
     is_chat = operation is Operation.CHAT_COMPLETION
     wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)
     if is_stream(result) and wants_stream:
-        return ModelResponse(_events(result, chunk_envelope), media_type=sse.MEDIA_TYPE)
+        return ModelResponse(_events(result, chunk_envelope, is_chat=is_chat), media_type=sse.MEDIA_TYPE)
     if is_stream(result):
         response = await _aggregate(result, envelope, chunk_envelope, is_chat=is_chat)
     else:
@@ -166,16 +166,33 @@ def _with_base64(embedding: Json) -> Json:
     return {**embedding, "data": encoded}
 
 
-async def _events(stream: Any, envelope: Json) -> AsyncGenerator[bytes]:  # Any: a user's own
-    """Yield the items of a user's stream as server-sent events; closing it closes the stream."""
+async def _events(stream: Any, envelope: Json, *, is_chat: bool) -> AsyncGenerator[bytes]:  # Any: a user's own
+    """Yield the items of a user's stream as server-sent events; closing it closes the stream.
+
+    Choices without a finish reason get one at the end, unless the user yields events of their own or an error.
+    """
+    head, finished, is_ours = envelope, dict[int, bool](), True
     async with aclosing(stream_items(stream)) as items:
         async for item in items:
             if isinstance(item, str) and item.startswith(_SSE_FIELDS):
                 if item.strip().encode() == sse.DONE_EVENT.strip():
                     break
+                is_ours = is_ours and item.startswith(":")
                 yield item.rstrip("\n").encode() + sse.SUFFIX
             else:
-                yield sse.json_event(_complete(envelope, _decode(item) if isinstance(item, str) else item))
+                chunk = _complete(envelope, _decode(item) if isinstance(item, str) else item)
+                is_ours = is_ours and "error" not in chunk
+                head = {name: value for name, value in chunk.items() if name != "usage"}
+                choices = chunk.get("choices") or ()
+                for position, choice in enumerate(each for each in choices if isinstance(each, dict)):
+                    index = choice.get("index", position)
+                    finished[index] = finished.get(index, False) or choice.get("finish_reason") is not None
+                yield sse.json_event(chunk)
+    if is_ours:
+        empty: Json = {"delta": {}} if is_chat else {"text": ""}
+        for index in (index for index, is_finished in (finished or {0: False}).items() if not is_finished):
+            last = {"index": index, **empty, "logprobs": None, "finish_reason": "stop"}
+            yield sse.json_event({**head, "choices": [last]})
     yield sse.DONE_EVENT
 
 

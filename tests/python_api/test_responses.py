@@ -176,7 +176,7 @@ async def test_a_plain_generator_streams() -> None:
 
     made = await events(await send(Writer(stream), Operation.COMPLETION, prompt="x", stream=True))
 
-    assert [each["choices"][0]["text"] for each in made] == ["a", "b"]
+    assert [each["choices"][0]["text"] for each in made] == ["a", "b", ""]
 
 
 async def test_an_answer_becomes_a_stream_with_all_it_has() -> None:
@@ -244,3 +244,24 @@ async def test_invalid_chunk_is_the_models_error() -> None:
 
     with pytest.raises(InvalidResultError, match="yield objects such as ChatCompletionChunk"):
         await events(await send(Writer(stream), stream=True))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "last"),
+    [
+        ({"choices": [{"delta": {"content": "a"}}]}, {"delta": {}, "finish_reason": "stop"}),
+        ({"choices": [{"index": 1, "delta": {"content": "a"}}]}, {"index": 1, "delta": {}, "finish_reason": "stop"}),
+        ({"choices": [{"delta": {}, "finish_reason": "length"}]}, {"delta": {}, "finish_reason": "length"}),
+        ({"error": {"message": "m"}}, None),
+    ],
+)
+async def test_a_stream_ends_with_a_finish_reason(chunk: Any, last: Any) -> None:
+    """The server adds it where the author left it out, unless the stream has an error."""
+
+    async def stream() -> AsyncGenerator[Any]:
+        yield chunk
+
+    made = await events(await send(Writer(stream), stream=True))
+
+    ends = [each for each in made if "choices" in each and each["choices"][0].get("finish_reason")]
+    assert [last and last.items() <= each["choices"][0].items() for each in ends] == ([True] if last else [])
