@@ -15,7 +15,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from appliance.core.errors import GatewayError, RequestError, anthropic_error_type, anthropic_message
+from appliance.core.errors import (
+    RequestError,
+    UnsupportedOperationError,
+    anthropic_error_type,
+    anthropic_message,
+)
 from appliance.over_chat import chat as chats
 from appliance.over_chat.chat import Json, Part
 from appliance.over_chat.translator import StreamTranslator, Translator, limits, parse_arguments, streaming
@@ -191,7 +196,10 @@ class CountTokensTranslator(Translator):
 
     def _whole(self, parts: list[Part]) -> Json:  # noqa: ARG002 - the text is not needed
         if self._usage.prompt_tokens is None:
-            raise GatewayError("The upstream does not say how many tokens the request has.")
+            raise UnsupportedOperationError(
+                "The upstream of this model does not say how many tokens a request has, so they cannot be counted",
+                code="unsupported_operation",
+            )
         return {"input_tokens": self._usage.prompt_tokens}
 
 
@@ -287,6 +295,10 @@ def _tools(request: _Request) -> Json:
             raise _unsupported(f"tools[{index}].type", f"is {tool.type!r}")
         tools.append(chats.tool(tool.name, tool.description, tool.input_schema or {"type": "object"}, tool.strict))
     choice = request.tool_choice
+    if choice is not None and choice.type == "tool" and choice.name not in [tool.name for tool in request.tools or ()]:
+        raise RequestError(
+            f"tool_choice.name is {str(choice.name)[:80]!r}, the name of no tool of the request", param="tool_choice"
+        )
     if not tools or choice is None:
         return {"tools": tools} if tools else {}
     named = {"type": "function", "function": {"name": choice.name}}

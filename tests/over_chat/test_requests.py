@@ -208,6 +208,17 @@ def test_what_has_no_counterpart_is_refused(
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("tools", [None, [{"name": "other", "input_schema": {}}]])
+def test_a_chosen_tool_must_be_one_of_the_request(tools: Any) -> None:
+    """The upstream would answer as if none were chosen, or with an error of its own."""
+    body: Any = {"model": "m", "max_tokens": 4, "messages": [{"role": "user", "content": "a"}]}
+    body |= {"tools": tools, "tool_choice": {"type": "tool", "name": "nope"}}
+
+    with pytest.raises(RequestError, match="'nope', the name of no tool") as raised:
+        translate(Operation.MESSAGE, json.dumps(body).encode(), "ours")
+    assert (raised.value.status, raised.value.param) == (400, "tool_choice")
+
+
 def test_a_body_that_is_no_object_is_refused() -> None:
     """As everywhere."""
     with pytest.raises(RequestError, match="not a request"):

@@ -94,6 +94,17 @@ def test_anthropics_client_is_served(claude: anthropic.Anthropic, chat_only: Ups
     assert chat_only.calls[0].header("anthropic-version") is None
 
 
+def test_tokens_of_an_upstream_that_does_not_count_are_refused(
+    claude: anthropic.Anthropic, chat_only: Upstream
+) -> None:
+    """With 400: clients would repeat a request that failed with 5xx, in vain."""
+    message = {"role": "assistant", "content": "a"}
+    chat_only.on(CHAT, json_answer({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}))
+
+    with pytest.raises(anthropic.BadRequestError, match="does not say how many tokens"):
+        claude.messages.count_tokens(model="ours", messages=HELLO)
+
+
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 def test_anthropics_client_calls_tools(claude: anthropic.Anthropic, chat_only: Upstream, is_streamed: bool) -> None:
     """And the upstream gets their results."""
