@@ -2,7 +2,7 @@
 
 OpenAI's is ``{"error": {"message", "type", "param", "code"}}``, Anthropic's has ``"type": "error"`` beside it, the Open
 Inference Protocol's and Ollama's is ``{"error": "text"}``, that of Text Embeddings Inference has an ``"error_type"``
-beside it, Cohere's is ``{"message": "text"}``.
+beside it, Cohere's is ``{"message": "text"}``, for rankings with OpenAI's ``"error"`` beside it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from appliance.core.request_context import current_context
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# Paths of the Open Inference Protocol; /v2/rerank is Cohere's.
-_OIP_PATH = re.compile(r"/v2(?!/rerank$)(/.*)?|/v1/models/.+:(predict|explain)")
+# Paths of the Open Inference Protocol; some are Cohere's.
+_OIP_PATH = re.compile(r"/v2(/.*)?|/v1/models/.+:(predict|explain)")
 
 # https://platform.openai.com/docs/guides/error-codes; other client errors are invalid_request_error.
 _TYPES: Mapping[int, str] = {
@@ -43,11 +43,13 @@ _TYPES: Mapping[int, str] = {
     503: "service_unavailable_error",
 }
 
-Format = Literal["openai", "openai_responses", "anthropic", "oip", "tei", "cohere"]
+Format = Literal["openai", "openai_responses", "anthropic", "oip", "tei", "cohere", "cohere_openai"]
 
 _PATHS: Mapping[str, Format] = {
     **dict.fromkeys(("/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict", "/info"), "tei"),
     **dict.fromkeys(("/v1/embed", "/v2/embed"), "cohere"),
+    # The second is not served; its 404 is for clients of either.
+    **dict.fromkeys(("/v2/rerank", "/v2/chat"), "cohere_openai"),
 }
 
 # https://github.com/huggingface/text-embeddings-inference, router/src/lib.rs; other client errors are Validation.
@@ -173,7 +175,8 @@ def _body(error_format: Format, status: int, message: str, error: Exception) -> 
         "param": request_error.param,
         "code": request_error.code,
     }
-    return {"error": fields, **({"type": "error"} if error_format == "anthropic" else {})}
+    beside = {"anthropic": {"type": "error"}, "cohere_openai": {"message": message}}
+    return {"error": fields, **beside.get(error_format, {})}
 
 
 def _responses_event(error: Mapping[str, Any], last: bytes) -> dict[str, Any]:  # Any: JSON values

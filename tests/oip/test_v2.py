@@ -282,6 +282,10 @@ async def test_other_errors_have_the_openai_format(client: InferenceClient) -> N
     for path in ("/v2/rerank", "/v1/completions"):
         answer = await client.post(path, json={"model": "nobody"})
         assert answer.json()["error"]["code"] == "model_not_found"
+    ranking, chat = [await client.post(path, json={"model": "nobody"}) for path in ("/v2/rerank", "/v2/chat")]
+    assert chat.status_code == 404
+    for body in (ranking.json(), chat.json()):
+        assert body["message"] == body["error"]["message"]
 
 
 async def test_a_dead_model_is_503_and_an_unforeseen_fault_500_without_its_text(fresh: InferenceClient) -> None:
