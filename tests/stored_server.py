@@ -14,6 +14,7 @@ CONFIG = """\
 models:
   - {{name: ours, class: proxy, aliases: [nick], upstreams: [{{url: '{url}'}}], limits: {{concurrent: 4}}}}
   - {{name: other, class: proxy, upstreams: [{{url: '{url}'}}]}}
+  - {{name: preset, class: proxy, request: {{system_prompt: Secret.}}, upstreams: [{{url: '{url}'}}]}}
 {more}
 """
 

@@ -145,6 +145,7 @@ class BackgroundResponses:
             stored.models,
             stored.input_items(),
             stored.request.new_items,
+            instructions=before["instructions"],
             previous_response_id=before["previous_response_id"],
             conversation_id=stored.request.conversation,
             is_background=True,

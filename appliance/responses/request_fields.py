@@ -31,6 +31,7 @@ class RequestFields(msgspec.Struct):
     store: bool | None = None
     stream: Any = None  # Any: the model validates it
     background: bool | None = None
+    instructions: Any = None  # Any: the same
     metadata: dict[str, str] | None = None
     previous_response_id: str | None = None
     conversation: str | _Conversation | None = None

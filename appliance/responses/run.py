@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -26,6 +27,7 @@ class ResponseRun:
     models: list[str]
     input: Sequence[Json]
     new_items: int
+    instructions: Any = None  # Any: as the client sent them, without what the config adds
     previous_response_id: str | None = None
     conversation_id: str | None = None
     is_stored: bool = True
@@ -40,7 +42,7 @@ class ResponseRun:
             own["previous_response_id"] = self.previous_response_id
         if self.conversation_id is not None:
             own["conversation"] = {"id": self.conversation_id}
-        return response_object.completed({**response, **own})
+        return {**response_object.completed({**response, **own}), "instructions": self.instructions}
 
     def stored(self, response: Json) -> StoredResponse:
         """Return what is stored of a response that has ended."""

@@ -95,7 +95,7 @@ class Responses:
                 if getattr(fields, field):
                     text = f"{field} needs stored responses, and this server stores none; {_REMEDY}"
                     raise RequestError(text, param=field, code="responses_not_stored")
-            return await _with_response(await self._manager.handle(name, request), _completed)
+            return await _with_response(await self._manager.handle(name, request), partial(_completed, fields))
         return await self._stored.handle(name, request, fields)
 
     @asynccontextmanager
@@ -164,7 +164,7 @@ class Stored:
         has_history = history is not None
         has_references = _REFERENCE in request.body
         if fields.store is False and not has_history and not has_references:
-            return await _with_response(await self.manager.handle(name, request), _completed)
+            return await _with_response(await self.manager.handle(name, request), partial(_completed, fields))
         new = await off_loop(len(request.body), input_items, bytes(fields.input))
         if has_references:
             new = await asyncio.to_thread(self._resolved, new, history or ())
@@ -174,6 +174,7 @@ class Stored:
             [name or status.name, status.name],
             items,
             len(new),
+            fields.instructions,
             fields.previous_response_id,
             fields.conversation_id,
             is_stored=fields.store is not False,
@@ -278,5 +279,6 @@ async def _with_response(response: ModelResponse, change: events.Change) -> Mode
     return replace(response, body=events.changed(response.body, change))
 
 
-async def _completed(_kind: str, response: Json) -> Json:
-    return response_object.completed(response)
+async def _completed(fields: RequestFields, _kind: str, response: Json) -> Json:
+    # Without the system prompt that the config may add.
+    return {**response_object.completed(response), "instructions": fields.instructions}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from openai import OpenAI
 from openai.types.responses import ResponseCompletedEvent, ResponseCreatedEvent
 from server_process import ServerProcess, wait_until
 from stored_server import ALICE, BOB, EMBEDDER, OTHER_MODEL, client_of
-from upstreams import Upstream, event, json_answer, stream
+from upstreams import Answer, Asked, Upstream, event, json_answer, stream
 
 
 def test_a_response_can_be_read_until_it_is_deleted(client: OpenAI) -> None:
@@ -73,6 +74,31 @@ def test_a_response_continues_an_earlier_one(client: OpenAI, upstream: Upstream)
     assert not {"instructions", "previous_response_id"} & sent.keys()
     assert third.previous_response_id == second.id
     assert len(client.responses.input_items.list(third.id, order="asc").data) == 5
+
+
+@pytest.mark.parametrize("instructions", [None, "Be brief."])
+def test_a_response_repeats_the_clients_instructions(
+    client: OpenAI, upstream: Upstream, instructions: str | None
+) -> None:
+    """Without the operator's system prompt, which the model gets: whole, in events, stored or not, and later."""
+
+    def echo(asked: Asked) -> Answer:
+        body = asked.json()
+        kept = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "status": "completed"}
+        response = {**kept, "output": [], "instructions": body["instructions"]}
+        last = {"type": "response.completed", "response": response}
+        return stream(event(last, "response.completed")) if body.get("stream") else json_answer(response)
+
+    upstream.on("/v1/responses", echo)
+    ask: Any = partial(client.responses.create, model="preset", input="Hello", instructions=instructions)
+    whole, unstored, queued = ask(), ask(store=False), ask(background=True)
+    streamed = [each.response for each in ask(stream=True) if isinstance(each, ResponseCompletedEvent)]
+    wait_until(lambda: client.responses.retrieve(queued.id).status == "completed", 30)
+
+    stored = [client.responses.retrieve(each.id) for each in (whole, queued)]
+    shown = [each.instructions for each in (whole, unstored, queued, *streamed, *stored)]
+    assert shown == [instructions] * 6
+    assert all(call.json()["instructions"].startswith("Secret.") for call in upstream.calls)
 
 
 def test_a_deleted_response_stays_in_those_that_continued_it(client: OpenAI) -> None:
