@@ -76,8 +76,10 @@ class BatchRunner:
                     log.exception("batches.failed", reason=type(error).__name__)
                     await asyncio.wait([stopping], timeout=_FAILURE_SECONDS)
                 added = asyncio.create_task(self._added.wait())
-                await asyncio.wait([stopping, added], timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                added.cancel()
+                try:
+                    await asyncio.wait([stopping, added], timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    added.cancel()
         finally:
             tasks = [stopping, *self._runs.values()]
             for task in tasks:
