@@ -10,7 +10,7 @@ import pytest
 from anthropic.types import Message
 from openai.types.responses import Response
 
-from appliance.core.errors import GatewayError
+from appliance.core.errors import GatewayError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.over_chat import Translator, translate
 
@@ -233,7 +233,7 @@ def test_a_whole_answer_without_choices_is_an_error_of_the_upstream() -> None:
     """Nor is an answer without a count one for a count."""
     count = translate(Operation.COUNT_TOKENS, json.dumps(HELLO).encode(), "ours")
 
-    with pytest.raises(GatewayError, match="how many tokens"):
+    with pytest.raises(UnsupportedOperationError, match="how many tokens"):
         count.response(_chat(content="x", usage=None))
     assert json.loads(count.response(_chat(content="x"))) == {"input_tokens": 7}
     with pytest.raises(GatewayError, match="no choices"):
