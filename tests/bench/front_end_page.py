@@ -96,13 +96,14 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
-    return median(run[key] for run in runs)
+    """Zero where no run has it, as older ones lack what is measured since."""
+    return median([run[key] for run in runs if key in run] or [0])
 
 
 def _ratio(runs: Runs, other: str, key: str) -> float:
-    """Not a number where the other has none, as whole responses have no gaps."""
+    """Not a number where either has none, as whole responses have no gaps."""
     pairs = zip(runs[OURS], runs[other], strict=True)
-    return median(ours[key] / theirs[key] if theirs[key] else math.nan for ours, theirs in pairs)
+    return median(ours[key] / theirs[key] if key in ours and theirs.get(key) else math.nan for ours, theirs in pairs)
 
 
 def _plot(levels: Mapping[str, Runs]) -> str:
