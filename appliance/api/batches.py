@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
 
 import msgspec
 from litestar import get, post
@@ -23,14 +22,12 @@ from appliance.api.pages import Page, page_of
 from appliance.batches.lines import ENDPOINTS
 from appliance.batches.objects import FINAL, Batch, Expiry, new_id, now
 from appliance.core.errors import RequestError
+from appliance.core.openai_types import require_small_metadata
 
 _OPT = {PROTOCOL: "openai"}
 
 _WINDOW = re.compile(r"([1-9][0-9]{0,2})([hd])")
 _MAX_WINDOW_SECONDS = 30 * 24 * 3600
-
-# https://platform.openai.com/docs/api-reference/batch/create#batch-create-metadata
-_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
 class BatchRequest(msgspec.Struct):
@@ -86,6 +83,7 @@ def _new_batch(wanted: BatchRequest) -> Batch:
         names = ", ".join(ENDPOINTS)
         raise RequestError(f"endpoint is {wanted.endpoint[:200]!r}; it must be one of: {names}", param="endpoint")
     seconds = _window_seconds(wanted.completion_window)
+    require_small_metadata(wanted.metadata)
     return Batch(
         id=new_id("batch_"),
         endpoint=wanted.endpoint,
@@ -93,7 +91,7 @@ def _new_batch(wanted: BatchRequest) -> Batch:
         completion_window=wanted.completion_window,
         created_at=now(),
         expires_at=now() + seconds,
-        metadata=_checked_metadata(wanted.metadata),
+        metadata=wanted.metadata,
         output_expires_after=wanted.output_expires_after,
     )
 
@@ -114,15 +112,3 @@ def _window_seconds(window: str) -> int:
         message = f"completion_window is {window[:20]!r}; it must be hours or days up to 30d, such as 24h or 7d"
         raise RequestError(message, param="completion_window")
     return seconds
-
-
-def _checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    pairs = metadata or {}
-    too_long = any(len(key) > _MAX_KEY or len(value) > _MAX_VALUE for key, value in pairs.items())
-    if len(pairs) > _MAX_METADATA or too_long:
-        raise RequestError(
-            f"metadata has too much; it may have {_MAX_METADATA} pairs, with keys of {_MAX_KEY} characters and values "
-            f"of {_MAX_VALUE}",
-            param="metadata",
-        )
-    return metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -14,7 +14,6 @@ from appliance.batches.lines import BatchLine, LineResult
 from appliance.config.batches import BatchStart
 from appliance.core.concurrency import backoff_seconds
 from appliance.core.errors import RequestError
-from appliance.core.model import ModelResponse
 from appliance.core.request_context import use_context
 from appliance.limits.queue import RequestQueue
 from appliance.models.manager import ModelManager
@@ -77,7 +76,7 @@ class LineExecutor:
                     response = await self._manager.handle(
                         line.model, line.request({"x-request-id": request_id}), is_background=self._start is not None
                     )
-                    status, body = response.status, await _whole(response)
+                    status, body = response.status, await response.read()
                 except Exception as error:
                     # vLLM raises an error of its own when it is cancelled.
                     if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -91,10 +90,3 @@ class LineExecutor:
                 capture.response.add(body)
             self._recorder.record(context, capture)
         return status, body, retry_after
-
-
-async def _whole(response: ModelResponse) -> bytes:
-    if isinstance(response.body, bytes):
-        return response.body
-    async with aclosing(response.body) as chunks:
-        return b"".join([chunk async for chunk in chunks])

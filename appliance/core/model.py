@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -139,6 +140,13 @@ class ModelResponse:
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers by lower-case name, in addition to those of the protocol."""
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+        if isinstance(self.body, bytes):
+            return self.body
+        async with aclosing(self.body) as chunks:
+            return b"".join([chunk async for chunk in chunks])
 
 
 class Model(Protocol):

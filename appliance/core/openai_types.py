@@ -20,9 +20,13 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from appliance.core.errors import RequestError
 from appliance.core.model import Operation
 
 Json = dict[str, Any]  # Any: JSON values
+
+# Of metadata: entries, and characters.
+_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 SMALLEST_REQUESTS: Mapping[Operation, Json] = {
     Operation.CHAT_COMPLETION: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0},
@@ -41,6 +45,17 @@ def new_id(prefix: str) -> str:
 def now() -> int:
     """Return the time of creation for a new response."""
     return int(time.time())
+
+
+def require_small_metadata(metadata: Mapping[str, str] | None) -> None:
+    """Raise RequestError if the metadata of an object is larger than OpenAI allows.
+
+    Source: https://platform.openai.com/docs/api-reference/batch/create#batch-create-metadata
+    """
+    pairs = metadata or {}
+    if len(pairs) > _MAX_METADATA or any(len(k) > _MAX_KEY or len(v) > _MAX_VALUE for k, v in pairs.items()):
+        limits = f"{_MAX_METADATA} entries with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
+        raise RequestError(f"metadata is too large; it may have {limits}", param="metadata")
 
 
 def encode_vector(vector: Sequence[float] | bytes) -> str:

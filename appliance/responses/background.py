@@ -248,7 +248,7 @@ class BackgroundResponses:
                 response = await self.manager.handle(request.model, request.model_request(headers), is_background=True)
                 if response.status not in _OVERLOADED:
                     return response
-                raise UnavailableError(_message_of(await _whole(response)), code="upstream_failed")
+                raise UnavailableError(_message_of(await response.read()), code="upstream_failed")
             except (UnavailableError, RateLimitedError) as error:
                 state = self.manager.find(request.model).state
                 is_away = state is State.UNAVAILABLE or (state is State.READY and isinstance(error, UnavailableError))
@@ -307,13 +307,6 @@ async def _read(run: ResponseRun, response: ModelResponse, writer: EventWriter |
                 if kind != "response.created":
                     writer.add(event)
     raise GatewayError("The model's stream ended before the response")
-
-
-async def _whole(response: ModelResponse) -> bytes:
-    if isinstance(response.body, bytes):
-        return response.body
-    async with aclosing(response.body) as chunks:
-        return b"".join([chunk async for chunk in chunks])
 
 
 def _message_of(body: bytes) -> str:

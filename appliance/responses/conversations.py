@@ -14,10 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from appliance.core.errors import RequestError
-from appliance.core.openai_types import Json, now
+from appliance.core.openai_types import Json, now, require_small_metadata
 from appliance.core.stored_objects import DamagedObjectError, ObjectKey, StoredObjects, decode_stored, new_object_id
 from appliance.responses.items import checked_items, with_id
-from appliance.responses.request_fields import require_small_metadata
 from appliance.responses.store import CONVERSATION, NotStoredError, current_owner
 
 Result = TypeVar("Result")

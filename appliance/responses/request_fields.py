@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,10 @@ import msgspec
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import JsonObject, NotAnObjectError
 from appliance.core.model import ModelRequest
-from appliance.core.openai_types import Json
+from appliance.core.openai_types import Json, require_small_metadata
 
 # The model neither stores nor knows anything of the store.
 _OURS = ("background", "previous_response_id", "conversation")
-
-# OpenAI's limits.
-_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
 class _Conversation(msgspec.Struct):
@@ -62,14 +59,6 @@ def decode(body: bytes) -> RequestFields:
     if fields.background and fields.store is False:
         raise RequestError("background needs store: true; leave one of them out", param="background")
     return fields
-
-
-def require_small_metadata(metadata: Mapping[str, str] | None) -> None:
-    """Raise RequestError if metadata has more than OpenAI allows."""
-    pairs = metadata or {}
-    if len(pairs) > _MAX_METADATA or any(len(k) > _MAX_KEY or len(v) > _MAX_VALUE for k, v in pairs.items()):
-        limits = f"{_MAX_METADATA} entries with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
-        raise RequestError(f"metadata is too large; it may have {limits}", param="metadata")
 
 
 def forwarded(request: ModelRequest, items: Sequence[Json] | None, max_bytes: int) -> ModelRequest:

@@ -49,7 +49,7 @@ async def test_prompts_and_truncation_become_fields(client: InferenceClient, mod
     assert model.bodies[0] == {"model": "one", "input": ["query: a"], "dimensions": 1}
     assert model.bodies[1] == {"model": "one", "input": ["a"], "truncate_prompt_tokens": -1, "truncation_side": "left"}
     assert unknown.status_code == 400
-    assert "has no prompt 'none'; its files have: query" in unknown.json()["error"]
+    assert "This model has no prompt 'none'; its files have: query" in unknown.json()["error"]
 
 
 async def test_sparse_embeddings_have_no_zeros(client: InferenceClient, model: ScriptedModel) -> None:

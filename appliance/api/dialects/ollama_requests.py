@@ -192,8 +192,7 @@ def _thinking(think: bool | str | None, status: ModelStatus) -> Json:
     config = status.config
     if think and isinstance(config, GenerativeConfig) and config.reasoning_parser is None:
         raise RequestError(
-            f"The model {status.name!r} does not separate its thinking; set reasoning_parser in the config, or leave "
-            "think out",
+            "This model does not separate its thinking; set reasoning_parser in the config, or leave think out",
             param="think",
         )
     effort = {"reasoning_effort": think} if isinstance(think, str) else {}

@@ -65,8 +65,7 @@ class TokenEmbedRequest(_Request, kw_only=True):
         prompts = embeddings.prompts(status)
         if self.prompt_name is not None and self.prompt_name not in prompts:
             raise RequestError(
-                f"The model {status.name!r} has no prompt {self.prompt_name[:80]!r}; its files have: "
-                f"{', '.join(prompts) or 'none'}",
+                f"This model has no prompt {self.prompt_name[:80]!r}; its files have: {', '.join(prompts) or 'none'}",
                 param="prompt_name",
             )
         prompt = prompts.get(self.prompt_name or "", "")
