@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from litestar import Request
 
 from appliance.api.disconnect import ClientDisconnectedError, cancel_on_disconnect
+from appliance.api.pings import with_pings
+from appliance.core.errors import RequestError
+from appliance.core.model import ModelResponse
+from appliance.core.sse import MEDIA_TYPE
 
 
 class Client:
@@ -85,3 +90,64 @@ async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert client.readers == 0
+
+
+async def test_a_slow_message_begins_with_pings() -> None:
+    """The stream of the response follows; a response that comes in time is returned as it is."""
+    may_answer = asyncio.Event()
+
+    async def tokens() -> AsyncGenerator[bytes]:
+        yield b"a token"
+
+    async def work() -> ModelResponse:
+        await may_answer.wait()
+        return ModelResponse(tokens(), media_type=MEDIA_TYPE)
+
+    pinged = await with_pings(Client().request(), work(), seconds=0.01)
+    assert isinstance(pinged.body, AsyncGenerator)
+    first = await anext(pinged.body)
+    may_answer.set()
+    rest = [chunk async for chunk in pinged.body]
+
+    assert first == b'event: ping\ndata: {"type": "ping"}\n\n'
+    assert [chunk for chunk in rest if chunk != first] == [b"a token"]
+    assert (await (await with_pings(Client().request(), work(), seconds=60)).read()) == b"a token"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_an_error_after_pings_ends_the_stream(fails: bool) -> None:
+    """Whether the model raises it, or an upstream answers with it."""
+    may_answer = asyncio.Event()
+
+    async def work() -> ModelResponse:
+        await may_answer.wait()
+        if fails:
+            raise RequestError("too many", status=429)
+        return ModelResponse(b'{"error": {"message": "too many"}}', status=429)
+
+    pinged = await with_pings(Client().request(), work(), seconds=0.01)
+    assert isinstance(pinged.body, AsyncGenerator)
+    await anext(pinged.body)
+    may_answer.set()
+
+    with pytest.raises(RequestError, match="too many") as caught:
+        await pinged.read()
+    assert caught.value.status == 429
+
+
+async def test_a_client_that_leaves_between_pings_cancels_the_work() -> None:
+    """The stream is closed then."""
+    ends = []
+
+    async def work() -> ModelResponse:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ends.append("cancelled")
+        raise AssertionError
+
+    pinged = await with_pings(Client().request(), work(), seconds=0.01)
+    assert isinstance(pinged.body, AsyncGenerator)
+    await anext(pinged.body)
+    await pinged.body.aclose()
+    assert ends == ["cancelled"]

@@ -28,6 +28,7 @@ from appliance.api.disconnect import (
     chunk_sender,
 )
 from appliance.api.model_client import ModelClient
+from appliance.api.pings import with_pings
 from appliance.core import json_edit, multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnknownModelError
@@ -161,7 +162,9 @@ async def answer(
         send=chunk_sender(request),
     )
     handle = client.responses.handle if operation is Operation.RESPONSE else client.manager.handle
-    return client_response(request, await cancel_on_disconnect(request, handle(name, model_request)))
+    is_pinged = operation is Operation.MESSAGE and model_request.is_streamed
+    respond = with_pings if is_pinged else cancel_on_disconnect
+    return client_response(request, await respond(request, handle(name, model_request)))
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
