@@ -15,7 +15,7 @@ from functools import cache, partial
 from typing import Any
 
 import structlog
-from litestar.enums import ScopeType
+from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.utils import normalize_path
 
@@ -25,7 +25,7 @@ from appliance.api.error_responses import rejection
 from appliance.api.kserve_names import HEADER, prefix_of
 from appliance.auth import Authorizer, authenticated
 from appliance.auth.allowed_hosts import is_local
-from appliance.core.errors import RequestError, UnauthenticatedError
+from appliance.core.errors import RequestError
 from appliance.core.request_context import CLIENT_CLOSED_REQUEST, SAFE_ID, RequestContext, use_context
 from appliance.models.manager import ModelManager
 from appliance.server.cross_origin import CrossOriginPolicy, RawHeaders
@@ -127,11 +127,14 @@ class RequestMiddleware:
         if metadata.name is not None:
             # KServe's gateway puts this before the paths of a service.
             _strip(scope, f"/{metadata.namespace}/{metadata.name}")
+        if scope["method"] == HttpMethod.HEAD:
+            # RFC 9110, section 9.3.2: the headers of GET; agents and load balancers ask whether there is a server.
+            scope["method"] = HttpMethod.GET
         principal, scope["headers"] = authorizer.authenticate(scope["headers"])
         context.key, path = None if principal is None else principal.name, scope["path"]
         is_public = path in self._public_paths or (path == "/metrics" and authorizer.are_metrics_open)
         if principal is None and authorizer.is_closed and not is_public:
-            await exchange.reject(path, UnauthenticatedError())
+            await exchange.reject(path, authorizer.refusal(scope["headers"]))
             return
         with authenticated(principal, is_local=is_local(scope)):
             if metadata.name is not None:
@@ -226,6 +229,8 @@ class _Exchange:
                 self._capture.response.media_type = _media_type(given)
         elif message["type"] == "http.response.body":
             self._is_complete = not message.get("more_body")
+            if self._context.method == HttpMethod.HEAD:
+                message["body"] = b""
             if self._capture is not None:
                 self._capture.response.add(message.get("body", b""))
         if self._sending is not None:
@@ -265,7 +270,7 @@ class _Exchange:
         self._context.error = type(error).__name__
         body, headers = rejection(path, error)
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await self.respond(error.status, raw, b"" if self._context.method == "HEAD" else body)
+        await self.respond(error.status, raw, body)
 
     def close(self) -> None:
         """End the timer; a response that is neither complete nor failed was abandoned by the client."""
