@@ -103,6 +103,11 @@ class Authorizer:
                 kept.append(header)
         return principal, kept
 
+    def refusal(self, headers: Iterable[Header]) -> UnauthenticatedError:
+        """Return the error for a request with these headers, none of which has one of the keys."""
+        names = {name.lower() for name, value in headers if value.strip()}
+        return UnauthenticatedError(has_key=not names.isdisjoint({*_KEY_HEADERS, b"authorization"}))
+
     def principal_named(self, name: str) -> Principal | None:
         """Return the principal of the key with this name; None if there is none any more."""
         return next((principal for _, principal in self._keys if principal.name == name), None)

@@ -226,13 +226,14 @@ class RequestError(ApplianceError):
 
 
 class UnauthenticatedError(RequestError):
-    """The server requires an API key, and the request has no valid one."""
+    """The server requires an API key, and the request has none, or one that is unknown."""
 
     status = 401
     code = "invalid_api_key"
 
-    def __init__(self) -> None:
-        super().__init__("This server needs an API key; send it as: Authorization: Bearer KEY, or as x-api-key")
+    def __init__(self, *, has_key: bool = False) -> None:
+        fault = "This server does not know the API key of the request" if has_key else "This server needs an API key"
+        super().__init__(f"{fault}; send it as: Authorization: Bearer KEY, or as x-api-key")
 
 
 class ForbiddenError(RequestError):

@@ -117,6 +117,26 @@ async def test_a_refusal_has_the_shape_of_its_protocol(closed: AppClient, path: 
 
 
 @pytest.mark.parametrize(
+    ("headers", "fault"),
+    [
+        ({}, "needs an API key"),
+        ({"Authorization": ""}, "needs an API key"),
+        ({"Authorization": "Bearer wrong"}, "does not know the API key"),
+        ({"Authorization": FULL_KEY}, "does not know the API key"),
+        ({"x-api-key": "wrong"}, "does not know the API key"),
+    ],
+)
+async def test_a_refusal_tells_a_missing_key_from_an_unknown_one(
+    closed: AppClient, headers: dict[str, str], fault: str
+) -> None:
+    """A key without `Bearer` is unknown; the remedy has the form."""
+    message = (await closed.get("/v1/models", headers=headers)).json()["error"]["message"]
+
+    assert message.startswith(f"This server {fault}")
+    assert "Authorization: Bearer KEY" in message
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Authorization": f"Bearer {FULL_KEY}"},

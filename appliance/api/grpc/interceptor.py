@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -73,14 +74,17 @@ class GrpcInterceptor(grpc.aio.ServerInterceptor):
             # There is no such method, and gRPC answers.
             return None
         method = handler_call_details.method
-        principal, _ = recognize(self._access, handler_call_details.invocation_metadata)
-        is_refused = principal is None and self._access.is_closed and not method.startswith(_PUBLIC_METHODS)
+        principal, headers = recognize(self._access, handler_call_details.invocation_metadata)
+        refusal: UnauthenticatedError | None = None
+        if principal is None and self._access.is_closed and not method.startswith(_PUBLIC_METHODS):
+            refusal = self._access.refusal((name.encode(), value.encode()) for name, value in headers.items())
         if handler.unary_unary is None:
-            return grpc.stream_stream_rpc_method_handler(_refuse_stream) if is_refused else handler
+            refuse = partial(_refuse_stream, refusal)
+            return handler if refusal is None else grpc.stream_stream_rpc_method_handler(refuse)
 
         async def respond(message: bytes, context: Any) -> Message:  # Any: each method has its own messages
-            if is_refused:
-                raise UnauthenticatedError
+            if refusal is not None:
+                raise refusal
             try:
                 request = handler.request_deserializer(message)
             except DecodeError as error:
@@ -152,8 +156,10 @@ def _request_id(headers: Mapping[str, str]) -> str:
     return client_id if is_safe else uuid4().hex
 
 
-async def _refuse_stream(_requests: Any, context: Any) -> None:  # Any: each method has its own messages
-    await context.abort(StatusCode.UNAUTHENTICATED, str(UnauthenticatedError()))
+async def _refuse_stream(
+    refusal: UnauthenticatedError | None, _requests: Any, context: Any
+) -> None:  # Any: each method has its own messages
+    await context.abort(StatusCode.UNAUTHENTICATED, str(refusal))
 
 
 def _keep(body: CapturedBody, message: bytes) -> None:
