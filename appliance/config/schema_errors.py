@@ -28,6 +28,9 @@ from appliance.core.suggestions import did_you_mean, known_names, nearest
 # jsonschema's ValidationError, by whose stub every attribute may be unset.
 _Error = Any
 
+# Secrets have digits, or are longer.
+_PLAIN_TEXT = re.compile(r"[A-Za-z][A-Za-z _./-]{,19}")
+
 _WORDS = {
     "string": "text",
     "integer": "a whole number",
@@ -182,10 +185,13 @@ def _diagnostic(raw: RawConfig, error: _Error, must: str) -> Diagnostic:
     choices = error.validator_value if error.validator in ("anyOf", "oneOf") else [error.schema]
     types = {each for schema in choices for each in types_of(schema)}
     if error.validator in ("type", "anyOf", "oneOf") and types & {"object", "array"} and isinstance(value, str):
-        # A part of the config may hold secrets, and so may text in its place.
         keys = {key for schema in schemas_at(raw.data, path) for key in schema.get("required", ())}
         form = f" with the key {next(iter(keys))}" if len(keys) == 1 and must == "be a mapping" else ""
-        return replace(raw.diagnostic(path, f"is text; must {must}{form}"), is_secret=True)
+        found = raw.diagnostic(path, f"is {raw.quote(path)}; must {must}{form}")
+        # A part of the config may hold secrets, and so may text in its place.
+        if _PLAIN_TEXT.fullmatch(value) and not (found.is_secret or found.has_secret_key or found.location.is_secret):
+            return found
+        return replace(found, message=f"is text; must {must}{form}", is_secret=True)
     if value is None:
         fault = "is empty"
     elif isinstance(value, dict | list):

@@ -15,6 +15,8 @@ Validator = Callable[[RawConfig], Iterator[Diagnostic]]
 
 VALIDATORS: tuple[Validator, ...] = (
     models.names_are_unique,
+    models.upstream_names_are_unique,
+    models.request_fields_are_kept_or_dropped,
     models.python_models_have_no_vllm_keys,
     models.pickles_are_allowed,
     models.encoder_keys_fit_the_task,

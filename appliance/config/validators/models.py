@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from appliance.config.engine import FRAMEWORKS, ServingConfig
@@ -40,14 +40,37 @@ Model = dict[str, Any]  # Any: what a file holds before it is checked
 
 def names_are_unique(raw: RawConfig) -> Iterator[Diagnostic]:
     """A name belongs to one model, as its name, an alias or an adapter's name."""
+    yield from _repetitions(raw, names(raw), "must be unlike all other names and aliases")
+
+
+def _repetitions(raw: RawConfig, named: Iterable[tuple[DataPath, str]], must: str) -> Iterator[Diagnostic]:
     seen: dict[str, DataPath] = {}
-    for path, name in names(raw):
+    for path, name in named:
         if name in seen:
             line = raw.location(seen[name]).line
             where = f" on line {line}" if line else ""
-            message = f"{raw.quote(path)} is taken{where}; must be unlike all other names and aliases"
-            yield raw.diagnostic(path, message)
+            yield raw.diagnostic(path, f"{raw.quote(path)} is taken{where}; {must}")
         seen.setdefault(name, path)
+
+
+def upstream_names_are_unique(raw: RawConfig) -> Iterator[Diagnostic]:
+    """Probes, logs and metrics tell the upstreams of a model apart by their names."""
+    for path, model in raw.models():
+        paths = [(*path, "upstreams", index, "name") for index, _ in items(model.get("upstreams"))]
+        named = [(each, name) for each in paths if isinstance(name := raw.find(each), str)]
+        yield from _repetitions(raw, named, "must be unlike the names of the model's other upstreams")
+
+
+def request_fields_are_kept_or_dropped(raw: RawConfig) -> Iterator[Diagnostic]:
+    """A field that `override` sets is not dropped."""
+    owners = [*_upstream_paths(raw), *(path for path, _ in raw.models())]
+    owners += [(*path, "aliases", index) for path, model in raw.models() for index, _ in items(model.get("aliases"))]
+    for owner in owners:
+        override = raw.find((*owner, "request", "override"))
+        for index, field in items(raw.find((*owner, "request", "drop"))):
+            if isinstance(override, dict) and isinstance(field, str) and field in override:
+                where = (*owner, "request", "drop", index)
+                yield raw.diagnostic(where, f"is {raw.quote(where)}, which override sets; must be in one of the two")
 
 
 def names(raw: RawConfig) -> Iterator[tuple[DataPath, str]]:
