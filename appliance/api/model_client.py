@@ -23,6 +23,7 @@ from appliance.config.models import EncoderConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.model import DIALECT_PATHS, ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
+from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.responses.service import Responses
@@ -43,6 +44,8 @@ class ModelClient:
     body_reader: BodyReader
     responses: Responses
     """What answers requests for responses, which may be stored."""
+    health: Callable[[], HealthReport]
+    """Returns the health of the server."""
 
     async def read(self, request: AnyRequest, type_: type[Decoded]) -> Decoded:
         """Return the decoded body; before it is read, `DIALECT_PATHS` must allow the request."""

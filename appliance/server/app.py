@@ -54,7 +54,7 @@ def create_app(
     batch_runner, batch_handlers = _batches(manager, telemetry, body_reader)
     names = KServeNames(config.metadata.namespace if config.metadata.name else None)
     responses = Responses(manager, telemetry, None if worker is None else worker.memory_folder)
-    client = ModelClient(manager, names, body_reader, responses)
+    client = ModelClient(manager, names, body_reader, responses, health.report)
     handlers = [
         *(handler for each in _ROUTES for handler in each.routes(client)),
         *batch_handlers,

@@ -60,7 +60,7 @@ class Version(msgspec.Struct):
 
 
 class Load(msgspec.Struct):
-    """Requests of this process that are running or queued, for the models that the caller may use."""
+    """Requests that are running or queued, in all workers, for the models that the caller may use."""
 
     server_load: int
 
@@ -109,8 +109,8 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
 
     @get("/load", opt=_OPT)
     async def show_load() -> Load:
-        statuses = {id(status): status for status, _ in client.manager.visible()}
-        return Load(sum(each.running + each.queued for each in statuses.values()))
+        names = {status.name for status, _ in client.manager.visible()}
+        return Load(sum(each["running"] + each["queued"] for each in client.health().models if each["name"] in names))
 
     return [complete_batch, show_tokenizer, show_version, show_load]
 
