@@ -15,6 +15,7 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -75,7 +76,7 @@ class Run:
         self.events = 0.0
         self.answers = 0
         self.faults = 0
-        self.longest_gap = 0.0
+        self.gaps: list[float] = []
         self.is_over = False
         self.firsts: list[float] = []
         self.waiting: dict[Chat, float] = {}
@@ -154,7 +155,7 @@ class Chat(asyncio.Protocol):
         self._first()
         now = time.perf_counter()
         if self._last is not None:
-            self._run.longest_gap = max(self._run.longest_gap, now - self._last)
+            self._run.gaps.append(now - self._last)
         self._last = now
         events = (data.count(b"\n") - data.count(b"\r")) / 2
         tokens = data.count(b" ") - events if self._run.load.has_words else events
@@ -188,23 +189,15 @@ class Chat(asyncio.Protocol):
 async def measure(port: int, process: psutil.Process, load: Load) -> Measured:
     """Load, and see what is done between the warm-up and the end."""
     run = Run(load)
-    loop = asyncio.get_running_loop()
-    begins = loop.time() + load.warm_up_seconds
-    transports = []
-    for _ in range(load.connections):
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            transport, _ = await loop.create_connection(lambda: Chat(run), "127.0.0.1", port)
-        transports.append(transport)
-        await asyncio.sleep(load.warm_up_seconds / 2 / load.connections)
-    await asyncio.sleep(begins - loop.time())
+    transports = await connected(port, run)
     run.firsts.clear()
-    run.longest_gap = 0.0
-    before, began = (run.tokens, run.events, run.answers, _processor(process)), time.perf_counter()
+    run.gaps.clear()
+    before, began = (run.tokens, run.events, run.answers, processor_seconds(process)), time.perf_counter()
     await asyncio.sleep(load.seconds)
-    after, ended = (run.tokens, run.events, run.answers, _processor(process)), time.perf_counter()
+    after, ended = (run.tokens, run.events, run.answers, processor_seconds(process)), time.perf_counter()
     tokens, events, answers, processor = (late - early for late, early in zip(after, before, strict=True))
     resident = sum(each.memory_info().rss for each in _family(process))
-    longest_gap = run.longest_gap
+    longest_gap = max(run.gaps, default=0.0)
     firsts = run.firsts + [ended - since for since in run.waiting.values()]
     run.is_over = True
     for transport in transports:
@@ -212,11 +205,31 @@ async def measure(port: int, process: psutil.Process, load: Load) -> Measured:
     return Measured(ended - began, tokens, events, int(answers), processor, resident, firsts, run.faults, longest_gap)
 
 
+async def connected(port: int, run: Run) -> list[asyncio.Transport]:
+    """Connect all, one after the other in half of the time that the warm-up takes; return after the other half."""
+    loop = asyncio.get_running_loop()
+    begins = loop.time() + run.load.warm_up_seconds
+    transports = []
+    for _ in range(run.load.connections):
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            transport, _ = await loop.create_connection(lambda: Chat(run), "127.0.0.1", port)
+        transports.append(transport)
+        await asyncio.sleep(run.load.warm_up_seconds / 2 / run.load.connections)
+    await asyncio.sleep(begins - loop.time())
+    return transports
+
+
+def share(values: Sequence[float], percent: int) -> float:
+    """Return a percentile, 0 of no values."""
+    ordered = sorted(values)
+    return ordered[min(percent * len(ordered) // 100, len(ordered) - 1)] if ordered else 0.0
+
+
 def _family(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def _processor(process: psutil.Process) -> float:
+def processor_seconds(process: psutil.Process) -> float:
     """Seconds that processors have worked for a server, also in the kernel."""
     total = 0.0
     for each in _family(process):

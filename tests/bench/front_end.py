@@ -20,7 +20,7 @@ from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
 from appliance.models.factory import ModelFactory
 from bench import front_end_page
-from bench.chats import Measured
+from bench.chats import Measured, share
 from bench.front_ends import LOAD_CORE, MODEL, RUST, SUBJECTS, pinned_to, started
 from bench.rust_front_end import UnavailableError, binary
 
@@ -52,8 +52,13 @@ LEVELS = {
         Level("long", 16, 64, 4, prompt_words=8000),
     ),
     "real": (Level("1", 1, 32, 2), Level("32", 32, 128, 6)),
+    # Measured together, by `long_prompts.py`.
+    "prompts": (Level("quiet", 64, 256, 4), Level("20 long prompts/s", 64, 256, 4)),
 }
-"""By the engine behind the front end."""
+"""By the engine behind the front end; that of `prompts` is the fake one."""
+
+# What each server calls its probes.
+_PROBES = {"appliance": ("/livez", "/readyz")}
 
 
 def main() -> None:
@@ -85,17 +90,27 @@ def _measure(engine: str, artifact: Path, given: argparse.Namespace) -> Iterator
     figures = {level.name: {name: before.get(level.name, {}).get(name, []) for name in subjects} for level in levels}
     for name in [name for _ in range(given.pairs) for name in subjects]:
         _say(f"measuring {name} before a {engine} engine")
-        with started(name, artifact, is_fake=engine == "fake") as (port, process):
-            for level in levels:
-                measured = _load(port, process, level, given.seconds, is_fake=engine == "fake")
-                figures[level.name][name].append(_figures(measured))
-                _say(f"  {level.name}: {figures[level.name][name][-1]}")
+        with started(name, artifact, is_fake=engine != "real") as (port, process):
+            for level, values in zip(levels, _runs(name, port, process, levels, given.seconds, engine), strict=True):
+                figures[level.name][name].append(values)
+                _say(f"  {level.name}: {values}")
         yield figures
+
+
+def _runs(
+    name: str, port: int, process: int, levels: Sequence[Level], seconds: float, engine: str
+) -> Iterator[dict[str, float]]:
+    """What is kept of each load of a server."""
+    if engine == "prompts":
+        yield from _long_prompts(name, port, process, seconds)
+    else:
+        for level in levels:
+            yield _figures(_load(port, process, level, seconds, engine))
 
 
 def _has_rust(engine: str) -> bool:
     """Whether the Rust front end can be measured; says why not."""
-    if engine != "fake":
+    if engine == "real":
         _say(f"{RUST} is not measured before a {engine} engine")
         return False
     try:
@@ -114,16 +129,27 @@ def _kept(file: Path) -> dict[str, Any]:  # Any: JSON values
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _load(port: int, process: int, level: Level, seconds: float, *, is_fake: bool) -> Measured:
+def _load(port: int, process: int, level: Level, seconds: float, engine: str) -> Measured:
     words = ["--port", port, "--process", process, "--model", MODEL, "--connections", level.connections]
     words += ["--tokens", level.tokens, "--warm-up", level.warm_up_seconds, "--seconds", seconds]
     words += [] if level.is_streamed else ["--whole"]
-    words += ["--words"] if is_fake else []
+    words += ["--words"] if engine == "fake" else []
     words += ["--prompt-words", level.prompt_words]
-    pinned = pinned_to(LOAD_CORE) if is_fake else ()
-    command = [*pinned, sys.executable, "-m", "bench.chats", *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return Measured(**json.loads(done.stdout))
+    return Measured(**_run("bench.chats", words, pinned_to(LOAD_CORE) if engine == "fake" else ()))
+
+
+def _run(module: str, words: Sequence[object], pinned: Sequence[str]) -> Any:  # Any: JSON values
+    command = [*pinned, sys.executable, "-m", module, *map(str, words)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def _long_prompts(name: str, port: int, process: int, seconds: float) -> Sequence[dict[str, float]]:
+    """The figures of `long_prompts.py`, without and with them."""
+    words = ["--port", port, "--process", process, "--model", MODEL, "--seconds", seconds]
+    figures: Sequence[dict[str, float]] = _run(
+        "bench.long_prompts", [*words, "--probes", *_PROBES.get(name, ("/health",))], pinned_to(LOAD_CORE)
+    )
+    return figures
 
 
 def _figures(measured: Measured) -> dict[str, float]:
@@ -134,17 +160,12 @@ def _figures(measured: Measured) -> dict[str, float]:
         "tokens_per_event": measured.tokens / measured.events if measured.events else 0.0,
         "processor_us_per_token": measured.processor_seconds / measured.tokens * 1e6,
         "processor_share": measured.processor_seconds / measured.seconds,
-        "first_p50_ms": _share(measured.firsts, 50) * 1000,
-        "first_p99_ms": _share(measured.firsts, 99) * 1000,
+        "first_p50_ms": share(measured.firsts, 50) * 1000,
+        "first_p99_ms": share(measured.firsts, 99) * 1000,
         "longest_gap_ms": measured.longest_gap * 1000,
         "resident_mb": measured.resident_bytes / 1e6,
         "faults": measured.faults,
     }
-
-
-def _share(values: Sequence[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(percent * len(ordered) // 100, len(ordered) - 1)]
 
 
 def _say(text: str) -> None:

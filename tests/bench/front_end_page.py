@@ -18,6 +18,7 @@ OURS = "appliance"
 _TITLES = {
     "fake": "A fake engine: one token per stream every 20 ms",
     "real": "A real engine: SmolLM2-135M on the CPU",
+    "prompts": "Long prompts: 20 per second, of 44,000 tokens each, beside 64 streams of the fake engine",
 }
 
 # What is shown, and how.
@@ -28,6 +29,20 @@ _COLUMNS = {
     "first_p99_ms": ("p99 ms", "{:,.1f}"),
     "longest_gap_ms": ("longest gap ms", "{:,.0f}"),
     "resident_mb": ("resident MB", "{:,.0f}"),
+}
+
+_PROMPT_COLUMNS = {
+    "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "gap_p50_ms": ("gap p50 ms", "{:,.1f}"),
+    "gap_p99_ms": ("gap p99 ms", "{:,.1f}"),
+    "longest_gap_ms": ("longest gap ms", "{:,.0f}"),
+    "probe_p50_ms": ("probe p50 ms", "{:,.1f}"),
+    "probe_p99_ms": ("probe p99 ms", "{:,.1f}"),
+    "answered_per_second": ("prompts answered/s", "{:,.1f}"),
+    "refused_per_second": ("refused/s", "{:,.1f}"),
+    "prompt_first_p50_ms": ("their first token p50 ms", "{:,.0f}"),
+    "prompt_first_p99_ms": ("p99 ms", "{:,.0f}"),
+    "processor_share": ("cores", "{:.2f}"),
 }
 
 # What is drawn, without the loads beside which the others could not be seen.
@@ -63,6 +78,10 @@ next request as soon as it has a response. The engine produces 12,800 tokens per
 of 8,000 tokens. The longest gap is the longest time that a stream waited after its first bytes. Processor time is that
 of all processes of the server, including the kernel's; with the real engine it includes the engine's.
 
+Long prompts come at even intervals, whatever became of the ones before. Gaps are the times between the events of the
+streams that run meanwhile, probes are `/livez` and `/readyz`, or `/health` of the other servers. A prompt is answered
+if its first token came within the time of the measurement; *refused* are those with 429 or 503.
+
 KServe's runtime is not in the table: `huggingfaceserver` is in no package registry, only in its image, and is made for
 vLLM 0.24, whose internals it uses.
 
@@ -71,24 +90,25 @@ vLLM 0.24, whose internals it uses.
 
 
 def _config(engine: str, levels: Mapping[str, Runs]) -> str:
-    head = ["streams", "server", *(title for title, _ in _COLUMNS.values())]
+    columns = _PROMPT_COLUMNS if engine == "prompts" else _COLUMNS
+    head = ["load" if engine == "prompts" else "streams", "server", *(title for title, _ in columns.values())]
     lines = [f"## {_TITLES[engine]}", "", _line(head), _line(["---"] * len(head))]
     for level, runs in levels.items():
         for name, each in runs.items():
             # Whole responses have no gaps.
             values = [
-                form.format(value) if (value := _median(each, key)) else "-" for key, (_, form) in _COLUMNS.items()
+                form.format(value) if (value := _median(each, key)) else "-" for key, (_, form) in columns.items()
             ]
             lines.append(_line([_level(level), name, *values]))
         for other in [name for name in runs if name != OURS and OURS in runs]:
-            ratios = ["-" if math.isnan(ratio := _ratio(runs, other, key)) else f"{ratio:.2f}" for key in _COLUMNS]
+            ratios = ["-" if math.isnan(ratio := _ratio(runs, other, key)) else f"{ratio:.2f}" for key in columns]
             lines.append(_line([_level(level), f"ratio to {other}", *ratios]))
     faults = sum(run["faults"] for runs in levels.values() for each in runs.values() for run in each)
     return "\n".join([*lines, "", f"Responses that failed or had the wrong length: {faults:.0f}.", ""])
 
 
 def _level(name: str) -> str:
-    return f"{int(name):,}" if name.isdecimal() else {"short": "64 whole", "long": "16 long"}[name]
+    return f"{int(name):,}" if name.isdecimal() else {"short": "64 whole", "long": "16 long"}.get(name, name)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -25,8 +25,8 @@ RUST = "vllm-rs"
 # The server has a processor of its own, and so do those who load it.
 SERVER_CORE, LOAD_CORE = "1", "0"
 
-# The model's own length, and that of prompts of 8,000 tokens, which only an engine that computes nothing takes.
-_LENGTH, _FAKE_LENGTH = 2048, 16384
+# The model's own length, and that of prompts of 44,000 tokens, which only an engine that computes nothing takes.
+_LENGTH, _FAKE_LENGTH = 2048, 65536
 
 # More than are asked for at once: nobody waits before the engine.
 _MOST_SEQUENCES = 1024

@@ -23,3 +23,15 @@ def test_it_writes_a_row_for_each_load_and_a_plot(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert all(float(cell.replace(",", "")) > 0 for _, _, *cells in rows for cell in cells if cell != "-")
     assert (tmp_path / "front-end.svg").read_text().count("<title>") == 2
+
+
+@pytest.mark.long
+def test_it_writes_what_long_prompts_do_to_others(tmp_path: Path) -> None:
+    """A short run of ours: streams and probes go on, and each long prompt is answered, refused, or still waiting."""
+    words = ["--engine", "prompts", "--only", "appliance", "--pairs", "1", "--seconds", "4"]
+    page = ran("front_end", *words, "--into", str(tmp_path / "front-end.json"))
+    quiet, loaded = re.findall(r"^\| (quiet|20 long prompts/s) \| appliance \| (.*) \|$", page, re.MULTILINE)
+
+    assert "had the wrong length: 0." in page
+    assert (quiet[0], loaded[0]) == ("quiet", "20 long prompts/s")
+    assert all(float(cell.replace(",", "")) > 0 for cell in loaded[1].split(" | ")[:7])
