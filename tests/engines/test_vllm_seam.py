@@ -208,6 +208,8 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.renderers.BaseRenderer.process_for_engine", ["prompt", "arrival_time"]),
         ("vllm.renderers.BaseRenderer.validate_token_ids", ["token_ids", "parameter"]),
         ("vllm.renderers.BaseRenderer._tokenize_prompt", ["prompt", "params"]),
+        ("vllm.renderers.BaseRenderer._wants_offsets", ["prompt", "params"]),
+        ("vllm.renderers.BaseRenderer._build_tokens_prompt", ["token_ids", "prompt"]),
         ("vllm.utils.async_utils.make_async", ["func", "executor"]),
         ("vllm.utils.async_utils.merge_async_iterators", ["iterators"]),
         ("vllm.renderers.TokenizeParams.apply_pre_tokenization", ["tokenizer", "prompt"]),
@@ -445,7 +447,9 @@ def test_texts_are_tokenized_by_what_we_put_in_its_place() -> None:
 
     assert "self._tokenize_prompt_async(" in inspect.getsource(renderer._tokenize_singleton_prompt_async)
     assert "self._executor = _SwappableExecutor(" in inspect.getsource(renderer.__init__)
+    assert "self._resources = ExitStack()" in inspect.getsource(renderer.__init__)
     assert not hasattr(executor, "__slots__")
+    assert "maybe_make_thread_pool(" in inspect.getsource(_get("vllm.renderers.hf.HfRenderer").__init__)
 
 
 def test_choices_are_seeded_as_its_own() -> None:

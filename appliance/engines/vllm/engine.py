@@ -195,7 +195,7 @@ class Engine:
                 llm = async_llm_class(structured_outputs).from_vllm_config(
                     config, stat_loggers=[step_logger(self._on_step)], **client_arguments
                 )
-                patches.tokenize_fairly(llm.renderer)
+                patches.tokenize_fairly(llm.renderer, rendezvous.count)
                 patches.process_directly(llm)
                 patches.observe_latencies_at_once(llm)
                 # Within the phase, which does not count the phases of the engine core.

@@ -2,7 +2,7 @@
 
 `tests/engines/test_vllm_seam.py` fails when a new vLLM changes one of them, and so do tests/serving/test_streams.py for
 streams, tests/engines/test_grammar_check.py for grammars, and tests/config/test_json_schema.py for help texts. The
-first also guards the private attributes that are only read, where they are needed: `BaseRenderer._executor`,
+first also guards the private attributes that are only read, where they are needed: those of `BaseRenderer`,
 `SamplingParams._validate_structured_outputs`, `OpenAIServing._raise_if_error`, and all of `RequestState` that
 `direct_stream.py` reads; tests/serving/test_direct_stream.py compares that with vLLM's own.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar
 from copy import copy
@@ -20,10 +20,11 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from appliance.core.system import usable_cores
 from appliance.engines.vllm.direct_stream import StepProcessor, current_sender
 from appliance.engines.vllm.metrics import observe_all
 from appliance.engines.vllm.sse import after_first, encode_events, is_plain, write_chat, write_completion
-from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
+from appliance.engines.vllm.tokenization import LONG_TEXT, FairExecutor, LongTexts, PlainTokenizer, cut_long_text
 from appliance.limits.queue import current_slots
 
 if TYPE_CHECKING:
@@ -120,17 +121,34 @@ def record_weight_bytes() -> None:
     base_loader.process_weights_after_loading = process_weights_after_loading
 
 
-def tokenize_fairly(renderer: BaseRenderer[Any]) -> None:
-    """Let requests take turns on the renderer's thread, and cut texts that are far too long."""
+def tokenize_fairly(renderer: BaseRenderer[Any], front_ends: int) -> None:
+    """Let requests take turns, long texts on threads of their own, and cut texts that are far too long.
+
+    Several front ends share the cores.
+    """
     from vllm.utils.async_utils import make_async
 
     pool, original = renderer._executor, renderer._tokenize_prompt
     pool.submit = FairExecutor(pool.submit, current_slots).submit
+    long_texts, plain = LongTexts(usable_cores() // front_ends, current_slots), PlainTokenizer.of(renderer.tokenizer)
+    renderer._resources.callback(long_texts.close)
 
-    def tokenize(prompt: Any, params: TokenizeParams) -> Any:  # Any: vLLM's prompts
-        return original({**prompt, "prompt": cut_long_text(renderer.get_tokenizer(), prompt["prompt"], params)}, params)
+    def tokenize(prompt: Any, params: TokenizeParams) -> Any:  # Any: vLLM's prompts, here and below
+        tokenizer = None if renderer._wants_offsets(prompt, params) else plain
+        text = cut_long_text(tokenizer or renderer.get_tokenizer(), prompt["prompt"], params)
+        if tokenizer is None:
+            return original({**prompt, "prompt": text}, params)
+        ids = tokenizer(text, **params.get_encode_kwargs())["input_ids"]
+        return renderer._build_tokens_prompt(ids, {**prompt, "prompt": text})
 
-    renderer._tokenize_prompt_async = make_async(tokenize, executor=pool)
+    tokenize_short: Callable[..., Awaitable[Any]] = make_async(tokenize, executor=pool)
+
+    def tokenize_async(prompt: Any, params: TokenizeParams) -> Awaitable[Any]:
+        if (size := len(prompt["prompt"])) < LONG_TEXT:
+            return tokenize_short(prompt, params)
+        return asyncio.wrap_future(long_texts.submit(size, tokenize, prompt, params))
+
+    renderer._tokenize_prompt_async = tokenize_async
 
 
 class SingleWaiterEvent:

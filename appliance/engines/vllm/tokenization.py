@@ -1,18 +1,38 @@
-"""How vLLM's renderer tokenizes: requests take turns on its thread, and a text far too long is not read to its end."""
+"""How prompts are tokenized: off the event loop, long ones in threads of their own, requests in turn.
+
+A text far too long is not read to its end, and a long one that would wait for too long is refused.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from appliance.limits.queue import SequenceSlots
+from appliance.limits.rate_limiter import refusal
 
 if TYPE_CHECKING:
     from vllm.renderers import TokenizeParams
     from vllm.tokenizers import TokenizerLike
 
 Result = TypeVar("Result")
+
+LONG_TEXT = 16 * 1024
+"""Characters of a text that takes several milliseconds, in which short ones are not to wait."""
+
+# More threads than requests with long prompts are usually sent at once.
+_MAX_THREADS = 8
+
+# Without a promised time, a client that would wait for longer is told to come again.
+_MAX_WAIT_SECONDS = 10.0
+
+# Characters per second of one thread, until some were measured, and the weight of a new measurement.
+_CHARACTERS_PER_SECOND = 2e6
+_WEIGHT = 0.2
 
 # A token is about four characters of English; this many characters for each token are more than enough.
 _CHARACTERS_PER_TOKEN = 6
@@ -61,6 +81,112 @@ class FairExecutor:
                     future.set_result(function())
                 except BaseException as error:
                     future.set_exception(error)
+
+
+class LongTexts:
+    """Threads for long texts, in which requests take turns; one core is left to the event loop if there are several.
+
+    Their priority is that of the event loop: with a lower one, they would keep the GIL while others have the core.
+    """
+
+    def __init__(self, cores: int, current_slots: Callable[[], SequenceSlots | None]) -> None:
+        self.threads = min(_MAX_THREADS, max(1, cores - 1))
+        self._current_slots = current_slots
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="tokenize")
+        self._turns = FairExecutor(self._pool.submit, current_slots)
+        self._lock = threading.Lock()
+        # The sizes of the texts of each request that are not tokenized yet.
+        self._sizes: dict[Hashable, list[int]] = {}
+        self._speed = _CHARACTERS_PER_SECOND
+
+    def submit(self, size: int, function: Callable[..., Result], /, *args: Any) -> Future[Result]:
+        """Tokenize a text of so many characters when its request's turn comes; a cancelled one leaves the queue.
+
+        Raises:
+            RateLimitedError: it would wait for too long.
+        """
+        request = self._current_slots()
+        self._require_soon(request)
+
+        def run() -> Result:
+            began = time.monotonic()
+            result = function(*args)
+            self._speed += _WEIGHT * (size / max(time.monotonic() - began, 1e-9) - self._speed)
+            return result
+
+        with self._lock:
+            self._sizes.setdefault(request, []).append(size)
+        future = self._turns.submit(run)
+        future.add_done_callback(lambda _: self._leave(request, size))
+        return future
+
+    def close(self) -> None:
+        """Drop what waits."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def wait_seconds(self) -> float:
+        """Return the estimated time until the turn of a new request: one text of each other request is before it."""
+        with self._lock:
+            ahead = sum(sum(sizes) / len(sizes) for sizes in self._sizes.values())
+        return ahead / self._speed / self.threads
+
+    def _require_soon(self, request: SequenceSlots | None) -> None:
+        # The work of no client waits as long as it takes, and so does a request that has been let in.
+        if request is None or request.is_background or request in self._sizes:
+            return
+        seconds, limit = self.wait_seconds(), request.queue.slo.ttft_seconds or _MAX_WAIT_SECONDS
+        if seconds > limit:
+            message = f"The prompts of other requests take about {seconds:.0f} seconds to tokenize; try again later"
+            request.queue.refused["tokenizer"] += 1
+            raise refusal("tokenizer", message, seconds - limit, code="overloaded")
+
+    def _leave(self, request: Hashable, size: int) -> None:
+        with self._lock:
+            sizes = self._sizes[request]
+            sizes.remove(size)
+            if not sizes:
+                del self._sizes[request]
+
+
+class PlainTokenizer:
+    """Encodes texts as a tokenizer of transformers does, with the tokenizer below it, which threads can share.
+
+    It computes no offsets and no masks: they take half of the time, and the GIL for milliseconds where they are freed.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:  # Any: transformers has no types for us
+        # vLLM encodes with copies, so nothing else changes these.
+        self._tokenizer, self._encoder = tokenizer, tokenizer._tokenizer
+        self._encoder.no_truncation()
+        self._encoder.no_padding()
+        self._encoder.encode_special_tokens = tokenizer.split_special_tokens
+        self.truncation_side: str = tokenizer.truncation_side
+
+    @classmethod
+    def of(cls, tokenizer: TokenizerLike | None) -> PlainTokenizer | None:
+        """Return one for this tokenizer; None if it does more than the tokenizer below it."""
+        from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
+
+        libraries = ("transformers.tokenization_utils", "vllm.tokenizers.hf")
+        names = {"__call__", "_encode_plus", "_switch_to_input_mode"}
+        is_plain = isinstance(tokenizer, ThreadSafeHFTokenizerMixin) and not any(
+            names & vars(each).keys() for each in type(tokenizer).__mro__ if not each.__module__.startswith(libraries)
+        )
+        return cls(tokenizer) if is_plain else None
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, truncation: bool = False, max_length: int | None = None
+    ) -> dict[str, list[int]]:
+        """Do what the tokenizer's method does."""
+        (encoding,) = self._encoder.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        if not truncation or max_length is None or len(ids) <= max_length:
+            return {"input_ids": ids}
+        if self.truncation_side == "right" and not add_special_tokens:
+            return {"input_ids": ids[:max_length]}
+        # It knows which special tokens stay.
+        options = {"add_special_tokens": add_special_tokens, "truncation": True, "max_length": max_length}
+        return {"input_ids": self._tokenizer(text, **options)["input_ids"]}
 
 
 def cut_long_text(tokenizer: TokenizerLike, text: str, params: TokenizeParams) -> str:
