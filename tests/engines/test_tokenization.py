@@ -13,7 +13,7 @@ import pytest
 
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError
-from appliance.engines.vllm.patches import tokenize_fairly
+from appliance.engines.vllm.patches import detokenize_without_the_prompt, tokenize_fairly
 from appliance.engines.vllm.tokenization import LONG_TEXT, LongTexts, PlainTokenizer
 from appliance.limits.queue import RequestQueue, SequenceSlots
 
@@ -226,3 +226,38 @@ def test_a_tokenizer_that_does_more_is_asked_itself(tokenizer: Any) -> None:
 
     assert PlainTokenizer.of(Changing.__new__(Changing)) is None
     assert PlainTokenizer.of(None) is None
+
+
+@pytest.mark.parametrize("text", ["the sea " * 500, "\U0001f600" * 400, "the " * 2000 + "<|user|>"])
+def test_a_response_is_detokenized_as_after_the_whole_prompt(tokenizer: Any, text: str) -> None:
+    """The tokens after it are bytes of one character, words and spaces; the request itself keeps its prompt."""
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
+
+    detokenize_without_the_prompt()
+    detokenize_without_the_prompt()
+    plain = PlainTokenizer.of(tokenizer)
+    assert plain is not None
+    prompt = plain(text, add_special_tokens=False)["input_ids"]
+    output = plain(" the sky\u6d77 <|user|>\U0001f600", add_special_tokens=False)["input_ids"]
+    request = EngineCoreRequest(
+        request_id="a",
+        prompt_token_ids=list(prompt),
+        mm_features=None,
+        sampling_params=SamplingParams(),
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+    def written(create: Any) -> list[str]:
+        detokenizer = FastIncrementalDetokenizer.__new__(FastIncrementalDetokenizer)
+        create(detokenizer, tokenizer, request)
+        return [detokenizer.decode_next(token) for token in output]
+
+    ours = FastIncrementalDetokenizer.__init__
+    assert written(ours) == written(ours.__wrapped__)
+    assert request.prompt_token_ids == prompt

@@ -452,6 +452,14 @@ def test_texts_are_tokenized_by_what_we_put_in_its_place() -> None:
     assert "maybe_make_thread_pool(" in inspect.getsource(_get("vllm.renderers.hf.HfRenderer").__init__)
 
 
+def test_a_detokenizer_reads_only_the_prompt_of_its_request() -> None:
+    """What it is made with may be a copy of the request with another prompt."""
+    source = inspect.getsource(_get("vllm.v1.engine.detokenizer.FastIncrementalDetokenizer").__init__)
+
+    assert source.count("request.prompt_token_ids") == 1
+    assert "ids=request.prompt_token_ids," in source
+
+
 def test_choices_are_seeded_as_its_own() -> None:
     """What `n` makes of a seed is what vLLM would make of it."""
     parent = _get("vllm.v1.engine.parallel_sampling.ParentRequest")

@@ -196,6 +196,7 @@ class Engine:
                     config, stat_loggers=[step_logger(self._on_step)], **client_arguments
                 )
                 patches.tokenize_fairly(llm.renderer, rendezvous.count)
+                patches.detokenize_without_the_prompt()
                 patches.process_directly(llm)
                 patches.observe_latencies_at_once(llm)
                 # Within the phase, which does not count the phases of the engine core.

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from appliance.engines.vllm.fork_server import ForkServer
     from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 
+# Tokens of a prompt that the detokenizer reads.
+_PROMPT_END_TOKENS = 512
+
 client_model: ContextVar[str | None] = ContextVar("client_model", default=None)
 """The client's name of the model in the current request."""
 
@@ -149,6 +152,27 @@ def tokenize_fairly(renderer: BaseRenderer[Any], front_ends: int) -> None:
         return asyncio.wrap_future(long_texts.submit(size, tokenize, prompt, params))
 
     renderer._tokenize_prompt_async = tokenize_async
+
+
+def detokenize_without_the_prompt() -> None:
+    """Begin to detokenize at the end of the prompt; vLLM decodes all of it at the first token, in the event loop.
+
+    The end has whole words, so the first token of a response gets its space as after the whole prompt.
+    """
+    from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
+
+    original = FastIncrementalDetokenizer.__init__
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def create(self: Any, tokenizer: Any, request: Any) -> None:  # Any: vLLM's types
+        if len(request.prompt_token_ids or ()) > _PROMPT_END_TOKENS:
+            request = copy(request)
+            request.prompt_token_ids = request.prompt_token_ids[-_PROMPT_END_TOKENS:]
+        original(self, tokenizer, request)
+
+    FastIncrementalDetokenizer.__init__ = create
 
 
 class SingleWaiterEvent:
