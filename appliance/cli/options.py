@@ -127,8 +127,8 @@ def _check_engines(raw: RawConfig) -> Iterator[Diagnostic]:
 VALIDATORS = (_check_adapters, _check_engines, _check_storages)
 
 
-def write_files(texts: Mapping[Path, str], *, force: bool) -> None:
-    """Write the files of an option `--output`, and name them on standard error.
+def write_files(texts: Mapping[Path, str], *, force: bool, option: str = "--output") -> None:
+    """Write the files of an option, and name them on standard error.
 
     Raises:
         ConfigError: one cannot be written.
@@ -136,12 +136,12 @@ def write_files(texts: Mapping[Path, str], *, force: bool) -> None:
     """
     existing = [path for path in texts if path.is_file()]
     if existing and not force:
-        raise click.UsageError(f"{existing[0]} exists; name another --output, or replace it with --force")
+        raise click.UsageError(f"{existing[0]} exists; name another {option}, or replace it with --force")
     for path, text in texts.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            fault = f"cannot be written: {reason_of(error)}; name another --output"
+            fault = f"cannot be written: {reason_of(error)}; name another {option}"
             raise ConfigError([Problem(str(path), None, None, "", fault)]) from None
         click.echo(f"{path}: written", err=True)

@@ -13,7 +13,16 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import FILE, Choice, default_file, format_option, load_config, load_quietly, overrides
+from appliance.cli.options import (
+    FILE,
+    Choice,
+    default_file,
+    format_option,
+    load_config,
+    load_quietly,
+    overrides,
+    write_files,
+)
 from appliance.config import LoadedConfig, schema_of
 from appliance.config.json_schema import directory
 from appliance.config.models import MODEL_CONFIGS
@@ -177,15 +186,6 @@ def schema(class_: str | None, folder: Path | None) -> None:
     elif class_ is not None:
         raise click.UsageError("--write writes the schemas of all classes; leave out CLASS")
     else:
-        _write_schemas(folder)
-
-
-def _write_schemas(folder: Path) -> None:
-    """Write all schemas, because that of the file refers to that of vLLM's arguments, and print their paths."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for source in sorted(directory().glob("*.json")):
-            (folder / source.name).write_bytes(source.read_bytes())
-            click.echo(folder / source.name)
-    except OSError as error:
-        raise ApplianceError(f"{folder}: cannot be written: {error.strerror}; choose another directory") from error
+        # All of them, because that of the file refers to that of vLLM's arguments.
+        texts = {folder / each.name: each.read_text(encoding="utf-8") for each in sorted(directory().glob("*.json"))}
+        write_files(texts, force=True, option="--write")
