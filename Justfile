@@ -27,8 +27,7 @@ setup:
     if [ "$(cat .venv/.made-of 2>/dev/null)" = "$want" ]; then exit 0; fi
     # On a terminal, uv shows its progress.
     quiet=--quiet; if [ -t 2 ]; then quiet=; fi
-    version=$({{ python }} -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true)
-    if [ "$version" != {{ python_version }} ] || [ ! -x {{ uv }} ]; then
+    if [ ! -x {{ uv }} ] || ! {{ python }} -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
         rm -rf .venv
         echo "set-up, step 1 of 3: .venv with Python {{ python_version }}" >&2
         {{ just_executable() }} _venv
@@ -57,12 +56,15 @@ _venv:
         fi
         uv=$folder/bin/uv
     fi
-    if ! "$uv" venv --quiet --python {{ python_version }} .venv; then
-        echo "The pinned packages are for Python {{ python_version }}; python3 is $(python3 --version 2>&1)," \
-            "and uv could not download another one." >&2
-        echo "Install Python {{ python_version }} (Debian 12: apt install python3.11; elsewhere: uv python install 3.11," \
-            "pyenv, or your distribution's package), and run this again." >&2
-        exit 1
+    # The pins are the same for all three versions, so a machine that can reach only a package index works too.
+    if ! failure=$("$uv" venv --quiet --python {{ python_version }} .venv 2>&1); then
+        if ! "$uv" venv --quiet --no-python-downloads --python '>=3.11,<3.14' .venv; then
+            echo "$failure" >&2
+            echo "set-up needs Python 3.11, 3.12 or 3.13 (Debian, Ubuntu: apt install python3); python3 is" \
+                "$(python3 --version 2>&1), and uv could not download Python {{ python_version }}" >&2
+            exit 1
+        fi
+        echo "uv could not download Python {{ python_version }}; .venv has $(.venv/bin/python --version) of this machine" >&2
     fi
     "$uv" pip install --quiet --python {{ python }} "$pin"
 
