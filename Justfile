@@ -110,9 +110,9 @@ faults *args: setup
 truth *args: setup
     {{ python }} -m pytest -m '' tests/planner/test_real_engines.py {{ args }}
 
-# Build and test the CPU image, alone and with the manifests; arguments go to the builder.
+# Build and test the images of CPUs and proxies, alone and with the manifests; arguments go to the builder.
 test-image *args: setup
-    VARIANT=cpu {{ just_executable() }} image {{ args }}
+    for variant in cpu proxy; do VARIANT=$variant {{ just_executable() }} image {{ args }} || exit; done
     {{ python }} -m pytest -m image tests/cluster
 
 # Serve examples and check their `expect:`: the given ones, or all that this machine can run.

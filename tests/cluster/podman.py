@@ -16,6 +16,9 @@ import pytest
 IMAGE = "localhost/appliance:cpu"
 """As `VARIANT=cpu just image` tags it; the manifests name it too."""
 
+PROXY_IMAGE = "localhost/appliance:proxy"
+"""The one for proxies and adapters, without an engine."""
+
 # Runs in the container: the image has no curl.
 _ASK = """
 import sys, urllib.error, urllib.request as http
@@ -58,12 +61,12 @@ class Podman:
         return (done.stdout + done.stderr)[-4000:]
 
 
-def require() -> None:
-    """Skip where there is no podman, or no image."""
+def require(image: str = IMAGE) -> None:
+    """Skip where there is no podman, or no such image."""
     if shutil.which("podman") is None:
         pytest.skip("needs podman")
-    if subprocess.run(["podman", "image", "exists", IMAGE], timeout=60).returncode:
-        pytest.skip(f"needs the image {IMAGE}: just test-image")
+    if subprocess.run(["podman", "image", "exists", image], timeout=60).returncode:
+        pytest.skip(f"needs the image {image}: just test-image")
 
 
 @contextlib.contextmanager

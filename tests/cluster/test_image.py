@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from cluster import manifests
-from cluster.podman import IMAGE, Podman, own_network, require
+from cluster.podman import IMAGE, PROXY_IMAGE, Podman, own_network, require
+from distributions import ROOT
 from questions import CHAT
 from ruamel.yaml import YAML
 from server_process import wait_until
@@ -42,6 +43,29 @@ def podman() -> Iterator[Podman]:
     """Podman, away from this machine's network."""
     with own_network() as podman:
         yield podman
+
+
+# One container that is its own upstream, with all that the image has beside proxies.
+_PROXY = """\
+models:
+  - name: parrot
+    class: generative
+    engine: {python: "examples.parrot:Parrot"}
+  - name: away
+    class: proxy
+    upstreams: [{url: "http://127.0.0.1:8080/v1", model: parrot}]
+server: {grpc_port: 9000}
+tracing: {endpoint: "http://127.0.0.1:4318"}
+"""
+
+# Stripped libraries that are damaged fail here.
+_LOAD_ALL = """
+import importlib, pathlib, sysconfig
+root = pathlib.Path(sysconfig.get_path("platlib"))
+for file in root.rglob("*.so"):
+    importlib.import_module(".".join(file.relative_to(root).with_name(file.name.partition(".")[0]).parts))
+    print(file.name)
+"""
 
 
 def _until_it_answers(podman: Podman, container: str, port: int) -> list[str]:
@@ -95,6 +119,30 @@ def test_any_user_serves_it_without_rights(podman: Podman, volume: Path, chat_fi
 
     assert states[-1] == "ready"
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
+
+
+def test_the_image_of_proxies_is_small_and_serves(podman: Podman, tmp_path: Path) -> None:
+    """It has at most 300 MB, all its libraries load, and it forwards a request."""
+    require(PROXY_IMAGE)
+    name = f"appliance-proxy-{random.randint(0, 1 << 32)}"
+    config = tmp_path / "config.yaml"
+    config.write_text(_PROXY)
+    config.chmod(0o644)
+    tmp_path.chmod(0o755)
+    confined = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"]
+    mounts = [f"--volume={config}:/etc/appliance/config.yaml:ro", f"--volume={ROOT}/examples:/srv/examples:ro"]
+    podman.run("run", "--detach", f"--name={name}", *confined, *mounts, "--env=PYTHONPATH=/srv", PROXY_IMAGE)
+    try:
+        wait_until(lambda: podman.ask(name, "/readyz")[0] == 200, 120, lambda: podman.log(name))
+        body = {"model": "away", "messages": [{"role": "user", "content": "Hello there"}]}
+        status, answer = podman.ask(name, "/v1/chat/completions", body)
+        loaded = podman.run("exec", name, "python", "-c", _LOAD_ALL).splitlines()
+    finally:
+        podman.run("rm", "--force", name)
+
+    assert podman.inspect(PROXY_IMAGE)["Size"] <= 300_000_000
+    assert (status, answer["choices"][0]["message"]["content"].strip()) == (200, "You said: Hello there")
+    assert {"loop", "cygrpc", "_rust"} <= {each.partition(".")[0] for each in loaded}
 
 
 def test_the_manifests_run(podman: Podman, volume: Path, tmp_path: Path) -> None:
