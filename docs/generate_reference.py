@@ -111,7 +111,8 @@ def routes_page() -> str:
         f"OpenAI's routes are also served as {prefixes}. The types of bodies are in the server's own "
         "`/schema/openapi.json` and on its page `/docs`. A key is required once `server.api_keys` has one, see "
         "[security](../guides/security.md). The page at `/` and the routes `/config` and `/docs` exist with "
-        "`server.page: true`, the default.",
+        "`server.page: true`, the default. A WebSocket at `/v1/responses` takes the same requests as a POST there, see "
+        "[responses](../guides/responses.md#over-a-websocket).",
         "Under the paths of OpenAI, Anthropic, vLLM and SageMaker every error is "
         '`{"error": {"message", "type", "param", "code"}}`; under those of the Open Inference Protocol and Ollama it '
         'is `{"error": "text"}`, of Text Embeddings Inference `{"error", "error_type"}`, of Cohere `{"message"}`. '

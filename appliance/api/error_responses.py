@@ -165,7 +165,7 @@ def _body(error_format: Format, status: int, message: str, error: Exception) -> 
     if error_format == "tei":
         return {"error": message, "error_type": _TEI_TYPES.get(status, "Validation" if status < 500 else "Backend")}
     request_error = error if isinstance(error, RequestError) else RequestError(message)
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    kind = error_type(status)
     if error_format == "anthropic":
         message = anthropic_message(message, request_error.code, request_error.param)
         kind = anthropic_error_type(status)
@@ -177,6 +177,11 @@ def _body(error_format: Format, status: int, message: str, error: Exception) -> 
     }
     beside = {"anthropic": {"type": "error"}, "cohere_openai": {"message": message}}
     return {"error": fields, **beside.get(error_format, {})}
+
+
+def error_type(status: int) -> str:
+    """Return OpenAI's type of errors with a status."""
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 def _responses_event(error: Mapping[str, Any], last: bytes) -> dict[str, Any]:  # Any: JSON values

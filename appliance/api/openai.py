@@ -8,6 +8,7 @@ https://api.jina.ai/redoc), the rest vLLM's (https://docs.vllm.ai/en/latest/serv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import msgspec
@@ -16,7 +17,7 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.api import PROTOCOL, error_responses
+from appliance.api import PROTOCOL, error_responses, websocket
 from appliance.api.body import require_no_form, without_byte_order_mark
 from appliance.api.dialects import tei
 from appliance.api.disconnect import (
@@ -104,7 +105,9 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
             raise unavailable(status, name)
         return _model_object(manager, status, name)
 
-    return [*(_route(operation, client) for operation in OPENAI_PATHS), list_models, show_model]
+    responses = [prefix + path for prefix in PREFIXES for path in OPENAI_PATHS[Operation.RESPONSE]]
+    upgrade = websocket.upgrade_route(responses, manager.authorizer)
+    return [*(_route(operation, client) for operation in OPENAI_PATHS), upgrade, list_models, show_model]
 
 
 def _route(operation: Operation, client: ModelClient) -> BaseRouteHandler:
@@ -133,7 +136,9 @@ async def answer(
     """Return the response to a request for an operation, whose body is decompressed; `path` as in `ModelRequest`."""
     headers = {**request.headers, "content-type": content_type}
     headers.pop("content-encoding", None)
-    body = without_byte_order_mark(body)
+    body, memory = without_byte_order_mark(body), websocket.memory_of(request)
+    if memory is not None:
+        body = await off_loop(len(body), websocket.request_body, body)
     max_parts = client.body_reader.server().limits.form_parts
     envelope = await off_loop(len(body), _envelope, body, content_type, max_parts)
     if path == "/rerank" and envelope.texts is not None:
@@ -161,7 +166,8 @@ async def answer(
         model=envelope.model or None,
         send=chunk_sender(request),
     )
-    handle = client.responses.handle if operation is Operation.RESPONSE else client.manager.handle
+    is_response = operation is Operation.RESPONSE
+    handle = partial(client.responses.handle, memory=memory) if is_response else client.manager.handle
     is_pinged = operation is Operation.MESSAGE and model_request.is_streamed
     respond = with_pings if is_pinged else cancel_on_disconnect
     return client_response(request, await respond(request, handle(name, model_request)))

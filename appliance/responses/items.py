@@ -42,6 +42,9 @@ _KINDS = _REQUIRED.keys() | {
     *("mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
 }
 
+# Calls whose outputs clients send.
+_CALLS = frozenset({"function_call", "custom_tool_call"})
+
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 
@@ -121,6 +124,16 @@ def _require_message(item: Json, path: str) -> None:
 
 def _wrong(path: str, value: object, expected: str) -> RequestError:
     return RequestError(f"{path} is {repr(value)[:_MAX_QUOTED]}; must be {expected}", param=path)
+
+
+def require_calls(items: Sequence[Json], new: Sequence[Json]) -> None:
+    """Raise a RequestError if one of the new items is the output of a call that no item makes."""
+    calls = {each.get("call_id") for each in items if each["type"] in _CALLS}
+    for each in new:
+        kind, call = each["type"].removesuffix("_output"), each.get("call_id")
+        if kind in _CALLS and call not in calls:
+            text = f"input has an output for the call {str(call)[:_MAX_QUOTED]!r}, which no item makes"
+            raise RequestError(f"{text}; send its call, too", param="input")
 
 
 def as_history(items: Sequence[Json]) -> list[Json]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from appliance.core.errors import RequestError
-from appliance.core.json_edit import JsonObject, NotAnObjectError
+from appliance.core.json_edit import JsonObject, NotAnObjectError, remove
 from appliance.core.model import ModelRequest
 from appliance.core.openai_types import Json, require_small_metadata
 
@@ -28,6 +28,7 @@ class RequestFields(msgspec.Struct):
     store: bool | None = None
     stream: Any = None  # Any: the model validates it
     background: bool | None = None
+    generate: Any = None  # Any: only `false` over a WebSocket matters
     instructions: Any = None  # Any: the same
     metadata: dict[str, str] | None = None
     previous_response_id: str | None = None
@@ -61,8 +62,10 @@ def decode(body: bytes) -> RequestFields:
     return fields
 
 
-def forwarded(request: ModelRequest, items: Sequence[Json] | None, max_bytes: int) -> ModelRequest:
+def forwarded(request: ModelRequest, items: Sequence[Json] | None, max_bytes: int, *, has_store: bool) -> ModelRequest:
     """Return the request for the model, with these items as its input; None leaves the input.
+
+    If this server `has_store`, the model stores nothing.
 
     Raises:
         RequestError: with the items it is larger than a request may be.
@@ -71,10 +74,12 @@ def forwarded(request: ModelRequest, items: Sequence[Json] | None, max_bytes: in
         document = JsonObject(request.body)
     except NotAnObjectError as error:
         raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
-    changes = {name: lambda _old: None for name in _OURS}
-    encoded = None if items is None else msgspec.json.encode(items)
-    new_input = {} if encoded is None else {"input": lambda _old: encoded}
-    document.change({**changes, **new_input, "store": lambda _old: b"false"})
+    document.change(dict.fromkeys(_OURS, remove))
+    if items is not None:
+        encoded = msgspec.json.encode(items)
+        document.change({"input": lambda _: encoded})
+    if has_store:
+        document.change({"store": lambda _: b"false"})
     body = document.write()
     if len(body) > max_bytes:
         raise RequestError(

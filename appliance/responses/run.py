@@ -19,23 +19,30 @@ from appliance.responses.store import ResponseStore, StoredResponse
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
+CONTINUABLE = frozenset({"completed", "incomplete"})
+"""States of responses that requests can continue."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseRun:
     """A response with its history; `input` has the history and the new items at its end."""
 
     key: ObjectKey
     models: list[str]
-    input: Sequence[Json]
-    new_items: int
+    input: Sequence[Json] = ()
+    new_items: int = 0
     instructions: Any = None  # Any: as the client sent them, without what the config adds
     previous_response_id: str | None = None
     conversation_id: str | None = None
-    is_stored: bool = True
+    is_stored: bool | None = True
+    """None if there is no store, so that an upstream may store it."""
     is_background: bool = False
 
     def shown(self, response: Json) -> Json:
         """Return the model's response as clients get it."""
-        own: Json = {"store": self.is_stored, "background": self.is_background}
+        own: Json = {}
+        if self.is_stored is not None:
+            own = {"store": self.is_stored, "background": self.is_background}
         if self.is_stored:
             own["id"] = self.key.id
         if self.previous_response_id is not None:
@@ -69,7 +76,7 @@ class RunEnd:
 
     async def extend_conversation(self, run: ResponseRun, response: Json) -> None:
         """Add the new items of a response to its conversation."""
-        if run.conversation_id is None or response.get("status") not in {"completed", "incomplete"}:
+        if run.conversation_id is None or response.get("status") not in CONTINUABLE:
             return
         new = [*run.input[len(run.input) - run.new_items :], *(response.get("output") or ())]
         try:

@@ -33,10 +33,11 @@ from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
 from appliance.responses import event_log, events, request_fields, response_object
 from appliance.responses.background import BackgroundResponses
+from appliance.responses.connection import ConnectionMemory
 from appliance.responses.conversations import Conversations
-from appliance.responses.items import as_history, input_items
+from appliance.responses.items import as_history, input_items, require_calls
 from appliance.responses.request_fields import RequestFields
-from appliance.responses.run import ResponseRun, RunEnd
+from appliance.responses.run import CONTINUABLE, ResponseRun, RunEnd
 from appliance.responses.store import (
     EVENTS,
     RESPONSE,
@@ -44,6 +45,7 @@ from appliance.responses.store import (
     StoredRequest,
     StoredResponse,
     current_owner,
+    missing_response,
     open_objects,
 )
 from appliance.telemetry.recorder import RequestRecorder
@@ -85,18 +87,126 @@ class Responses:
             raise NothingStoredError
         return self._stored
 
-    async def handle(self, name: str | None, request: ModelRequest) -> ModelResponse:
-        """Have the model answer; see `ModelManager.handle`."""
+    async def handle(
+        self,
+        name: str | None,
+        request: ModelRequest,
+        memory: ConnectionMemory | None = None,
+        *,
+        is_background: bool = False,
+    ) -> ModelResponse:
+        """Have the model answer, with the history before the input, and store what it answers.
+
+        `memory` is that of the request's WebSocket; see also `ModelManager.handle`.
+        """
         fields = await off_loop(len(request.body), request_fields.decode, request.body)
+        self._require_store(fields)
         # Each event is read on its way.
-        request = replace(request, send=None)
-        if self._stored is None:
-            for field in ("background", "conversation"):
-                if getattr(fields, field):
-                    text = f"{field} needs stored responses, and this server stores none; {_REMEDY}"
-                    raise RequestError(text, param=field, code="responses_not_stored")
-            return await _with_response(await self._manager.handle(name, request), partial(_completed, fields))
-        return await self._stored.handle(name, request, fields)
+        run, forwarded = await self._run(name, replace(request, send=None), fields, memory)
+        if memory is not None and fields.generate is False:
+            return await self._without_output(name, run, request, memory)
+        if fields.background and Operation.RESPONSE in self._manager.find(name).model.operations:
+            return await self._in_background(name, run, request, forwarded)
+        response = await self._manager.handle(name, forwarded, is_background=is_background)
+        return await _with_response(response, partial(self._end, run, memory))
+
+    def _require_store(self, fields: RequestFields) -> None:
+        for field in ("background", "conversation") if self._stored is None else ():
+            if getattr(fields, field):
+                text = f"{field} needs stored responses, and this server stores none; {_REMEDY}"
+                raise RequestError(text, param=field, code="responses_not_stored")
+
+    async def _run(
+        self, name: str | None, request: ModelRequest, fields: RequestFields, memory: ConnectionMemory | None
+    ) -> tuple[ResponseRun, ModelRequest]:
+        """Return the response to be made, and the request for the model."""
+        status, stored = self._manager.find(name), self._stored
+        history = await self._history(fields, memory)
+        has_references = stored is not None and _REFERENCE in request.body
+        is_stored = None if stored is None else fields.store is not False
+        run = ResponseRun(
+            ObjectKey(current_owner(), new_object_id(RESPONSE)),
+            [name or status.name, status.name],
+            instructions=fields.instructions,
+            previous_response_id=None if history is None else fields.previous_response_id,
+            conversation_id=fields.conversation_id,
+            is_stored=is_stored,
+            is_background=bool(fields.background),
+        )
+        is_changed = history is not None or has_references
+        if not (is_stored or is_changed or memory is not None):
+            return run, request
+        new = await off_loop(len(request.body), input_items, bytes(fields.input))
+        if stored is not None and has_references:
+            new = await asyncio.to_thread(stored.resolved, new, history or ())
+        items = [*(history or ()), *new]
+        if history is not None:
+            require_calls(items, new)
+        run = replace(run, input=items, new_items=len(new))
+        if stored is None and not is_changed:
+            return run, request
+        max_bytes = self._manager.config.server.max_body_bytes
+        work = partial(request_fields.forwarded, request, items if is_changed else None, max_bytes)
+        size = max_bytes if is_changed else len(request.body)
+        return run, await off_loop(size, partial(work, has_store=stored is not None))
+
+    async def _history(self, fields: RequestFields, memory: ConnectionMemory | None) -> list[Json] | None:
+        """Return the items before the input; None if the request continues nothing that is known here."""
+        if fields.conversation_id is not None:
+            return as_history((await self.stored.conversations.find(fields.conversation_id)).items)
+        if (previous := fields.previous_response_id) is None:
+            return None
+        found = None if memory is None else memory.find(previous)
+        if found is None and self._stored is not None:
+            found = await self._stored.store.find_or_none(previous)
+        if found is None or not self._manager.authorizer.sees(*found.models):
+            if self._stored is None and (memory is None or fields.store is not False):
+                # An upstream may have stored it.
+                return None
+            raise missing_response(previous, "previous_response_id", "previous_response_not_found")
+        return await off_loop(found.size, _items_of, found)
+
+    async def _end(self, run: ResponseRun, memory: ConnectionMemory | None, kind: str, response: Json) -> Json:
+        """Return the response as the client gets it; if it has ended, it is stored, or remembered."""
+        if kind not in events.LAST:
+            return run.shown(response)
+        shown = run.shown(response) if self._stored is None else await self._stored.run_end.end(run, response)
+        if memory is not None and not shown["store"] and shown.get("status") in CONTINUABLE:
+            memory.keep(str(shown.get("id")), await asyncio.to_thread(run.stored, shown))
+        return shown
+
+    async def _queued(self, name: str | None, run: ResponseRun, request: ModelRequest) -> Json:
+        """Return the response before the model has begun, if the caller may request it."""
+        status = self._manager.find(name)
+        self._manager.authorizer.require_operation(Operation.RESPONSE)
+        if not status.rule.can_answer:
+            raise unavailable(status, name or status.name)
+        fields = await off_loop(len(request.body), events.decode, request.body)
+        return run.shown(response_object.queued(run.key.id, run.models[0], fields or {}))
+
+    async def _in_background(
+        self, name: str | None, run: ResponseRun, request: ModelRequest, forwarded: ModelRequest
+    ) -> ModelResponse:
+        queued, stored = await self._queued(name, run, request), self.stored
+        to_store = StoredRequest.of(name, forwarded, run.conversation_id, run.new_items)
+        await stored.background.start(run, to_store, forwarded.headers, queued)
+        if request.is_streamed:
+            return ModelResponse(stored.follow(run.key, -1), media_type=sse.MEDIA_TYPE)
+        return ModelResponse(msgspec.json.encode(queued))
+
+    async def _without_output(
+        self, name: str | None, run: ResponseRun, request: ModelRequest, memory: ConnectionMemory
+    ) -> ModelResponse:
+        """Return a response for later requests to continue, which the model is not asked for."""
+        begun = {**await self._queued(name, run, request), "status": "in_progress"}
+        ended = await self._end(run, memory, "response.completed", {**begun, "status": "completed"})
+
+        async def stream() -> AsyncGenerator[bytes]:
+            for number, response in enumerate((begun, ended)):
+                kind = "response.completed" if number else "response.created"
+                yield sse.json_event({"type": kind, "response": response, "sequence_number": number})
+
+        return ModelResponse(stream(), media_type=sse.MEDIA_TYPE)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -132,6 +242,11 @@ class Stored:
     conversations: Conversations
     background: BackgroundResponses
 
+    @property
+    def run_end(self) -> RunEnd:
+        """What stores responses that have ended."""
+        return self.background.run_end
+
     @classmethod
     def of(cls, manager: ModelManager, objects: StoredObjects, recorder: RequestRecorder) -> Stored:
         store = ResponseStore(objects, manager.authorizer)
@@ -157,48 +272,7 @@ class Stored:
             await asyncio.sleep(_RECOVER_SECONDS)
             left -= _RECOVER_SECONDS
 
-    async def handle(self, name: str | None, request: ModelRequest, fields: RequestFields) -> ModelResponse:
-        """Have the model answer, with the history before the input, and store what it answers."""
-        status = self.manager.find(name)
-        history = await self._history(fields)
-        has_history = history is not None
-        has_references = _REFERENCE in request.body
-        if fields.store is False and not has_history and not has_references:
-            return await _with_response(await self.manager.handle(name, request), partial(_completed, fields))
-        new = await off_loop(len(request.body), input_items, bytes(fields.input))
-        if has_references:
-            new = await asyncio.to_thread(self._resolved, new, history or ())
-        items = [*(history or ()), *new]
-        run = ResponseRun(
-            ObjectKey(current_owner(), new_object_id(RESPONSE)),
-            [name or status.name, status.name],
-            items,
-            len(new),
-            fields.instructions,
-            fields.previous_response_id,
-            fields.conversation_id,
-            is_stored=fields.store is not False,
-            is_background=bool(fields.background),
-        )
-        max_bytes = self.manager.config.server.max_body_bytes
-        changed = items if has_history or has_references else None
-        size = len(request.body) if changed is None else max_bytes
-        forwarded = await off_loop(size, request_fields.forwarded, request, changed, max_bytes)
-        if fields.background and Operation.RESPONSE in status.model.operations:
-            return await self._in_background(name, run, request, forwarded)
-        response = await self.manager.handle(name, forwarded)
-        return await _with_response(response, partial(self._end, run))
-
-    async def _history(self, fields: RequestFields) -> list[Json] | None:
-        """Return the items before the input; None if the request continues nothing."""
-        if fields.conversation_id is not None:
-            return as_history((await self.conversations.find(fields.conversation_id)).items)
-        if fields.previous_response_id is None:
-            return None
-        _, stored = await self.store.find(fields.previous_response_id)
-        return await off_loop(len(stored.input) + len(stored.response), _items_of, stored)
-
-    def _resolved(self, items: Sequence[Json], history: Sequence[Json]) -> list[Json]:
+    def resolved(self, items: Sequence[Json], history: Sequence[Json]) -> list[Json]:
         """Return the items, with stored ones in the place of references to them."""
         known = {each.get("id") for each in history}
         new = [each for each in items if each["id"] not in known]
@@ -209,28 +283,8 @@ class Stored:
         found = self.store.find_items(references)
         return as_history([found.get(each["id"], each) for each in new])
 
-    async def _end(self, run: ResponseRun, kind: str, response: Json) -> Json:
-        """Return the response as the client gets it, and store it if it has ended."""
-        if kind in events.LAST:
-            return await self.background.run_end.end(run, response)
-        return run.shown(response)
-
-    async def _in_background(
-        self, name: str | None, run: ResponseRun, request: ModelRequest, forwarded: ModelRequest
-    ) -> ModelResponse:
-        status = self.manager.find(name)
-        self.manager.authorizer.require_operation(Operation.RESPONSE)
-        if not status.rule.can_answer:
-            raise unavailable(status, name or status.name)
-        fields = await off_loop(len(request.body), events.decode, request.body)
-        queued = run.shown(response_object.queued(run.key.id, run.models[0], fields or {}))
-        to_store = StoredRequest.of(name, forwarded, run.conversation_id, run.new_items)
-        await self.background.start(run, to_store, forwarded.headers, queued)
-        if request.is_streamed:
-            return ModelResponse(self._follow(run.key, -1), media_type=sse.MEDIA_TYPE)
-        return ModelResponse(msgspec.json.encode(queued))
-
-    def _follow(self, key: ObjectKey, after: int) -> AsyncGenerator[bytes]:
+    def follow(self, key: ObjectKey, after: int) -> AsyncGenerator[bytes]:
+        """Return the events of a response in the background, as far as it is, and as they come."""
         return event_log.follow(self.store, key, after, lambda: self.manager.is_stopped)
 
     async def stream(self, response_id: str, after: int) -> AsyncGenerator[bytes]:
@@ -240,7 +294,7 @@ class Stored:
         if path is None or not (path / EVENTS).exists():
             text = "A response can be streamed if it was created with background: true and stream: true; this was not"
             raise RequestError(text, param="stream")
-        return self._follow(key, after)
+        return self.follow(key, after)
 
     async def cancel(self, response_id: str) -> StoredResponse:
         """Cancel a response in the background; one that has ended stays as it is."""
@@ -261,7 +315,7 @@ class Stored:
 def _items_of(stored: StoredResponse) -> list[Json]:
     """Return what a response has read and written, for the request that continues it."""
     response = stored.response_object()
-    if (status := response.get("status", "completed")) not in {"completed", "incomplete"}:
+    if (status := response.get("status", "completed")) not in CONTINUABLE:
         text = f"The previous response is {status}; only one that is completed or incomplete can be continued"
         raise RequestError(text, param="previous_response_id", code="response_not_completed")
     return as_history([*stored.input_items(), *response["output"]])
@@ -277,8 +331,3 @@ async def _with_response(response: ModelResponse, change: events.Change) -> Mode
     if not response.media_type.startswith(sse.MEDIA_TYPE):
         return response
     return replace(response, body=events.changed(response.body, change))
-
-
-async def _completed(fields: RequestFields, _kind: str, response: Json) -> Json:
-    # Without the system prompt that the config may add.
-    return {**response_object.completed(response), "instructions": fields.instructions}

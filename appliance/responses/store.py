@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from appliance.config.responses import ResponsesConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelRequest, Operation
 from appliance.core.openai_types import Json
-from appliance.core.stored_objects import ObjectKey, StoredObjects, decode_stored, opening
+from appliance.core.stored_objects import DamagedObjectError, ObjectKey, StoredObjects, decode_stored, opening
 
 RESPONSE, CONVERSATION = "resp_", "conv_"
 """Prefixes of the ids of both kinds of objects."""
@@ -39,6 +40,12 @@ class NotStoredError(RequestError):
 
     status = 404
     code = "not_found"
+
+
+def missing_response(response_id: str, param: str = "response_id", code: str | None = None) -> NotStoredError:
+    """Return the error for a response that does not exist for the caller."""
+    shown = response_id[:_MAX_SHOWN]
+    return NotStoredError(f"Response with id {shown!r} not found; it may have expired.", param=param, code=code)
 
 
 def open_objects(config: ResponsesConfig, folder: Path | None) -> StoredObjects:
@@ -114,6 +121,11 @@ class StoredResponse(msgspec.Struct):
         encode = msgspec.json.encode
         return cls(msgspec.Raw(encode(response)), msgspec.Raw(encode(items)), models, request)
 
+    @property
+    def size(self) -> int:
+        """The bytes of the response and its input."""
+        return len(self.response) + len(self.input)
+
     def response_object(self) -> Json:
         """Return the response."""
         return msgspec.json.decode(self.response, type=Json)
@@ -136,12 +148,15 @@ class ResponseStore:
         Raises:
             NotStoredError: there is none of this id, or the caller may not use its model.
         """
-        key = ObjectKey(current_owner(), response_id)
-        stored = await asyncio.to_thread(self.read, key)
-        if stored is None or not self.authorizer.sees(*stored.models):
-            shown = response_id[:_MAX_SHOWN]
-            raise NotStoredError(f"Response with id {shown!r} not found; it may have expired.", param="response_id")
-        return key, stored
+        stored = await self.find_or_none(response_id)
+        if stored is None:
+            raise missing_response(response_id)
+        return ObjectKey(current_owner(), response_id), stored
+
+    async def find_or_none(self, response_id: str) -> StoredResponse | None:
+        """Return a response of the current caller; None where `find` raises."""
+        stored = await asyncio.to_thread(self.read, ObjectKey(current_owner(), response_id))
+        return stored if stored is not None and self.authorizer.sees(*stored.models) else None
 
     def read(self, key: ObjectKey) -> StoredResponse | None:
         """Return a response; None if there is none."""
@@ -163,10 +178,12 @@ class ResponseStore:
             data = self.objects.read(key, _FINAL) if missing else None
             if data is None or not any(mention in data for mention in missing.values()):
                 continue
-            stored = decode_stored(key, data, StoredResponse)
-            if self.authorizer.sees(*stored.models):
-                items: list[Json] = [*stored.response_object()["output"], *stored.input_items()]
-                found |= {each["id"]: each for each in items if each.get("id") in missing}
+            # What is damaged was logged, and has no items.
+            with suppress(DamagedObjectError):
+                stored = decode_stored(key, data, StoredResponse)
+                if self.authorizer.sees(*stored.models):
+                    items: list[Json] = [*stored.response_object()["output"], *stored.input_items()]
+                    found |= {each["id"]: each for each in items if each.get("id") in missing}
         if unknown := sorted(each for each in ids if each not in found):
             raise NotStoredError(f"Item with id {unknown[0][:_MAX_SHOWN]!r} not found; send it itself.", param="input")
         return found

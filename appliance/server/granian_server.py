@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from granian._granian import SocketHolder
@@ -16,11 +16,16 @@ from granian.constants import Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
 
+from appliance.api.websocket import LEAVING
 from appliance.auth.certificates import Certificate
 
 # Granian limits connections, idle ones included, and lets the next one hang; requests are limited elsewhere.
 _MAX_CONNECTIONS = 65536
+
+_POLL_SECONDS = 0.02
 
 BACKLOG = 4096
 """Connections that wait to be accepted."""
@@ -35,7 +40,10 @@ class GranianServer:
         self._certificate_fds = _certificate_fds(certificate)
         self._listening = listening
         self._has_stopped = False
-        self._server = _EmbeddedServer(app, listening, self._certificate_fds, header_seconds)
+        self._app = app
+        self._leaving = asyncio.Event()
+        self._websockets: set[asyncio.Task[Any] | None] = set()
+        self._server = _EmbeddedServer(self._handle, listening, self._certificate_fds, header_seconds)
         self.task = asyncio.create_task(self._serve())
 
     def stop_accepting(self) -> None:
@@ -46,6 +54,26 @@ class GranianServer:
             unused.listen()
             unused.setblocking(False)
             os.dup2(unused.fileno(), self._server.listening_fd, inheritable=False)
+
+    async def close_websockets(self) -> None:
+        """Close WebSockets after their running responses; Granian would cut them when it stops."""
+        self._leaving.set()
+        # Polled: a few times in the life of a server.
+        while self._websockets:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _handle(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        is_websocket = scope["type"] == ScopeType.WEBSOCKET
+        return (self._handle_websocket if is_websocket else self._app)(scope, receive, send)
+
+    async def _handle_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        self._websockets.add(task)
+        scope["extensions"] = {**(scope.get("extensions") or {}), LEAVING: self._leaving}  # type: ignore[dict-item]  # ours
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._websockets.discard(task)
 
     def stop(self) -> None:
         """Accept no more connections, and finish the running requests."""
@@ -69,7 +97,7 @@ class _EmbeddedServer(Server):
     """Granian on an existing socket, with certificates that are not in files."""
 
     def __init__(
-        self, app: Litestar, listening: socket.socket, certificate_fds: Sequence[int], header_seconds: float
+        self, app: ASGIApp, listening: socket.socket, certificate_fds: Sequence[int], header_seconds: float
     ) -> None:
         super().__init__(
             app,
@@ -80,7 +108,6 @@ class _EmbeddedServer(Server):
             backlog=BACKLOG,
             backpressure=_MAX_CONNECTIONS,
             http1_settings=HTTP1Settings(header_read_timeout=round(header_seconds * 1000)),
-            websockets=False,
             # Its records go to our log.
             log_dictconfig={"version": 1, "disable_existing_loggers": False, "loggers": {}},
         )

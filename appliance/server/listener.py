@@ -32,6 +32,9 @@ _HEADER_SECONDS = 30.0
 # How long new connections may take to send a request before Granian, when it stops, closes those that have not.
 _SETTLE_SECONDS = 10.0
 
+# How long WebSockets may take to close when the server stops.
+_CLOSE_SECONDS = 1.0
+
 # The same when clients are to leave, and know it.
 _DISMISS_SECONDS = 0.5
 
@@ -100,7 +103,11 @@ class Listener:
                     if not new.task.done():
                         retiring[asyncio.create_task(self._retire(server, settle_seconds))] = server
                         server = new
-            for each in (server, *retiring.values()):
+            servers = (server, *retiring.values())
+            await asyncio.wait(
+                [asyncio.create_task(each.close_websockets()) for each in servers], timeout=_CLOSE_SECONDS
+            )
+            for each in servers:
                 each.stop()
             # New clients are refused at once.
             listening.close()
@@ -135,6 +142,7 @@ class Listener:
         old.stop_accepting()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), settle_seconds)
+        await old.close_websockets()
         old.stop()
         await old.task
 

@@ -19,7 +19,7 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.utils import normalize_path
 
-from appliance.api import PROBE, PROTOCOL
+from appliance.api import PROBE, PROTOCOL, websocket
 from appliance.api.disconnect import SEND_CHUNK, discard
 from appliance.api.error_responses import rejection
 from appliance.api.kserve_names import HEADER, prefix_of
@@ -76,7 +76,9 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
-            raise RuntimeError("Granian accepts no websockets; this is a bug")
+            # It comes back here with a request for the handshake, and one for each message.
+            await websocket.serve(self, scope, receive, send, self._manager.config.server.max_body_bytes)
+            return
         # The first of each name.
         headers = {name.lower(): value for name, value in reversed(list(scope["headers"]))}
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")

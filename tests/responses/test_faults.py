@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import gettempdir
@@ -10,9 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from response_sockets import CREATE, CREATED, events_of, open_socket, say
 from server_process import ServerProcess, wait_until
 from stored_server import ALICE, config_file
-from upstreams import Upstream
+from upstreams import Upstream, event, stream
+from websockets import Origin
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from appliance.config import load
 from appliance.core.errors import ConfigError
@@ -50,7 +54,14 @@ WRONG: dict[str, tuple[str, str, Any, int, str | None, str]] = {
         *("POST", "/v1/responses", {"model": "ours", "input": [{"type": "item_reference", "id": "msg_x"}]}),
         *(404, "input", "msg_x"),
     ),
-    "unknown previous": ("POST", "/v1/responses", {**BASE, "previous_response_id": ID}, 404, "response_id", ID),
+    "unknown previous": (
+        "POST",
+        "/v1/responses",
+        {**BASE, "previous_response_id": ID},
+        404,
+        "previous_response_id",
+        ID,
+    ),
     "unknown conversation": (
         "POST",
         "/v1/responses",
@@ -163,7 +174,37 @@ def test_without_a_store_each_response_says_so(
     assert stores == [False, False]
     assert [(each.status_code, each.json()["error"]["code"]) for each in refused] == [(400, "responses_not_stored")] * 2
     assert [(each.status_code, each.json()["error"]["code"]) for each in absent] == [(404, "responses_not_stored")] * 3
-    assert server.stop() == 0, server.log_tail()
+    _require_websockets(server, upstream)
+
+
+def _require_websockets(server: ServerProcess, upstream: Upstream) -> None:
+    """Responses are continued without a store; other sites have no access; a server that stops closes connections."""
+    with pytest.raises(InvalidStatus) as raised, open_socket(server, origin=Origin("https://evil.example")):
+        pass
+    assert raised.value.response.status_code == 403
+    with open_socket(server, path="/openai/v1/responses") as socket:
+        first = say(socket)["response"]
+        second = say(socket, previous_response_id=first["id"])["response"]
+        unknown = say(socket, previous_response_id=ID)
+        assert (first["store"], second["previous_response_id"]) == (False, first["id"])
+        assert len(upstream.calls[-1].json()["input"]) == 3
+        assert unknown["error"]["code"] == "previous_response_not_found"
+        completed = {**CREATED["response"], "status": "completed", "output": []}
+        last = event({"type": "response.completed", "response": completed}, "response.completed")
+        upstream.on("/v1/responses", stream(event(CREATED, "response.created"), 0.5, last))
+        with open_socket(server) as idle:
+            socket.send(json.dumps(CREATE))
+            assert json.loads(socket.recv(60))["type"] == "response.created"
+
+            server.process.send_signal(signal.SIGTERM)
+
+            assert events_of(socket)[-1]["type"] == "response.completed"
+            for each in (idle, socket):
+                with pytest.raises(ConnectionClosed) as closed:
+                    each.recv(60)
+                assert closed.value.rcvd is not None, server.log_tail()
+                assert closed.value.rcvd.code == 1001
+    assert server.process.wait(60) == 0, server.log_tail()
 
 
 def test_a_store_in_memory_ends_with_the_server(

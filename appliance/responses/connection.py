@@ -1,0 +1,36 @@
+"""What a WebSocket remembers, so that its client continues responses that are not stored.
+
+Source: https://developers.openai.com/api/docs/guides/websocket-mode
+"""
+
+from __future__ import annotations
+
+from appliance.responses.store import StoredResponse
+
+
+class ConnectionMemory:
+    """The last responses of a connection that are not stored; together they are as large as a request may be."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._recent: dict[str, StoredResponse] = {}
+        self._continued = ""
+
+    def begin_request(self) -> None:
+        """Note that the current request continues nothing yet."""
+        self._continued = ""
+
+    def find(self, response_id: str) -> StoredResponse | None:
+        """Return a response, which the current request continues; None if it is not remembered."""
+        self._continued = response_id
+        return self._recent.get(response_id)
+
+    def forget_continued(self) -> None:
+        """Forget the response that the current request continues, because the request failed."""
+        self._recent.pop(self._continued, None)
+
+    def keep(self, response_id: str, response: StoredResponse) -> None:
+        """Remember a response that has ended."""
+        self._recent[response_id] = response
+        while len(self._recent) > 1 and sum(each.size for each in self._recent.values()) > self._max_bytes:
+            del self._recent[next(iter(self._recent))]
