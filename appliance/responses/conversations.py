@@ -26,6 +26,9 @@ _FILE = "conversation.json"
 # OpenAI's limit.
 MAX_NEW_ITEMS = 20
 
+# More do not end between a crash and the next start.
+_MAX_TURNS = 64
+
 _MAX_SHOWN = 80
 
 
@@ -36,6 +39,8 @@ class Conversation(msgspec.Struct):
     created_at: int
     metadata: dict[str, str]
     items: list[Json] = []
+    turns: dict[str, list[str]] = {}
+    """The ids of the items that the last responses have added, by the ids of these."""
 
     def shown(self) -> Json:
         """Return the conversation object."""
@@ -104,13 +109,21 @@ class Conversations:
 
         return await self._change(_key(conversation_id), change)
 
-    async def add(self, key: ObjectKey, items: Sequence[Json]) -> Conversation:
-        """Add items at the end; one whose id is taken gets another one."""
+    async def add_turn(self, key: ObjectKey, response_id: str, items: Sequence[Json]) -> Conversation:
+        """Add the items of a response at the end; one whose id is taken gets another one.
+
+        A response that was interrupted and made again replaces the items that it had added.
+        """
 
         def change(conversation: Conversation) -> None:
-            for item in items:
-                is_taken = any(each.get("id") == item.get("id") for each in conversation.items)
-                conversation.items.append(with_id({**item, "id": None} if is_taken else item))
+            before = conversation.turns.pop(response_id, [])
+            conversation.items = [each for each in conversation.items if each["id"] not in before]
+            taken = {each["id"] for each in conversation.items}
+            new = [with_id({**each, "id": None} if each.get("id") in taken else each) for each in items]
+            conversation.items.extend(new)
+            conversation.turns[response_id] = [each["id"] for each in new]
+            for oldest in list(conversation.turns)[:-_MAX_TURNS]:
+                del conversation.turns[oldest]
 
         return await self._change(key, change)
 

@@ -80,7 +80,7 @@ class RunEnd:
             return
         new = [*run.input[len(run.input) - run.new_items :], *(response.get("output") or ())]
         try:
-            await self.conversations.add(ObjectKey(run.key.owner, run.conversation_id), new)
+            await self.conversations.add_turn(ObjectKey(run.key.owner, run.conversation_id), run.key.id, new)
         except RequestError as error:
             # It was deleted meanwhile, or is full.
             response["conversation"] = None

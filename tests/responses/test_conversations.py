@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import openai
@@ -10,6 +11,9 @@ from openai import OpenAI
 from openai.types.responses import EasyInputMessageParam
 from server_process import wait_until
 from upstreams import Upstream, error
+
+from appliance.core.stored_objects import ObjectKey, StoredObjects
+from appliance.responses.conversations import ConversationBody, Conversations
 
 
 def user(text: str) -> EasyInputMessageParam:
@@ -99,6 +103,24 @@ def test_a_response_continues_its_conversation(client: OpenAI, upstream: Upstrea
 
 def _wait_for(client: OpenAI, response_id: str) -> None:
     wait_until(lambda: client.responses.retrieve(response_id).status == "completed", 60)
+
+
+async def test_a_response_that_is_made_again_adds_one_turn(tmp_path: Path) -> None:
+    """Its process died after it had extended the conversation, before it could store the response."""
+    objects = StoredObjects(tmp_path / "store", keep_seconds=3600, max_bytes=1 << 20)
+    objects.open()
+    conversations = Conversations(objects, lambda: 1 << 20)
+    key = ObjectKey("", (await conversations.create(ConversationBody())).id)
+    asked = {"type": "message", "role": "user", "content": "Hi", "id": "msg_1"}
+    await conversations.add_turn(key, "resp_0", [{**asked, "id": "msg_0"}])
+
+    for attempt in ("a", "b"):
+        await conversations.add_turn(key, "resp_1", [asked, {**asked, "id": f"msg_{attempt}"}])
+        if attempt == "a":
+            await conversations.add_turn(key, "resp_2", [{**asked, "id": "msg_2"}])
+
+    items = (await conversations.find(key.id)).items
+    assert [each["id"] for each in items] == ["msg_0", "msg_2", "msg_1", "msg_b"]
 
 
 def test_a_failed_response_adds_nothing(client: OpenAI, upstream: Upstream) -> None:
