@@ -49,6 +49,8 @@ _USAGE = struct.Struct("<qq")
 # After this much was evicted, the next objects fit without a search for the oldest ones.
 _EVICTED_SHARE = 1 / 8
 
+_LOCK_POLL_SECONDS = 0.1
+
 # An object without files belongs to a process that died, if it is older than this.
 _EMPTY_SECONDS = 60.0
 
@@ -444,6 +446,26 @@ def opening(directory: Path, config_key: str) -> Iterator[None]:
         reason = cause.strerror if isinstance(cause, OSError) else str(cause)
         remedy = f"{config_key} must be one that this user can write"
         raise ApplianceError(f"{directory}: {reason}; {remedy}") from error
+
+
+@contextmanager
+def exclusive(directory: Path, config_key: str, seconds: float = 5.0) -> Iterator[None]:
+    """Keep other servers out of a store's directory during the block; workers of this one share it.
+
+    Processes of a server that was killed may hold it for some `seconds`.
+
+    Raises:
+        ApplianceError: another server has it.
+    """
+    deadline = time.monotonic() + seconds
+    with opening(directory, config_key):
+        while (lock := FileLock.try_acquire(directory / ".server")) is None:
+            if time.monotonic() > deadline:
+                remedy = f"{config_key} must be a directory of this server alone"
+                raise ApplianceError(f"{directory}: another server uses it; {remedy}")
+            time.sleep(_LOCK_POLL_SECONDS)
+    with lock:
+        yield
 
 
 @contextmanager

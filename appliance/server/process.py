@@ -7,11 +7,11 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvloop
@@ -20,11 +20,13 @@ from litestar import Litestar
 from appliance.api import grpc as oip_grpc
 from appliance.auth.certificates import Certificates
 from appliance.auth.certificates import read as read_certificate
+from appliance.batches.store import BatchStore
 from appliance.config import Config, LoadedConfig
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError
 from appliance.core.logging_setup import captured_output
 from appliance.core.service_links import REMEDY, service_links
+from appliance.core.stored_objects import exclusive
 from appliance.models.factory import ModelFactory
 from appliance.models.manager import ModelManager
 from appliance.responses.service import memory_folder
@@ -70,11 +72,12 @@ def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:
     try:
         _require_startable(loaded.config)
         count = worker_count(loaded.config)
-        if count == 1:
-            return serve_as(None)
-        with _rendezvous_folder(loaded.config) as name, memory_folder(loaded.config.responses) as memory:
-            folder = None if name is None else Path(name)
-            return Supervisor(count, serve_as, lambda: _stop_seconds(latest(loaded).config), folder, memory).run()
+        with _store_directories(loaded.config):
+            if count == 1:
+                return serve_as(None)
+            with _rendezvous_folder(loaded.config) as name, memory_folder(loaded.config.responses) as memory:
+                folder = None if name is None else Path(name)
+                return Supervisor(count, serve_as, lambda: _stop_seconds(latest(loaded).config), folder, memory).run()
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         return error.exit_code
@@ -137,12 +140,23 @@ def _require_startable(config: Config) -> None:
                 raise ApplianceError(f"{fault}; {remedy}") from error
     if server.grpc_port is not None:
         oip_grpc.require()
-    if config.responses is not None and config.responses.store == "file":
-        # Likewise: each worker opens it again.
-        open_objects(config.responses, None)
     if server.tls is not None:
         # An error ends the start before a client can connect; each worker reads the files again.
         read_certificate(server.tls)
+
+
+@contextmanager
+def _store_directories(config: Config) -> Iterator[None]:
+    """Create the directories of stores, and keep other servers out of them during the block."""
+    with ExitStack() as stack:
+        if config.responses is not None and config.responses.store == "file":
+            # Each worker opens it again.
+            open_objects(config.responses, None)
+            stack.enter_context(exclusive(cast("Path", config.responses.directory), "responses.directory"))
+        if config.batches is not None:
+            BatchStore(config.batches).open()
+            stack.enter_context(exclusive(config.batches.directory, "batches.directory"))
+        yield
 
 
 def _rendezvous_folder(config: Config) -> AbstractContextManager[str | None]:

@@ -19,7 +19,9 @@ from websockets import Origin
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from appliance.config import load
-from appliance.core.errors import ConfigError
+from appliance.config.responses import ResponsesConfig
+from appliance.core.errors import ApplianceError, ConfigError
+from appliance.responses.store import open_objects
 
 ID = "resp_" + "0" * 32
 BASE = {"model": "ours", "input": "Hello"}
@@ -280,13 +282,19 @@ def test_a_config_that_cannot_be_is_refused(tmp_path: Path, upstream: Upstream, 
         load(config_file(tmp_path, upstream, f"responses: {store}"))
 
 
-def test_a_directory_that_cannot_be_used_ends_the_start(
-    serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path
-) -> None:
-    """The log names it."""
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """Before the server starts."""
     (tmp_path / "file").touch()
-    more = f"responses: {{store: file, directory: {tmp_path}/file/responses}}"
-    server = serve(file=config_file(tmp_path, upstream, more))
+    with pytest.raises(ApplianceError, match=r"responses\.directory must be one that this user can write"):
+        open_objects(ResponsesConfig(store="file", directory=tmp_path / "file" / "responses"), None)
 
-    assert server.process.wait(60) == 1
-    assert "responses.directory" in server.log_tail()
+
+def test_a_directory_of_another_server_ends_the_start(
+    serve: Callable[..., ServerProcess], server: ServerProcess, upstream: Upstream, tmp_path: Path
+) -> None:
+    """The log names the key; the workers of one server share the directory."""
+    more = f"responses: {{store: file, directory: {server.log.with_name('responses')}}}"
+    second = serve(file=config_file(tmp_path, upstream, more))
+
+    assert second.process.wait(60) == 1
+    assert "another server uses it; responses.directory must be" in second.log_tail()
