@@ -88,6 +88,12 @@ class BatchRun:
             batch.errors, ending = BatchErrors(error.errors), "failed"
         await self._finish(ending)
 
+    async def fail(self) -> None:
+        """End a batch that is damaged; the results that it has are kept."""
+        message = "A file of the batch was changed, and cannot be read; create the batch again"
+        self._batch.errors = BatchErrors([BatchError("damaged", message)])
+        await self._finish("failed")
+
     async def _ending(self) -> _Ending | None:
         """Return how the batch ends before all its lines have results; None if it does not."""
         if await asyncio.to_thread(self._store.cancelled_at, self._owner, self._batch.id):

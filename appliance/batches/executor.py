@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 import structlog
 
@@ -14,6 +15,7 @@ from appliance.batches.lines import BatchLine, LineResult
 from appliance.config.batches import BatchStart
 from appliance.core.concurrency import backoff_seconds
 from appliance.core.errors import RequestError
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.request_context import use_context
 from appliance.limits.queue import RequestQueue
 from appliance.models.manager import ModelManager
@@ -21,6 +23,13 @@ from appliance.telemetry.recorder import RequestRecorder
 
 Render = Callable[[str, Exception], tuple[int, bytes]]
 """Returns the status and the body of the response of a path to an error."""
+
+
+class Respond(Protocol):
+    """Answers requests for responses, which may be stored; see `ModelManager.handle`."""
+
+    def __call__(self, name: str | None, request: ModelRequest, *, is_background: bool) -> Awaitable[ModelResponse]: ...
+
 
 # A model that is overloaded or not available will be; the line waits for it.
 _PAUSES = frozenset({429, 503})
@@ -36,9 +45,15 @@ class LineExecutor:
     """Answers lines; `start` says when they start beside interactive requests, None that there are none."""
 
     def __init__(
-        self, manager: ModelManager, recorder: RequestRecorder, render: Render, start: BatchStart | None
+        self,
+        manager: ModelManager,
+        recorder: RequestRecorder,
+        render: Render,
+        respond: Respond,
+        start: BatchStart | None,
     ) -> None:
         self._manager, self._recorder, self._render, self._start = manager, recorder, render, start
+        self._respond = respond
 
     async def answer(self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None) -> LineResult:
         """Return the result of a line, however long its model is not available."""
@@ -73,9 +88,9 @@ class LineExecutor:
                 context.key, context.batch = None if principal is None else principal.name, batch_id
                 retry_after = None
                 try:
-                    response = await self._manager.handle(
-                        line.model, line.request({"x-request-id": request_id}), is_background=self._start is not None
-                    )
+                    handle = self._respond if line.operation is Operation.RESPONSE else self._manager.handle
+                    request = line.request({"x-request-id": request_id})
+                    response = await handle(line.model, request, is_background=self._start is not None)
                     status, body = response.status, await response.read()
                 except Exception as error:
                     # vLLM raises an error of its own when it is cancelled.

@@ -89,6 +89,11 @@ class Batch(msgspec.Struct, kw_only=True):
     output_expires_after: Expiry | None = None
     """When the files with its results expire; None is the server's default."""
 
+    @classmethod
+    def lost(cls, batch_id: str) -> Batch:
+        """Return what is left of a batch whose description is damaged."""
+        return cls(id=batch_id, endpoint="", input_file_id="", completion_window="", created_at=now(), expires_at=now())
+
     @property
     def ended_at(self) -> int:
         """When it ended, if it has."""

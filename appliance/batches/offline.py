@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from appliance.batches.executor import LineExecutor, Render
+from appliance.batches.executor import LineExecutor, Render, Respond
 from appliance.batches.lines import BatchLine, LineError, LineLimits, LineResult, read_lines
 from appliance.batches.objects import BatchError, new_id
 from appliance.batches.validation import InputCheck
@@ -64,11 +64,18 @@ class OutputError(ApplianceError):
 class OfflineBatch:
     """Runs the requests of a file by the models of a config, which it starts and stops."""
 
-    def __init__(self, config: Config, factory: ModelFactory, render: Render, concurrent: int | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        factory: ModelFactory,
+        render: Render,
+        respond: Callable[[ModelManager, RequestRecorder], Respond],
+        concurrent: int | None,
+    ) -> None:
         # There are no clients, so that nothing is to be authorized.
         server = config.server.model_copy(update={"api_keys": None, "allowed_hosts": None})
         self._config = config.model_copy(update={"server": server})
-        self._factory, self._render, self._concurrent = factory, render, concurrent
+        self._factory, self._render, self._respond, self._concurrent = factory, render, respond, concurrent
         self.progress = Progress()
 
     async def run(
@@ -114,7 +121,7 @@ class OfflineBatch:
         # Polled: once in the life of a process.
         while not manager.is_ready:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-        executor = LineExecutor(manager, recorder, self._render, None)
+        executor = LineExecutor(manager, recorder, self._render, self._respond(manager, recorder), None)
         capacity = sum(status.queue.concurrent or _CONCURRENT for status in manager.statuses)
         slots, batch_id = asyncio.Semaphore(self._concurrent or capacity), new_id("batch_")
 

@@ -6,17 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from appliance.batches.batch_run import BatchRun, ModelSlots
-from appliance.batches.executor import LineExecutor, Render
-from appliance.batches.objects import FINAL
+from appliance.batches.executor import LineExecutor, Render, Respond
+from appliance.batches.objects import FINAL, Batch
 from appliance.batches.store import BatchStore
 from appliance.config.limits import share
 from appliance.core.errors import ApplianceError
 from appliance.core.file_lock import FileLock
-from appliance.core.stored_objects import ObjectKey
+from appliance.core.stored_objects import DamagedObjectError, ObjectKey
 from appliance.models.manager import ModelManager
 from appliance.telemetry.recorder import RequestRecorder
 
@@ -37,10 +38,12 @@ _CRASH_SECONDS = 60.0
 class BatchRunner:
     """Runs all batches of the store that have not ended, until the server drains."""
 
-    def __init__(self, store: BatchStore, manager: ModelManager, recorder: RequestRecorder, render: Render) -> None:
+    def __init__(
+        self, store: BatchStore, manager: ModelManager, recorder: RequestRecorder, render: Render, respond: Respond
+    ) -> None:
         self.store = store
         self._manager = manager
-        self._executor = LineExecutor(manager, recorder, render, store.config.start)
+        self._executor = LineExecutor(manager, recorder, render, respond, store.config.start)
         # The share of this worker in the limit.
         self._slots = ModelSlots(share(store.config.concurrent, manager.workers) or 1)
         self._runs: dict[ObjectKey, asyncio.Task[None]] = {}
@@ -99,11 +102,15 @@ class BatchRunner:
 
     async def _run_batch(self, key: ObjectKey, claim: FileLock) -> None:
         store = self.store
+        run = partial(BatchRun, store, key.owner, manager=self._manager, executor=self._executor, slots=self._slots)
         try:
             with claim:
-                batch = await asyncio.to_thread(store.batch, key.owner, key.id)
-                if batch is not None and batch.status not in FINAL:
-                    await BatchRun(store, key.owner, batch, self._manager, self._executor, self._slots).run()
+                try:
+                    batch = await asyncio.to_thread(store.batch, key.owner, key.id)
+                    if batch is not None and batch.status not in FINAL:
+                        await run(batch).run()
+                except DamagedObjectError:
+                    await run(Batch.lost(key.id)).fail()
                 await asyncio.to_thread(store.finish, key, claim)
         except Exception as error:
             self._retry_at[key] = time.monotonic() + _CRASH_SECONDS

@@ -61,7 +61,7 @@ def batch(
     from appliance.core.system import exit_now
 
     try:
-        _require_other_file(file, output)
+        _require_output(output, file)
         with _input(file) as path, _results(output) as results:
             failed = _run(loaded, path, str(file), results, concurrent)
     except KeyboardInterrupt:
@@ -82,8 +82,12 @@ def _run(loaded: LoadedConfig, path: Path, name: str, results: Results, concurre
     from appliance.api.error_responses import status_and_body
     from appliance.batches.offline import OfflineBatch
     from appliance.models.factory import ModelFactory
+    from appliance.responses.service import Responses
 
-    work = OfflineBatch(loaded.config, ModelFactory(), status_and_body, concurrent)
+    # Without a server nothing is stored.
+    work = OfflineBatch(
+        loaded.config, ModelFactory(), status_and_body, lambda *parts: Responses(*parts).handle, concurrent
+    )
     display = _Display()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -143,8 +147,10 @@ def _input(file: Path) -> Iterator[Path]:
         yield Path(copy.name) if is_copied else file
 
 
-def _require_other_file(file: Path, output: Path) -> None:
-    """Refuse to write results to the file of the requests, by whatever names or redirections."""
+def _require_output(output: Path, file: Path) -> None:
+    """Refuse to write results to a device, or to the file of the requests, by whatever names or redirections."""
+    if output != _STANDARD and output.exists() and not output.is_file():
+        raise BatchFileError(f"{output} is no regular file; name another --output, or - for standard output")
     try:
         source = os.fstat(0) if file == _STANDARD else file.stat()
         target = os.fstat(1) if output == _STANDARD else output.stat()

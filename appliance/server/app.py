@@ -51,9 +51,9 @@ def create_app(
     health = ServerHealth(manager) if worker is None else MultiWorkerHealth(manager, worker)
     body_reader = BodyReader(lambda: manager.config.server)
     telemetry, redacted_config = RequestRecorder(config), RedactedConfig(config, secrets)
-    batch_runner, batch_handlers = _batches(manager, telemetry, body_reader)
-    names = KServeNames(config.metadata.namespace if config.metadata.name else None)
     responses = Responses(manager, telemetry, None if worker is None else worker.memory_folder)
+    batch_runner, batch_handlers = _batches(manager, telemetry, body_reader, responses)
+    names = KServeNames(config.metadata.namespace if config.metadata.name else None)
     client = ModelClient(manager, names, body_reader, responses, health.report)
     handlers = [
         *(handler for each in _ROUTES for handler in each.routes(client)),
@@ -89,14 +89,14 @@ def create_app(
 
 
 def _batches(
-    manager: ModelManager, telemetry: RequestRecorder, body_reader: BodyReader
+    manager: ModelManager, telemetry: RequestRecorder, body_reader: BodyReader, responses: Responses
 ) -> tuple[BatchRunner | None, Sequence[BaseRouteHandler]]:
     """Return what runs batches, None if the config has none, and the routes, which say so."""
     runner = None
     if manager.config.batches is not None:
         store = BatchStore(manager.config.batches)
         store.open()
-        runner = BatchRunner(store, manager, telemetry, error_responses.status_and_body)
+        runner = BatchRunner(store, manager, telemetry, error_responses.status_and_body, responses.handle)
     access = files.BatchAccess(runner, manager.authorizer)
     return runner, [*files.routes(access, body_reader.server), *batches.routes(access, body_reader)]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from batches.service import ENDPOINT, EchoConfig, lines, replace_in, serving
+from structlog.testing import capture_logs
 
 from appliance.core.errors import EngineDeadError, RateLimitedError, RequestError
 from appliance.core.model import ModelRequest, ModelResponse
@@ -272,8 +273,28 @@ async def test_draining_does_not_wait_for_batches(tmp_path: Path) -> None:
         assert service.model.running == 0
 
 
-async def test_two_servers_share_the_work(tmp_path: Path) -> None:
-    """Each batch is run by one of them, and both know all; so do workers."""
+async def test_a_damaged_batch_fails_once_with_the_results_that_it_has(tmp_path: Path) -> None:
+    """Its description was changed while no server ran."""
+    async with serving(tmp_path / "store") as service:
+        created = await service.create(lines(6, lambda number: "wait" if number > 3 else str(number)))
+        async with asyncio.timeout(10):
+            while (await service.batch(created["id"]))["request_counts"]["completed"] < 4:
+                await asyncio.sleep(0.02)
+    await asyncio.to_thread((tmp_path / "store" / "_" / created["id"] / "object.json").write_bytes, b"{")
+    with capture_logs() as logs:
+        async with serving(tmp_path / "store") as service:
+            async with asyncio.timeout(10):
+                while (await service.get(f"/v1/batches/{created['id']}")).status_code != 200:
+                    await asyncio.sleep(0.02)
+            batch = await service.until(created)
+            outputs = await service.results(batch["output_file_id"])
+
+    assert (batch["status"], batch["errors"]["data"][0]["code"], len(outputs)) == ("failed", "damaged", 4)
+    assert [each["event"] for each in logs if each["event"] in {"batch.ended", "batch.crashed"}] == ["batch.ended"]
+
+
+async def test_two_workers_share_the_work(tmp_path: Path) -> None:
+    """Each batch is run by one of them, and both know all."""
     async with serving(tmp_path / "store") as first, serving(tmp_path / "store") as second:
         created = [await first.create(lines(30)) for _ in range(4)]
         batches = [await second.until(each) for each in created]

@@ -123,6 +123,15 @@ def test_a_file_with_something_else_is_no_output(tmp_path: Path, content: str, l
     assert f"{output}:{line}: this is no result of a batch" in done.stderr
 
 
+def test_a_device_is_no_output(tmp_path: Path) -> None:
+    """It is refused before it is read: some never end."""
+    config, requests = _files(tmp_path, "hello")
+    done = run_appliance("batch", str(requests), "--config", str(config), "-o", "/dev/full")
+
+    assert done.returncode == 2
+    assert "/dev/full is no regular file" in done.stderr
+
+
 def test_an_input_that_is_no_file_of_requests_is_named(tmp_path: Path) -> None:
     """A device has no requests, and a directory cannot be read."""
     config, _ = _files(tmp_path)

@@ -29,7 +29,8 @@ def upstream(shared_upstream: Upstream) -> Upstream:
 def server(shared_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with API keys and two workers."""
     folder = tmp_path_factory.mktemp("stored")
-    more = f"responses: {{store: file, directory: {folder}/responses}}\n{KEYS}"
+    batches = f"batches: {{directory: {folder}/batches, start: always}}"
+    more = f"responses: {{store: file, directory: {folder}/responses}}\n{batches}\n{KEYS}"
     file = folder / "stored.yaml"
     file.write_text(CONFIG.format(url=shared_upstream.url, more=more))
     served = ServerProcess(file, folder / "log").wait_until_ready()

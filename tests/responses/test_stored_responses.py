@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -38,15 +39,18 @@ def test_a_response_can_be_read_until_it_is_deleted(client: OpenAI) -> None:
 
 
 def test_a_damaged_object_can_be_deleted(client: OpenAI, server: ServerProcess) -> None:
-    """Until then it is 503."""
+    """Until then it is 503, and its items are missing."""
     folder = server.log.with_name("responses")
     response, conversation = client.responses.create(model="ours", input="Hello").id, client.conversations.create().id
+    (item,) = client.responses.input_items.list(response).data
     for name in (response, conversation):
         (path,) = folder.glob(f"*/{name}/*.json")
         path.write_bytes(b"")
     once = client.with_options(max_retries=0)
     with pytest.raises(openai.InternalServerError):
         once.responses.retrieve(response)
+    with pytest.raises(openai.NotFoundError):
+        once.responses.create(model="ours", input=[{"type": "item_reference", "id": str(item.to_dict()["id"])}])
     once.responses.delete(response)
     once.conversations.delete(conversation)
 
@@ -99,6 +103,31 @@ def test_a_response_repeats_the_clients_instructions(
     shown = [each.instructions for each in (whole, unstored, queued, *streamed, *stored)]
     assert shown == [instructions] * 6
     assert all(call.json()["instructions"].startswith("Secret.") for call in upstream.calls)
+
+
+def test_lines_of_batches_are_stored_and_continued(client: OpenAI, upstream: Upstream) -> None:
+    """As other requests, without the operator's system prompt in what they show."""
+    first = client.responses.create(model="ours", input="One")
+    bodies: list[dict[str, Any]] = [
+        {"model": "ours", "input": "Two", "previous_response_id": first.id},
+        {"model": "preset", "input": "Three", "store": False, "instructions": "Be brief."},
+    ]
+    lines = [
+        json.dumps({"custom_id": str(index), "method": "POST", "url": "/v1/responses", "body": body})
+        for index, body in enumerate(bodies)
+    ]
+    file = client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/responses", completion_window="24h")
+    wait_until(lambda: client.batches.retrieve(batch.id).status in {"completed", "failed"}, 60)
+
+    ended = client.batches.retrieve(batch.id)
+    assert ended.status == "completed", ended
+    results = [json.loads(line) for line in client.files.content(str(ended.output_file_id)).text.splitlines()]
+    second, third = (each["response"]["body"] for each in sorted(results, key=lambda each: each["custom_id"]))
+    assert client.responses.retrieve(second["id"]).previous_response_id == first.id
+    assert len(client.responses.input_items.list(second["id"]).data) == 3
+    assert (third["store"], third["instructions"]) == (False, "Be brief.")
+    assert max(call.json().get("instructions", "") for call in upstream.calls).startswith("Secret.")
 
 
 def test_a_deleted_response_stays_in_those_that_continued_it(client: OpenAI) -> None:
