@@ -72,27 +72,33 @@ _venv:
 serve file *args: setup
     .venv/bin/appliance serve {{ file }} {{ args }}
 
-# Run the tests; arguments go to pytest. Without arguments, engine tests and some more run in parallel with all others.
+# Run the tests; arguments go to pytest. Without arguments, three processes share them, since tests often wait.
 [positional-arguments]
 test *args: setup
     #!/usr/bin/env bash
     set -euo pipefail
     if (( $# )); then exec {{ python }} -m pytest "$@"; fi
     engines=(
-        tests/{bench,encoding,engines,kserve,oip,serving} tests/adapters/test_own_model.py tests/server/test_takeover.py
-        tests/planner/test_{real_engines,serve}.py tests/test_{examples,parsers}.py
+        tests/{encoding,serving} tests/planner/test_{real_engines,serve}.py tests/test_{examples,parsers}.py
+        tests/adapters/test_own_model.py tests/oip/test_language_model.py
     )
-    log=$(mktemp)
-    set -m  # Job control: each of the two processes can be interrupted.
-    {{ python }} -m pytest "${engines[@]}" >"$log" 2>&1 &
-    first=0 second=0
-    {{ python }} -m pytest "${engines[@]/#/--ignore=}" || first=$?
-    if (( first == 2 || first > 128 )); then kill -INT -- -$! || true; fi
-    wait $! || second=$?
-    printf '\nThe tests of engines, and those beside them:\n'
-    cat "$log"
-    rm "$log"
-    exit $(( first > second ? first : second ))
+    storage=(tests/{engines,server,storage})
+    logs=$(mktemp -d)
+    set -m  # Job control: each of the processes can be interrupted.
+    {{ python }} -m pytest "${engines[@]}" >"$logs/engines" 2>&1 &
+    engines_pid=$!
+    {{ python }} -m pytest "${storage[@]}" >"$logs/storage" 2>&1 &
+    storage_pid=$! others=0 failed=0
+    {{ python }} -m pytest "${engines[@]/#/--ignore=}" "${storage[@]/#/--ignore=}" || others=$?
+    if (( others == 2 || others > 128 )); then kill -INT -- -$engines_pid -$storage_pid || true; fi
+    wait $engines_pid || failed=$?
+    wait $storage_pid || failed=$?
+    printf '\nThe tests of served engines:\n'
+    cat "$logs/engines"
+    printf '\nThe tests of storage, servers and the parts of engines:\n'
+    cat "$logs/storage"
+    rm -r "$logs"
+    exit $(( others > failed ? others : failed ))
 
 # Run the contract tests: HTTP, CLI, golden files.
 contract *args: setup
