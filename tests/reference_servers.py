@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
@@ -51,6 +52,13 @@ def environment(config: pytest.Config, name: str, *packages: str) -> Path:
                     pytest.skip(f"no environment for {', '.join(packages)}: {done.stderr[-300:]}")
             (cache / "made").touch()
     return folder / "bin/python"
+
+
+def kserve_environment(config: pytest.Config) -> Path:
+    """The Python of an environment with KServe, a client of Triton, and our versions of the predictors' frameworks."""
+    frameworks = ("scikit-learn", "joblib", "numpy", "xgboost-cpu", "lightgbm")
+    same = (f"{name}=={version(name)}" for name in frameworks)
+    return environment(config, "kserve", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0", "kubernetes<36", *same)
 
 
 @contextmanager

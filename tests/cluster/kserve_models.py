@@ -1,6 +1,6 @@
 """KServe's manifests read by KServe's own classes, in KServe's environment: what they drop or change is a mistake.
 
-``python kserve_models.py FILE...`` prints one JSON object: a list of faults for each manifest of KServe's.
+``python kserve_models.py FILE...`` prints one JSON object a file: a list of faults for each manifest of KServe's.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def _checked(manifest: Any, name: str) -> list[str]:
 def main(files: list[str]) -> None:
     """Check every manifest that KServe has a class for."""
     yaml = importlib.import_module("yaml")
-    shown = {}
-    for manifest in (each for file in files for each in yaml.safe_load_all(Path(file).read_text()) if each):
-        kind = f"{manifest['apiVersion']}/{manifest['kind']}"
-        if kind in CLASSES:
-            shown[f"{manifest['kind']}/{manifest['metadata']['name']}"] = _checked(manifest, CLASSES[kind])
-    print(json.dumps(shown))
+    for file in files:
+        shown = {}
+        for manifest in filter(None, yaml.safe_load_all(Path(file).read_text())):
+            kind = f"{manifest['apiVersion']}/{manifest['kind']}"
+            if kind in CLASSES:
+                shown[f"{manifest['kind']}/{manifest['metadata']['name']}"] = _checked(manifest, CLASSES[kind])
+        print(json.dumps(shown))
 
 
 if __name__ == "__main__":

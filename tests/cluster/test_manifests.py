@@ -17,7 +17,7 @@ from cluster import manifests
 from cluster.manifests import FILES, FOLDER, Manifest
 from doubles import DoubleFactory
 from doubles import config as doubles
-from reference_servers import environment
+from reference_servers import kserve_environment
 
 from appliance.cli.main import main
 from appliance.config import Config, load
@@ -78,7 +78,7 @@ def test_a_misspelt_key_of_a_manifest_is_found() -> None:
 @pytest.mark.slow
 def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """KServe's own classes give each of its manifests back as it was, and not a misspelt one."""
-    python = environment(pytestconfig, "kserve-models", "kserve==0.21.0", "kubernetes<36")
+    python = kserve_environment(pytestconfig)
     good = FOLDER / "kserve.yaml"
     bad = tmp_path / "bad.yaml"
     bad.write_text(good.read_text().replace("minReplicas", "minReplicass").replace("multiModel", "multimodel"))
@@ -87,10 +87,8 @@ def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> 
     words = ["export", "kserve", "examples/proxy.yaml", "--variant", "gpu", "--output", str(exported)]
     assert CliRunner().invoke(main, words).exit_code == 0
 
-    shown = [
-        json.loads(subprocess.run([python, PROGRAM, file], capture_output=True, text=True, check=True).stdout)
-        for file in (good, bad, exported)
-    ]
+    done = subprocess.run([python, PROGRAM, good, bad, exported], capture_output=True, text=True, check=True)
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
 
     assert shown[0] == {"ServingRuntime/appliance": [], "InferenceService/smollm2": []}
     assert shown[1] == {

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from reference_servers import Reference, environment, serving
+from reference_servers import Reference, kserve_environment, serving
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -17,7 +17,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 @pytest.fixture(scope="session")
 def kserve_python(pytestconfig: pytest.Config) -> Path:
     """The Python of an environment with KServe."""
-    return environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
+    return kserve_environment(pytestconfig)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from reference_servers import environment
+from reference_servers import kserve_environment
 
 TABLE = Path(__file__).parent.parent.parent / "docs/guides/kserve.md"
 
@@ -74,7 +74,7 @@ def test_each_name_of_the_table_is_here_or_absent(name: str, here: str) -> None:
 
 def test_every_name_of_kserve_is_in_the_table(pytestconfig: pytest.Config) -> None:
     """None is left out, and none is made up."""
-    python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
+    python = kserve_environment(pytestconfig)
     done = subprocess.run([python, "-c", _NAMES, *MODULES], capture_output=True, text=True, check=True)
     theirs = json.loads(done.stdout.splitlines()[-1])
     patterns = [name for name, _ in rows()]

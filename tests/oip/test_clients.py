@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from reference_servers import Reference, environment, serving
+from reference_servers import Reference, kserve_environment, serving
 
 PROGRAMS = Path(__file__).parent / "programs"
 DOUBLES = Path(__file__).parent.parent / "inference_doubles.py"
@@ -23,7 +23,7 @@ Matrix = Mapping[str, str]
 @pytest.fixture(scope="session")
 def client_python(pytestconfig: pytest.Config) -> Path:
     """The Python of KServe and of tritonclient."""
-    return environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
+    return kserve_environment(pytestconfig)
 
 
 def _matrix(python: Path, server: Reference) -> Matrix:

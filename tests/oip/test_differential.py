@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from reference_servers import Reference, environment, serving
+from reference_servers import Reference, environment, kserve_environment, serving
 
 from appliance.core.errors import RequestError
 from appliance.tensors.codec import LENGTH_HEADER, read_response
@@ -129,7 +129,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
 @pytest.fixture(scope="module")
 def kserve(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """KServe's ModelServer."""
-    python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
+    python = kserve_environment(pytestconfig)
     words: list[str | Path] = [python, PROGRAMS / "kserve_echo.py", "{http}", "{grpc}"]
     with serving(tmp_path_factory.mktemp("kserve") / "log", words, "/v2/models/echo/ready") as server:
         yield server

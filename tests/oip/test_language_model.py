@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from questions import COUNT
-from reference_servers import environment
+from reference_servers import kserve_environment
 from server_process import ServerProcess
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -21,7 +21,7 @@ def test_all_protocols_give_the_same_text(
     adapted_server: ServerProcess, grpc_port: int, pytestconfig: pytest.Config
 ) -> None:
     """Completions, tensors by tritonclient over HTTP and gRPC, predictions, a generation whole and as it comes."""
-    python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
+    python = kserve_environment(pytestconfig)
     server = adapted_server
     text = server.post("/v1/completions", {"model": "smollm2", "prompt": COUNT, **FIELDS})[1]["choices"][0]["text"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 import xgboost
 from predictors.conftest import ROWS
-from reference_servers import Reference, environment, serving
+from reference_servers import Reference, kserve_environment, serving
 
 PROGRAM = Path(__file__).parents[1] / "oip/programs/kserve_predictors.py"
 
@@ -128,9 +127,7 @@ def kserve(
     models: Mapping[str, tuple[str, Path]],
 ) -> Iterator[Reference]:
     """KServe's ModelServer."""
-    packages = ("scikit-learn", "joblib", "numpy", "xgboost-cpu", "lightgbm")
-    same = [f"{name}=={version(name)}" for name in packages]
-    python = environment(pytestconfig, "kserve-predictors", "kserve==0.21.0", *same)
+    python = kserve_environment(pytestconfig)
     words = [f"{name}={framework}={file}" for name, (framework, file) in models.items()]
     command: list[str | Path] = [python, PROGRAM, "{http}", "{grpc}", *words]
     with serving(tmp_path_factory.mktemp("kserve") / "log", command, "/v2/models/iris/ready") as server:
