@@ -21,11 +21,10 @@ from appliance.core.errors import LoadError, RequestError
 from appliance.core.http import address_of
 from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.openai_types import SMALLEST_REQUESTS, Json
-from appliance.over_chat import Translator, translate
+from appliance.over_chat import TRANSLATED, respond_over_chat
 from appliance.proxy.client import UpstreamClient
 
-# The tokens of a prompt cannot be counted: few targets tell them.
-_OVER_CHAT = frozenset({Operation.MESSAGE, Operation.RESPONSE})
+_OVER_CHAT = frozenset[Operation]().union(*TRANSLATED.values())
 
 
 class AdapterModel:
@@ -63,21 +62,13 @@ class AdapterModel:
 
     async def handle(self, request: ModelRequest) -> ModelResponse:
         if request.operation in _OVER_CHAT:
-            return await self._handle_over_chat(request)
+            return await respond_over_chat(request, self._config.name, self.handle)
         body = await off_loop(len(request.body), _decode, request.body)
         response = await self._handlers[request.operation](body, request.headers)
         model = request.model or body.get("model")
         if isinstance(response, dict):
             return ModelResponse(msgspec.json.encode(_named(response, model)))
         return ModelResponse(_encode_events(response, model), media_type=sse.MEDIA_TYPE)
-
-    async def _handle_over_chat(self, request: ModelRequest) -> ModelResponse:
-        model = request.model or self._config.name
-        translator = await off_loop(len(request.body), translate, request.operation, request.body, model)
-        response = await self._handlers[Operation.CHAT_COMPLETION](translator.request, request.headers)
-        if isinstance(response, dict):
-            return ModelResponse(translator.response(response))
-        return ModelResponse(_translated_events(response, translator), media_type=sse.MEDIA_TYPE)
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
         """See `DependsOnModels.upstreams`."""
@@ -119,11 +110,3 @@ async def _encode_events(chunks: AsyncGenerator[Json], model: object) -> AsyncGe
 def _named(response: Json, model: object) -> Json:
     """Return a response with the client's name of the model, if the client sent one and the response has one."""
     return response | {"model": model} if isinstance(model, str) and "model" in response else response
-
-
-async def _translated_events(chunks: AsyncGenerator[Json], translator: Translator) -> AsyncGenerator[bytes]:
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            if events := translator.feed(chunk):
-                yield events
-    yield translator.finish()

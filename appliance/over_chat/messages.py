@@ -25,7 +25,12 @@ from appliance.over_chat import chat as chats
 from appliance.over_chat.chat import Json, Part
 from appliance.over_chat.translator import StreamTranslator, Translator, limits, parse_arguments, streaming
 
-_SUPPORTED = "an upstream with chat completions alone"
+_SUPPORTED = "a model with chat completions alone"
+
+_FIELD_NAMES = {"max_completion_tokens": "max_tokens", "response_format": "output_config.format"} | {
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "stop": "stop_sequences",
+}
 
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use"} | {
     "content_filter": "refusal"
@@ -117,6 +122,8 @@ class _Request(Struct):
 class MessageTranslator(StreamTranslator):
     """A message over a chat completion."""
 
+    field_names = _FIELD_NAMES
+
     def __init__(self, body: Json, model: str, unsupported: Collection[str] = ()) -> None:
         super().__init__(model)
         request: _Request = chats.decode(body, _Request, _SUPPORTED)
@@ -187,6 +194,8 @@ class MessageTranslator(StreamTranslator):
 class CountTokensTranslator(Translator):
     """The count of a message's tokens, which a chat completion of one token tells."""
 
+    field_names = _FIELD_NAMES
+
     def __init__(self, body: Json, model: str, unsupported: Collection[str] = ()) -> None:
         super().__init__(model)
         self.request = _chat_request(chats.decode(body, _Request, _SUPPORTED)) | limits(1, unsupported)
@@ -197,7 +206,7 @@ class CountTokensTranslator(Translator):
     def _whole(self, parts: list[Part]) -> Json:  # noqa: ARG002 - the text is not needed
         if self._usage.prompt_tokens is None:
             raise UnsupportedOperationError(
-                "The upstream of this model does not say how many tokens a request has, so they cannot be counted",
+                "The server of this model does not say how many tokens a request has, so they cannot be counted",
                 code="unsupported_operation",
             )
         return {"input_tokens": self._usage.prompt_tokens}

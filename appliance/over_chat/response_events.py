@@ -54,6 +54,15 @@ _ID_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "cus
 class ResponseTranslator(StreamTranslator):
     """A response over a chat completion."""
 
+    field_names = {  # noqa: RUF012 - never changed
+        "max_completion_tokens": "max_output_tokens",
+        "max_tokens": "max_output_tokens",
+        "messages": "input",
+        "reasoning_effort": "reasoning.effort",
+        "response_format": "text.format",
+        "verbosity": "text.verbosity",
+    }
+
     def __init__(self, body: Json, model: str, unsupported: Collection[str] = ()) -> None:
         super().__init__(model)
         request = Request.of(body)

@@ -17,7 +17,7 @@ from appliance.over_chat import chat as chats
 from appliance.over_chat.chat import Json
 from appliance.over_chat.translator import limits, streaming
 
-SUPPORTED = "an upstream with chat completions alone"
+SUPPORTED = "a model with chat completions alone"
 
 # A custom tool takes any text; over chat completions it is a function with one argument.
 CUSTOM_INPUT = "input"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
 
 from appliance.core import sse
-from appliance.core.errors import CONTEXT_LENGTH_EXCEEDED, GatewayError
+from appliance.core.errors import CONTEXT_LENGTH_EXCEEDED, GatewayError, RequestError
 from appliance.core.server_errors import ServerError
 from appliance.over_chat.chat import Chat, Ending, Json, Part, Usage
+
+# Fields of a chat completion whose names are no words, with the paths below them: items have other places there.
+_CHAT_FIELD = re.compile(
+    r"\b(messages\[\d+\]|max_completion_tokens|max_tokens|reasoning_effort|response_format)(?:\.\w+|\[\d+\])*"
+)
 
 _TRUNCATED = "The upstream's stream ended in the middle of the response."
 
@@ -28,6 +34,9 @@ class Translator(ABC):
     """
 
     is_streamed: bool = False
+
+    field_names: ClassVar[Mapping[str, str]] = {}
+    """The protocol's names of fields of a chat completion."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -61,12 +70,25 @@ class Translator(ABC):
         """Return the body of a server's error in the form of the protocol."""
         error = ServerError.of(body)
         fields: Json = {
-            "message": error.message or f"The upstream answered with the status {status}.",
+            "message": self._renamed(error.message or f"The upstream answered with the status {status}."),
             "type": error.type or ("server_error" if status >= 500 else "invalid_request_error"),
-            "param": error.param,
+            "param": self._field(error.param) if isinstance(error.param, str) else error.param,
             "code": CONTEXT_LENGTH_EXCEEDED if error.is_context_length else error.code,
         }
         return msgspec.json.encode(self._error(status, fields))
+
+    def rename(self, error: RequestError) -> None:
+        """Change an error about the chat completion so that it names the fields that the client sent."""
+        error.args = (self._renamed(str(error)),)
+        error.param = error.param and self._field(error.param)
+
+    def _renamed(self, message: str) -> str:
+        return _CHAT_FIELD.sub(lambda found: self._field(found[0]), message)
+
+    def _field(self, path: str) -> str:
+        name = re.split(r"[.\[]", path, maxsplit=1)[0]
+        # Below other fields, such as tools, the places are the same.
+        return self.field_names.get(name, name if name == "messages" else path)
 
     def _error(self, status: int, error: Json) -> Json:  # noqa: ARG002 - other protocols need it
         """Return an error with OpenAI's fields in the form of the protocol."""

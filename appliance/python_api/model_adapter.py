@@ -22,6 +22,7 @@ from appliance.core.errors import (
 )
 from appliance.core.model import DependsOnModels, ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import SMALLEST_REQUESTS
+from appliance.over_chat import respond_over_chat
 from appliance.python_api import tensor_model
 from appliance.python_api.base_model import BasePythonModel, NotReadyError, overridden_method
 from appliance.python_api.openai_model import METHODS, ResponseHead
@@ -33,6 +34,9 @@ from appliance.python_api.user_code import UserCodeError, call_method, code_name
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _ATTRIBUTE = "_appliance_lifecycle"
+
+# A count of tokens is none of them: it would cost a whole answer of a class that has no limit of tokens.
+_OVER_CHAT = frozenset({Operation.MESSAGE, Operation.RESPONSE})
 
 # Longer than a garbage collection or a slow disk, shorter than a platform waits before it gives up.
 _HEALTH_TIMEOUT_SECONDS = 30.0
@@ -61,6 +65,8 @@ class PythonModelAdapter:
         self.operations = frozenset(self._methods) | self._tensor_operations
         if self._backing is not None:
             self.operations |= self._backing.operations
+        elif Operation.CHAT_COMPLETION in self._methods:
+            self.operations |= _OVER_CHAT
 
     @property
     def passes_bytes(self) -> bool:
@@ -113,6 +119,8 @@ class PythonModelAdapter:
             return await tensor_model.handle(self._tensors, request)
         method = self._methods.get(request.operation)
         if method is None:
+            if self._backing is None and request.operation in self.operations & _OVER_CHAT:
+                return await respond_over_chat(request, self._model.name, self._handle)
             if self._backing is None:
                 raise AssertionError("a request for an operation that is not supported; this is a bug")
             return await self._backing.handle(request)

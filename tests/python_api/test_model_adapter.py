@@ -59,13 +59,37 @@ class Failing(Model):
 
 
 def test_operations_are_the_methods_of_the_class() -> None:
-    """Those that the base classes only offer are none."""
+    """Those that the base classes only offer are none; messages and responses come with chats."""
 
     class Both(Model, OpenAIEncoderModel):
         async def create_rerank(self, request: Any, raw_request: Any = None, context: Any = None) -> Any: ...
 
-    assert PythonModelAdapter(Model()).operations == {Operation.CHAT_COMPLETION}
-    assert PythonModelAdapter(Both()).operations == {Operation.CHAT_COMPLETION, Operation.RERANK}
+    chats = {Operation.CHAT_COMPLETION, Operation.MESSAGE, Operation.RESPONSE}
+    assert PythonModelAdapter(Model()).operations == chats
+    assert PythonModelAdapter(Both()).operations == {*chats, Operation.RERANK}
+
+
+async def test_a_chat_answers_messages_and_responses() -> None:
+    """Whole and streamed; an error names the client's fields."""
+    model = Model()
+    messages = {"max_tokens": 5, "system": "Be kind.", **CHAT}
+
+    message = response_json(await send(model, Operation.MESSAGE, **messages))
+    response = response_json(await send(model, Operation.RESPONSE, input="Hello"))
+    streamed = await send(model, Operation.MESSAGE, **messages, stream=True)
+    stream = (await streamed.read()).decode()
+
+    assert (message["content"], message["model"]) == ([{"type": "text", "text": "hello"}], "model")
+    assert response["output"][0]["content"][0]["text"] == "hello"
+    assert model.asked[0][0].messages == [{"role": "system", "content": "Be kind."}, *CHAT["messages"]]
+    assert [line for line in stream.splitlines() if line.startswith("event: ")][::5] == [
+        "event: message_start",
+        "event: message_stop",
+    ]
+    model.fault = RequestError("max_tokens is 5, and messages[1].content is long", param="max_tokens")
+    with pytest.raises(RequestError, match=r"^max_output_tokens is 5, and input is long$") as caught:
+        await send(model, Operation.RESPONSE, input="Hello", max_output_tokens=5)
+    assert caught.value.param == "max_output_tokens"
 
 
 async def test_a_model_is_loaded_once_whoever_does_it() -> None:
