@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
 from appliance.auth import current_principal
 from appliance.config.models import FallbackReason
 from appliance.core import sse
-from appliance.core.errors import EngineDeadError, RequestError, UnavailableError, UnsupportedOperationError
+from appliance.core.errors import (
+    EngineDeadError,
+    RequestError,
+    UnavailableError,
+    UnknownModelError,
+    UnsupportedOperationError,
+)
 from appliance.core.model import (
     SINGLE_FRONT_END,
     TEXT_GENERATIONS,
@@ -70,17 +76,29 @@ async def handle(
         EngineDeadError: the model died during the request.
     """
     name = name or status.name
+
+    async def ask(target: ModelStatus, target_name: str) -> ModelResponse:
+        other = await request_for(request, target_name, name)
+        return await handle(target, other, rate_limiter, name=target_name, is_background=is_background, find=find)
+
+    attempt = _attempt(status, request, rate_limiter, name, is_background=is_background)
+    return await _with_fallbacks(status, request, attempt, ask, find)
+
+
+async def _with_fallbacks(
+    status: ModelStatus,
+    request: ModelRequest,
+    attempt: Coroutine[Any, Any, ModelResponse],  # Any: as `Coroutine` has them
+    ask: Callable[[ModelStatus, str], Awaitable[ModelResponse]],
+    find: Callable[[str], ModelStatus | None],
+) -> ModelResponse:
+    """Return the response of the model, or that of `ask` for one of its fallbacks if the model cannot answer."""
     outcome: ModelResponse | RequestError | EngineDeadError
     try:
-        outcome = await _attempt(status, request, rate_limiter, name, is_background=is_background)
+        outcome = await attempt
     except (RequestError, EngineDeadError) as error:
         outcome = error
     if (reason := _fallback_reason(status, outcome)) is not None:
-
-        async def ask(target: ModelStatus, target_name: str) -> ModelResponse:
-            other = await request_for(request, target_name, name)
-            return await handle(target, other, rate_limiter, name=target_name, is_background=is_background, find=find)
-
         usable = [each for each in status.config.fallback if reason in each.on]
         targets = [(target, each.model) for each in usable if (target := find(each.model)) is not None]
         supported = [(target, each) for target, each in targets if request.operation in target.model.operations]
@@ -99,6 +117,7 @@ async def _fall_back(
 ) -> ModelResponse | None:
     """Return the response of the first target that can answer; None if none can."""
     context = current_context()
+    model = None if context is None else context.model
     for target, name in targets:
         log.info("request.fell_back", model=status.name, target=target.name, reason=reason)
         metrics.FALLBACKS.labels(status.name, target.name, reason).inc()
@@ -114,7 +133,7 @@ async def _fall_back(
             if reason_of(response) is None:
                 return replace(response, headers={FALLBACK_HEADER: name, **response.headers})
     if context is not None:
-        context.model = status.name
+        context.model = model
     return None
 
 
@@ -161,8 +180,8 @@ class PeerClient:
     They belong to a client's request, which is charged and recorded, and came before the server drained.
     """
 
-    def __init__(self, find: Callable[[str], ModelStatus], front_end: FrontEnd = SINGLE_FRONT_END) -> None:
-        self._find = find
+    def __init__(self, find: Callable[[str], ModelStatus | None], front_end: FrontEnd = SINGLE_FRONT_END) -> None:
+        self._find_any = find
         self.front_end = front_end
 
     def operations(self, name: str) -> frozenset[Operation]:
@@ -170,6 +189,9 @@ class PeerClient:
 
     def check(self, name: str) -> None:
         status = self._find(name)
+        others = [self._find_any(each.model) for each in status.config.fallback if "unavailable" in each.on]
+        if status.has_started and any(other is not None and other.rule.can_answer for other in others):
+            return
         text = f"its target {name!r} is {status.public_state}"
         if status.state in {State.FAILED, State.STOPPED}:
             raise EngineDeadError(text)
@@ -177,14 +199,26 @@ class PeerClient:
             raise UnavailableError(text, retry_after=status.rule.retry_after)
 
     async def handle(self, name: str, request: ModelRequest) -> ModelResponse:
+        # The client's model may change the stream, and its bytes are for the client of that model only.
+        request = replace(request, send=None)
+
+        async def ask(_target: ModelStatus, target_name: str) -> ModelResponse:
+            return await self.handle(target_name, await request_for(request, target_name, name))
+
         status = self._find(name)
+        return await _with_fallbacks(status, request, self._attempt(status, name, request), ask, self._find_any)
+
+    async def _attempt(self, status: ModelStatus, name: str, request: ModelRequest) -> ModelResponse:
         _require_supported(status, request, name)
         if not status.rule.can_answer and status.state is not State.DRAINING:
             raise unavailable(status, name)
         slots = current_slots()
-        # The client's model may change the stream, and its bytes are for the client of that model only.
-        request = replace(request, send=None)
         return await _Exchange(status, name, request, is_background=slots is not None and slots.is_background).start()
+
+    def _find(self, name: str) -> ModelStatus:
+        if (status := self._find_any(name)) is None:
+            raise UnknownModelError(f"There is no model {name!r}")
+        return status
 
 
 async def wait_idle(statuses: Sequence[ModelStatus], seconds: float) -> None:

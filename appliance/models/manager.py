@@ -55,7 +55,7 @@ class ModelManager:
         """This process among those that share limits, engines and stores."""
         self.rate_limiter = RateLimiter(config.server.key_limits(front_end.count))
         self._context = RunnerContext(
-            peers=dispatch.PeerClient(lambda name: self.registry.resolve(name).status, front_end),
+            peers=dispatch.PeerClient(lambda name: self.registry.status_of(name), front_end),
             factory=factory or ModelFactory(),
             storage=lambda: self.config.storage,
             restart_policy=restart_policy,

@@ -244,7 +244,7 @@ async def test_a_dead_model_is_noticed_within_a_second() -> None:
 
 
 async def test_a_fallback_answers_for_a_model_that_died() -> None:
-    """Its requests and readiness, not its liveness. Of a model that still loads the requests alone."""
+    """Its requests, also of adapters, and readiness, not its liveness; of a model that still loads the requests."""
     primary = DoubleConfig(name="primary", fallback=(FallbackConfig(model="reserve"),))
     async with _started(primary, DoubleConfig(name="reserve")) as manager:
         _double(manager, 0).may_load.set()
@@ -254,10 +254,13 @@ async def test_a_fallback_answers_for_a_model_that_died() -> None:
         await _wait_until(lambda: manager.statuses[0].state is State.FAILED)
         report = manager.health()
         reply = await manager.handle("primary", PLAIN)
+        peers = PeerClient(manager.registry.status_of)
+        peers.check("primary")
 
+        assert (await peers.handle("primary", PLAIN)).status == 200
         assert (report.is_ready, report.is_live, reply.status) == (True, False, 200)
         assert report.models[0]["fallback"] == [{"model": "reserve", "ready": True}]
-        assert [status.requests.succeeded for status in manager.statuses] == [0, 1]
+        assert [status.requests.succeeded for status in manager.statuses] == [0, 2]
     async with _started(primary, RemoteConfig(name="reserve")) as manager:
         _double(manager, 1).may_load.set()
         await _wait_until(lambda: manager.statuses[1].state is State.READY)

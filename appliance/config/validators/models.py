@@ -185,7 +185,7 @@ def fallbacks_can_answer(raw: RawConfig) -> Iterator[Diagnostic]:
             elif not _kinds(model) & _kinds(models[name]):
                 fault += f" of class {models[name].get('class')}, which answers none of this model's requests"
                 yield raw.diagnostic(where, f"{fault}; must be one that does")
-            elif cycle := _cycle(model, name, models, _fallbacks):
+            elif cycle := _cycle(model, name, models, _successors):
                 message = f"goes in a circle, {' -> '.join(cycle)}; must end at a model without such a fallback"
                 yield raw.diagnostic(where, message)
 
@@ -205,8 +205,11 @@ def _targets(model: Model) -> list[object]:
     return [model.get("target")]
 
 
-def _fallbacks(model: Model) -> list[object]:
-    return [entry.get("model") for _, entry in items(model.get("fallback")) if isinstance(entry, dict)]
+def _successors(model: Model) -> list[object]:
+    """The names of the models that requests to a model may go on to."""
+    return _targets(model) + [
+        entry.get("model") for _, entry in items(model.get("fallback")) if isinstance(entry, dict)
+    ]
 
 
 def _cycle(
