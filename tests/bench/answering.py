@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import time
@@ -16,8 +15,10 @@ _ANSWER_SECONDS = 60.0
 _MOST_CHARACTERS = 3000
 
 
-def until_answering(port: int, model: str, process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
-    """Wait for its first answer to a chat, up to so many seconds.
+def until_answering(
+    port: int, model: str, process: subprocess.Popen[bytes], log: Path, seconds: float, times: int = 1
+) -> None:
+    """Wait for its first answer to a chat, or so many in a row, of which each front end gives some; up to some seconds.
 
     Raises:
         OSError: there is none, with the end of its log.
@@ -25,10 +26,15 @@ def until_answering(port: int, model: str, process: subprocess.Popen[bytes], log
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}).encode()
     address = f"http://127.0.0.1:{port}/v1/chat/completions"
     deadline = time.monotonic() + seconds
+    left = times
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
+        try:
             request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS):
-                return
-        time.sleep(_PAUSE_SECONDS)
+                left -= 1
+        except OSError:
+            left = times
+            time.sleep(_PAUSE_SECONDS)
+        if not left:
+            return
     raise OSError(f"it never answered; the end of its log:\n{log.read_text(errors='replace')[-_MOST_CHARACTERS:]}")

@@ -54,8 +54,10 @@ LEVELS = {
     "real": (Level("1", 1, 32, 2), Level("32", 32, 128, 6)),
     # Measured together, by `long_prompts.py`.
     "prompts": (Level("quiet", 64, 256, 4), Level("20 long prompts/s", 64, 256, 4)),
+    # Each has a server of its own, with as many front ends as its name says.
+    "workers": (Level("1", 1000, 256, 10), Level("2", 1000, 256, 10)),
 }
-"""By the engine behind the front end; that of `prompts` is the fake one."""
+"""By the engine behind the front end; that of `prompts` and `workers` is the fake one."""
 
 # What each server calls its probes.
 _PROBES = {"appliance": ("/livez", "/readyz")}
@@ -90,10 +92,13 @@ def _measure(engine: str, artifact: Path, given: argparse.Namespace) -> Iterator
     figures = {level.name: {name: before.get(level.name, {}).get(name, []) for name in subjects} for level in levels}
     for name in [name for _ in range(given.pairs) for name in subjects]:
         _say(f"measuring {name} before a {engine} engine")
-        with started(name, artifact, is_fake=engine != "real") as (port, process):
-            for level, values in zip(levels, _runs(name, port, process, levels, given.seconds, engine), strict=True):
-                figures[level.name][name].append(values)
-                _say(f"  {level.name}: {values}")
+        for together in [[level] for level in levels] if engine == "workers" else [levels]:
+            count = int(together[0].name) if engine == "workers" else None
+            with started(name, artifact, is_fake=engine != "real", front_ends=count) as (port, process):
+                runs = _runs(name, port, process, together, given.seconds, engine)
+                for level, values in zip(together, runs, strict=True):
+                    figures[level.name][name].append(values)
+                    _say(f"  {level.name}: {values}")
         yield figures
 
 
@@ -133,7 +138,7 @@ def _load(port: int, process: int, level: Level, seconds: float, engine: str) ->
     words = ["--port", port, "--process", process, "--model", MODEL, "--connections", level.connections]
     words += ["--tokens", level.tokens, "--warm-up", level.warm_up_seconds, "--seconds", seconds]
     words += [] if level.is_streamed else ["--whole"]
-    words += ["--words"] if engine == "fake" else []
+    words += ["--words"] if engine != "real" else []
     words += ["--prompt-words", level.prompt_words]
     return Measured(**_run("bench.chats", words, pinned_to(LOAD_CORE) if engine == "fake" else ()))
 

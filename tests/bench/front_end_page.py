@@ -19,7 +19,10 @@ _TITLES = {
     "fake": "A fake engine: one token per stream every 20 ms",
     "real": "A real engine: SmolLM2-135M on the CPU",
     "prompts": "Long prompts: 20 per second, of 44,000 tokens each, beside 64 streams of the fake engine",
+    "workers": "Several front ends: 1,000 streams, 100,000 tokens per second of the fake engine",
 }
+
+_FIRST_COLUMNS = {"prompts": "load", "workers": "front ends"}
 
 # What is shown, and how.
 _COLUMNS = {
@@ -44,6 +47,8 @@ _PROMPT_COLUMNS = {
     "prompt_first_p99_ms": ("p99 ms", "{:,.0f}"),
     "processor_share": ("cores", "{:.2f}"),
 }
+
+_WORKER_COLUMNS = {**_COLUMNS, "processor_share": ("cores", "{:.2f}")}
 
 # What is drawn, without the loads beside which the others could not be seen.
 _PANELS = (
@@ -82,6 +87,9 @@ Long prompts come at even intervals, whatever became of the ones before. Gaps ar
 streams that run meanwhile, probes are `/livez` and `/readyz`, or `/health` of the other servers. A prompt is answered
 if its first token came within the time of the measurement; *refused* are those with 429 or 503.
 
+Several front ends (`server.workers`, `--api-server-count`, threads of `vllm-rs`) share the two cores with the engine
+and the clients, which take up to a core themselves: with one core more, they would deliver more.
+
 KServe's runtime is not in the table: `huggingfaceserver` is in no package registry, only in its image, and is made for
 vLLM 0.24, whose internals it uses.
 
@@ -90,8 +98,8 @@ vLLM 0.24, whose internals it uses.
 
 
 def _config(engine: str, levels: Mapping[str, Runs]) -> str:
-    columns = _PROMPT_COLUMNS if engine == "prompts" else _COLUMNS
-    head = ["load" if engine == "prompts" else "streams", "server", *(title for title, _ in columns.values())]
+    columns = {"prompts": _PROMPT_COLUMNS, "workers": _WORKER_COLUMNS}.get(engine, _COLUMNS)
+    head = [_FIRST_COLUMNS.get(engine, "streams"), "server", *(title for title, _ in columns.values())]
     lines = [f"## {_TITLES[engine]}", "", _line(head), _line(["---"] * len(head))]
     for level, runs in levels.items():
         for name, each in runs.items():

@@ -29,7 +29,7 @@ SERVER_CORE, LOAD_CORE = "1", "0"
 _LENGTH, _FAKE_LENGTH = 2048, 65536
 
 # More than are asked for at once: nobody waits before the engine.
-_MOST_SEQUENCES = 1024
+_MOST_SEQUENCES = 2048
 
 _KV_BYTES = 2**30
 
@@ -37,6 +37,12 @@ _START_SECONDS = 280.0
 
 # Between two steps of the engine that computes nothing: 50 tokens a second for each stream.
 STEP_SECONDS = 0.02
+
+# Each of several front ends has given one of so many answers.
+_ANSWERS_OF_FRONT_ENDS = 20
+
+# With several front ends, 1,000 streams get more than a core delivers.
+_FAST_STEP_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Place:
     folder: Path
     artifact: Path
     core: tuple[str, str] | None
+    front_ends: int = 1
 
     @property
     def max_model_len(self) -> int:
@@ -70,8 +77,9 @@ def appliance(place: Place) -> Sequence[str]:
     else:
         # The engine core of another process needs no process of ours to be made from.
         model |= {"layout": {"executor": "multiprocess"}, "engine": {**engine, "max_num_seqs": _MOST_SEQUENCES}}
-        program = ["-m", "bench.attached", "appliance", *place.core]
-    file.write_text(json.dumps({"models": [model], "server": {"host": "127.0.0.1", "port": place.port}}))
+        program = ["-m", "bench.attached", "appliance", *place.core, str(place.front_ends)]
+    server = {"host": "127.0.0.1", "port": place.port, "workers": place.front_ends}
+    file.write_text(json.dumps({"models": [model], "server": server}))
     return [sys.executable, *program, "serve", str(file)]
 
 
@@ -88,7 +96,7 @@ def vllm(place: Place) -> Sequence[str]:
     ]
     if place.core is None:
         return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
-    program = ["-m", "bench.attached", "vllm", *place.core]
+    program = ["-m", "bench.attached", "vllm", *place.core, str(place.front_ends)]
     return [sys.executable, *program, *words, "--max-num-seqs", str(_MOST_SEQUENCES)]
 
 
@@ -96,31 +104,35 @@ def vllm_rs(place: Place) -> Sequence[str]:
     """vLLM's front end in Rust, as it is by default; see `rust_front_end`."""
     assert place.core is not None
     words = [str(binary()), *place.core, str(place.artifact), str(place.port), str(place.max_model_len)]
-    return [sys.executable, "-m", "bench.rust_front_end", *words]
+    # One process, whose threads are what others have processes for.
+    return ["env", f"TOKIO_WORKER_THREADS={place.front_ends}", sys.executable, "-m", "bench.rust_front_end", *words]
 
 
 SUBJECTS: Mapping[str, Command] = {"appliance": appliance, "vllm": vllm, RUST: vllm_rs}
 
 
 @contextlib.contextmanager
-def started(name: str, artifact: Path, *, is_fake: bool) -> Iterator[tuple[int, int]]:
+def started(name: str, artifact: Path, *, is_fake: bool, front_ends: int | None = None) -> Iterator[tuple[int, int]]:
     """
     The port and the process of a server that answers; with an engine core that computes nothing it has a processor of
-    its own.
+    its own, unless it has a number of front ends, which share all processors with the engine core and the clients.
     """
     with tempfile.TemporaryDirectory() as text, contextlib.ExitStack() as stack:
         folder = Path(text)
         core = (f"ipc://{folder}/input", f"ipc://{folder}/output") if is_fake else None
-        place = Place(free_port(), folder, artifact, core)
-        pinned: Sequence[str] = ()
+        place = Place(free_port(), folder, artifact, core, front_ends or 1)
+        is_pinned = is_fake and front_ends is None
         if core is not None:
-            pinned = pinned_to(SERVER_CORE)
             words = ["--input", core[0], "--output", core[1], "--words", str(artifact / "tokenizer.json")]
-            words += ["--length", str(_FAKE_LENGTH)]
-            fake = [sys.executable, "-m", "bench.fake_core", *words, "--step", str(STEP_SECONDS)]
-            stack.enter_context(_process([*pinned_to(LOAD_CORE), *fake], folder / "core.log"))
+            words += ["--length", str(_FAKE_LENGTH), "--step", str(_FAST_STEP_SECONDS if front_ends else STEP_SECONDS)]
+            # The one in Rust is one client, however many threads it has.
+            words += ["--clients", str(1 if name == RUST else place.front_ends)]
+            fake = [*(pinned_to(LOAD_CORE) if is_pinned else ()), sys.executable, "-m", "bench.fake_core", *words]
+            stack.enter_context(_process(fake, folder / "core.log"))
+        pinned = pinned_to(SERVER_CORE) if is_pinned else ()
         server = stack.enter_context(_process([*pinned, *SUBJECTS[name](place)], folder / "server.log"))
-        until_answering(place.port, MODEL, server, folder / "server.log", _START_SECONDS)
+        times = 1 if place.front_ends == 1 else _ANSWERS_OF_FRONT_ENDS
+        until_answering(place.port, MODEL, server, folder / "server.log", _START_SECONDS, times)
         yield place.port, server.pid
 
 

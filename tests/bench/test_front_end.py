@@ -35,3 +35,13 @@ def test_it_writes_what_long_prompts_do_to_others(tmp_path: Path) -> None:
     assert "had the wrong length: 0." in page
     assert (quiet[0], loaded[0]) == ("quiet", "20 long prompts/s")
     assert all(float(cell.replace(",", "")) > 0 for cell in loaded[1].split(" | ")[:7])
+
+
+@pytest.mark.long
+def test_it_measures_several_front_ends_of_one_engine(tmp_path: Path) -> None:
+    """A short run of ours: each of two front ends has its share of the streams, and no answer is cut."""
+    words = ["--engine", "workers", "--only", "appliance", "--pairs", "1", "--seconds", "2", "--levels", "2"]
+    page = ran("front_end", *words, "--into", str(tmp_path / "front-end.json"))
+
+    assert "had the wrong length: 0." in page
+    assert re.search(r"^\| 2 \| appliance \| [1-9]", page, re.MULTILINE)
