@@ -63,7 +63,7 @@ def export(
     force: bool,
     offline: bool,
 ) -> None:
-    """Write a deployment of FILE for a container platform or systemd.
+    """Write a deployment of FILE for containers or systemd.
 
     FORMAT is compose, quadlet, systemd, kubernetes, helm or kserve. It has the ports, volumes and secrets that FILE
     refers to, probes with the time that its models take to load, the time that a stop takes, and no rights that the

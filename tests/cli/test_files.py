@@ -120,7 +120,7 @@ def test_completion_is_a_script_of_the_shell(shell: str) -> None:
 def test_summaries_of_commands_fit_a_terminal() -> None:
     """None is cut off at 80 columns."""
     for words in ((), ("cache",)):
-        listed = CliRunner().invoke(main, [*words, "--help"], terminal_width=80).stdout.partition("Commands:")[2]
+        listed = CliRunner().invoke(main, [*words, "--help"], env={"COLUMNS": "80"}).stdout.partition("Commands:")[2]
 
         assert listed
         assert "..." not in listed
