@@ -68,9 +68,9 @@ _venv:
     fi
     "$uv" pip install --quiet --python {{ python }} "$pin"
 
-# Serve an example or any other config.
+# Serve an example or any other config; SIGTERM of just stops the server, not a shell in between.
 serve file *args: setup
-    .venv/bin/appliance serve {{ file }} {{ args }}
+    exec .venv/bin/appliance serve {{ file }} {{ args }}
 
 # Run the tests; arguments go to pytest. Without arguments, three processes share them, since tests often wait.
 [positional-arguments]

@@ -129,6 +129,24 @@ def test_the_set_up_replaces_the_environment_of_another_python(
     assert ("pip sync" in (tmp_path / "log").read_text()) is (status == 0)
 
 
+def test_sigterm_of_just_serve_reaches_the_server(tmp_path: Path) -> None:
+    """No shell in between ends instead, and leaves the server running."""
+    just = shutil.which("just")
+    if just is None:
+        pytest.skip("needs just: pip install rust-just")
+    shutil.copy(ROOT / "Justfile", tmp_path)
+    server = "#!/bin/sh\ntrap 'echo stopped; exit' TERM\necho up\nfor each in $(seq 300); do sleep 0.1; done\n"
+    _write_program(tmp_path / ".venv/bin/appliance", server)
+
+    with subprocess.Popen([just, "--no-deps", "serve", "any.yaml"], cwd=tmp_path, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"up\n"
+        running.terminate()
+        rest = running.stdout.read()
+
+    assert rest == b"stopped\n"
+
+
 def _write_program(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
