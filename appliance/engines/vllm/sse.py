@@ -1,14 +1,16 @@
 """Streams of chats and completions as server-sent events, the same as vLLM's at less work.
 
-vLLM builds, checks and dumps two or three objects for each token. In a plain stream they differ in the text alone, so
-vLLM's objects are dumped once, and the text of each token is put in. Anything else that a client may ask for (tools,
-reasoning, log probabilities, several choices, echo, token ids, running usage) is left to vLLM's writers.
+vLLM builds, checks and dumps two or three objects for each token. In a plain stream they differ in the text alone, and
+those of two streams in the id, the time and the model too. So vLLM's objects are dumped once, and these are put in.
+Anything else that a client may ask for (tools, reasoning, log probabilities, several choices, echo, token ids, running
+usage) is left to vLLM's writers.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,8 +24,17 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from vllm.outputs import CompletionOutput
 
-# Stands for the text in the chunk that vLLM dumps; no id and no name contains it in quotes.
+# Stands for the text in the chunk that vLLM dumps, before anything that a client chooses.
 _PLACEHOLDER = "the text goes here"
+
+# The fields before the choices, in a chunk of which only what comes after them is used.
+_NO_STREAM: Mapping[str, Any] = {"id": "", "created": 0, "model": ""}
+
+# Few roles and reasons are usual, but clients may choose others.
+_cached = lru_cache(maxsize=64)
+
+Around = tuple[bytes, bytes]
+"""What is before and after the text in an event."""
 
 # It has no state.
 _encode_json = msgspec.json.Encoder().encode
@@ -57,29 +68,16 @@ def write_chat(
     send: SendChunk | None = None,
 ) -> AsyncGenerator[bytes]:
     """Write a plain chat completion: the role, the texts, the finish reason."""
-    from vllm.entrypoints.generate.base.protocol import DeltaMessage
-    from vllm.entrypoints.openai.chat_completion import protocol
-
     common = {"id": request_id, "object": "chat.completion.chunk", "created": created, "model": model}
 
-    def to_object(fields: dict[str, Any], **delta: str) -> BaseModel:
-        choice = protocol.ChatCompletionResponseStreamChoice(
-            index=0, delta=DeltaMessage(**delta), logprobs=None, **{"finish_reason": None, **fields}
-        )
-        chunk: BaseModel = protocol.ChatCompletionStreamResponse(choices=[choice], **common)
-        return chunk
-
-    def to_chunk(text: str, last: CompletionOutput | None) -> BaseModel:
-        end = {"finish_reason": last.finish_reason, "stop_reason": last.stop_reason} if last else {}
-        return to_object({"token_ids": None, **end}, content=text)
-
     def to_usage_event(fields: dict[str, Any]) -> bytes:
-        return _to_event(protocol.ChatCompletionStreamResponse(**common, **fields), exclude_none=True)
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionStreamResponse
 
-    first = to_object({}, role=serving.get_chat_request_role(request), content="")
-    # vLLM sets these in the first chunk, although they are None.
-    first = first.model_copy(update={"prompt_token_ids": None, "prompt_text": None})
-    return _PlainWriter(serving, request, to_chunk, to_usage_event, send, _to_event(first)).write(outputs)
+        return _to_event(ChatCompletionStreamResponse(**common, **fields), exclude_none=True)
+
+    head = _head(common)
+    first = head + _chat_role(serving.get_chat_request_role(request))
+    return _PlainWriter(serving, request, head, _chat_text, to_usage_event, send, first).write(outputs)
 
 
 def write_completion(
@@ -92,22 +90,69 @@ def write_completion(
     send: SendChunk | None = None,
 ) -> AsyncGenerator[bytes]:
     """Write the plain completion of one prompt; its `outputs` come in pairs with the index of the prompt."""
-    from vllm.entrypoints.openai.completion.protocol import CompletionResponseStreamChoice, CompletionStreamResponse
-
     common = {"id": request_id, "object": "text_completion", "created": created, "model": model}
 
-    def to_chunk(text: str, last: CompletionOutput | None) -> BaseModel:
-        fields: dict[str, Any] = dict.fromkeys(("logprobs", "prompt_token_ids", "token_ids"))
-        fields |= {"finish_reason": last and last.finish_reason, "stop_reason": last and last.stop_reason}
-        choice = CompletionResponseStreamChoice(index=0, text=text, **fields)
-        chunk: BaseModel = CompletionStreamResponse(choices=[choice], **common)
-        return chunk
-
     def to_usage_event(fields: dict[str, Any]) -> bytes:
+        from vllm.entrypoints.openai.completion.protocol import CompletionStreamResponse
+
         # Only here vLLM sends fields that are unset.
         return _to_event(CompletionStreamResponse(**common, **fields), exclude_unset=False, exclude_none=True)
 
-    return _PlainWriter(serving, request, to_chunk, to_usage_event, send).write(outputs, has_indexes=True)
+    writer = _PlainWriter(serving, request, _head(common), _completion_text, to_usage_event, send)
+    return writer.write(outputs, has_indexes=True)
+
+
+@_cached
+def _chat_role(role: str) -> bytes:
+    """Return the first event of a chat after its head."""
+    # vLLM sets these in the first chunk, although they are None.
+    return _after_head(_chat_chunk({}, {"prompt_token_ids": None, "prompt_text": None}, role=role, content=""))
+
+
+@_cached
+def _chat_text(finish_reason: str | None, stop_reason: int | str | None, fingerprint: str | None) -> Around:
+    """Return what is around the text in an event of a chat, after its head; only the last has reasons."""
+    end = {"finish_reason": finish_reason, "stop_reason": stop_reason} if finish_reason else {}
+    return _around_text(_chat_chunk({"token_ids": None, **end}, _if_set(fingerprint), content=_PLACEHOLDER))
+
+
+def _chat_chunk(choice: dict[str, Any], fields: dict[str, Any], **delta: str) -> BaseModel:
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
+    from vllm.entrypoints.openai.chat_completion import protocol
+
+    choice = {"index": 0, "delta": DeltaMessage(**delta), "logprobs": None, "finish_reason": None, **choice}
+    choices = [protocol.ChatCompletionResponseStreamChoice(**choice)]
+    chunk: BaseModel = protocol.ChatCompletionStreamResponse(choices=choices, **_NO_STREAM, **fields)
+    return chunk
+
+
+@_cached
+def _completion_text(finish_reason: str | None, stop_reason: int | str | None, fingerprint: str | None) -> Around:
+    """Return what is around the text in an event of a completion, after its head; only the last has reasons."""
+    from vllm.entrypoints.openai.completion.protocol import CompletionResponseStreamChoice, CompletionStreamResponse
+
+    fields: dict[str, Any] = dict.fromkeys(("logprobs", "prompt_token_ids", "token_ids"))
+    fields |= {"finish_reason": finish_reason, "stop_reason": stop_reason}
+    choice = CompletionResponseStreamChoice(index=0, text=_PLACEHOLDER, **fields)
+    return _around_text(CompletionStreamResponse(choices=[choice], **_NO_STREAM, **_if_set(fingerprint)))
+
+
+def _if_set(fingerprint: str | None) -> dict[str, str]:
+    return {} if fingerprint is None else {"system_fingerprint": fingerprint}
+
+
+def _around_text(chunk: BaseModel) -> Around:
+    before, _, after = _after_head(chunk).partition(f'"{_PLACEHOLDER}"'.encode())
+    return before, after
+
+
+def _after_head(chunk: BaseModel) -> bytes:
+    return _to_event(chunk).partition(b',"choices":')[2]
+
+
+def _head(common: Mapping[str, object]) -> bytes:
+    """Return how all events of a stream begin; `common` has what is the same in all its chunks, in vLLM's order."""
+    return sse.PREFIX + _encode_json(common)[:-1] + b',"choices":'
 
 
 class _PlainWriter:
@@ -120,15 +165,18 @@ class _PlainWriter:
         self,
         serving: Any,
         request: Any,
-        to_chunk: Callable[[str, CompletionOutput | None], BaseModel],
+        head: bytes,
+        around_text: Callable[[str | None, int | str | None, str | None], Around],
         to_usage_event: Callable[[dict[str, Any]], bytes],
         send: SendChunk | None,
         first_event: bytes = b"",
     ) -> None:
-        self._serving, self._to_chunk, self._to_usage_event = serving, to_chunk, to_usage_event
-        self._send, self._first_event = send, first_event
+        """`head` is how all events begin, `around_text` what else is around their texts; see `_chat_text`."""
+        self._serving, self._around_text, self._to_usage_event = serving, around_text, to_usage_event
+        self._send, self._first_event, self._stream_head = send, first_event, head
         self._has_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        self._head, self._tail = _to_event(to_chunk(_PLACEHOLDER, None)).split(f'"{_PLACEHOLDER}"'.encode())
+        before, self._tail = around_text(None, None, None)
+        self._head = head + before
         self._direct: DirectStream | None = None
         self._prompt_tokens = self._output_tokens = 0
         self._last: CompletionOutput | None = None
@@ -186,10 +234,9 @@ class _PlainWriter:
         last = self._last
         if last is None or last.finish_reason is None or not self._has_text:
             return b""
-        chunk = self._to_chunk(last.text, last)
-        if not self._has_usage and self._serving.system_fingerprint is not None:
-            chunk.system_fingerprint = self._serving.system_fingerprint  # type: ignore[attr-defined]  # vLLM's
-        return _to_event(chunk)
+        fingerprint = None if self._has_usage else self._serving.system_fingerprint
+        before, after = self._around_text(last.finish_reason, last.stop_reason, fingerprint)
+        return self._stream_head + before + _encode_json(last.text) + after
 
     def _usage_fields(self) -> dict[str, Any]:
         from vllm.entrypoints.generate.base.protocol import PerRequestMetrics, SpeculativeDecodingMetrics
