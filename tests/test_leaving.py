@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from litestar import Request
 
-from appliance.api.disconnect import ClientDisconnectedError, cancel_on_disconnect
+from appliance.api.disconnect import ClientDisconnectedError, cancel_on_disconnect, stop_watching
 from appliance.api.pings import with_pings
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelResponse
@@ -21,14 +21,16 @@ class Client:
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
-        self.readers = 0
+        self.readers = self.reads = 0
 
     def request(self) -> Request[Any, Any, Any]:
         """Its request."""
-        return Request({"type": "http"}, receive=self._receive)  # type: ignore[arg-type]  # all that it needs
+        scope = {"type": "http", "extensions": {}}
+        return Request(scope, receive=self._receive)  # type: ignore[arg-type]  # all that it needs
 
     async def _receive(self) -> dict[str, str]:
         self.readers += 1
+        self.reads += 1
         try:
             await self.leaves.wait()
         finally:
@@ -37,15 +39,31 @@ class Client:
 
 
 async def test_work_for_a_client_that_stays_is_done() -> None:
-    """Its result is returned, and nobody reads the connection any more."""
+    """Its result is returned; one reader of the connection serves all work for a request, and ends with it."""
     client = Client()
+    request = client.request()
 
     async def work() -> int:
         await asyncio.sleep(0.01)
         return client.readers
 
-    assert await cancel_on_disconnect(client.request(), work()) == 1
-    assert client.readers == 0
+    assert await cancel_on_disconnect(request, work()) == 1
+    assert await cancel_on_disconnect(request, work()) == 1
+    stop_watching(request.scope)
+    await asyncio.sleep(0.01)
+    assert (client.readers, client.reads) == (0, 1)
+
+
+async def test_work_for_a_client_that_has_left_between_is_cancelled() -> None:
+    """A client may leave after some work and before the next."""
+    client = Client()
+    request = client.request()
+    await cancel_on_disconnect(request, asyncio.sleep(0.01))
+    client.leaves.set()
+    await asyncio.sleep(0.01)
+
+    with pytest.raises(ClientDisconnectedError):
+        await cancel_on_disconnect(request, asyncio.sleep(60))
 
 
 async def test_work_for_a_client_that_leaves_is_cancelled() -> None:
@@ -89,7 +107,6 @@ async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert client.readers == 0
 
 
 async def test_a_slow_message_begins_with_pings() -> None:

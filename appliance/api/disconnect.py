@@ -29,6 +29,9 @@ UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering
 SEND_CHUNK = "appliance.send_chunk"
 """The extension of a request's ASGI scope that is a `SendChunk`."""
 
+# The extension that is the task of `_watch`.
+_WATCH = "appliance.disconnect_watch"
+
 # How long a client may go on sending a body that is rejected already.
 _DISCARD_SECONDS = 2.0
 
@@ -50,7 +53,11 @@ async def cancel_on_disconnect(
     Raises:
         ClientDisconnectedError: the client closed the connection.
     """
-    watch = asyncio.create_task(_disconnected(request))
+    return await _cancel_on_disconnect(request.scope, request.receive, work)
+
+
+async def _cancel_on_disconnect(scope: Scope, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    watch = _watch(scope, receive)
     # In this task, not in one of its own: with many running streams each switch of tasks waits for all of them.
     task = cast("asyncio.Task[Any]", asyncio.current_task())
     is_done = is_disconnected = False
@@ -73,17 +80,27 @@ async def cancel_on_disconnect(
         is_done = True
         if is_disconnected:
             task.uncancel()
-        watch.cancel()
-        # The watch must have finished before someone else reads from `receive`; cancellation takes one loop iteration.
-        while not watch.done():  # noqa: ASYNC110 - it takes one turn
-            await asyncio.sleep(0)
-        if not watch.cancelled():
-            watch.exception()
+        watch.remove_done_callback(cancel)
 
 
-async def _disconnected(request: AnyRequest) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+def _watch(scope: Scope, receive: Receive) -> asyncio.Task[None]:
+    """Return the task that ends when the client disconnects: one for each request, because a new one is expensive."""
+    extensions: dict[str, Any] = scope["extensions"]  # type: ignore[assignment]  # ours, see `RequestMiddleware`
+    if (watch := extensions.get(_WATCH)) is None:
+        watch = extensions[_WATCH] = asyncio.create_task(_disconnected(receive))
+    return cast("asyncio.Task[None]", watch)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def stop_watching(scope: Scope) -> None:
+    """End the wait for the client's disconnection, at the end of a request."""
+    watch = cast("asyncio.Task[None] | None", (scope["extensions"] or {}).get(_WATCH))
+    if watch is not None:
+        watch.cancel()
 
 
 @asynccontextmanager
@@ -115,7 +132,8 @@ def chunk_sender(request: AnyRequest) -> SendChunk | None:
 class StreamingResponse(Stream):
     """A stream that is closed when the client has read it or disconnects.
 
-    Litestar only stops reading it: the garbage collector would close it later, with all that it holds until then.
+    Litestar only stops reading it: the garbage collector would close it later, with all that it holds until then. And
+    it reads a stream in a task of its own, so that each chunk would wait for one more switch of tasks.
     """
 
     def __init__(self, content: AsyncGenerator[bytes], **options: Any) -> None:  # Any: as Litestar has them
@@ -127,6 +145,16 @@ class StreamingResponse(Stream):
 
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
             async with aclosing(self._content):
-                await response(scope, receive, send)
+                if response.is_head_response:
+                    await response(scope, receive, send)
+                    return
+                await response.start_response(send)
+                with contextlib.suppress(ClientDisconnectedError):
+                    await _cancel_on_disconnect(scope, receive, self._send_all(send))
 
         return respond  # type: ignore[return-value]  # Litestar only calls it
+
+    async def _send_all(self, send: Send) -> None:
+        async for chunk in self._content:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

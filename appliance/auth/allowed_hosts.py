@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -60,6 +61,7 @@ class AllowedHosts:
         return not self._names.isdisjoint({name, *wildcards})
 
 
+@lru_cache(maxsize=256)
 def split_authority(authority: str, default_port: int = 80) -> tuple[str, int] | None:
     """Return the lower-case name and the port of an authority (RFC 3986, section 3.2); None if it is invalid."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -262,6 +263,7 @@ class ServerConfig(BaseConfig):
         return {key.name: key.limits.share(workers) for key in self.api_keys or ()}
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to a server that listens on `host`."""
     try:
