@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -260,6 +261,26 @@ def test_front_ends_join_where_we_step_in() -> None:
     assert {"_api_process_count", "_api_process_rank"} <= args
     resources = {each.name for each in dataclasses.fields(module.BackgroundResources)}
     assert {"ctx", "output_socket"} <= resources
+    # What `OutputSocket` replaces.
+    assert "output_socket.recv_multipart(copy=False)" in inspect.getsource(module.AsyncMPClient)
+
+
+def test_a_step_counts_what_we_count() -> None:
+    """A step in which no request begins, ends or is preempted changes three metrics, and vLLM has no others."""
+    stats = importlib.import_module("vllm.v1.metrics.stats")
+    source = inspect.getsource(stats.IterationStats)
+    loggers = inspect.getsource(_get("vllm.v1.metrics.loggers.PrometheusStatLogger").record)
+    counted = set(re.findall(r"iteration_stats\.(\w+)", loggers))
+
+    assert counted <= vars(stats.IterationStats()).keys() | {"num_prompt_tokens"}
+    assert counted == {
+        *("num_generation_tokens", "prompt_token_stats", "num_prompt_tokens", "num_preempted_reqs"),
+        *("finished_requests", "max_num_generation_tokens_iter", "n_params_iter", "time_to_first_tokens_iter"),
+        *("inter_token_latencies_iter", "num_corrupted_reqs", "num_watermarked_reqs", "num_watermark_skipped_reqs"),
+        "num_not_watermarked_reqs",
+    }
+    finished = source.partition("def update_from_finished_request")[2]
+    assert all(f"self.{name} += 1" in finished for name in counted if name.endswith(("corrupted_reqs", "marked_reqs")))
     addresses = {each.name for each in dataclasses.fields(_get("vllm.v1.engine.utils.EngineZmqAddresses"))}
     assert {"inputs", "outputs"} <= addresses
 

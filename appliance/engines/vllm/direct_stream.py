@@ -142,11 +142,13 @@ class StepProcessor:
 
     def __init__(self, llm: AsyncLLM) -> None:
         from vllm.v1.engine import EngineCoreOutput
+        from vllm.v1.engine.output_processor import OutputProcessorOutput
 
         processor = llm.output_processor
         self._process, self._states = processor.process_outputs, processor.request_states
         self._steps: asyncio.Queue[Any] = llm.engine_core.outputs_queue  # Any: vLLM's outputs of one step
         self._output_type = EngineCoreOutput
+        self._nothing = OutputProcessorOutput(request_outputs=[], reqs_to_abort=[])
         self._unsent: list[DirectStream] = []
         self._unsent_since = 0.0
 
@@ -159,8 +161,10 @@ class StepProcessor:
     ) -> OutputProcessorOutput:
         """Do what vLLM's method of this name does; its name is part of what vLLM calls."""
         others = self._decode(outputs, timestamp, statistics, weight_version)
-        # First and last outputs wake up the tasks of their requests before other tokens are sent.
-        result = self._process(others, timestamp, statistics, weight_version=weight_version)
+        result = self._nothing
+        if others:
+            # First and last outputs wake up the tasks of their requests before other tokens are sent.
+            result = self._process(others, timestamp, statistics, weight_version=weight_version)
         if self._unsent:
             self._flush()
         return result

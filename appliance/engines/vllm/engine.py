@@ -197,6 +197,7 @@ class Engine:
                 )
                 patches.tokenize_fairly(llm.renderer, rendezvous.count)
                 patches.detokenize_without_the_prompt()
+                patches.receive_directly(llm)
                 patches.process_directly(llm)
                 patches.observe_latencies_at_once(llm)
                 # Within the phase, which does not count the phases of the engine core.

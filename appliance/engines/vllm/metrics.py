@@ -9,11 +9,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+
+if TYPE_CHECKING:
+    from vllm.v1.metrics.stats import IterationStats
 
 # How vLLM tells its own metrics from others.
 _PREFIX = "vllm:"
@@ -66,6 +70,11 @@ def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
     histogram._sum.inc(sum(amounts))
     for index, number in Counter([bisect_left(histogram._upper_bounds, amount) for amount in amounts]).items():
         histogram._buckets[index].inc(number)
+
+
+def has_tokens_only(stats: IterationStats) -> bool:
+    """Whether in a step no request began, ended, or was preempted; all else that vLLM counts is then zero."""
+    return not (stats.time_to_first_tokens_iter or stats.finished_requests or stats.num_preempted_reqs)
 
 
 def _with_time(sample: Sample, updated_at: Mapping[str, float]) -> Sample:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.core.system import usable_cores
 from appliance.engines.vllm.direct_stream import StepProcessor, current_sender
-from appliance.engines.vllm.metrics import observe_all
+from appliance.engines.vllm.metrics import has_tokens_only, observe_all
+from appliance.engines.vllm.output_socket import OutputSocket
 from appliance.engines.vllm.sse import after_first, encode_events, is_plain, write_chat, write_completion
 from appliance.engines.vllm.tokenization import LONG_TEXT, FairExecutor, LongTexts, PlainTokenizer, cut_long_text
 from appliance.limits.queue import current_slots
@@ -211,6 +212,11 @@ def use_single_waiter_event(collector: RequestOutputCollector) -> None:
     collector.ready = SingleWaiterEvent(asyncio.get_running_loop())
 
 
+def receive_directly(llm: AsyncLLM) -> None:
+    """Read the socket of the engine's outputs without pyzmq's futures; see `output_socket`."""
+    OutputSocket(llm.engine_core.resources.output_socket)
+
+
 def process_directly(llm: AsyncLLM) -> None:
     """Let the tokens of plain streams pass by vLLM's output processor; see `direct_stream`."""
     from vllm.v1.engine.output_processor import RequestOutputCollector
@@ -221,7 +227,10 @@ def process_directly(llm: AsyncLLM) -> None:
 
 
 def observe_latencies_at_once(llm: AsyncLLM) -> None:
-    """Have vLLM observe the latencies of a step together; it would for each of its tokens."""
+    """Have vLLM observe the latencies of a step together, and nothing that a step of tokens alone does not have.
+
+    It would observe each latency alone, and add zero to a dozen counters at each step.
+    """
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
     def record_at_once(logger: Any) -> Callable[..., None]:  # Any: vLLM's logger, and below what it takes
@@ -231,9 +240,15 @@ def observe_latencies_at_once(llm: AsyncLLM) -> None:
             if iteration_stats is not None and iteration_stats.inter_token_latencies_iter:
                 histogram = logger.histogram_inter_token_latency[engine_idx]
                 observe_all(histogram, iteration_stats.inter_token_latencies_iter)
-                # Other loggers get the same object.
-                iteration_stats = copy(iteration_stats)
-                iteration_stats.inter_token_latencies_iter = []
+                if has_tokens_only(iteration_stats):
+                    tokens = iteration_stats.num_generation_tokens
+                    logger.counter_generation_tokens[engine_idx].inc(tokens)
+                    logger.histogram_iteration_tokens[engine_idx].observe(tokens)
+                    iteration_stats = None
+                else:
+                    # Other loggers get the same object.
+                    iteration_stats = copy(iteration_stats)
+                    iteration_stats.inter_token_latencies_iter = []
             original(scheduler_stats, iteration_stats, *args, engine_idx=engine_idx, **kwargs)
 
         return record
