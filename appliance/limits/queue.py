@@ -22,7 +22,9 @@ from itertools import count
 from typing import Any, TypeVar
 
 from appliance.config.limits import LimitsConfig, SloConfig
+from appliance.core.concurrency import off_loop
 from appliance.core.errors import RateLimitedError, RequestError, RequestTimeoutError
+from appliance.core.json_limits import has_more_containers
 from appliance.core.request_context import current_context
 from appliance.limits.estimators import TokenEstimator, WaitEstimator
 from appliance.limits.rate_limiter import note_refusal, refusal
@@ -527,6 +529,17 @@ async def run_sequence() -> AsyncGenerator[Sequence | None]:
         context.sequences += 1
     async with slots.sequence() as sequence:
         yield sequence
+
+
+async def require_decodable(body: bytes) -> None:
+    """Raise RequestError if the body has more objects and lists than the current request's model takes."""
+    slots = current_slots()
+    if slots is not None and await off_loop(len(body), has_more_containers, body, most := slots.limits.json_containers):
+        raise RequestError(
+            f"The body has more than {most} objects and lists, the most that are taken in one request "
+            "(limits.json_containers)",
+            code="invalid_json",
+        )
 
 
 def require_size(inputs: int, choices: int, *, field: str) -> None:

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RequestError
-from appliance.engines.vllm.request_decoder import decode, require_decodable
-from appliance.limits.queue import RequestQueue, use_slots
+from appliance.engines.vllm.request_decoder import decode
+from appliance.limits.queue import RequestQueue, require_decodable, use_slots
 from appliance.limits.timeouts import Timeouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -33,6 +33,7 @@ from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, LoadError, MissingExtraError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.core.system import return_free_memory
+from appliance.engines.pooling_protocol import Handler, label_names
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.async_llm import async_llm_class
 from appliance.engines.vllm.engine_args import (
@@ -53,11 +54,11 @@ from appliance.engines.vllm.fork_server import (
 from appliance.engines.vllm.metrics import ENGINES
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 from appliance.engines.vllm.multi_node import LeaderNode, WorkerNode
-from appliance.engines.vllm.pooling import label_names, pooling_handlers
-from appliance.engines.vllm.request_decoder import require_decodable
-from appliance.engines.vllm.serving import Handler, generation_handlers
+from appliance.engines.vllm.pooling import pooling_handlers
+from appliance.engines.vllm.serving import generation_handlers
 from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
 from appliance.engines.vllm.watchdog import StallWatchdog, step_logger
+from appliance.limits.queue import require_decodable
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig

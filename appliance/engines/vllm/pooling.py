@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import msgspec
@@ -22,18 +22,24 @@ from appliance.core.json_edit import edit, remove
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import (
     Classification,
-    Classifications,
-    EmbeddingData,
-    Embeddings,
     TokenClass,
-    Usage,
-    encode_vector,
-    new_id,
-    now,
+)
+from appliance.engines.pooling_protocol import (
+    Handler,
+    Inputs,
+    as_list,
+    class_of_text,
+    classifications,
+    decode_body,
+    embeddings,
+    label_names,
+    require_json,
+    rerank,
+    score,
 )
 from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.request_decoder import decode_request
-from appliance.engines.vllm.serving import Endpoint, Handler, tokenization_handlers
+from appliance.engines.vllm.serving import Endpoint, tokenization_handlers
 from appliance.engines.vllm.tokenization import cut_long_text
 
 if TYPE_CHECKING:
@@ -44,17 +50,10 @@ if TYPE_CHECKING:
     from vllm.tasks import PoolingTask
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# The two sides of a score, by each of vLLM's names for them.
-_SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
-
-
 # Tokenized at once, before other requests get their turn: large enough that a batch is much faster than its texts one
 # by one, and still a matter of milliseconds.
 _BATCH_TEXTS = 64
 _BATCH_CHARACTERS = 65_536
-
-Inputs = Sequence[str] | Sequence[list[int]]
-"""Texts, or their token ids."""
 
 
 def pooling_handlers(llm: AsyncLLM, state: State, task: PoolingTask) -> Mapping[Operation, Handler]:
@@ -77,12 +76,9 @@ def pooling_handlers(llm: AsyncLLM, state: State, task: PoolingTask) -> Mapping[
         handlers[Operation.CLASSIFICATION] = partial(_classify, batcher, name, task, labels, texts)
     if (scores := state.serving_scores) is not None:
         ranks = Endpoint(TypeAdapter(RerankRequest), scores)
-        handlers[Operation.RERANK] = partial(_rerank, ranks)
-        handlers[Operation.SCORE] = partial(_score, Endpoint(TypeAdapter(ScoreRequest), scores))
+        handlers[Operation.RERANK] = partial(rerank, ranks)
+        handlers[Operation.SCORE] = partial(score, Endpoint(TypeAdapter(ScoreRequest), scores))
     return handlers
-
-
-T = TypeVar("T")
 
 
 class _Format(msgspec.Struct):
@@ -91,7 +87,7 @@ class _Format(msgspec.Struct):
 
 async def _pool(endpoint: Endpoint, request: ModelRequest) -> ModelResponse:
     """Have vLLM handle a request, unless it asks for a format that is no JSON."""
-    _require_json(_decode(request.body, _Format).encoding_format)
+    require_json(decode_body(request.body, _Format).encoding_format)
     return await endpoint(request)
 
 
@@ -109,29 +105,12 @@ async def _embed(
     if inputs.has_chats:
         return await others(request)
     decoded = await decode_request(request_type, request)
-    _require_json(decoded.encoding_format)
+    require_json(decoded.encoding_format)
     if decoded.embed_dtype != "float32" or decoded.endianness != "native":
         return await others(request)
     outputs = await batcher.encode(decoded, decoded.to_pooling_params())
-    vectors = (
-        (encode_vector(each.values.astype("<f4").tobytes()) for each in outputs)
-        if decoded.encoding_format == "base64"
-        else (each.values.tolist() for each in outputs)
-    )
-    response = Embeddings(
-        id=new_id("embd"),
-        created=now(),
-        model=request.model or decoded.model or name,
-        data=[EmbeddingData(index=index, embedding=vector) for index, vector in enumerate(vectors)],
-        usage=usage_of(outputs),
-    )
-    return ModelResponse(msgspec.json.encode(response))
-
-
-def _require_json(encoding_format: str) -> None:
-    """Raise RequestError for vLLM's responses in plain bytes, whose shape is only in headers of its own server."""
-    if encoding_format not in ("float", "base64"):
-        raise RequestError(f"encoding_format is {encoding_format!r}; must be float or base64", param="encoding_format")
+    model = request.model or decoded.model or name
+    return embeddings(model, [each.values for each in outputs], decoded.encoding_format, tokens_of(outputs))
 
 
 class _Inputs(msgspec.Struct):
@@ -169,22 +148,12 @@ async def _classify(
 
     decoded = await decode_request(request_type, request)
     outputs = await batcher.encode(decoded, PoolingParams(task=task, use_activation=decoded.use_activation))
-    to_class = _class_of_tokens if task == "token_classify" else _class_of_text
-    response = Classifications(
-        id=new_id("classify"),
-        created=now(),
-        model=request.model or decoded.model or name,
-        data=[to_class(index, output, labels) for index, output in enumerate(outputs)],
-        usage=usage_of(outputs),
+    classes = (
+        [_class_of_tokens(index, output, labels) for index, output in enumerate(outputs)]
+        if task == "token_classify"
+        else [class_of_text(index, output.values.tolist(), labels) for index, output in enumerate(outputs)]
     )
-    return ModelResponse(msgspec.json.encode(response))
-
-
-def _class_of_text(index: int, output: Encoded, labels: Sequence[str]) -> Classification:
-    probs: list[float] = output.values.tolist()
-    by_label = dict(zip(labels, probs, strict=True))
-    best = max(by_label, key=by_label.__getitem__)
-    return Classification(index=index, label=best, probs=probs, num_classes=len(probs), probabilities=by_label)
+    return classifications(request.model or decoded.model or name, classes, tokens_of(outputs))
 
 
 def _class_of_tokens(index: int, output: Encoded, labels: Sequence[str]) -> Classification:
@@ -196,74 +165,6 @@ def _class_of_tokens(index: int, output: Encoded, labels: Sequence[str]) -> Clas
         if start is None or start != end
     ]
     return Classification(index=index, tokens=tokens)
-
-
-def label_names(names: Mapping[int, str]) -> list[str]:
-    """Return the labels in the order of the model's outputs; labels with the same name get their number."""
-    ordered = [names[index] for index in sorted(names)]
-    return [name if ordered.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(ordered)]
-
-
-async def _rerank(endpoint: Endpoint, request: ModelRequest) -> ModelResponse:
-    """Rank documents; they and the query may be texts, or objects with a `text`.
-
-    The response is vLLM's ranking, which is Jina's, with Cohere's token count.
-    """
-    members = _decode(request.body, dict[str, Any])
-    for side in ("query", "documents"):
-        if not members.get(side):
-            raise RequestError(f"{side} is missing or empty; there is nothing to rank", param=side)
-    if members.get("rank_fields") not in (None, [], ["text"]):
-        raise RequestError("rank_fields is not supported; join the fields of a document in text", param="rank_fields")
-    documents = members["documents"]
-    if isinstance(documents, list):
-        members["documents"] = [_text(item, f"documents[{index}]") for index, item in enumerate(documents)]
-    members["query"] = _text(members["query"], "query")
-    has_documents = members.pop("return_documents", None) is not False
-    if members.get("top_n", 0) is None:
-        del members["top_n"]
-    response = await endpoint(replace(request, body=msgspec.json.encode(members)))
-    if not isinstance(response.body, bytes):
-        raise AssertionError("a ranking is never streamed; this is a bug")
-    ranking = _decode(response.body, dict[str, Any])
-    for result in ranking["results"]:
-        if has_documents:
-            result["document"] = {kind: part for kind, part in result["document"].items() if part is not None}
-        else:
-            del result["document"]
-    ranking["meta"] = {"tokens": {"input_tokens": ranking["usage"]["prompt_tokens"]}}
-    return ModelResponse(msgspec.json.encode(ranking))
-
-
-def _text(value: Any, path: str) -> Any:  # Any: JSON values
-    """Return the text of an object that has one; texts, and contents of several kinds, are returned as they are."""
-    if not isinstance(value, dict) or "content" in value:
-        return value
-    if not isinstance(value.get("text"), str):
-        param = path.partition("[")[0]
-        raise RequestError(f"{path} has no text; it must be a text, or an object with one", param=param)
-    return value["text"]
-
-
-async def _score(endpoint: Endpoint, request: ModelRequest) -> ModelResponse:
-    """Score one text against one or several, or several one by one: with embeddings, the score is the cosine."""
-    members = _decode(request.body, dict[str, Any])
-    sides = next((pair for pair in _SIDES if all(side in members for side in pair)), None)
-    if sides is None:
-        pairs = ", or ".join(" and ".join(pair) for pair in _SIDES)
-        missing = next((pair[1] for pair in _SIDES if pair[0] in members), _SIDES[0][0])
-        raise RequestError(f"{missing} is missing; there must be {pairs}", param=missing)
-    for side in sides:
-        if not members[side]:
-            raise RequestError(f"{side} is empty; there is nothing to score", param=side)
-    return await endpoint(request)
-
-
-def _decode(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"The body is not a request: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +181,9 @@ class Encoded:
     spans: Sequence[tuple[int, int]]
 
 
-def usage_of(outputs: Iterable[Encoded]) -> Usage:
+def tokens_of(outputs: Iterable[Encoded]) -> int:
     """Return the tokens of all texts: special ones are counted, cut-off ones are not."""
-    tokens = sum(len(each.tokens) for each in outputs)
-    return Usage(prompt_tokens=tokens, total_tokens=tokens)
+    return sum(len(each.tokens) for each in outputs)
 
 
 class TextBatcher:
@@ -322,7 +222,7 @@ class TextBatcher:
             return await self._encode_all(request, pooling)
 
     async def _encode_all(self, request: Any, pooling: PoolingParams) -> list[Encoded]:  # Any: vLLM's request types
-        tokenize, inputs = request.build_tok_params(self._llm.model_config), _as_list(request.input)
+        tokenize, inputs = request.build_tok_params(self._llm.model_config), as_list(request.input)
         loop, executor = asyncio.get_running_loop(), self._llm.renderer._executor
         prompts: list[Any] = []
         for batch in _batches(inputs):
@@ -377,18 +277,3 @@ def _batches(inputs: Inputs) -> Iterator[Inputs]:
             yield inputs[begin:end]
             begin, size = end, len(item)
     yield inputs[begin:]
-
-
-def _as_list(request_input: Any) -> Inputs:  # Any: one text, several, or the same as token ids
-    """Return the input as several; nothing to encode is refused, as OpenAI refuses it.
-
-    Source: https://platform.openai.com/docs/api-reference/embeddings/create#embeddings-create-input
-    """
-    is_single = isinstance(request_input, str) or (request_input and isinstance(request_input[0], int))
-    inputs: Inputs = [request_input] if is_single else request_input
-    if not inputs:
-        raise RequestError("input is empty; it must be a text, token ids, or a list of either", param="input")
-    for index, item in enumerate(inputs):
-        if not item:
-            raise RequestError(f"input[{index}] is empty; there is nothing to encode", param="input")
-    return inputs

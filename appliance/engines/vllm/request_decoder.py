@@ -12,10 +12,9 @@ from pydantic_core import SchemaValidator
 
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
-from appliance.core.json_limits import has_more_containers
 from appliance.core.model import ModelRequest
 from appliance.engines.vllm.errors import from_validation_error, leading_field, parse_json, translate
-from appliance.limits.queue import current_slots, require_size
+from appliance.limits.queue import require_size
 
 # Numbers in these fields never reach the engine as numbers, or are checked against the vocabulary.
 _FREE_FIELDS = frozenset(
@@ -31,17 +30,6 @@ _INPUT_FIELDS = (
 
 # The engine core receives integers of 64 bits.
 _INTEGERS = range(-(2**63), 2**63)
-
-
-async def require_decodable(body: bytes) -> None:
-    """Raise RequestError if the body has more objects and lists than the current request's model takes."""
-    slots = current_slots()
-    if slots is not None and await off_loop(len(body), has_more_containers, body, most := slots.limits.json_containers):
-        raise RequestError(
-            f"The body has more than {most} objects and lists, the most that are taken in one request "
-            "(limits.json_containers)",
-            code="invalid_json",
-        )
 
 
 Change = Callable[[dict[str, Any]], None]  # Any: JSON values

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from appliance.core import sse
 from appliance.core.conversation_items import translate_message_request, translate_response_request
 from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.engines.pooling_protocol import Handler
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.direct_stream import use_sender
 from appliance.engines.vllm.errors import from_error_response, translate_errors
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 # The names of the longest response in each protocol.
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-
-Handler = Callable[[ModelRequest], Awaitable[ModelResponse]]
-"""Handles the requests for one operation; raises what `Model.handle` does."""
 
 
 @dataclass(frozen=True, slots=True)
