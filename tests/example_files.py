@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 NEEDS = {
     "chat-hf.yaml": "a hub on the network",
     "chat-two-gpus.yaml": "two GPUs",
+    "embeddings-onnx.yaml": "a hub on the network",
     "everything.yaml": "a file of keys, with servers that are nowhere",
     "expert-parallel.yaml": "eight GPUs",
     "rerank.yaml": "a hub on the network",

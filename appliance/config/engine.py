@@ -105,6 +105,9 @@ class ServingConfig(BaseConfig):
 class EngineConfig(BaseConfig):
     """Options of vLLM."""
 
+    backend: Annotated[str, text_like("^vllm$", '"vllm", or for an encoder "onnx"')] = "vllm"
+    """What computes the model: `vllm`, or for an encoder also `onnx`."""
+
     max_model_len: Count | None = None
     """Limit of prompt and response together, in tokens; unset is the model's own limit."""
 
@@ -299,6 +302,40 @@ class PythonConfig(BaseConfig):
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
     """Keyword arguments of the class, in addition to the model's name."""
+
+
+class OnnxEncoderConfig(BaseConfig):
+    """Options of ONNX Runtime, which computes encoders on the CPU."""
+
+    backend: Literal["onnx"]
+    """What computes the model: `vllm`, or for an encoder also `onnx`."""
+
+    file: (
+        Annotated[
+            str, text_like(r"^([\w-][\w.-]*/)*[\w-][\w.-]*\.onnx$", "the path of a file .onnx in the model's directory")
+        ]
+        | None
+    ) = None
+    """The model's ONNX file, by its path in the model's directory; unset is `onnx/model.onnx`, or else `model.onnx`.
+    Quantized files, such as `onnx/model_quantized.onnx`, are faster and less exact: compare their embeddings first.
+    """
+
+    threads: Count | None = None
+    """Threads of one batch; unset is the cores that this process may use, divided by `server.workers`."""
+
+    max_model_len: Count | None = None
+    """Limit of one text, in tokens; unset is the model's own limit."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names that the ONNX file may have, the first one first."""
+        return (self.file,) if self.file else ("onnx/model.onnx", "model.onnx")
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Globs of the files that it loads."""
+        weights = (f"{file}{suffix}" for file in self.files for suffix in ("", "_data", ".data"))
+        return ("*.json", *weights)
 
 
 class FrameworkConfig(BaseConfig):

@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
 from appliance.config.base import BaseConfig, Change, text_like
-from appliance.config.engine import AnyFramework, EngineConfig, FrameworkConfig, PythonConfig
+from appliance.config.engine import AnyFramework, EngineConfig, FrameworkConfig, OnnxEncoderConfig, PythonConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.config.storage import StorageConfig
@@ -164,6 +164,20 @@ AnyEngine = Annotated[
 ]
 """The engine: a class of the user if the key `python` names one, else vLLM."""
 
+
+def _encoder_engine_type(engine: Any) -> str:  # Any: as above
+    is_onnx = engine.get("backend") == "onnx" if isinstance(engine, dict) else isinstance(engine, OnnxEncoderConfig)
+    return "OnnxEncoderConfig" if is_onnx and _engine_type(engine) == "other" else _engine_type(engine)
+
+
+EncoderEngine = Annotated[
+    Annotated[EngineConfig, Tag("other")]
+    | Annotated[OnnxEncoderConfig, Tag("OnnxEncoderConfig")]
+    | Annotated[PythonConfig, Tag("PythonConfig")],
+    Discriminator(_encoder_engine_type),
+]
+"""The engine of an encoder: as above, or ONNX Runtime with `backend: onnx`."""
+
 PredictorEngine = Annotated[
     Annotated[PythonConfig, Tag("PythonConfig")] | Annotated[AnyFramework, Tag("other")],
     Discriminator(_engine_type),
@@ -236,9 +250,6 @@ class LanguageModelConfig(LocalModelConfig, RequestModelConfig):
     model fits on, and the log has the reason.
     """
 
-    engine: AnyEngine = EngineConfig()
-    """The engine: vLLM, or with the key `python` a class of your own."""
-
     @property
     def probe_fields(self) -> Mapping[str, JsonValue]:
         if isinstance(self.layout, str):
@@ -268,6 +279,9 @@ class GenerativeConfig(LanguageModelConfig):
     class_: Annotated[Literal["generative"], Field(alias="class")]
     """The model class."""
 
+    engine: AnyEngine = EngineConfig()
+    """The engine: vLLM, or with the key `python` a class of your own."""
+
     chat_template: str | None = None
     """Jinja template for chat, inline or the path of a file; unset is the model's own."""
 
@@ -295,8 +309,10 @@ class EncoderConfig(LanguageModelConfig):
     class_: Annotated[Literal["encoder"], Field(alias="class")]
     """The model class."""
 
-    engine: AnyEngine = EngineConfig()
-    """The engine: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of your own."""
+    engine: EncoderEngine = EngineConfig()
+    """The engine: vLLM, whose `dtype: auto` is float32 on a CPU, ONNX Runtime with `backend: onnx`, or with the key
+    `python` a class of your own.
+    """
 
     task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
     """Task of the model; unset is detected from its `config.json`: token classification or text classification by its
@@ -313,6 +329,17 @@ class EncoderConfig(LanguageModelConfig):
     """Default dimensions of an embedding, for a Matryoshka model, whose embeddings can be truncated; setting it
     declares the model to be one. Unset is all dimensions.
     """
+
+    @property
+    def backend(self) -> str:
+        return self.engine.backend if isinstance(self.engine, OnnxEncoderConfig) else super().backend
+
+    @property
+    def storages(self) -> Mapping[str, StorageConfig]:
+        """With ONNX Runtime, only the files that it loads."""
+        if self.storage is None or self.storage.include or not isinstance(self.engine, OnnxEncoderConfig):
+            return super().storages
+        return {"model": self.storage.model_copy(update={"include": self.engine.include})}
 
 
 class PredictorConfig(LocalModelConfig):

@@ -11,7 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, validators
 
 from appliance.config.base import FREE_PREFIX
-from appliance.config.engine import OWNED
+from appliance.config.engine import OWNED, EngineConfig
 from appliance.config.json_schema import (
     Schema,
     engine_schema,
@@ -142,6 +142,8 @@ def _unknown_key(raw: RawConfig, path: DataPath, key: str, known: Iterable[str])
     if path[-1:] == ("engine",):
         # It chooses another schema than that of the keys beside it.
         known = {*known, "python"}
+        if name in EngineConfig.model_fields and raw.find((*path, "backend")) == "onnx":
+            return "is vLLM's, and engine.backend is onnx; must be left out"
     if name == "model" and not path and isinstance(raw.find((key,)), str):
         return f"unknown key; {_FIRST_MODEL}"
     remedy = _vllm_remedy(raw, path, name) or did_you_mean(key, known) or _moved_key(raw, path, name, known)

@@ -151,12 +151,19 @@ class _Generator(GenerateJsonSchema):
         }
 
     def _by_key(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """Two choices, of which one requires a key: it is the choice where that key is given."""
-        one, other = (self.generate_inner(choice) for choice in schema["choices"].values())
-        if "required" not in self.resolve_ref_schema(one):
-            one, other = other, one
-        required = self.resolve_ref_schema(one)["required"]
-        return {"type": "object", "if": {"type": "object", "required": required}, "then": one, "else": other}
+        """Choices that require a key, with a value if it has only one, and last the choice where no key is given."""
+        choices = [self.generate_inner(choice) for choice in schema["choices"].values()]
+        resolved = [self.resolve_ref_schema(choice) for choice in choices]
+        otherwise = next((index for index, each in enumerate(resolved) if "required" not in each), len(choices) - 1)
+        made = choices[otherwise]
+        for index, choice in enumerate(resolved):
+            if index == otherwise:
+                continue
+            keys, properties = choice["required"], choice["properties"]
+            values = {key: {"const": properties[key]["const"]} for key in keys if "const" in properties[key]}
+            condition = {"type": "object", "required": keys} | ({"properties": values} if values else {})
+            made = {"type": "object", "if": condition, "then": choices[index], "else": made}
+        return made
 
     def _described(self, schema: JsonSchemaValue) -> JsonSchemaValue:
         described = schema if "description" in schema else self.resolve_ref_schema(schema)

@@ -64,14 +64,7 @@ class EncoderModel(VllmModel[EncoderConfig]):
 
     @property
     def warmup_request(self) -> ModelRequest:
-        operation = Operation.CLASSIFICATION
-        body: dict[str, Any] = {"input": "Hello"}
-        match self._choice.task if self._choice else Task.EMBED:
-            case Task.EMBED:
-                operation = Operation.EMBEDDING
-            case Task.RERANK:
-                operation, body = Operation.RERANK, {"query": "Hello", "documents": ["Hello"]}
-        return ModelRequest(operation, json.dumps({"model": self._config.name, **body}).encode())
+        return warmup(self._config.name, self._choice)
 
     def engine_spec(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         config = self._config
@@ -95,6 +88,18 @@ class EncoderModel(VllmModel[EncoderConfig]):
         size = self._config.dimensions or self.engine.embedding_size
         prompts = {"prompts": self._prompts} if self._prompts else {}
         return facts if size is None else {**facts, "dimensions": size, **prompts}
+
+
+def warmup(name: str, choice: TaskChoice | None) -> ModelRequest:
+    """Return the warm-up request of an encoder with a task; None is to embed."""
+    operation = Operation.CLASSIFICATION
+    body: dict[str, Any] = {"input": "Hello"}
+    match choice.task if choice else Task.EMBED:
+        case Task.EMBED:
+            operation = Operation.EMBEDDING
+        case Task.RERANK:
+            operation, body = Operation.RERANK, {"query": "Hello", "documents": ["Hello"]}
+    return ModelRequest(operation, json.dumps({"model": name, **body}).encode())
 
 
 def read_prompts(artifact: Path) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from appliance.config.engine import EngineConfig, PythonConfig
+from appliance.config.engine import EngineConfig, OnnxEncoderConfig, PythonConfig
 from appliance.config.models import (
     AdapterConfig,
     EncoderConfig,
@@ -80,6 +80,10 @@ class ModelFactory:
         model: VllmModel[Any]
         if isinstance(config, GenerativeConfig):
             model = GenerativeModel(config, config.engine, peers.front_end)
+        elif isinstance(config.engine, OnnxEncoderConfig):
+            from appliance.models.onnx_encoder import OnnxEncoderModel
+
+            return OnnxEncoderModel(config, config.engine, peers.front_end)
         else:
             model = EncoderModel(config, config.engine, peers.front_end)
         if config.layout != "auto" and config.layout.is_worker_node:

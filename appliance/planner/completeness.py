@@ -1,6 +1,6 @@
 """Whether the files of a model are complete: whole weights, each shard of their index, a tokenizer, a chat template.
 
-Of a predictor, whether they have the one file to load.
+Of a predictor or an ONNX encoder, whether they have the file to load.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from appliance.config.engine import EngineConfig, FrameworkConfig
+from appliance.config.engine import EngineConfig, FrameworkConfig, OnnxEncoderConfig
 from appliance.config.models import GenerativeConfig, LocalModelConfig, ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import read_config, read_json, read_tensors, weight_files
 from appliance.storage import bounded_json
 from appliance.storage.file_reader import FileReader, open_reader
-from appliance.storage.selection import is_pickle, model_file
+from appliance.storage.selection import is_pickle, model_file, onnx_file
 
 # The files of the tokenizers that transformers and mistral-common know, and the code of others.
 _TOKENIZER = re.compile(
@@ -24,6 +24,8 @@ _TOKENIZER = re.compile(
 )
 _CHAT_TEMPLATE = re.compile(r"chat_template\.(?:jinja|json)|additional_chat_templates/.*|tekken\.json")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+
+KnownEngine = EngineConfig | FrameworkConfig | OnnxEncoderConfig
 
 # A model in few files is often without an index; the headers of more would be many requests.
 _MAX_REMOTE_HEADERS = 8
@@ -34,7 +36,7 @@ def check_files(config: ModelConfig, storage: StorageConfig | None, settings: Gl
 
     Raises:
         ArtifactCorruptError: something is missing without which no engine starts.
-        LoadError: the files are not those of one predictor.
+        LoadError: the file to load is missing, or there are several.
         StorageError: the files cannot be read now.
     """
     if storage is None or (engine := _known_engine(config)) is None:
@@ -48,7 +50,7 @@ def check_store(config: ModelConfig, settings: GlobalStorageConfig) -> None:
 
     Raises:
         ArtifactCorruptError: something is missing without which no engine starts.
-        LoadError: the files are not those of one predictor.
+        LoadError: the file to load is missing, or there are several.
         StorageError: the files cannot be read now.
     """
     storage = config.storages.get("model")
@@ -59,13 +61,16 @@ def check_store(config: ModelConfig, settings: GlobalStorageConfig) -> None:
             _check(files, config, engine)
 
 
-def _known_engine(config: ModelConfig) -> EngineConfig | FrameworkConfig | None:
+def _known_engine(config: ModelConfig) -> KnownEngine | None:
     """Return the engine; None if the files are those of a class of the user's, or elsewhere."""
     engine = config.engine if isinstance(config, LocalModelConfig) else None
-    return engine if isinstance(engine, EngineConfig | FrameworkConfig) else None
+    return engine if isinstance(engine, KnownEngine) else None
 
 
-def _check(files: FileReader, config: ModelConfig, engine: EngineConfig | FrameworkConfig) -> Sequence[str]:
+def _check(files: FileReader, config: ModelConfig, engine: KnownEngine) -> Sequence[str]:
+    if isinstance(engine, OnnxEncoderConfig):
+        onnx_file(files.location, files.files, engine)
+        return ()
     if isinstance(engine, FrameworkConfig):
         if not Path(files.location).is_file():
             model_file(files.location, files.files, engine)

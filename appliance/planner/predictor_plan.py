@@ -1,4 +1,4 @@
-"""The plan of a predictor: the bytes of its files, and the times to download and to load them."""
+"""The plan of a predictor or an ONNX encoder: the bytes of its files, and the times to download and to load them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from appliance.config.engine import FrameworkConfig
-from appliance.config.models import ModelConfig, PredictorConfig
+from appliance.config.engine import FrameworkConfig, OnnxEncoderConfig
+from appliance.config.models import EncoderConfig, ModelConfig, PredictorConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.planner.planner import DEFAULT_GBIT, LoadTime, load_time
 from appliance.storage.file_reader import open_reader
-from appliance.storage.selection import model_file
+from appliance.storage.selection import model_file, onnx_file
 
 # The import of the framework.
 _START_SECONDS = 5.0
@@ -51,22 +51,28 @@ class PredictorPlan:
 def plan_predictor(
     config: ModelConfig, settings: GlobalStorageConfig, gbit: float = DEFAULT_GBIT
 ) -> PredictorPlan | None:
-    """Plan a predictor that a framework computes; None for other models.
+    """Plan a predictor or an encoder that a framework computes; None for other models.
 
     Raises:
         LoadError: there is no file to load, or there are several.
         StorageError: its files cannot be read.
     """
-    if not isinstance(config, PredictorConfig) or not isinstance(config.engine, FrameworkConfig):
+    if not isinstance(config, PredictorConfig | EncoderConfig):
+        return None
+    engine = config.engine
+    if not isinstance(engine, FrameworkConfig | OnnxEncoderConfig):
         return None
     with open_reader(config.storages["model"], settings) as reader:
         sizes, is_local, location = reader.files, reader.is_local, reader.location
     if not Path(location).is_file():
         # Of files that are used in place, none were left out.
-        file, globs = model_file(location, sizes, config.engine), config.engine.patterns
+        if isinstance(engine, OnnxEncoderConfig):
+            file, globs = onnx_file(location, sizes, engine), engine.include
+        else:
+            file, globs = model_file(location, sizes, engine), engine.patterns
         own = [name for name in sizes if name == file or any(fnmatchcase(name, glob) for glob in globs)]
         sizes = {name: sizes[name] for name in own}
     size_bytes = sum(sizes.values())
     download_bytes = 0 if is_local else size_bytes
     timing = load_time(download_bytes, size_bytes, _START_SECONDS, gbit)
-    return PredictorPlan(config.name, config.engine.framework, len(sizes), size_bytes, download_bytes, timing)
+    return PredictorPlan(config.name, config.backend, len(sizes), size_bytes, download_bytes, timing)

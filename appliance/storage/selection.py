@@ -19,7 +19,7 @@ from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.path_safety import name_conflict, name_error
 
 if TYPE_CHECKING:
-    from appliance.config.engine import FrameworkConfig
+    from appliance.config.engine import FrameworkConfig, OnnxEncoderConfig
 
 log = structlog.get_logger()
 
@@ -184,6 +184,23 @@ def model_file(location: str, names: Collection[str], framework: FrameworkConfig
         f"{location}: has {len(files)} files of {framework.framework} ({', '.join(files[:5])}); "
         "name the one to load in storage.uri"
     )
+
+
+def onnx_file(location: str, names: Collection[str], engine: OnnxEncoderConfig) -> str:
+    """Return the name of an encoder's ONNX file.
+
+    Raises:
+        LoadError: there is no such file.
+    """
+    if found := next((name for name in engine.files if name in names), None):
+        return found
+    others = sorted(name for name in names if name.endswith(".onnx"))
+    remedy = (
+        f"set engine.file to one that it has: {_first_of(others)}"
+        if others
+        else "export the model, as with: optimum-cli export onnx --model NAME DIRECTORY"
+    )
+    raise LoadError(f"{location}: has no {' and no '.join(engine.files)}; {remedy}")
 
 
 def _why_empty(listing: Listing, storage: StorageConfig) -> str:

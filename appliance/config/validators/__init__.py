@@ -18,6 +18,7 @@ VALIDATORS: tuple[Validator, ...] = (
     models.upstream_names_are_unique,
     models.request_fields_are_kept_or_dropped,
     models.python_models_have_no_vllm_keys,
+    models.onnx_models_have_no_vllm_keys,
     models.pickles_are_allowed,
     models.encoder_keys_fit_the_task,
     models.serving_options_fit_the_class,

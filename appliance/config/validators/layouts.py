@@ -154,7 +154,7 @@ def _engine_devices(raw: RawConfig) -> Iterator[tuple[DataPath, set[int | str]]]
         layout = layouts.get(path, None if "layout" in model else LayoutConfig())
         if config is None or "layout" not in config.model_fields or layout is None:
             continue
-        if raw.find((*path, "engine", "python")):
+        if raw.find((*path, "engine", "python")) or raw.find((*path, "engine", "backend")) == "onnx":
             continue
         yield path, set(layout.devices or range(layout.local_ranks))
 

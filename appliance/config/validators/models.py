@@ -94,6 +94,18 @@ def python_models_have_no_vllm_keys(raw: RawConfig) -> Iterator[Diagnostic]:
             yield raw.key_diagnostic((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
 
 
+def onnx_models_have_no_vllm_keys(raw: RawConfig) -> Iterator[Diagnostic]:
+    """Keys that configure vLLM, and tasks that only vLLM has, are not set for an encoder in ONNX Runtime."""
+    for path, model in raw.models():
+        if model.get("class") != "encoder" or raw.find((*path, "engine", "backend")) != "onnx":
+            continue
+        if "layout" in model:
+            yield raw.key_diagnostic((*path, "layout"), "places vLLM, and engine.backend is onnx; must be left out")
+        if model.get("task") == "token_classify":
+            message = "is token_classify, and engine.backend: onnx has no such task; must be computed by vllm"
+            yield raw.diagnostic((*path, "task"), message)
+
+
 def pickles_are_allowed(raw: RawConfig) -> Iterator[Diagnostic]:
     """A framework whose files are pickles is only chosen where pickles are allowed."""
     for path, model in raw.models():

@@ -45,11 +45,7 @@ class Onnx(Framework):
     )
 
     def __init__(self, config: OnnxConfig, file: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = config.threads
-        # What it logs as errors of requests, it raises too.
-        options.log_severity_level = _FATAL
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._session = create_session(file, config.threads)
         self.inputs = [_spec(file, each) for each in self._session.get_inputs()]
         self.outputs = [
             TensorSpec(each.name, "FP32", (-1, -1)) if each.type in _CLASS_MAPS else _spec(file, each)
@@ -67,6 +63,17 @@ class Onnx(Framework):
         arrays = {name: _cast(array, self._specs[name]) for name, array in features.items()}
         results = self._session.run(None, arrays)
         return {spec.name: _output(result) for spec, result in zip(self.outputs, results, strict=True)}
+
+
+def create_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load a model; neither operators of other libraries nor weights outside of its directory are loaded."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that spin take the cores from the event loop.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # What it logs as errors of requests, it raises too.
+    options.log_severity_level = _FATAL
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def _spec(file: Path, value: Any) -> TensorSpec:  # Any: ONNX Runtime's NodeArg

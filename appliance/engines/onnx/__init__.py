@@ -1,0 +1,1 @@
+"""Encoders that ONNX Runtime computes on the CPU."""
