@@ -89,14 +89,14 @@ def litellm(port: int, upstream: int, folder: Path) -> Sequence[str]:
         "general_settings: {dangerously_permit_weak_or_unset_master_key: true}\n"
     )
     words = ["--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    return [str(_environment(LITELLM) / "litellm"), *words, "--telemetry", "False"]
+    return [str(environment_with(LITELLM) / "litellm"), *words, "--telemetry", "False"]
 
 
 def router(port: int, upstream: int, folder: Path) -> Sequence[str]:
     """vLLM's router, which is compiled, balances, and changes no name."""
     words = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(_free_port())]
     return [
-        str(_environment(ROUTER) / "vllm-router"),
+        str(environment_with(ROUTER) / "vllm-router"),
         *words,
         *("--worker-urls", f"http://127.0.0.1:{upstream}", "--policy", "round_robin"),
     ]
@@ -210,7 +210,7 @@ def _null_upstream() -> Iterator[int]:
             process.terminate()
 
 
-def _environment(requirement: str) -> Path:
+def environment_with(requirement: str) -> Path:
     """The commands of a virtual environment with one requirement in it, made once."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "appliance-bench"
     folder = cache / requirement.replace("[", "-").replace("]", "")
