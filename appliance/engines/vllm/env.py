@@ -35,6 +35,8 @@ _DEFAULTS: Mapping[str, str] = {
     # The model's limits bound these, with messages that name our keys.
     "VLLM_MAX_COMPLETION_PROMPTS": str(2**31 - 1),
     "VLLM_MAX_N_SEQUENCES": str(2**31 - 1),
+    # The default is 4, as at OpenAI; editors send a dozen for a completion inside a line.
+    "VLLM_MAX_STOP_STRINGS": "64",
     # Torch logs past all handlers, from Python and from C++.
     "TORCH_LOGS": "-all",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
