@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.request import getproxies_environment, proxy_bypass
 
 from yarl import URL
@@ -41,6 +42,7 @@ def address_of(url: str) -> str:
     return URL(url).host_port_subcomponent or ""
 
 
+@lru_cache(maxsize=256)
 def join_url(base: str, path: str, query: str = "") -> URL:
     """Return the URL of a route such as ``/v1/embeddings`` or ``/tokenize`` under a base URL with or without a version.
 

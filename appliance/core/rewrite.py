@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,12 @@ from appliance.core.model import Operation
 STREAM_OPTIONS = "stream_options"
 
 MODEL_MENTION = b'"model"'
+
+# Before the value of a member.
+_COLON = re.compile(rb"\s*+:\s*+")
+
+# A letter of a key can be written so; a key of which no letter is has its plain bytes.
+_ESCAPED_ASCII = b"\\u00"
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
@@ -39,11 +46,19 @@ class RequestBody:
             FormError: it is not a form.
         """
         if not multipart.is_form(content_type):
-            return cls.of_json(JsonObject(body))
+            return cls.of_object(body)
         field = multipart.read_form(body, content_type).get("model")
         if field is None:
             return cls(body, None, b"", is_form=True)
         return cls(body[: field.span.start], body[field.span], body[field.span.stop :], is_form=True)
+
+    @classmethod
+    def of_object(cls, body: bytes) -> RequestBody:
+        """Return a body, which is JSON; raises as `of` does."""
+        span = _sole_model_span(body)
+        if span is None or not body.startswith(b'"', span.start):
+            return cls.of_json(JsonObject(body))
+        return cls(body[: span.start], body[span], body[span.stop :])
 
     @classmethod
     def of_json(cls, document: JsonObject) -> RequestBody:
@@ -148,6 +163,8 @@ def rename_response(body: bytes, name: str) -> bytes:
 
 def model_span(body: bytes) -> slice | None:
     """Return where the model's name is: OpenAI's responses, events of `/v1/responses`, or of Anthropic's messages."""
+    if (span := _sole_model_span(body)) is not None:
+        return span if body.startswith(b'"', span.start) else None
     spans = json_edit.spans(body)
     if (span := spans.get("model")) is None:
         for outer in filter(None, (spans.get("response"), spans.get("message"))):
@@ -156,6 +173,25 @@ def model_span(body: bytes) -> slice | None:
                 span = slice(outer.start + inner.start, outer.start + inner.stop)
                 break
     return span if span is not None and body.startswith(b'"', span.start) else None
+
+
+class _Named(msgspec.Struct):
+    model: msgspec.Raw = msgspec.Raw()
+
+
+def _sole_model_span(body: bytes) -> slice | None:
+    """Return where the value of an object's member `model` is, found without a step for each member.
+
+    None if that needs all members: there is no such member, or its key occurs elsewhere too.
+    """
+    if body.count(MODEL_MENTION) != 1 or _ESCAPED_ASCII in body:
+        return None
+    try:
+        value = bytes(msgspec.json.decode(body, type=_Named).model)
+    except (ValueError, RecursionError):
+        return None
+    colon = _COLON.match(body, body.index(MODEL_MENTION) + len(MODEL_MENTION))
+    return slice(colon.end(), colon.end() + len(value)) if value and colon is not None else None
 
 
 def _prompt_changes(text: str) -> Mapping[Operation, Mapping[str, Change]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,8 @@ from appliance.proxy.upstream import UpstreamRequest
 _PROTOCOLS = {operation: protocol for protocol, operations in TRANSLATED.items() for operation in operations}
 
 _NO_ROUTE = frozenset({404, 405})
+
+_STREAM = re.compile(rb'"stream"\s*+:\s*+true')
 
 # Streams of `/v1/responses` and of messages always have their usage.
 _USAGE_OPERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
@@ -104,11 +107,13 @@ class ProxyModel:
         try:
             if request.operation in MULTIPART_OPERATIONS:
                 body = RequestBody.of(request.body, request.headers.get("content-type", ""))
-            else:
+            elif self._reads_members(request):
                 document = JsonObject(request.body)
                 if request.operation in _USAGE_OPERATIONS and request.on_usage is not None and request_usage(document):
                     on_usage = request.on_usage
                 body = RequestBody.of_json(document)
+            else:
+                body = RequestBody.of_object(request.body)
         except FormError as error:
             raise RequestError(str(error), code="invalid_form") from error
         except NotAnObjectError as error:
@@ -124,7 +129,14 @@ class ProxyModel:
             prompt_prefix=prompt_prefix(document) if document and config.balance == "prefix_affinity" else b"",
             patience=config.keep_alive_seconds,
         )
-        return _PreparedRequest(upstream, model, is_cacheable(request, document), on_usage)
+        may_cache = config.cache is not None and is_cacheable(request, document)
+        return _PreparedRequest(upstream, model, may_cache, on_usage)
+
+    def _reads_members(self, request: ModelRequest) -> bool:
+        """Whether more than the name of the model is read or changed in the body of a request."""
+        needs_all = self._config.cache is not None or self._config.balance == "prefix_affinity"
+        is_streamed = request.is_streamed or _STREAM.search(request.body) is not None
+        return needs_all or (is_streamed and request.operation in _USAGE_OPERATIONS)
 
     async def _forward(self, request: _PreparedRequest) -> ModelResponse:
         response = await self._loaded_pool.send(request.upstream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
 
 from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS
 
@@ -52,9 +53,8 @@ def forward_request_headers(
 
     `Authorization` is among them only if `forward` has it; headers of the connection never are.
     """
-    allowed = (_FORWARDED | _lower(forward)) - _lower(drop)
-    excluded = HOP_BY_HOP_HEADERS | FRAMING_HEADERS | _connection_headers(client)
-    return {name: client[name] for name in allowed - excluded if name in client}
+    allowed = _forwarded(tuple(forward), tuple(drop)) - _connection_headers(client)
+    return {name: client[name] for name in allowed if name in client}
 
 
 def forward_response_headers(
@@ -64,8 +64,8 @@ def forward_response_headers(
 
     Values that are not a line of ASCII are left out.
     """
-    allowed = _RETURNED | _lower(expose)
-    excluded = HOP_BY_HOP_HEADERS | FRAMING_HEADERS | _OWN | _connection_headers(upstream) | _lower(drop)
+    allowed, excluded = _returned(tuple(expose), tuple(drop))
+    excluded |= _connection_headers(upstream)
     returned = {
         name: value
         for name, value in upstream.items()
@@ -77,10 +77,22 @@ def forward_response_headers(
     return {name: value for name, value in returned.items() if _VALID_VALUE.fullmatch(value)}
 
 
+@cache
+def _forwarded(forward: tuple[str, ...], drop: tuple[str, ...]) -> frozenset[str]:
+    return (_FORWARDED | _lower(forward)) - _lower(drop) - HOP_BY_HOP_HEADERS - FRAMING_HEADERS
+
+
+@cache
+def _returned(expose: tuple[str, ...], drop: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names that clients get, and those that they never get."""
+    return _RETURNED | _lower(expose), HOP_BY_HOP_HEADERS | FRAMING_HEADERS | _OWN | _lower(drop)
+
+
 def _lower(names: Collection[str]) -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
 def _connection_headers(headers: Mapping[str, str]) -> frozenset[str]:
     """Return the headers that ``Connection`` lists."""
-    return _lower([name.strip() for name in headers.get("connection", "").split(",")])
+    value = headers.get("connection")
+    return frozenset() if value is None else _lower([name.strip() for name in value.split(",")])
