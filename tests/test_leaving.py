@@ -44,7 +44,9 @@ async def test_work_for_a_client_that_stays_is_done() -> None:
     request = client.request()
 
     async def work() -> int:
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while not client.readers:
+                await asyncio.sleep(0.01)
         return client.readers
 
     assert await cancel_on_disconnect(request, work()) == 1
@@ -64,6 +66,17 @@ async def test_work_for_a_client_that_has_left_between_is_cancelled() -> None:
 
     with pytest.raises(ClientDisconnectedError):
         await cancel_on_disconnect(request, asyncio.sleep(60))
+
+
+async def test_short_work_is_not_watched() -> None:
+    """It ends before it could be cancelled, and nobody reads the connection for it."""
+    client = Client()
+
+    async def work() -> int:
+        return client.readers
+
+    assert await cancel_on_disconnect(client.request(), work()) == 0
+    assert client.readers == 0
 
 
 async def test_work_for_a_client_that_leaves_is_cancelled() -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypedDict
 
 import msgspec
-from litestar import Response, get, post
+from litestar import Response, get
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
@@ -24,9 +24,11 @@ from appliance.api.disconnect import (
     UNBUFFERED,
     AnyRequest,
     StreamingResponse,
+    WholeResponse,
     before_body,
     cancel_on_disconnect,
     chunk_sender,
+    direct_post,
 )
 from appliance.api.model_client import ModelClient
 from appliance.api.pings import with_pings
@@ -113,7 +115,6 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
 def _route(operation: Operation, client: ModelClient) -> BaseRouteHandler:
     paths = [prefix + path for prefix in PREFIXES for path in OPENAI_PATHS[operation]]
 
-    @post(paths, status_code=200, opt=_OPT)
     async def handle(request: AnyRequest) -> Response[Any]:
         async with before_body(request):
             client.manager.authorizer.require_operation(operation)
@@ -122,7 +123,7 @@ def _route(operation: Operation, client: ModelClient) -> BaseRouteHandler:
         path = request.scope["path"].removeprefix("/openai").rstrip("/")
         return await answer(client, request, operation, body, content_type, path)
 
-    return handle
+    return direct_post(paths, handle, opt=_OPT)
 
 
 async def answer(
@@ -214,7 +215,7 @@ def client_response(request: AnyRequest, response: ModelResponse) -> Response[An
     # As a header, because Litestar adds a charset to media types.
     headers = {"content-type": response.media_type, **response.headers}
     if isinstance(response.body, bytes):
-        return Response(response.body, status_code=response.status, media_type=response.media_type, headers=headers)
+        return WholeResponse(response.body, status_code=response.status, headers=headers)
     is_event_stream = response.media_type.startswith(sse.MEDIA_TYPE)
     stream = error_responses.with_error_event(request, response.body) if is_event_stream else response.body
     return StreamingResponse(

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
@@ -109,7 +108,7 @@ class GrpcInterceptor(grpc.aio.ServerInterceptor):
     ) -> Message:
         headers = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
         request_id = _request_id(headers)
-        with structlog.contextvars.bound_contextvars(request_id=request_id), use_context(request_id) as record:
+        with use_context(request_id) as record:
             record.path = record.route = method
             record.protocol, record.is_probe = PROTOCOL, method.startswith(_PROBE_METHODS)
             record.grpc_status, record.status = StatusCode.OK.name, 200
