@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Mapping
 from functools import partial
 from io import BytesIO
+from typing import cast
 
 from aiohttp import (
     ClientConnectionError,
@@ -20,6 +21,7 @@ from aiohttp import (
     ClientOSError,
     ClientPayloadError,
     ClientProxyConnectionError,
+    ClientResponse,
     ClientSession,
     ClientTimeout,
     ConnectionTimeoutError,
@@ -35,10 +37,23 @@ from yarl import URL
 from appliance.config.upstreams import UpstreamConfig, UpstreamTlsConfig
 from appliance.core.distribution import version
 from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
-from appliance.core.http import EnvironmentProxy, environment_proxy, join_url
+from appliance.core.http import (
+    FRAMING_HEADERS,
+    HOP_BY_HOP_HEADERS,
+    EnvironmentProxy,
+    environment_proxy,
+    join_url,
+)
+from appliance.proxy.connection import ConnectionResponse, Origin, RawResponse
 from appliance.proxy.response import CONNECTION_ERRORS, UpstreamResponse
 
 _LONG_BYTES = 256 * 1024
+
+# A body up to this size is written at once; transports do not ask their writers to wait for it.
+_SHORT_BYTES = 64 * 1024
+
+# A config that sets them changes how a body is sent.
+_SESSION_HEADERS = HOP_BY_HOP_HEADERS | FRAMING_HEADERS | {"content-encoding"}
 
 # Clients get only this: addresses and certificates are details for operators.
 _UNREACHABLE = "The upstream cannot be reached."
@@ -58,6 +73,8 @@ class UpstreamClient:
     def __init__(self, config: UpstreamConfig) -> None:
         self.config = config
         self._session: ClientSession | None = None
+        self._origins: dict[tuple[str, str | None, int | None], Origin] = {}
+        self._needs_session = True
         self._proxy_headers: Mapping[str, str] | None = None
         self._default_headers = {"user-agent": f"appliance/{version()}", "accept-encoding": "identity"}
         if key := config.api_key.get_secret_value() if config.api_key else "":
@@ -81,20 +98,14 @@ class UpstreamClient:
         """Send the same to any URL of the upstream."""
         session = self._session = self._session or self._open_session()
         timeouts = self.config.timeouts
-        content_type = {} if body is None else {"content-type": "application/json"}
         sent_at = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(min(timeouts.first_byte_seconds, timeouts.total_seconds or float("inf"))):
-                response = await session.request(
-                    "GET" if body is None else "POST",
-                    url,
-                    # aiohttp sends a file piece by piece, so that other requests are not delayed.
-                    data=BytesIO(body) if body is not None and len(body) > _LONG_BYTES else body,
-                    headers={**self._default_headers, **content_type, **headers, **self._fixed_headers},
-                    proxy_headers=self._proxy_headers,
-                    # A redirect would send the API key to another address.
-                    allow_redirects=False,
-                )
+                response: RawResponse
+                if body is None or len(body) > _SHORT_BYTES or self._needs_session or url.user is not None:
+                    response = await self._request(session, url, body, headers)
+                else:
+                    response = await self._post(session, url, body, headers)
         except CONNECTION_ERRORS as error:
             raise _gateway_error(error) from error
         try:
@@ -110,11 +121,45 @@ class UpstreamClient:
             response.close()
             raise
 
+    async def _post(
+        self, session: ClientSession, url: URL, body: bytes, headers: Mapping[str, str]
+    ) -> ConnectionResponse:
+        key = url.scheme, url.raw_host, url.port
+        if (origin := self._origins.get(key)) is None:
+            connector = cast("TCPConnector", session.connector)
+            origin = self._origins[key] = Origin(url, connector, self.config.timeouts.connect_seconds)
+        sent = {
+            "host": origin.host,
+            "accept": "*/*",
+            **self._default_headers,
+            "content-type": "application/json",
+            **headers,
+            **self._fixed_headers,
+            "content-length": str(len(body)),
+        }
+        return await origin.post(url.raw_path_qs, sent, body)
+
+    async def _request(
+        self, session: ClientSession, url: URL, body: bytes | None, headers: Mapping[str, str]
+    ) -> ClientResponse:
+        content_type = {} if body is None else {"content-type": "application/json"}
+        return await session.request(
+            "GET" if body is None else "POST",
+            url,
+            # aiohttp sends a file piece by piece, so that other requests are not delayed.
+            data=BytesIO(body) if body is not None and len(body) > _LONG_BYTES else body,
+            headers={**self._default_headers, **content_type, **headers, **self._fixed_headers},
+            proxy_headers=self._proxy_headers,
+            # A redirect would send the API key to another address.
+            allow_redirects=False,
+        )
+
     async def close(self) -> None:
         """Close every connection; safe to call twice."""
         if self._session is not None:
             await self._session.close()
             self._session = None
+            self._origins.clear()
 
     def _open_session(self) -> ClientSession:
         """Return a session without connections.
@@ -124,6 +169,7 @@ class UpstreamClient:
         """
         config = self.config
         proxy = _proxy(URL(config.url))
+        self._needs_session = proxy is not None or not _SESSION_HEADERS.isdisjoint(self._fixed_headers)
         if proxy is not None and (proxy.user or proxy.password):
             login = {"proxy-authorization": encode_basic_auth(proxy.user, proxy.password)}
             if config.url.startswith("https:"):

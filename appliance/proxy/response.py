@@ -12,12 +12,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
 import zstandard
-from aiohttp import ClientError, ClientResponse
+from aiohttp import ClientError
 
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.over_chat import Translator
+from appliance.proxy.connection import RawResponse
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (ClientError, OSError)
 """Raised when a connection fails or breaks; timeouts are among them."""
@@ -49,7 +50,7 @@ class UpstreamResponse:
         GatewayTimeoutError: the upstream is silent for too long.
     """
 
-    def __init__(self, response: ClientResponse, config: UpstreamConfig, sent_at: float) -> None:
+    def __init__(self, response: RawResponse, config: UpstreamConfig, sent_at: float) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
         media_type = self.headers.get("content-type", "")

@@ -176,3 +176,48 @@ async def test_an_unsupported_kind_of_proxy_is_named(monkeypatch: pytest.MonkeyP
 
     assert "HTTPS_PROXY" in raised.value.detail
     assert "NO_PROXY" in raised.value.detail
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+# Responses with the body `{}`.
+_FRAMINGS = {
+    "chunks and trailers": [_HEAD, b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\nX-Sum: 1\r\n\r\n"],
+    "until the end of the connection": [_HEAD + b"\r\n", b"{", b"}"],
+    "byte by byte": [OK[index : index + 1] for index in range(len(OK))],
+}
+
+# Responses that are none, and what operators read about them.
+_BROKEN = {
+    "a header that is too long": (_HEAD + b"X-Long: " + b"x" * 20_000 + b"\r\n\r\n", "not HTTP"),
+    "another protocol": (b"220 mail.example ESMTP\r\n\r\n", "not HTTP"),
+    "no byte": (b"", "before it answered"),
+    "half a head": (_HEAD, "closed the connection"),
+}
+
+
+@pytest.mark.parametrize("pieces", _FRAMINGS.values(), ids=_FRAMINGS)
+async def test_every_framing_of_a_response_is_read(pieces: list[bytes]) -> None:
+    """Its length is said in advance, said for each chunk, or not said at all."""
+    async with raw_server(pieces) as port, _client(f"http://127.0.0.1:{port}") as client:
+        response = await client.send("/v1/embeddings", b"{}")
+        assert await response.read() == b"{}"
+
+
+@pytest.mark.parametrize(("answer", "said"), _BROKEN.values(), ids=_BROKEN)
+async def test_what_is_no_response_is_a_gateway_error(answer: bytes, said: str) -> None:
+    """And its connection is not used again."""
+    async with raw_server([answer]) as port, _client(f"http://127.0.0.1:{port}") as client:
+        for _ in range(2):
+            with pytest.raises(GatewayError) as raised:
+                await client.send("/v1/embeddings", b"{}")
+            assert said in raised.value.detail
+
+
+async def test_a_response_that_ends_early_is_a_gateway_error() -> None:
+    """Its status is known, its body is not complete."""
+    pieces = [_HEAD + b"Content-Length: 10\r\n\r\n{}"]
+    async with raw_server(pieces) as port, _client(f"http://127.0.0.1:{port}") as client:
+        response = await client.send("/v1/embeddings", b"{}")
+        with pytest.raises(GatewayError, match="in the middle of its response"):
+            await response.read()
