@@ -27,6 +27,7 @@ from appliance.core.errors import ApplianceError
 from appliance.core.logging_setup import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.core.stored_objects import exclusive
+from appliance.core.system import settle_memory
 from appliance.models.factory import ModelFactory
 from appliance.models.manager import ModelManager
 from appliance.responses.service import memory_folder
@@ -93,6 +94,8 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: Wor
     grpc_server = await _start_grpc(app, config, certificates, shares_port=worker is not None)
     signals = Signals(None if config_reload is None else config_reload.request, lambda: _stop_seconds(manager.config))
     watchdog = Watchdog(config.server.stall_seconds)
+    # Without it, the collections under load take as long as tens of requests, because they visit every module.
+    settle_memory()
     serving = [asyncio.create_task(listener.serve()) for listener in listeners]
     log.info("server.started", **config.server.model_dump(include={"host", "port", "probe_port", "grpc_port"}))
     if config_reload is not None:

@@ -32,7 +32,7 @@ from appliance.config.engine import ServingConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, LoadError, MissingExtraError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
-from appliance.core.system import return_free_memory
+from appliance.core.system import settle_memory
 from appliance.engines.pooling_protocol import Handler, label_names
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.async_llm import async_llm_class
@@ -69,9 +69,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _SPARSE_ARCHITECTURES = frozenset({"BertSpladeSparseEmbeddingModel"})
 
-# New objects before a garbage collection: more than a thousand streams create and drop in one step. With Python's own
-# 700 there are several collections in each step.
-_GC_THRESHOLD = 10_000
 
 # An idle engine core exits within about a second.
 _STOP_SECONDS = 5.0
@@ -523,9 +520,6 @@ def _settle_memory() -> None:
     """Exclude what the start created from garbage collections, because nearly all of it stays; return the rest."""
     from vllm import envs
 
-    gc.collect()
-    return_free_memory()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
+    settle_memory()
     # vLLM reads some settings from the environment for each token.
     envs.enable_envs_cache()
