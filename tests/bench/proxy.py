@@ -1,6 +1,7 @@
 """What a proxy adds: ours beside others, over an upstream that is never the bottleneck, on this machine in this run.
 
-``just bench proxy`` prints a table. The load generator is our own (`load.py`), the same for all.
+``just bench proxy`` prints a table, the medians of alternating runs, and writes the page in ``docs/bench``. The load
+generator is our own (`load.py`), the same for all. A proxy has one core, the upstream and the clients the others.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -24,6 +26,24 @@ from bench.answering import until_answering
 
 CONCURRENCIES = (1, 16, 128)
 STREAMS = 200
+
+# The load of which the processor time of a request is shown.
+_PROCESSOR_AT = 16
+
+_CORES = sorted(os.sched_getaffinity(0))
+_OTHER_CORES = _CORES[1:] or _CORES
+
+_PAGE = Path(__file__).parents[2] / "docs/bench/proxy.md"
+
+_HEAD = """\
+# Proxy
+
+What a proxy adds to a request: Appliance, [LiteLLM](https://github.com/BerriAI/litellm) and
+[vLLM's router](https://github.com/vllm-project/router), which is written in Rust and passes requests on as they are,
+in front of an upstream that answers at once. `just bench proxy --pairs 3` generates this page: the median of {pairs}
+alternating runs. Each proxy has one core, except where its name says so; the upstream and the clients have another one.
+
+"""
 
 # What each stream of the upstream has, and when: together they offer 20,000 events a second.
 EVENTS = 100
@@ -52,6 +72,7 @@ class Subject:
     name: str
     command: Command | None
     model: str = CLIENT_MODEL
+    has_one_core: bool = True
 
 
 @dataclass(slots=True)
@@ -63,6 +84,17 @@ class Result:
     chats: dict[int, Measured] = field(default_factory=dict)
     streams: Measured = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def median_of(cls, runs: Sequence[Result]) -> Result:
+        """The median of each figure; memory is that of the first run, because later ones are alike."""
+        return cls(
+            runs[0].name,
+            median(run.start_seconds for run in runs),
+            {each: _medians([run.chats[each] for run in runs]) for each in runs[0].chats},
+            _medians([run.streams for run in runs]),
+            runs[0].sizes,
+        )
 
 
 def appliance(workers: str) -> Command:
@@ -105,7 +137,7 @@ def router(port: int, upstream: int, folder: Path) -> Sequence[str]:
 SUBJECTS = {
     "direct": Subject("no proxy", None, UPSTREAM_MODEL),
     "appliance": Subject("appliance", appliance("1")),
-    "workers": Subject("appliance, workers: auto", appliance("auto")),
+    "workers": Subject("appliance, workers: auto", appliance("auto"), has_one_core=False),
     "litellm": Subject("LiteLLM", litellm),
     "router": Subject("vllm-router", router, UPSTREAM_MODEL),
 }
@@ -117,16 +149,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="how long each load lasts")
     parser.add_argument("--requests", type=int, default=100_000, help="requests after which memory is read again")
     parser.add_argument("--only", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS), help="what to measure")
+    parser.add_argument("--pairs", type=int, default=1, help="how often each is started")
+    parser.add_argument("--page", type=Path, help=f"where the table goes too; {_PAGE} if everything is measured")
     given = parser.parse_args()
-    results = []
+    runs: dict[str, list[Result]] = {key: [] for key in ["direct", *given.only]}
     with _null_upstream() as upstream:
-        for key in dict.fromkeys(["direct", *given.only]):
-            _say(f"measuring {SUBJECTS[key].name}")
-            try:
-                results.append(_measure(SUBJECTS[key], upstream, given.seconds, given.requests))
-            except (OSError, subprocess.SubprocessError) as error:
-                _say(f"  left out: {error}")
-    _print(results)
+        for number in range(given.pairs):
+            for key in runs:
+                _say(f"measuring {SUBJECTS[key].name}")
+                # Memory is read once.
+                requests = 0 if number else given.requests
+                try:
+                    runs[key].append(_measure(SUBJECTS[key], upstream, given.seconds, requests))
+                except (OSError, subprocess.SubprocessError) as error:
+                    _say(f"  left out: {error}")
+    table = _table([Result.median_of(each) for each in runs.values() if each])
+    _say(f"\n{table}")
+    page = given.page or (_PAGE if runs.keys() == SUBJECTS.keys() else None)
+    if page is not None:
+        page.write_text(_HEAD.format(pairs=given.pairs) + table)
 
 
 def _measure(subject: Subject, upstream: int, seconds: float, requests: int) -> Result:
@@ -135,12 +176,14 @@ def _measure(subject: Subject, upstream: int, seconds: float, requests: int) -> 
         to = ["--port", str(port), "--model", subject.model]
         _load(*to, "--connections", "8", "--requests", "400")
         for connections in CONCURRENCIES:
+            began = _processor_seconds(process)
             measured = _load(*to, "--connections", str(connections), "--seconds", str(seconds))
-            result.chats[connections] = measured
+            spent = (_processor_seconds(process) - began) * 1e6 / max(measured["requests"], 1)
+            result.chats[connections] = {**measured, "processor_us": spent}
             _say(f"  {connections} connections: p50 {measured['p50']:.2f} ms, {measured['rate']:.0f} requests a second")
         result.streams = _load(*to, "--stream", "--connections", str(STREAMS), "--seconds", str(seconds))
         _say(f"  {STREAMS} streams: {result.streams['event_rate']:.0f} events a second")
-        if process is not None:
+        if process is not None and requests:
             for goal in (requests // 10, requests):
                 _memory(result, process, to, goal)
     return result
@@ -157,8 +200,22 @@ def _memory(result: Result, process: psutil.Process, to: Sequence[str], goal: in
     _say(f"  {result.sizes[-1][1] / 1e6:.0f} MB after {done} requests")
 
 
+def _processor_seconds(process: psutil.Process | None) -> float:
+    family = [] if process is None else [process, *process.children(recursive=True)]
+    return sum(sum(each.cpu_times()[:2]) for each in family)
+
+
+def _medians(runs: Sequence[Measured]) -> Measured:
+    return {name: median(run[name] for run in runs) for name in runs[0]}
+
+
+def _on(cores: Collection[int], command: Sequence[str]) -> Sequence[str]:
+    return ["taskset", "-c", ",".join(map(str, cores)), *command]
+
+
 def _load(*words: str) -> Measured:
-    done = subprocess.run([sys.executable, "-m", "bench.load", *words], stdout=subprocess.PIPE, check=True)
+    command = _on(_OTHER_CORES, [sys.executable, "-m", "bench.load", *words])
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     measured: Measured = json.loads(done.stdout)
     return measured
 
@@ -171,7 +228,7 @@ def _started(subject: Subject, upstream: int, result: Result) -> Iterator[tuple[
     port = _free_port()
     with tempfile.TemporaryDirectory() as name:
         log = Path(name) / "log"
-        command = subject.command(port, upstream, Path(name))
+        command = _on(_CORES[:1] if subject.has_one_core else _CORES, subject.command(port, upstream, Path(name)))
         began = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -201,7 +258,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def _null_upstream() -> Iterator[int]:
     words = ["--model", UPSTREAM_MODEL, "--events", str(EVENTS), "--tick", str(TICK_SECONDS)]
-    command = [sys.executable, "-m", "bench.null_upstream", *words]
+    command = _on(_OTHER_CORES, [sys.executable, "-m", "bench.null_upstream", *words])
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
@@ -231,19 +288,27 @@ def _free_port() -> int:
         return port
 
 
-def _print(results: Sequence[Result]) -> None:
+def _table(results: Sequence[Result]) -> str:
     """A row for each subject; added is what is over the same load without a proxy."""
     chats = [title for each in CONCURRENCIES for title in (f"+p50/p99 ms @{each}", f"req/s @{each}")]
-    head = ["", "start s", *chats, f"events/s @{STREAMS}", "MB after requests", "faults"]
+    head = [
+        "",
+        "start s",
+        *chats,
+        f"processor µs @{_PROCESSOR_AT}",
+        f"events/s @{STREAMS}",
+        "MB after requests",
+        "faults",
+    ]
     rows = [head, *(_row(result, results[0]) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    _say("")
-    for row in rows:
-        _say("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
-        if row is head:
-            _say("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     offered = STREAMS / TICK_SECONDS
-    _say(f"\n+ is over no proxy at the same load; streams are offered {offered:.0f} events/s; {os.cpu_count()} cores")
+    legend = f"+ is over no proxy at the same load; streams are offered {offered:.0f} events/s; {len(_CORES)} cores"
+    return "\n".join([*lines, "", legend, ""])
 
 
 def _row(result: Result, direct: Result) -> list[str]:
@@ -252,6 +317,7 @@ def _row(result: Result, direct: Result) -> list[str]:
         base: Measured = {} if result is direct else direct.chats[connections]
         added = [measured[share] - base.get(share, 0) for share in ("p50", "p99")]
         cells += [" / ".join(f"{each:.2f}" for each in added), f"{measured['rate']:.0f}"]
+    cells.append(f"{result.chats[_PROCESSOR_AT]['processor_us']:.0f}" if result is not direct else "")
     cells.append(f"{result.streams['event_rate']:.0f}")
     cells.append(", ".join(f"{size / 1e6:.0f} @{count}" for count, size in result.sizes))
     faults = sum(measured["faults"] for measured in (*result.chats.values(), result.streams))
