@@ -95,9 +95,11 @@ class Authorizer:
 
     def authenticate(self, headers: Iterable[Header]) -> tuple[Principal | None, list[Header]]:
         """Return the principal of these headers, and the headers without our keys, for models and upstreams."""
+        if not self._keys:
+            return None, list(headers)
         principal, kept = None, []
         for header in headers:
-            found = self._principal_of(header) if self._keys else None
+            found = self._principal_of(header)
             principal = principal or found
             if found is None:
                 kept.append(header)

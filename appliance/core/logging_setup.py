@@ -9,14 +9,16 @@ import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
 
+from appliance.core.request_context import current_context
 from appliance.core.status_line import StatusLineHandler
 
 # Tells a child process the format of its parent.
@@ -35,7 +37,17 @@ def _without_foreign_time(_logger: object, _name: str, event: EventDict) -> Even
     return event
 
 
+def _add_request(_logger: object, _name: str, event: EventDict) -> EventDict:
+    # Bound as structlog's context variables, the two would cost each request as much as its whole event.
+    if (context := current_context()) is not None:
+        event.setdefault("request_id", context.id)
+        if context.trace is not None:
+            event.setdefault("trace_id", context.trace)
+    return event
+
+
 _BEFORE: list[Processor] = [
+    _add_request,
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
@@ -93,7 +105,17 @@ def _renderer(*, is_console: bool, has_colors: bool) -> list[Processor]:
         return [_without_own_name, _printable, console]
     # Without the locals of each frame: prompts and secrets are among them.
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
+    return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer(_to_json)]
+
+
+def _to_json(event: object, default: Callable[[object], object]) -> str:
+    return _json_encoder(default).encode(event)
+
+
+@cache
+def _json_encoder(default: Callable[[object], object]) -> json.JSONEncoder:
+    # `json.dumps` makes one for each event.
+    return json.JSONEncoder(default=default)
 
 
 def _printable(_logger: object, _name: str, event: EventDict) -> EventDict:
@@ -127,16 +149,24 @@ class _Redacted(structlog.stdlib.ProcessorFormatter):
     def __init__(self, secrets: Collection[str], renderer: list[Processor]) -> None:
         without_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
         super().__init__(foreign_pre_chain=_BEFORE, processors=[without_meta, *renderer])
+        self._renderer = renderer
         long = {secret for secret in secrets if len(secret) >= _SHORTEST_REDACTED}
         written = long | {json.dumps(secret)[1:-1] for secret in long}
         # The longest first: one secret may be a part of another.
         self._hidden = sorted(written, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        # Events of structlog need neither a copy of the record nor the steps for those of others.
+        line = self._render(record, record.msg) if isinstance(record.msg, dict) else super().format(record)
         for secret in self._hidden:
             line = line.replace(secret, "***")
         return line
+
+    def _render(self, record: logging.LogRecord, event: EventDict) -> str:
+        line: Any = dict(event)  # Any: processors return an event, the last one a text
+        for processor in self._renderer:
+            line = processor(None, record.levelname.lower(), line)
+        return str(line)
 
 
 # Longer lines of output become several events.

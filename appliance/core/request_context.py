@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-import structlog
-
 from appliance.core.errors import RequestError
 
 # An id of a client's is copied into logs and headers, so it must be harmless there.
@@ -127,7 +125,6 @@ def adopt_request_id(request_id: object) -> str:
     if context is None or context.has_client_id:
         return request_id if context is None else context.id
     context.id = request_id
-    structlog.contextvars.bind_contextvars(request_id=request_id)
     return request_id
 
 

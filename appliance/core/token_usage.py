@@ -97,10 +97,10 @@ class TokenUsage:
         for each in (response, response.response, response.message):
             if each is not None and each.usage is not None:
                 for name, count in each.usage.counts().items():
-                    self._set(name, count)
+                    if count is not None:
+                        self._set(name, count)
 
-    def _set(self, name: str, count: int | None) -> None:
+    def _set(self, name: str, count: int) -> None:
         """Replace an earlier count of this response, which is a part of this one, in the context."""
-        if count is not None:
-            setattr(self._context, name, (getattr(self._context, name) or 0) + count - self._counts[name])
-            self._counts[name] = count
+        setattr(self._context, name, (getattr(self._context, name) or 0) + count - self._counts[name])
+        self._counts[name] = count

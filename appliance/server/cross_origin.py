@@ -31,6 +31,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 # Responses that people read in a browser and that describe how the server is set up.
 _SENSITIVE = frozenset({"/config"})
 
+_READ = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
+
 _PORTS = {"http": 80, "https": 443}
 
 # The longest time that every browser honours.
@@ -82,7 +84,8 @@ class CrossOriginPolicy:
         """Return why a request to a server without keys is rejected, or None."""
         headers: dict[bytes, list[str]] = {}
         for name, value in scope["headers"]:
-            headers.setdefault(name.lower(), []).append(value.decode("latin-1").strip())
+            if (lower := name.lower()) in _READ:
+                headers.setdefault(lower, []).append(value.decode("latin-1").strip())
         hosts, origins = headers.get(b"host", []), headers.get(b"origin", [])
         fetch_site, fetch_mode = ("".join(headers.get(name, [])) for name in (b"sec-fetch-site", b"sec-fetch-mode"))
         if "*" not in self._origins:

@@ -8,8 +8,8 @@ gateway https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), its HT
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
@@ -83,14 +83,12 @@ class RequestMiddleware:
         headers = {name.lower(): value for name, value in reversed(list(scope["headers"]))}
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         if not (has_client_id := SAFE_ID.fullmatch(request_id) is not None):
-            request_id = uuid.uuid4().hex
-        with structlog.contextvars.bound_contextvars(request_id=request_id), use_context(request_id) as context:
+            request_id = os.urandom(16).hex()
+        with use_context(request_id) as context:
             context.has_client_id = has_client_id
             context.method, context.path = scope["method"], scope["path"]
             context.scheme, context.client = scope["scheme"], scope["client"]
             span = self._telemetry.start_span(context, partial(_trace_headers, headers))
-            if span is not None:
-                structlog.contextvars.bind_contextvars(trace_id=context.trace)
             # vLLM reads the id and the trace from the headers.
             _set_headers(scope, {"x-request-id": request_id, **context.trace_headers})
             capture = self._telemetry.capture()
@@ -123,7 +121,6 @@ class RequestMiddleware:
                     context.route, context.protocol = scope["path_template"], handler.opt.get(PROTOCOL)
                     context.is_probe = context.is_probe or PROBE in handler.opt
                 self._telemetry.record(context, capture, span)
-                structlog.contextvars.unbind_contextvars("trace_id")
 
     async def _respond(self, scope: HTTPScope, exchange: _Exchange, context: RequestContext) -> None:
         metadata, authorizer = self._manager.config.metadata, self._authorizer
@@ -172,14 +169,17 @@ class RequestMiddleware:
         headers: Iterable[tuple[bytes, bytes]],
     ) -> RawHeaders:
         """Return all headers of a response; ours replace those of the same name, except defaults and `Vary`."""
-        ours = [*_SECURITY_HEADERS, *(_HSTS if scope["scheme"] == "https" else []), *cross_origin]
         given = {name.lower(): value for name, value in headers}
+        ours = _SECURITY_HEADERS if scope["scheme"] != "https" else [*_SECURITY_HEADERS, *_HSTS]
+        if cross_origin:
+            ours = [*ours, *cross_origin]
+        result = [*headers, *ours]
+        if any(name in given for name, _ in ours):
+            replaced = {name for name, _ in ours} - {b"vary"}
+            result = [*(header for header in headers if header[0].lower() not in replaced), *ours]
         is_html = given.get(b"content-type", b"").startswith(b"text/html")
-        defaults = [*_DEFAULT_HEADERS, *(_HTML_HEADERS if is_html else [])]
-        replaced = {name for name, _ in ours} - {b"vary"}
-        result = [header for header in headers if header[0].lower() not in replaced]
-        result += ours
-        result += (header for header in defaults if header[0] not in given)
+        defaults = [*_DEFAULT_HEADERS, *_HTML_HEADERS] if is_html else _DEFAULT_HEADERS
+        result += [header for header in defaults if header[0] not in given]
         # While draining, HTTP/1.1 clients are told to reconnect elsewhere (RFC 9112, section 9.6); `Listener.dismiss`
         # tells those of HTTP/2.
         if scope["http_version"] == "1.1" and self._manager.is_stopping:

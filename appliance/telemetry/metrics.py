@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -17,6 +18,7 @@ from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
 _FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
+_MAX_CHILDREN = 1024
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 
 REQUESTS = Counter(
@@ -63,6 +65,22 @@ REFUSED = Counter("appliance_requests_refused", "Requests that were not let in."
 _NONE = "none"
 
 
+# Finding the child of a metric for its labels takes longer than counting in it.
+@lru_cache(_MAX_CHILDREN)
+def _requests(protocol: str, operation: str, model: str, code: str) -> Counter:
+    return REQUESTS.labels(protocol, operation, model, code)
+
+
+@lru_cache(_MAX_CHILDREN)
+def _seconds(protocol: str, operation: str, model: str) -> Histogram:
+    return SECONDS.labels(protocol, operation, model)
+
+
+@lru_cache(_MAX_CHILDREN)
+def _tokens(model: str, direction: str) -> Counter:
+    return TOKENS.labels(model, direction)
+
+
 def count(context: RequestContext) -> None:
     """Count a request that has ended; requests without a protocol, such as for the page, are not counted."""
     model, operation = context.model or _NONE, context.operation or _NONE
@@ -72,19 +90,19 @@ def count(context: RequestContext) -> None:
         return
     has_left = context.status == CLIENT_CLOSED_REQUEST
     code = str(CLIENT_CLOSED_REQUEST) if has_left else f"{context.outcome // 100}xx"
-    REQUESTS.labels(context.protocol, operation, model, code).inc()
+    _requests(context.protocol, operation, model, code).inc()
     if context.model is None or context.ended is None:
         return
     # Nobody waits for a line of a batch or a response in the background, and it may be in the queue for hours.
     if context.batch is None and context.response is None:
-        SECONDS.labels(context.protocol, operation, model).observe(context.ended - context.began)
+        _seconds(context.protocol, operation, model).observe(context.ended - context.began)
         _observe_tokens(context, model, context.ended)
     if context.sequences:
         SEQUENCES.labels(model).inc(context.sequences)
     directions = ("input", context.prompt_tokens), ("output", context.output_tokens), ("cached", context.cached_tokens)
     for direction, tokens in directions:
         if tokens:
-            TOKENS.labels(model, direction).inc(tokens)
+            _tokens(model, direction).inc(tokens)
 
 
 def _observe_tokens(context: RequestContext, model: str, ended: float) -> None:
