@@ -150,7 +150,7 @@ def write_lock(config: Config) -> None:
 
 def _lines(explanation: DryRun) -> Iterator[tuple[str, str]]:
     yield "uri", explanation.uri
-    yield "place", explanation.source
+    yield "source", explanation.source
     yield "credential", explanation.credential
     if explanation.revision:
         yield "revision", explanation.revision

@@ -56,7 +56,7 @@ def test_a_store_is_asked_and_nothing_is_fetched(
     assert printed.splitlines() == [
         "a model",
         "  uri        hf://org/model",
-        f"  place      hf://org/model@{commit}",
+        f"  source     hf://org/model@{commit}",
         "  credential HF_TOKEN",
         f"  revision   {commit}",
         "  files      2 files with 1.0 kB",
@@ -92,7 +92,7 @@ def test_offline_nobody_is_asked(read: Read, hub: Hub, capsys: pytest.CaptureFix
     )
 
     assert _lines(capsys)[2:5] == [
-        f"  place      hf://org/model@{commit}",
+        f"  source     hf://org/model@{commit}",
         "  credential none: offline",
         "  files      2 files with 1.0 kB",
     ]
