@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,6 +44,9 @@ gc.disable()
 
 def pytest_configure(config: pytest.Config) -> None:
     """The hooks of a conftest are not called for fixtures of a session."""
+    # A shell lets what it starts in the background ignore Ctrl-C, which the processes of tests would inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(_SameEnvironment())
 
 
