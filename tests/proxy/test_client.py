@@ -197,7 +197,7 @@ async def test_a_first_line_without_an_end_is_a_timeout(client: UpstreamClient, 
     assert await whole.read_piece() == b"data: 1\n"
     endless = await client.send("/v1/embeddings", BODY)
     with pytest.raises(GatewayTimeoutError, match="no complete line"):
-        await endless.start(patience=0.2)
+        await endless.start(patience=1)
     for each in (whole, endless):
         each.close()
     await _until_left(upstream)
