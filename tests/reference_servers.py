@@ -76,7 +76,8 @@ def serving(
         wait_until(lambda: _is_ready(server.url + ready), 120, log.read_text)
         yield server
     finally:
-        process.terminate()
+        # They would drain for seconds.
+        process.kill()
         process.wait(60)
 
 

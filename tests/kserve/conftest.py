@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,22 +23,16 @@ def kserve_python(pytestconfig: pytest.Config) -> Path:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Reference]]:
     """Starts a program, whose only change is the package it imports from."""
     folder = tmp_path_factory.mktemp("kserve")
-    servers: list[AbstractContextManager[Reference]] = []
+    with ExitStack() as stack:
 
-    def start(python: Path | str, name: str, package: str, *words: str) -> Reference:
-        program = folder / f"{package}-{name}"
-        program.write_text((PROGRAMS / name).read_text().replace("from kserve", f"from {package}"))
-        ports = ["--http_port={http}", "--grpc_port={grpc}", "--model_name=model"]
-        log = folder / f"{program.stem}-{len(servers)}.log"
-        server = serving(log, [python, program, *ports, *words], "/v2/models/model/ready")
-        reference = server.__enter__()
-        servers.append(server)
-        return reference
+        def start(python: Path | str, name: str, package: str, *words: str) -> Reference:
+            program = folder / f"{package}-{name}"
+            program.write_text((PROGRAMS / name).read_text().replace("from kserve", f"from {package}"))
+            ports = ["--http_port={http}", "--grpc_port={grpc}", "--model_name=model"]
+            log = folder / f"{program.stem}-{len([*folder.iterdir()])}.log"
+            return stack.enter_context(serving(log, [python, program, *ports, *words], "/v2/models/model/ready"))
 
-    yield start
-    # Together, because each of them drains for seconds.
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda server: server.__exit__(None, None, None), servers))
+        yield start
 
 
 @pytest.fixture(scope="session")
