@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,18 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from encoding.conftest import EXAMPLES
 from encoding.passages import TEXTS
 from onnx_export import export
 from predictors.test_onnx_weights import WEIGHTS, adding
-from server_process import ServerProcess
+from predictors.test_predictors import NOBODY
+from server_process import ServerProcess, failed_expectations
 from storage.range_server import serving
 
 from appliance.config import load
-from appliance.core.errors import EngineDeadError, LoadError
-from appliance.core.model import SINGLE_FRONT_END
+from appliance.core.errors import EngineDeadError, LoadError, MissingExtraError
+from appliance.core.model import Model
 from appliance.engines.onnx.batcher import Batcher
 from appliance.models.factory import ModelFactory
-from appliance.models.onnx_encoder import OnnxEncoderModel
 from appliance.planner.predictor_plan import plan_predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -155,13 +157,25 @@ def test_the_listing_is_that_of_vllm(server: ServerProcess, onnx_server: ServerP
         assert ours[fact] == theirs[fact]
 
 
-def _model(folder: Path, tmp_path: Path) -> OnnxEncoderModel:
+def test_the_example_holds(onnx_server: ServerProcess) -> None:
+    """Its `expect` has the published similarity of two sentences."""
+    assert failed_expectations(onnx_server, EXAMPLES / "embeddings-onnx.yaml") == []
+
+
+async def test_without_its_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model fails with the command that installs it."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    with pytest.raises(MissingExtraError, match=r"model-appliance\[onnx\]"):
+        await _model(tmp_path, tmp_path).load({"model": tmp_path})
+
+
+def _model(folder: Path, tmp_path: Path, **keys: Any) -> Model:
     file = tmp_path / "model.yaml"
-    model = {"name": "m", "class": "encoder", "storage": {"uri": str(folder)}, "engine": {"backend": "onnx"}}
+    model = {"name": "m", "class": "encoder", "storage": {"uri": str(folder)}, "engine": {"backend": "onnx"}, **keys}
     file.write_text(json.dumps({"models": [model]}))
     (config,) = load(file).config.models
-    ModelFactory().require_complete(config, {"model": folder})
-    return OnnxEncoderModel(config, config.engine, SINGLE_FRONT_END)  # type: ignore[arg-type, attr-defined] # as written
+    return ModelFactory().create(config, NOBODY)
 
 
 @pytest.mark.parametrize(
@@ -202,8 +216,7 @@ async def test_weights_outside_of_the_models_directory_are_refused(exported: dic
     for name in ("config.json", "tokenizer.json", "sentence_bert_config.json"):
         (folder / name).write_text((exported["minilm"] / name).read_text())
     (folder / "model.onnx").write_bytes(adding("../secret"))
-    model = _model(folder, tmp_path)
-    model._config = model._config.model_copy(update={"pooling": "mean"})
+    model = _model(folder, tmp_path, pooling="mean")
 
     with pytest.raises(LoadError, match="ONNX Runtime cannot load it"):
         await model.load({"model": folder})
