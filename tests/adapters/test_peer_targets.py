@@ -12,7 +12,7 @@ import pytest
 from doubles import Double, DoubleConfig, DoubleFactory, config
 
 from appliance.config.models import AdapterConfig
-from appliance.core.errors import LoadError, RequestError, UnavailableError
+from appliance.core.errors import LoadError, RequestError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
@@ -31,6 +31,7 @@ class Completer(Double):
         self.asked: list[dict[str, Any]] = []
         self.refusal: RequestError | None = None
         """What it says to all but its own proof."""
+        self.usage: dict[str, int] | None = None
 
     async def handle(self, call: ModelRequest) -> ModelResponse:
         """As a double does, in the shape of a completion."""
@@ -43,7 +44,9 @@ class Completer(Double):
             return ModelResponse(self._completion(reply.body), media_type="text/event-stream")
         self.asked.append(json.loads(call.body))
         choice = {"index": 0, "text": "Hello", "finish_reason": "stop"}
-        return ModelResponse(json.dumps({"id": "cmpl-1", "created": 1, "choices": [choice]}).encode())
+        return ModelResponse(
+            json.dumps({"id": "cmpl-1", "created": 1, "choices": [choice], "usage": self.usage}).encode()
+        )
 
     async def _completion(self, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         async for _ in stream:
@@ -86,6 +89,21 @@ async def _ready(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]
         await _until(lambda: manager.is_ready)
         target.asked.clear()
         yield manager, target
+
+
+async def test_messages_and_their_tokens_come_from_the_target() -> None:
+    """A completion of one token tells the count; a target without usage tells none."""
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}).encode()
+    async with _ready() as (manager, target):
+        message = await manager.handle("chat", ModelRequest(Operation.MESSAGE, body))
+        with pytest.raises(UnsupportedOperationError, match="does not say how many tokens"):
+            await manager.handle("chat", ModelRequest(Operation.COUNT_TOKENS, body))
+        target.usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+        count = await manager.handle("chat", ModelRequest(Operation.COUNT_TOKENS, body))
+
+        assert json.loads(await message.read())["content"] == [{"type": "text", "text": "Hello"}]
+        assert await count.read() == b'{"input_tokens":3}'
+        assert [asked["max_tokens"] for asked in target.asked] == [5, 1, 1]
 
 
 async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
