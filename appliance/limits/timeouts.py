@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from appliance.config.limits import LimitsConfig
 from appliance.core.errors import RequestTimeoutError
@@ -14,8 +15,7 @@ from appliance.core.errors import RequestTimeoutError
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True):
     """The moments, in seconds of the monotonic clock, by which a request must have its first and its last token.
 
     None is no limit. Each method raises a `RequestTimeoutError` if it took too long.

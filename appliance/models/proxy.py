@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from appliance.config.models import ProxyConfig
 from appliance.core import sse
@@ -38,8 +39,7 @@ _STREAM = re.compile(rb'"stream"\s*+:\s*+true')
 _USAGE_OPERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 
 
-@dataclass(frozen=True, slots=True)
-class _PreparedRequest:
+class _PreparedRequest(msgspec.Struct, frozen=True):
     upstream: UpstreamRequest
     model: str
     """The client's name of the model, for the response."""

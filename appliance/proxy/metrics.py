@@ -5,7 +5,7 @@ They are in the registry of the process, where `/metrics` and the metrics of sev
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -32,6 +32,13 @@ PRIORITY = Gauge("appliance_upstream_priority", "Priority of an upstream; 0 gets
 RETRIES = Counter("appliance_upstream_retries", "Requests that were retried.", ("model",))
 CACHE = Counter("appliance_cache_requests", "Requests that the cache could answer, by result.", ("model", "result"))
 CACHE_BYTES = Gauge("appliance_cache_bytes", "Memory of cached responses.", ("model",))
+
+
+# Finding the child of a metric for its labels takes longer than counting in it.
+@lru_cache(1024)
+def requests(model: str, upstream: str, end: str) -> Counter:
+    """Return the counter of the requests to an upstream that end so."""
+    return REQUESTS.labels(model, upstream, end)
 
 
 class UpstreamState(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import zstandard
@@ -53,10 +54,7 @@ class UpstreamResponse:
     def __init__(self, response: RawResponse, config: UpstreamConfig, sent_at: float) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
-        media_type = self.headers.get("content-type", "")
-        is_valid = media_type and media_type.isascii() and media_type.isprintable()
-        self.media_type = media_type if is_valid else "application/octet-stream"
-        essence = self.media_type.partition(";")[0].strip().lower()
+        self.media_type, essence = _media_type(self.headers.get("content-type", ""))
         self.is_event_stream = essence == sse.MEDIA_TYPE
         self.is_json = essence == "application/json" or essence.endswith("+json")
         self.max_bytes = config.max_response_bytes
@@ -212,6 +210,14 @@ class UpstreamResponse:
     @property
     def _begin_deadline(self) -> float:
         return self._sent_at + self._timeouts.first_byte_seconds
+
+
+@lru_cache(256)
+def _media_type(content_type: str) -> tuple[str, str]:
+    """Return a media type that can be a header of ours, and the same without parameters in lower case."""
+    is_valid = content_type and content_type.isascii() and content_type.isprintable()
+    media_type = content_type if is_valid else "application/octet-stream"
+    return media_type, media_type.partition(";")[0].strip().lower()
 
 
 class ContentDecoder:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -32,14 +32,13 @@ _REQUEST_IDS = frozenset({"traceparent", "tracestate", "x-request-id"})
 Result = Literal["hit", "miss", "shared"]
 
 
-@dataclass(frozen=True, slots=True)
-class CachedResponse:
+class CachedResponse(msgspec.Struct, frozen=True):
     """A response with its whole body, as the upstream sent it."""
 
     body: bytes
     status: int
     media_type: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     is_cacheable: bool = False
 
     @property

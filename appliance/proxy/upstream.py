@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -34,8 +33,7 @@ _MAX_BODY_BYTES = 1024 * 1024
 _HEALTHY_STATUSES = frozenset({403, 429})
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """A request that any upstream of a pool can get."""
 
     operation: Operation
@@ -51,8 +49,7 @@ class UpstreamRequest:
     """Seconds of silence after which an event stream is relayed without its first byte; None waits for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _OutgoingRequest:
+class _OutgoingRequest(msgspec.Struct, frozen=True):
     """A request as one upstream gets it."""
 
     path: str
@@ -155,7 +152,7 @@ class Upstream:
             self._rewriter.rewrite(operation, document)
         except NotAnObjectError as error:
             raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
-        return replace(outgoing, body=document.write())
+        return msgspec.structs.replace(outgoing, body=document.write())
 
     def _translate(self, request: UpstreamRequest, outgoing: _OutgoingRequest) -> _OutgoingRequest:
         translator = translate(request.operation, outgoing.body, request.model, self._dropped)
@@ -245,7 +242,7 @@ class Upstream:
         elif error is not None:
             end = "left"
             self.breaker.abandon_trial()
-        metrics.REQUESTS.labels(*self._labels, end).inc()
+        metrics.requests(*self._labels, end).inc()
 
     def _log_opened(self, reason: str) -> None:
         log.warning("circuit_breaker.opened", upstream=self.name, reason=reason, seconds=self.breaker.open_seconds)
