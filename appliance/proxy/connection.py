@@ -6,6 +6,7 @@ than the rest. A forwarded request needs none of it. Connections, TLS and the pa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -23,9 +24,6 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from yarl import URL
-
-# aiohttp's own default.
-_BUFFER_BYTES = 64 * 1024
 
 
 class RawResponse(Protocol):
@@ -70,7 +68,7 @@ class Origin:
 
     def __init__(self, url: URL, connector: TCPConnector, connect_seconds: float | None) -> None:
         # aiohttp reads from it where to connect to.
-        self._request = ClientRequest("POST", url.origin(), loop=connector._loop)
+        self._request = ClientRequest("POST", url.origin(), loop=asyncio.get_running_loop())
         self.host: str = self._request.headers["Host"]
         self._connector = connector
         self._timeout = ClientTimeout(total=None, connect=connect_seconds)
@@ -86,7 +84,7 @@ class Origin:
             protocol = connection.protocol
             if protocol is None or protocol.transport is None or not protocol.is_connected():
                 raise ClientOSError from ClientConnectionResetError("Cannot write to closing transport")
-            protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=_BUFFER_BYTES)
+            protocol.set_response_params(read_until_eof=True, auto_decompress=False)
             protocol.transport.write(head + body)
             message, content = await protocol.read()
             while 100 <= message.code < 200 and message.code != 101:
