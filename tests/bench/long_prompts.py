@@ -23,8 +23,10 @@ from bench.chats import Load, Run, connected, processor_seconds, share
 
 _WORDS = (Path(__file__).parent / "quality.txt").read_text().split()
 
-# Different prompts, made before; each is sent again after all others.
+# Different prompts, made before; each is sent again after all others, with another number at its beginning, so that no
+# server has seen the beginning of one.
 _PROMPTS = 16
+_NUMBER = "00000000"
 
 _WARM_UP_SECONDS = 4.0
 
@@ -77,7 +79,7 @@ class Window:
 def prompt(characters: int, seed: int) -> str:
     """English of so many characters, about four and a half for each token."""
     draw = random.Random(seed)
-    text = ""
+    text = f"{_NUMBER} "
     while len(text) < characters:
         text += " ".join(draw.choices(_WORDS, k=1000)) + " "
     return text[:characters]
@@ -173,7 +175,10 @@ async def measure(
     first = Window()
     await _ask(port, prompts[0], first)
     quiet = await _observe(port, process, run, load.seconds, probes, ())
-    sent = [prompts[number % _PROMPTS] for number in range(round(rate * load.seconds))]
+    sent = [
+        prompts[number % _PROMPTS].replace(_NUMBER.encode(), f"{random.randrange(10**8):08}".encode())
+        for number in range(round(rate * load.seconds))
+    ]
     loaded = await _observe(port, process, run, load.seconds, probes, sent)
     run.is_over = True
     for transport in transports:
