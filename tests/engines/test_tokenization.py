@@ -224,7 +224,11 @@ def test_a_tokenizer_that_does_more_is_asked_itself(tokenizer: Any) -> None:
         def _encode_plus(self, text: str, **kwargs: Any) -> Any:
             return super()._encode_plus(f"{text}!", **kwargs)
 
-    assert PlainTokenizer.of(Changing.__new__(Changing)) is None
+    changing, replaced = Changing.__new__(Changing), object.__new__(type(tokenizer))
+    changing._tokenizer, replaced._tokenizer = tokenizer._tokenizer, object()
+
+    assert PlainTokenizer.of(changing) is None
+    assert PlainTokenizer.of(replaced) is None
     assert PlainTokenizer.of(None) is None
 
 

@@ -167,12 +167,16 @@ class PlainTokenizer:
         """Return one for this tokenizer; None if it does more than the tokenizer below it."""
         from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
 
+        # vLLM may have put another library in the place of tokenizers (VLLM_USE_FASTOKENS).
+        if (
+            not isinstance(tokenizer, ThreadSafeHFTokenizerMixin)
+            or type(tokenizer._tokenizer).__module__ != "tokenizers"
+        ):
+            return None
         libraries = ("transformers.tokenization_utils", "vllm.tokenizers.hf")
         names = {"__call__", "_encode_plus", "_switch_to_input_mode"}
-        is_plain = isinstance(tokenizer, ThreadSafeHFTokenizerMixin) and not any(
-            names & vars(each).keys() for each in type(tokenizer).__mro__ if not each.__module__.startswith(libraries)
-        )
-        return cls(tokenizer) if is_plain else None
+        others = (each for each in type(tokenizer).__mro__ if not each.__module__.startswith(libraries))
+        return None if any(names & vars(each).keys() for each in others) else cls(tokenizer)
 
     def __call__(
         self, text: str, *, add_special_tokens: bool, truncation: bool = False, max_length: int | None = None
