@@ -79,10 +79,10 @@ test *args: setup
     set -euo pipefail
     if (( $# )); then exec {{ python }} -m pytest "$@"; fi
     engines=(
-        tests/{encoding,serving} tests/planner/test_{real_engines,serve}.py tests/test_{examples,parsers}.py
+        tests/{bench,encoding,engines,serving} tests/planner/test_{real_engines,serve}.py tests/test_{examples,parsers}.py
         tests/adapters/test_own_model.py tests/oip/test_language_model.py
     )
-    storage=(tests/{engines,server,storage})
+    storage=(tests/{predictors,server,storage})
     logs=$(mktemp -d)
     set -m  # Job control: each of the processes can be interrupted.
     {{ python }} -m pytest "${engines[@]}" >"$logs/engines" 2>&1 &
@@ -93,9 +93,9 @@ test *args: setup
     if (( others == 2 || others > 128 )); then kill -INT -- -$engines_pid -$storage_pid || true; fi
     wait $engines_pid || failed=$?
     wait $storage_pid || failed=$?
-    printf '\nThe tests of served engines:\n'
+    printf '\nThe tests of engines:\n'
     cat "$logs/engines"
-    printf '\nThe tests of storage, servers and the parts of engines:\n'
+    printf '\nThe tests of storage, servers and predictors:\n'
     cat "$logs/storage"
     rm -r "$logs"
     exit $(( others > failed ? others : failed ))
