@@ -235,6 +235,33 @@ def test_a_response_is_continued_and_read_later(client: openai.OpenAI) -> None:
     assert (whole.to_dict()["store"], second.to_dict()["store"]) == (False, True)
 
 
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
+def test_a_response_is_continued_over_a_websocket(client: openai.OpenAI) -> None:
+    """With the engine's own events; unstored, the engine reads the same tokens as if the client sent the history."""
+    options: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_output_tokens": 24, "store": False}
+    ended: list[Any] = []
+    with client.responses.connect() as connection:
+        for text in (CAPITAL, "What is the capital of Italy?"):
+            previous = ended[-1].id if ended else None
+            connection.response.create(input=text, previous_response_id=previous, **options)
+            types: list[str] = []
+            for event in connection:
+                types.append(event.type)
+                if event.type in {"response.completed", "response.incomplete", "error"}:
+                    ended.append(event.response)  # type: ignore[union-attr]  # an error fails here
+                    break
+            assert types[0] == "response.created"
+            assert "response.output_text.delta" in types
+    history: list[Any] = [{"role": "user", "content": CAPITAL}, {"role": "assistant", "content": ended[0].output_text}]
+    whole = client.responses.create(
+        input=[*history, {"role": "user", "content": "What is the capital of Italy?"}], **options
+    )
+
+    assert "Paris" in ended[0].output_text
+    assert whole.usage is not None
+    assert ended[1].usage.input_tokens == whole.usage.input_tokens
+
+
 def test_a_stream_in_the_background_is_read_on(client: openai.OpenAI) -> None:
     """By OpenAI's client, from an offset, with the engine's own events."""
     options: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_output_tokens": 24}
