@@ -110,11 +110,12 @@ async def _errors(service: Service, batch: dict[str, str]) -> dict[str, int]:
 
 async def test_lines_are_recorded_as_those_of_their_key(tmp_path: Path) -> None:
     """Rate limits count their tokens, and not their number."""
-    keys = _keys(limits=KeyLimitsConfig(requests_per_minute=10, tokens_per_minute=1000))
+    # Few a minute, so that what comes back meanwhile is little beside the hundred that the lines take.
+    keys = _keys(limits=KeyLimitsConfig(requests_per_minute=10, tokens_per_minute=200))
     async with serving(tmp_path / "store", keys=keys, key=ALICE) as alice:
         batch = await alice.until(await alice.create(lines(12)))
         left = (await alice.post(ENDPOINT, json={"model": "one", "prompt": "x"})).headers
 
     assert batch["request_counts"]["completed"] == 12
     assert left["x-ratelimit-remaining-requests"] == "9"
-    assert int(left["x-ratelimit-remaining-tokens"]) < 900
+    assert int(left["x-ratelimit-remaining-tokens"]) < 150
