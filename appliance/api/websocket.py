@@ -131,7 +131,7 @@ class _WebSocket:
         self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
 
     async def run(self) -> None:
-        """Answer messages until one of both ends the connection."""
+        """Answer messages until the client or the server ends the connection."""
         await self._receive()
         if not await self._upgrade():
             return
@@ -147,7 +147,7 @@ class _WebSocket:
         await self._close()
 
     async def _upgrade(self) -> bool:
-        """Accept the handshake if the route does; else its response is that of the handshake."""
+        """Accept the handshake if its route allows it; otherwise answer it with the response of the route."""
         if self._leaving.is_set():
             status = UnavailableError.status
             body, fields = rejection(self.path, UnavailableError("The server stops.", retry_after=1))
@@ -217,7 +217,7 @@ class _WebSocket:
 
 
 class _Exchange:
-    """The messages of ASGI of one request; collects its response."""
+    """The ASGI messages of one request; it collects the response."""
 
     def __init__(self, socket: _WebSocket, body: bytes) -> None:
         self._socket = socket
@@ -255,7 +255,7 @@ class _Exchange:
 
 
 class _EventExchange(_Exchange):
-    """The same; each event of the response becomes a message, and anything else becomes one event."""
+    """An exchange whose response is sent as messages: one for each event, and one for a response without events."""
 
     _reader: sse.EventReader | None = None
     _has_last_event = False

@@ -9,7 +9,7 @@ from appliance.responses.store import StoredResponse
 
 
 class ConnectionMemory:
-    """The last responses of a connection that are not stored; together they are as large as a request may be."""
+    """The last responses of a connection that are not stored, together at most as large as a request may be."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

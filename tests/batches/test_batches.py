@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batches.service import ENDPOINT, EchoConfig, lines, replace_in, serving
+from batches.service import ENDPOINT, EchoConfig, Service, lines, replace_in, serving
 from structlog.testing import capture_logs
 
 from appliance.core.errors import EngineDeadError, RateLimitedError, RequestError
@@ -199,13 +199,19 @@ async def test_a_line_is_interrupted_for_a_request(tmp_path: Path) -> None:
     assert batch["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
 
 
+async def _create_half_answered(service: Service, count: int, answered: int) -> dict[str, Any]:
+    """Return a batch of `count` lines when the first of them are answered; the others wait."""
+    created = await service.create(lines(count, lambda number: "wait" if number >= answered else str(number)))
+    async with asyncio.timeout(10):
+        while (await service.batch(created["id"]))["request_counts"]["completed"] < answered:
+            await asyncio.sleep(0.02)
+    return created
+
+
 async def test_a_cancelled_batch_keeps_its_results(tmp_path: Path) -> None:
     """Its requests are abandoned, and what was answered before can be downloaded."""
     async with serving(tmp_path / "store") as service:
-        created = await service.create(lines(20, lambda number: "wait" if number > 3 else str(number)))
-        async with asyncio.timeout(10):
-            while (await service.batch(created["id"]))["request_counts"]["completed"] < 4:
-                await asyncio.sleep(0.02)
+        created = await _create_half_answered(service, 20, 4)
         cancelling = (await service.post(f"/v1/batches/{created['id']}/cancel")).json()
         batch = await service.until(created)
         outputs = await service.results(batch["output_file_id"])
@@ -243,10 +249,7 @@ async def test_the_rest_of_an_expired_batch_is_in_the_file_of_errors(tmp_path: P
 async def test_a_batch_outlives_a_restart_and_its_input_file(tmp_path: Path) -> None:
     """What was answered is not run again; what was running is; the file may be deleted meanwhile."""
     async with serving(tmp_path / "store") as service:
-        created = await service.create(lines(10, lambda number: "wait" if number > 5 else str(number)))
-        async with asyncio.timeout(10):
-            while (await service.batch(created["id"]))["request_counts"]["completed"] < 6:
-                await asyncio.sleep(0.02)
+        created = await _create_half_answered(service, 10, 6)
         deleted = await service.delete(f"/v1/files/{created['input_file_id']}")
     async with serving(tmp_path / "store") as service:
         service.model.may_finish.set()
@@ -276,10 +279,7 @@ async def test_draining_does_not_wait_for_batches(tmp_path: Path) -> None:
 async def test_a_damaged_batch_fails_once_with_the_results_that_it_has(tmp_path: Path) -> None:
     """Its description was changed while no server ran."""
     async with serving(tmp_path / "store") as service:
-        created = await service.create(lines(6, lambda number: "wait" if number > 3 else str(number)))
-        async with asyncio.timeout(10):
-            while (await service.batch(created["id"]))["request_counts"]["completed"] < 4:
-                await asyncio.sleep(0.02)
+        created = await _create_half_answered(service, 6, 4)
     await asyncio.to_thread((tmp_path / "store" / "_" / created["id"] / "object.json").write_bytes, b"{")
     with capture_logs() as logs:
         async with serving(tmp_path / "store") as service:

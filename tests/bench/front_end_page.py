@@ -127,13 +127,13 @@ own, in which `vllm-rs` took 42 µs with 16 streams and 17 with 256.
 ## Where the memory goes
 
 The imports of vLLM's front end take 524 MB (PSS) before the first model is loaded, 487 MB of them memory of its own.
-vLLM imports PyTorch's compiler and the model classes of transformers for its configuration, so no front end in Python
-does without them. Of two front ends, each has its own copy.
+vLLM imports PyTorch's compiler and the model classes of transformers for its configuration, so a front end that uses
+vLLM's code loads them too. Of two front ends, each has its own copy.
 
 | imported | MB |
 | --- | --- |
 | PyTorch, 60 of them to link its libraries, 43 of its compiler | 183 |
-| SciPy, SymPy, NetworkX, scikit-learn, which PyTorch and transformers import if they are installed | 79 |
+| SciPy, SymPy, NetworkX and scikit-learn, for PyTorch, transformers and vLLM | 79 |
 | vLLM | 39 |
 | transformers | 25 |
 | Appliance, with Litestar and Granian | 19 |

@@ -131,7 +131,7 @@ class LongTexts:
         return ahead / self._speed / self.threads
 
     def _require_soon(self, request: SequenceSlots | None) -> None:
-        # The work of no client waits as long as it takes, and so does a request that has been let in.
+        # Work in the background, and a request that was let in, wait as long as it takes.
         if request is None or request.is_background or request in self._sizes:
             return
         seconds, limit = self.wait_seconds(), request.queue.slo.ttft_seconds or _MAX_WAIT_SECONDS
