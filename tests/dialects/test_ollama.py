@@ -138,6 +138,27 @@ async def test_options_become_fields(client: InferenceClient, model: ScriptedMod
     assert model.bodies[1] == base
 
 
+async def test_options_of_open_webui_are_taken(client: InferenceClient, model: ScriptedModel) -> None:
+    """It adds fields of OpenAI, as text where its users type them; an empty one is none."""
+    model.answers[Operation.CHAT_COMPLETION] = _chat()
+    model.answers[Operation.COMPLETION] = {"choices": [{"text": "a", "finish_reason": "stop"}], "usage": USAGE}
+    typed = {"logit_bias": "5432:100, 413:-1.5", "reasoning_effort": "low", "repeat_last_n": 64, "mirostat": 2}
+    empty = {"logit_bias": "", "reasoning_effort": "", "presence_penalty": 0}
+
+    for options in (typed, empty, {"logit_bias": {"1": 2}}):
+        await _ask(client, "/api/chat", messages=MESSAGES, options=options, stream=False)
+    await _ask(client, "/api/generate", prompt="a", raw=True, options=typed, stream=False)
+
+    chat = {"model": "one", "messages": MESSAGES}
+    bias = {"5432": 100, "413": -1.5}
+    assert model.bodies == [
+        {**chat, "logit_bias": bias, "reasoning_effort": "low"},
+        {**chat, "presence_penalty": 0},
+        {**chat, "logit_bias": {"1": 2}},
+        {"model": "one", "prompt": "a", "logit_bias": bias},
+    ]
+
+
 async def test_format_and_thinking_become_fields(client: InferenceClient, model: ScriptedModel) -> None:
     """JSON, a JSON schema, and an effort."""
     model.answers[Operation.CHAT_COMPLETION] = _chat()
@@ -220,6 +241,8 @@ async def test_the_tag_latest_may_be_sent(client: InferenceClient, model: Script
     [
         ("/api/chat", {"messages": MESSAGES, "options": {"typical_p": 0.5}}, "options.typical_p"),
         ("/api/chat", {"messages": MESSAGES, "options": {"temprature": 1}}, "temprature does not exist"),
+        ("/api/chat", {"messages": MESSAGES, "options": {"logit_bias": "5432"}}, "'5432:100, 413:-100'"),
+        ("/api/chat", {"messages": MESSAGES, "options": {"repeat_last_n": 64, "repeat_penalty": 1.1}}, "repeat_last_n"),
         ("/api/chat", {"messages": MESSAGES, "format": "xml"}, "format"),
         ("/api/chat", {"messages": "hi"}, "messages"),
         ("/api/generate", {"prompt": "a", "suffix": "b"}, "suffix"),

@@ -16,23 +16,28 @@ from appliance.core.errors import RequestError
 from appliance.core.openai_types import Json
 from appliance.models.model_status import ModelStatus
 
-# Options by the names of the fields that have their meaning.
+# Options by the names of the fields that have their meaning. Open WebUI adds `logit_bias` and `reasoning_effort`, which
+# Ollama ignores.
 _FIELDS: Mapping[str, str] = {
     **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "stop")},
-    **{name: name for name in ("presence_penalty", "frequency_penalty")},
+    **{name: name for name in ("presence_penalty", "frequency_penalty", "logit_bias", "reasoning_effort")},
     "repeat_penalty": "repetition_penalty",
     "num_predict": "max_tokens",
 }
 
-# They change no token: the model is loaded as the config says, and a text that is too long is an error.
+# They change no token: the model is loaded as the config says, a text that is too long is an error, and Ollama itself
+# ignores what only its earlier versions had (mirostat, tfs_z).
 _WITHOUT_EFFECT = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "draft_num_predict", "numa", "low_vram"}
     | {"f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock", "embedding_only", "penalize_newline"}
-    | {"mirostat_tau", "mirostat_eta"}
+    | {"mirostat", "mirostat_tau", "mirostat_eta", "tfs_z"}
 )
 
 # Engines here do not have them; these values turn them off.
-_OFF: Mapping[str, tuple[float, ...]] = {"mirostat": (0,), "tfs_z": (1,), "typical_p": (1,), "repeat_last_n": (-1,)}
+_OFF: Mapping[str, float] = {"typical_p": 1, "repeat_last_n": -1}
+
+# What `repeat_last_n` limits to the last tokens, and the values without effect.
+_PENALTIES: Mapping[str, float] = {"repeat_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
 
 # The beginning of images in base64.
 _IMAGE_TYPES = {"iVBOR": "png", "/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}
@@ -129,7 +134,10 @@ class GenerateRequest(_Generation, kw_only=True):
         if self.raw:
             if self.images or self.system or self.logprobs:
                 raise RequestError("raw takes no images, system and logprobs; leave them out", param="raw")
-            return {"prompt": self.prompt or "", **self.fields(status)}
+            fields = self.fields(status)
+            # Only chat templates know it.
+            fields.pop("reasoning_effort", None)
+            return {"prompt": self.prompt or "", **fields}
         system = [Message("system", self.system)] if self.system else []
         messages = [*system, Message("user", self.prompt, self.images)]
         return {"messages": _messages(messages), **self.fields(status)}
@@ -160,21 +168,37 @@ class NameRequest(msgspec.Struct):
 def options(given: Json | None) -> Json:
     """Return the fields for some options; one that would change the text, and cannot be had, is refused."""
     fields: Json = {}
-    for name, value in (given or {}).items():
-        if value is None or name in _WITHOUT_EFFECT:
-            continue
+    given = {name: value for name, value in (given or {}).items() if value is not None and name not in _WITHOUT_EFFECT}
+    if all(given.get(name, neutral) == neutral for name, neutral in _PENALTIES.items()):
+        given.pop("repeat_last_n", None)
+    for name, value in given.items():
         if name in _OFF:
-            if value not in _OFF[name]:
+            if value != _OFF[name]:
                 raise RequestError(
                     f"options.{name} is {json.dumps(value)[:80]}, which is not supported; leave it out", param="options"
                 )
         elif name not in _FIELDS:
             known = ", ".join(sorted({*_FIELDS, *_OFF, *_WITHOUT_EFFECT}))
             raise RequestError(f"options.{name[:80]} does not exist; there are: {known}", param="options")
-        elif name != "num_predict" or not isinstance(value, int) or value >= 0:
+        elif name == "logit_bias" and isinstance(value, str):
+            fields |= _logit_bias(value)
+        elif value != "" and (name != "num_predict" or not isinstance(value, int) or value >= 0):
             # A negative number of tokens is as many as there is room for.
             fields[_FIELDS[name]] = value
     return fields
+
+
+def _logit_bias(text: str) -> Json:
+    """Return the field for Open WebUI's form: `5432:100, 413:-100`."""
+    pairs = [pair.partition(":") for pair in text.split(",") if pair.strip()]
+    try:
+        bias = {token.strip(): float(value) for token, _, value in pairs}
+    except ValueError:
+        raise RequestError(
+            f"options.logit_bias is {text[:80]!r}; it must be an object, or pairs like '5432:100, 413:-100'",
+            param="options",
+        ) from None
+    return {"logit_bias": bias} if bias else {}
 
 
 def _format(given: str | Json | None) -> Json:
