@@ -74,3 +74,11 @@ def decode_response(body: bytes, type_: type[Decoded]) -> Decoded:
         return msgspec.json.decode(body, type=type_)
     except (ValueError, RecursionError) as error:
         raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error
+
+
+def convert_event(event: Any, type_: type[Decoded]) -> Decoded:  # Any: JSON values
+    """Return an event of a model's stream as a type."""
+    try:
+        return msgspec.convert(event, type_)
+    except ValueError as error:
+        raise GatewayError(f"The model's stream is not what the operation gives: {error}") from error

@@ -69,6 +69,7 @@ prediction and an explanation are the JSON objects of version 1. `TOKENIZER_INFO
 
 DIALECT_PATHS: Mapping[str, tuple[Operation, ...]] = {
     "/v1/chat/completions/batch": (Operation.CHAT_COMPLETION,),
+    "/v1/fim/completions": (Operation.COMPLETION,),
     "/v1/embed": (Operation.EMBEDDING,),
     "/v2/embed": (Operation.EMBEDDING,),
     "/embed": (Operation.EMBEDDING,),

@@ -14,7 +14,7 @@ from appliance import ui
 from appliance.api import batches, error_responses, files, metrics, openai, openapi, probes
 from appliance.api import responses as stored_responses
 from appliance.api.body import BodyReader
-from appliance.api.dialects import cohere, ollama, sagemaker, tei, vllm_server
+from appliance.api.dialects import cohere, mistral, ollama, sagemaker, tei, vllm_server
 from appliance.api.kserve_names import KServeNames
 from appliance.api.model_client import ModelClient
 from appliance.api.oip import v1, v2
@@ -33,7 +33,7 @@ from appliance.server.worker_health import MultiWorkerHealth, ServerHealth, Work
 from appliance.telemetry.recorder import RequestRecorder
 from appliance.ui.redacted_config import RedactedConfig
 
-_ROUTES = (openai, stored_responses, cohere, ollama, sagemaker, tei, vllm_server)
+_ROUTES = (openai, stored_responses, cohere, mistral, ollama, sagemaker, tei, vllm_server)
 
 
 def create_app(

@@ -174,19 +174,21 @@ async def test_format_and_thinking_become_fields(client: InferenceClient, model:
 
 
 async def test_text_is_generated_as_a_chat_or_raw(client: InferenceClient, model: ScriptedModel) -> None:
-    """A prompt is a message, after the system's; a raw one is completed as it is."""
+    """A prompt is a message, after the system's; a raw one is completed as it is, and so is one with a suffix."""
     model.answers[Operation.CHAT_COMPLETION] = _chat()
     model.answers[Operation.COMPLETION] = {"choices": [{"text": " world", "finish_reason": "stop"}], "usage": USAGE}
     model.chunks = [{"choices": [{"text": " wo"}]}, {"choices": [{"text": "rld", "finish_reason": "stop"}]}]
 
     chat = await _ask(client, "/api/generate", prompt="hi", system="Be nice.", stream=False)
     raw = await _ask(client, "/api/generate", prompt="hello", raw=True, stream=False)
+    await _ask(client, "/api/generate", prompt="hello", suffix="!", stream=False)
     lines = await _lines(client, "/api/generate", prompt="hello", raw=True)
 
     assert (chat["response"], raw["response"]) == ("Hello", " world")
     assert [line["response"] for line in lines] == [" wo", "rld", ""]
     assert model.bodies[0]["messages"] == [{"role": "system", "content": "Be nice."}, *MESSAGES]
     assert model.bodies[1] == {"model": "one", "prompt": "hello"}
+    assert model.bodies[2] == {"model": "one", "prompt": "hello", "suffix": "!"}
 
 
 async def test_log_probabilities_are_passed_on(client: InferenceClient, model: ScriptedModel) -> None:
@@ -245,7 +247,7 @@ async def test_the_tag_latest_may_be_sent(client: InferenceClient, model: Script
         ("/api/chat", {"messages": MESSAGES, "options": {"repeat_last_n": 64, "repeat_penalty": 1.1}}, "repeat_last_n"),
         ("/api/chat", {"messages": MESSAGES, "format": "xml"}, "format"),
         ("/api/chat", {"messages": "hi"}, "messages"),
-        ("/api/generate", {"prompt": "a", "suffix": "b"}, "suffix"),
+        ("/api/generate", {"prompt": "a", "suffix": "b", "system": "c"}, "suffix takes no"),
         ("/api/generate", {"prompt": "a", "template": "b"}, "chat_template"),
         ("/api/generate", {"prompt": "a", "context": [1]}, "/api/chat"),
         ("/api/generate", {"prompt": "a", "raw": True, "system": "b"}, "raw takes no"),

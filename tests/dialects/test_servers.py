@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -60,6 +61,27 @@ async def test_a_batch_that_cannot_be_answered_is_told_why(
 
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
+
+
+async def test_text_in_the_middle_is_completed(client: InferenceClient, model: ScriptedModel) -> None:
+    """As a chat completion, whole or streamed; each chunk has a choice, which editors read, and the last one usage."""
+    model.answers[Operation.COMPLETION] = {"choices": [{"text": "b", "finish_reason": "stop"}], "usage": USAGE}
+    ends = [{"choices": [{"text": "c", "finish_reason": "length"}]}, {"choices": [], "usage": USAGE}]
+    model.chunks = [{"id": "1", "choices": [{"text": "b"}]}, *ends]
+    body = {"model": "one", "prompt": "a", "suffix": "d", "stop": ["x"], "random_seed": 3}
+
+    whole = (await client.post("/v1/fim/completions", json=body)).json()
+    streamed = await client.post("/openai/v1/fim/completions", json={**body, "stream": True})
+
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "b"}
+    assert (whole["object"], whole["usage"]) == ("chat.completion", USAGE)
+    *chunks, done = streamed.text.strip().split("\n\n")
+    first, last = (json.loads(chunk.removeprefix("data: ")) for chunk in chunks)
+    assert [each["choices"][0]["delta"]["content"] for each in (first, last)] == ["b", "c"]
+    assert (first["object"], first["id"]) == ("chat.completion.chunk", "1")
+    assert (last["choices"][0]["finish_reason"], last["usage"], done) == ("length", USAGE, "data: [DONE]")
+    expected = {"model": "one", "prompt": "a", "suffix": "d", "stop": ["x"], "seed": 3}
+    assert model.bodies == [expected, {**expected, "stream": True, "stream_options": {"include_usage": True}}]
 
 
 async def test_load_counts_running_requests(client: InferenceClient) -> None:

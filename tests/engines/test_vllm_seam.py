@@ -208,6 +208,7 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.entrypoints.pooling.base.serving.PoolingBaseServing.__call__", ["request", "raw_request"]),
         ("vllm.renderers.BaseRenderer.process_for_engine", ["prompt", "arrival_time"]),
         ("vllm.renderers.BaseRenderer.validate_token_ids", ["token_ids", "parameter"]),
+        ("vllm.renderers.BaseRenderer.render_completion_suffix", ["prompt", "suffix"]),
         ("vllm.renderers.BaseRenderer._tokenize_prompt", ["prompt", "params"]),
         ("vllm.renderers.BaseRenderer._wants_offsets", ["prompt", "params"]),
         ("vllm.renderers.BaseRenderer._build_tokens_prompt", ["token_ids", "prompt"]),

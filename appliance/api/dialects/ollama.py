@@ -140,8 +140,8 @@ async def _generate(
     writer = ResponseWriter(body.model, is_chat)
     if is_empty:
         return _loaded(status, body, writer)
-    is_raw = isinstance(body, GenerateRequest) and body.raw
-    operation = Operation.COMPLETION if is_raw else Operation.CHAT_COMPLETION
+    is_completion = isinstance(body, GenerateRequest) and body.is_completion
+    operation = Operation.COMPLETION if is_completion else Operation.CHAT_COMPLETION
     fields = body.openai(status)
     if not body.is_streamed:
         return await client.answer(request, name, operation, fields, Completion, writer.whole)

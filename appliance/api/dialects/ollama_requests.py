@@ -112,7 +112,7 @@ class ChatRequest(_Generation, kw_only=True):
 
 
 class GenerateRequest(_Generation, kw_only=True):
-    """A request of `/api/generate`: with `raw` a completion, else a chat of one message."""
+    """A request of `/api/generate`: with `raw` or a suffix a completion, else a chat of one message."""
 
     prompt: str | None = ""
     system: str | None = None
@@ -122,22 +122,28 @@ class GenerateRequest(_Generation, kw_only=True):
     template: str | None = None
     context: list[int] | None = None
 
+    @property
+    def is_completion(self) -> bool:
+        """Whether no chat template is applied."""
+        return bool(self.raw or self.suffix)
+
     def openai(self, status: ModelStatus) -> Json:
         """Return the body of the completion request, or of the chat completion request."""
         for name, remedy in (
-            ("suffix", "write it into the prompt with the model's own tokens, and send raw"),
             ("template", "the key chat_template of the model in the config has it, or send a prompt with raw"),
             ("context", "send the conversation to /api/chat"),
         ):
             if getattr(self, name):
                 raise RequestError(f"{name} is not supported; {remedy}", param=name)
-        if self.raw:
+        if self.is_completion:
             if self.images or self.system or self.logprobs:
-                raise RequestError("raw takes no images, system and logprobs; leave them out", param="raw")
+                name = "raw" if self.raw else "suffix"
+                raise RequestError(f"{name} takes no images, system and logprobs; leave them out", param=name)
             fields = self.fields(status)
             # Only chat templates know it.
             fields.pop("reasoning_effort", None)
-            return {"prompt": self.prompt or "", **fields}
+            suffix = {"suffix": self.suffix} if self.suffix else {}
+            return {"prompt": self.prompt or "", **suffix, **fields}
         system = [Message("system", self.system)] if self.system else []
         messages = [*system, Message("user", self.prompt, self.images)]
         return {"messages": _messages(messages), **self.fields(status)}

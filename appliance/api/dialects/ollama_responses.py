@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.api.inner_requests import convert_event
 from appliance.core.errors import GatewayError
 from appliance.core.openai_types import Json, Usage
 from appliance.core.request_context import RequestContext, current_context
@@ -89,7 +90,7 @@ class ResponseWriter:
         calls, reason, usage = dict[int, _Call](), None, None
         async with aclosing(chunks):
             async for value in chunks:
-                chunk = _chunk(value)
+                chunk = convert_event(value, Completion)
                 usage = chunk.usage or usage
                 for choice in chunk.choices:
                     reason, told = choice.finish_reason or reason, choice.told
@@ -138,13 +139,6 @@ class ResponseWriter:
 def now() -> str:
     """Return the time of creation for a new response."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _chunk(value: Any) -> Completion:  # Any: JSON values
-    try:
-        return msgspec.convert(value, Completion)
-    except ValueError as error:
-        raise GatewayError(f"The model's stream is not what the operation gives: {error}") from error
 
 
 def _add(calls: dict[int, _Call], part: _Call) -> None:

@@ -24,7 +24,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, MultipartBody
 
 from appliance.api import batches, files
-from appliance.api.dialects import cohere, ollama, ollama_requests, tei, vllm_server
+from appliance.api.dialects import cohere, mistral, ollama, ollama_requests, tei, vllm_server
 from appliance.api.oip import metadata, v1, v2
 from appliance.api.openai import PREFIXES, ModelList, ModelObject
 from appliance.api.probes import ProbeResponse
@@ -300,6 +300,11 @@ def _dialects() -> Routes:
     yield from get(["/tokenizer_info"], summary, Json)
     yield from get(["/load"], "Count the requests that run or wait", vllm_server.Load)
     yield from get(["/version"], "Get the version of the appliance", vllm_server.Version)
+    paths, summary = (
+        [prefix + "/v1/fim/completions" for prefix in PREFIXES],
+        "Fill in text between a prompt and a suffix",
+    )
+    yield from _routes("POST", "Mistral", paths, summary, types.ChatCompletion, JSONBody[mistral.FimRequest], _EVENTS)
     post = partial(_routes, "POST", "Cohere")
     yield from post(
         ["/v2/embed", "/v1/embed"], "Embed texts or images", cohere.EmbedResponse, JSONBody[cohere.EmbedRequest]

@@ -194,6 +194,7 @@ class Engine:
                     config, stat_loggers=[step_logger(self._on_step)], **client_arguments
                 )
                 patches.tokenize_fairly(llm.renderer, rendezvous.count)
+                patches.render_suffixes(llm.renderer)
                 patches.detokenize_without_the_prompt()
                 patches.receive_directly(llm)
                 patches.process_directly(llm)

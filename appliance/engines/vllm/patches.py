@@ -16,12 +16,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar
 from copy import copy
-from functools import wraps
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from appliance.core.system import usable_cores
 from appliance.engines.vllm.direct_stream import StepProcessor, current_sender
+from appliance.engines.vllm.fill_in_middle import fill_in_middle
 from appliance.engines.vllm.metrics import has_tokens_only, observe_all
 from appliance.engines.vllm.output_socket import OutputSocket
 from appliance.engines.vllm.sse import after_first, encode_events, is_plain, write_chat, write_completion
@@ -153,6 +154,15 @@ def tokenize_fairly(renderer: BaseRenderer[Any], front_ends: int) -> None:
         return asyncio.wrap_future(long_texts.submit(size, tokenize, prompt, params))
 
     renderer._tokenize_prompt_async = tokenize_async
+
+
+def render_suffixes(renderer: BaseRenderer[Any]) -> None:
+    """Let completions have a `suffix` for all models with the tokens for it; vLLM knows those of DeepSeek-V4 alone."""
+    from vllm.renderers.base import BaseRenderer
+
+    tokenizer = renderer.tokenizer
+    if tokenizer is not None and type(renderer).render_completion_suffix is BaseRenderer.render_completion_suffix:
+        renderer.render_completion_suffix = partial(fill_in_middle, tokenizer.get_added_vocab())
 
 
 def detokenize_without_the_prompt() -> None:
