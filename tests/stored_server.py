@@ -13,6 +13,7 @@ ALICE, BOB, EMBEDDER, OTHER_MODEL = (f"sk-{name:-<20}" for name in ("alice", "bo
 CONFIG = """\
 models:
   - {{name: ours, class: proxy, aliases: [nick], upstreams: [{{url: '{url}'}}], limits: {{concurrent: 4}}}}
+  - {{name: chats, class: proxy, upstreams: [{{url: '{url}', translate: [responses]}}]}}
   - {{name: other, class: proxy, upstreams: [{{url: '{url}'}}]}}
   - {{name: preset, class: proxy, request: {{system_prompt: Secret.}}, upstreams: [{{url: '{url}'}}]}}
 {more}

@@ -35,7 +35,14 @@ from appliance.api.pings import with_pings
 from appliance.core import json_edit, multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnknownModelError
-from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
+from appliance.core.model import (
+    COMPACTION_PATH,
+    MULTIPART_OPERATIONS,
+    OPENAI_PATHS,
+    ModelRequest,
+    ModelResponse,
+    Operation,
+)
 from appliance.core.request_context import adopt_request_id
 from appliance.core.rewrite import RequestBody
 from appliance.models.dispatch import unavailable
@@ -107,7 +114,7 @@ def routes(client: ModelClient) -> list[BaseRouteHandler]:
             raise unavailable(status, name)
         return _model_object(manager, status, name)
 
-    responses = [prefix + path for prefix in PREFIXES for path in OPENAI_PATHS[Operation.RESPONSE]]
+    responses = [prefix + OPENAI_PATHS[Operation.RESPONSE][0] for prefix in PREFIXES]
     upgrade = websocket.upgrade_route(responses, manager.authorizer)
     return [*(_route(operation, client) for operation in OPENAI_PATHS), upgrade, list_models, show_model]
 
@@ -146,6 +153,8 @@ async def answer(
         await client.body_reader.require_shape(body)
         return await tei.answer_any(client, request, body)
     name = client.kserve_names.requested_model(envelope.model, headers)
+    if name is None and path == COMPACTION_PATH:
+        raise RequestError("model is missing; a compaction needs it", param="model")
     client.manager.find(name)
     if operation not in MULTIPART_OPERATIONS:
         await client.body_reader.require_shape(body)

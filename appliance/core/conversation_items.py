@@ -122,6 +122,9 @@ def _translate_item(item: Json, path: str) -> Json:
     if kind == "web_search_call":
         # It names the question. What was found is in the text that follows.
         return _EMPTY_TURN
+    if kind == "compaction":
+        text = f"{path}: no model here reads this compaction, because another server made it; leave it out of input"
+        raise RequestError(text, param=path)
     if kind not in {None, "function_call", "custom_tool_call"}:
         raise _unreadable(path, kind, "input")
     return item

@@ -39,10 +39,13 @@ class Operation(StrEnum):
     EXPLANATION = "explanation"
 
 
+COMPACTION_PATH = "/v1/responses/compact"
+"""The path of requests for a summary of a response's input."""
+
 OPENAI_PATHS: Mapping[Operation, tuple[str, ...]] = {
     Operation.CHAT_COMPLETION: ("/v1/chat/completions",),
     Operation.COMPLETION: ("/v1/completions",),
-    Operation.RESPONSE: ("/v1/responses",),
+    Operation.RESPONSE: ("/v1/responses", COMPACTION_PATH),
     Operation.MESSAGE: ("/v1/messages",),
     Operation.COUNT_TOKENS: ("/v1/messages/count_tokens",),
     Operation.TOKENIZE: ("/tokenize",),

@@ -16,6 +16,7 @@ import msgspec
 from appliance.core.errors import RequestError
 from appliance.core.openai_types import Json, now, require_small_metadata
 from appliance.core.stored_objects import DamagedObjectError, ObjectKey, StoredObjects, decode_stored, new_object_id
+from appliance.responses.compaction import summary_of
 from appliance.responses.items import checked_items, with_id
 from appliance.responses.store import CONVERSATION, NotStoredError, current_owner
 
@@ -80,6 +81,8 @@ def decode_body(body: bytes) -> ConversationBody:
     if len(items) > MAX_NEW_ITEMS:
         raise RequestError(f"items has {len(items)} items; at most {MAX_NEW_ITEMS} are added at once", param="items")
     decoded.items = checked_items(items)
+    for index, item in enumerate(decoded.items):
+        summary_of(item, f"items[{index}]")
     return decoded
 
 

@@ -34,6 +34,19 @@ async def changed(stream: AsyncGenerator[bytes], change: Change) -> AsyncGenerat
             yield await _changed_lines(rest, change)
 
 
+async def stream_of(response: Json) -> AsyncGenerator[bytes]:
+    """Yield the events of a response that is completed, and has no texts to stream."""
+    begun = {**response, "status": "in_progress", "completed_at": None, "output": [], "usage": None}
+    items: list[Json] = [
+        {"type": f"response.output_item.{name}", "output_index": index, "item": item}
+        for index, item in enumerate(response["output"])
+        for name in ("added", "done")
+    ]
+    first: Json = {"type": "response.created", "response": begun}
+    for number, event in enumerate((first, *items, {"type": "response.completed", "response": response})):
+        yield sse.event(msgspec.json.encode({**event, "sequence_number": number}), event["type"])
+
+
 async def _changed_lines(lines: bytes, change: Change) -> bytes:
     return b"".join([await _changed_line(line, change) for line in lines.splitlines(keepends=True)])
 

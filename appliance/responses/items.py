@@ -25,6 +25,7 @@ _PREFIXES = {
     "function_call_output": "fco_",
     "custom_tool_call": "ctc_",
     "custom_tool_call_output": "ctco_",
+    "compaction": "cmp_",
 }
 
 # Types of items that models or services read, by the texts that each must have.
@@ -33,9 +34,10 @@ _REQUIRED: Mapping[str, Sequence[str]] = {
     "function_call_output": ("call_id",),
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id",),
+    "compaction": ("encrypted_content",),
 }
 _KINDS = _REQUIRED.keys() | {
-    *("message", "reasoning", "compaction", "web_search_call", "file_search_call", "image_generation_call"),
+    *("message", "reasoning", "web_search_call", "file_search_call", "image_generation_call"),
     *("computer_call", "computer_call_output", "code_interpreter_call", "tool_search_call", "tool_search_output"),
     *("local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output"),
     *("apply_patch_call", "apply_patch_call_output"),

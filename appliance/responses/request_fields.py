@@ -62,10 +62,13 @@ def decode(body: bytes) -> RequestFields:
     return fields
 
 
-def forwarded(request: ModelRequest, items: Sequence[Json] | None, max_bytes: int, *, has_store: bool) -> ModelRequest:
+def forwarded(
+    request: ModelRequest, items: Sequence[Json] | None, max_bytes: int, *, has_store: bool, has_history: bool
+) -> ModelRequest:
     """Return the request for the model, with these items as its input; None leaves the input.
 
-    If this server `has_store`, the model stores nothing.
+    If this server `has_store`, the model stores nothing. Without a store and a history, the model may know what the
+    request continues.
 
     Raises:
         RequestError: with the items it is larger than a request may be.
@@ -74,7 +77,8 @@ def forwarded(request: ModelRequest, items: Sequence[Json] | None, max_bytes: in
         document = JsonObject(request.body)
     except NotAnObjectError as error:
         raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
-    document.change(dict.fromkeys(_OURS, remove))
+    if has_store or has_history:
+        document.change(dict.fromkeys(_OURS, remove))
     if items is not None:
         encoded = msgspec.json.encode(items)
         document.change({"input": lambda _: encoded})

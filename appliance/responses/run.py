@@ -37,6 +37,8 @@ class ResponseRun:
     is_stored: bool | None = True
     """None if there is no store, so that an upstream may store it."""
     is_background: bool = False
+    is_compaction: bool = False
+    """Whether this server has the model summarize the input."""
 
     def shown(self, response: Json) -> Json:
         """Return the model's response as clients get it."""

@@ -7,7 +7,7 @@ Source: https://platform.openai.com/docs/guides/conversation-state
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.config.models import ModelConfig, ProxyConfig
 from appliance.config.responses import ResponsesConfig
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.memory_directory import memory_directory
-from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.core.model import COMPACTION_PATH, ModelRequest, ModelResponse, Operation
 from appliance.core.openai_types import Json
 from appliance.core.stored_objects import (
     DamagedObjectError,
@@ -31,7 +32,7 @@ from appliance.core.stored_objects import (
 )
 from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
-from appliance.responses import event_log, events, request_fields, response_object
+from appliance.responses import compaction, event_log, events, request_fields, response_object
 from appliance.responses.background import BackgroundResponses
 from appliance.responses.connection import ConnectionMemory
 from appliance.responses.conversations import Conversations
@@ -56,6 +57,12 @@ _RECOVER_SECONDS, _SWEEP_SECONDS = 2.0, 300.0
 # Clients that count on stored items send `{"type": "item_reference", "id": ID}`.
 _REFERENCE = b"item_reference"
 _MAX_REFERENCES = 200
+
+# Occurs in the types of the items that `compaction` reads.
+_COMPACTION = b'"compaction'
+
+# Answers of upstreams that have responses, but no compactions.
+_NO_ROUTE = frozenset({404, 405})
 
 _REMEDY = "with the key `responses` in its config it does"
 
@@ -103,6 +110,8 @@ class Responses:
         self._require_store(fields)
         # Each event is read on its way.
         run, forwarded = await self._run(name, replace(request, send=None), fields, memory)
+        if run.is_compaction:
+            return await self._compact(name, run, forwarded, fields, memory, is_background=is_background)
         if memory is not None and fields.generate is False:
             return await self._without_output(name, run, request, memory)
         if fields.background and Operation.RESPONSE in self._manager.find(name).model.operations:
@@ -132,23 +141,28 @@ class Responses:
             conversation_id=fields.conversation_id,
             is_stored=is_stored,
             is_background=bool(fields.background),
+            is_compaction=request.path == COMPACTION_PATH,
         )
-        is_changed = history is not None or has_references
-        if not (is_stored or is_changed or memory is not None):
+        is_changed = history is not None or has_references or run.is_compaction
+        if not (is_stored or is_changed or memory is not None or _COMPACTION in request.body):
             return run, request
         new = await off_loop(len(request.body), input_items, bytes(fields.input))
         if stored is not None and has_references:
             new = await asyncio.to_thread(stored.resolved, new, history or ())
+        if new and new[-1]["type"] == compaction.TRIGGER and not _passes_on(status.config):
+            run, new = replace(run, is_compaction=True), new[:-1]
         items = [*(history or ()), *new]
         if history is not None:
             require_calls(items, new)
         run = replace(run, input=items, new_items=len(new))
+        read = await off_loop(len(request.body), compaction.readable, items, len(history or ()))
+        is_changed |= run.is_compaction or len(read) != len(items) or read != items
         if stored is None and not is_changed:
             return run, request
         max_bytes = self._manager.config.server.max_body_bytes
-        work = partial(request_fields.forwarded, request, items if is_changed else None, max_bytes)
+        work = partial(request_fields.forwarded, request, read if is_changed else None, max_bytes)
         size = max_bytes if is_changed else len(request.body)
-        return run, await off_loop(size, partial(work, has_store=stored is not None))
+        return run, await off_loop(size, partial(work, has_store=stored is not None, has_history=history is not None))
 
     async def _history(self, fields: RequestFields, memory: ConnectionMemory | None) -> list[Json] | None:
         """Return the items before the input; None if the request continues nothing that is known here."""
@@ -175,6 +189,41 @@ class Responses:
             memory.keep(str(shown.get("id")), await asyncio.to_thread(run.stored, shown))
         return shown
 
+    async def _compact(
+        self,
+        name: str | None,
+        run: ResponseRun,
+        request: ModelRequest,
+        fields: RequestFields,
+        memory: ConnectionMemory | None,
+        *,
+        is_background: bool,
+    ) -> ModelResponse:
+        """Have the model summarize the input; return the compaction, or the response with it that an item requested."""
+        is_response = request.path != COMPACTION_PATH
+        for field in ("background",) if is_response else ("background", "stream"):
+            if getattr(fields, field):
+                raise RequestError(f"{field} is not available for a compaction; leave it out", param=field)
+        if not run.input:
+            raise RequestError("input has no items, so there is nothing to compact", param="input")
+        handle = partial(self._manager.handle, name, is_background=is_background)
+        if not is_response and _passes_on(self._manager.find(name).config):
+            passed_on = await _passed_on(handle(request))
+            if passed_on is not None:
+                return passed_on
+        response = await handle(await off_loop(len(request.body), compaction.request_of, request))
+
+        async def change(kind: str, whole: Json) -> Json:
+            whole = response_object.completed(whole)
+            if not is_response:
+                return compaction.compacted(run.key.id, run.input, whole)
+            ended = {**whole, "status": "completed", "incomplete_details": None, "output": [compaction.item_of(whole)]}
+            return await self._end(run, memory, kind, ended)
+
+        changed = await _with_response(response, change)
+        whole = response_object.decode(await changed.read()) if request.is_streamed else None
+        return changed if whole is None else replace(changed, body=events.stream_of(whole), media_type=sse.MEDIA_TYPE)
+
     async def _queued(self, name: str | None, run: ResponseRun, request: ModelRequest) -> Json:
         """Return the response before the model has begun, if the caller may request it."""
         status = self._manager.find(name)
@@ -198,15 +247,9 @@ class Responses:
         self, name: str | None, run: ResponseRun, request: ModelRequest, memory: ConnectionMemory
     ) -> ModelResponse:
         """Return a response for later requests to continue, which the model is not asked for."""
-        begun = {**await self._queued(name, run, request), "status": "in_progress"}
-        ended = await self._end(run, memory, "response.completed", {**begun, "status": "completed"})
-
-        async def stream() -> AsyncGenerator[bytes]:
-            for number, response in enumerate((begun, ended)):
-                kind = "response.completed" if number else "response.created"
-                yield sse.json_event({"type": kind, "response": response, "sequence_number": number})
-
-        return ModelResponse(stream(), media_type=sse.MEDIA_TYPE)
+        queued = await self._queued(name, run, request)
+        ended = await self._end(run, memory, "response.completed", {**queued, "status": "completed"})
+        return ModelResponse(events.stream_of(ended), media_type=sse.MEDIA_TYPE)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -319,6 +362,24 @@ def _items_of(stored: StoredResponse) -> list[Json]:
         text = f"The previous response is {status}; only one that is completed or incomplete can be continued"
         raise RequestError(text, param="previous_response_id", code="response_not_completed")
     return as_history([*stored.input_items(), *response["output"]])
+
+
+def _passes_on(config: ModelConfig) -> bool:
+    """Whether upstreams get what this server would have the model summarize: they may know the model better."""
+    if not isinstance(config, ProxyConfig) or config.fallback:
+        return False
+    return not any("responses" in each.translate for each in config.upstreams)
+
+
+async def _passed_on(answer: Awaitable[ModelResponse]) -> ModelResponse | None:
+    """Return an upstream's answer to a request for a compaction; None if the upstream makes none."""
+    try:
+        response = await answer
+    except RequestError as error:
+        if error.status not in _NO_ROUTE:
+            raise
+        return None
+    return None if response.status in _NO_ROUTE else response
 
 
 async def _with_response(response: ModelResponse, change: events.Change) -> ModelResponse:

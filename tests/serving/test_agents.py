@@ -80,6 +80,25 @@ def test_a_prompt_that_is_too_long_is_told_as_agents_know_it(server: ServerProce
     assert "prompt is too long" not in refusal["error"]["message"]
 
 
+def test_codex_compacts_its_history_and_goes_on(server: ServerProcess) -> None:
+    """By the route, as OpenAI's clients do, or by an item at the end of a turn; another server's content is refused."""
+    body = _body(RECORDINGS["codex: a turn after tools that ran in parallel"])
+    history, go_on = body["input"], {"type": "message", "role": "user", "content": "Go on."}
+    unsent = {"stream", "store", "include", "tool_choice", "client_metadata"}
+
+    status, compacted = server.ask("/v1/responses/compact", {key: body[key] for key in body.keys() - unsent})
+    assert (status, compacted["object"]) == (200, "response.compaction"), compacted
+    assert compacted["usage"]["output_tokens_details"]["reasoning_tokens"] == 0
+    assert [each["type"] for each in compacted["output"]] == ["message", "message", "message", "compaction"]
+    status, answer = server.ask("/v1/responses", {**body, "stream": False, "input": [*compacted["output"], go_on]})
+    assert (status, answer["output"][-1]["type"]) == (200, "message"), answer
+    assert answer["usage"]["input_tokens"] < compacted["usage"]["input_tokens"]
+
+    events = server.stream("/v1/responses", {**body, "input": [*history, {"type": "compaction_trigger"}]})
+    assert b"event: response.completed" in events
+    assert events.count(b'"type":"compaction"') == 3
+
+
 def test_the_example_for_agents_keeps_its_promises(server: ServerProcess) -> None:
     """What `smoke` sends to the example's own server gets the same answers here."""
     assert failed_expectations(server, EXAMPLE) == []

@@ -30,7 +30,7 @@ from appliance.api.openai import PREFIXES, ModelList, ModelObject
 from appliance.api.probes import ProbeResponse
 from appliance.batches.objects import Batch, FileObject
 from appliance.core import openai_types
-from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, Operation
+from appliance.core.model import COMPACTION_PATH, MULTIPART_OPERATIONS, OPENAI_PATHS, Operation
 from appliance.core.openai_types import Json
 from appliance.python_api import types
 from appliance.tensors.codec import InferenceRequestBody, InferenceResponseBody
@@ -94,6 +94,14 @@ _RESPONSE = _object(
     "ModelAnswer",
     {"id": str, "object": Literal["response"], "created_at": float, "model": str, "status": str}
     | {"output": list[Json], "store": bool},
+    {Json: ("usage",)},
+)
+_COMPACTION_REQUEST = _object(
+    "CompactionRequest", {"model": str}, {str | list[Json]: ("input",), str: ("instructions", "previous_response_id")}
+)
+_COMPACTION = _object(
+    "Compaction",
+    {"id": str, "object": Literal["response.compaction"], "created_at": int, "output": list[Json]},
     {Json: ("usage",)},
 )
 _STORED_CONVERSATION = _object(
@@ -194,6 +202,7 @@ _NEW_ITEMS = _object("NewItems", {"items": list[Json]})
 
 # Path, method, summary, response and request.
 _STORED_ROUTES: Sequence[tuple[str, str, str, Any, Any]] = (  # Any: types
+    (COMPACTION_PATH, "POST", "Compact the input of a response", _COMPACTION, _COMPACTION_REQUEST),
     ("/v1/responses/{response_id}", "GET", "Get a stored response", _RESPONSE, None),
     ("/v1/responses/{response_id}", "DELETE", "Delete a stored response", _DELETED, None),
     ("/v1/responses/{response_id}/cancel", "POST", "Cancel a response in the background", _RESPONSE, None),
@@ -236,7 +245,8 @@ def _openai() -> Routes:
         body = MultipartBody if operation in MULTIPART_OPERATIONS else JSONBody
         summary = operation.replace("_", " ").capitalize()
         media_type = _EVENTS if operation in _STREAMED else None
-        yield from _routes("POST", "OpenAI", with_prefix(*paths), summary, response, body[request], media_type)
+        own_paths = with_prefix(*(path for path in paths if path != COMPACTION_PATH))
+        yield from _routes("POST", "OpenAI", own_paths, summary, response, body[request], media_type)
     yield from _batches(with_prefix)
     for path, method, summary, response, request in _STORED_ROUTES:
         body_type = None if request is None else _JSON_BODY[request]
