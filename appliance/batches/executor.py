@@ -63,7 +63,7 @@ class LineExecutor:
             work = partial(self._attempt, line, request_id, batch_id, principal)
             queue = self._queue_of(line, principal)
             status, body, retry_after = await (
-                work() if queue is None else queue.run_in_pause(work, is_idle_enough=self._start == "idle")
+                work() if queue is None else queue.batch_lines.run(work, is_idle_enough=self._start == "idle")
             )
             if status not in _PAUSES and (status not in _TRANSIENT or failures >= _ATTEMPTS):
                 return LineResult(line.custom_id, request_id, status, body)

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from appliance.core.shared_traffic import SharedTraffic
+
 
 class Operation(StrEnum):
     """One thing a model can be asked, whatever protocol carries it."""
@@ -279,6 +281,8 @@ class FrontEnd:
     count: int = 1
     folder: Path | None = None
     """A private directory for their sockets; None if they have no engine, or if there is only one process."""
+    traffic: SharedTraffic | None = None
+    """The interactive requests of all of them; None if there is only one process."""
 
 
 SINGLE_FRONT_END = FrontEnd()

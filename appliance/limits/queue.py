@@ -14,42 +14,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, TypeVar
 
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RateLimitedError, RequestError, RequestTimeoutError
 from appliance.core.json_limits import has_more_containers
 from appliance.core.request_context import current_context
+from appliance.core.shared_traffic import ModelTraffic
+from appliance.limits.batch_lines import BatchLines
 from appliance.limits.estimators import TokenEstimator, WaitEstimator
 from appliance.limits.rate_limiter import note_refusal, refusal
 from appliance.limits.timeouts import Timeouts
-from appliance.limits.traffic import InteractiveTraffic
-
-Result = TypeVar("Result")
 
 # Requests differ, so an estimate may use up no more than this part of the promised time.
 _SLO_SHARE = 0.75
 
 # One request may have one unit of so many, rounded up, so that there is room for others.
 _MAX_SHARE_DIVISOR = 2
-
-# Beside so many interactive sequences one request of a batch runs, which adds 5 % to their work.
-_INTERACTIVE_PER_BATCH = 20
-
-# So often a request of a batch is interrupted.
-_MAX_INTERRUPTIONS = 3
-
-# The next line of a batch starts after the first token of the last one, if the model reports it, or after this time.
-_BEGIN_SECONDS = 0.25
-
-# How often a batch looks whether interactive requests have ended.
-_BUSY_SECONDS = 0.1
 
 # Units of all background requests of a model that has no limit.
 _BACKGROUND_UNITS = 8
@@ -66,7 +52,7 @@ class Sequence:
     def first_token(self) -> None:
         """Note that the first token of the sequence is there."""
         if self.slots.is_background:
-            self.slots.queue.note_line_began()
+            self.slots.queue.batch_lines.note_began()
         elif self.slots.sequences > 1:
             self.slots.queue.learn_first_token(self.started)
 
@@ -109,7 +95,7 @@ class SequenceSlots:
         """Note that the first token is there."""
         # With several sequences, each reports its own: the time for all of them depends on their number.
         if self.is_background:
-            self.queue.note_line_began()
+            self.queue.batch_lines.note_began()
         elif self.sequences < 2:
             self.queue.learn_first_token(self.started)
 
@@ -149,17 +135,13 @@ class RequestQueue:
     slo: SloConfig
     clock: Callable[[], float] = time.monotonic
     engine_concurrent: int | None = None
+    shared_traffic: ModelTraffic | None = None
+    """The model's requests in other workers, for which batches pause too; None if there are none."""
     refused: Counter[str] = field(default_factory=Counter)
+    batch_lines: BatchLines = field(init=False)
+    """The lines of batches that wait for a pause, or run in one."""
     _token_estimator: TokenEstimator = field(default_factory=TokenEstimator)
     _wait_estimator: WaitEstimator = field(default_factory=WaitEstimator)
-    _traffic: InteractiveTraffic = field(default_factory=InteractiveTraffic)
-    # Lines of batches that run in pauses.
-    _lines: int = 0
-    _line_began: asyncio.Event = field(default_factory=asyncio.Event)
-    # Whether the model reports the first tokens of lines; None until a line has ended.
-    _reports_line_began: bool | None = None
-    _line_start: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _interruptible: set[asyncio.Task[Any]] = field(default_factory=set)  # Any: of any result
     _running: set[SequenceSlots] = field(default_factory=set)
     # The oldest first: a dict keeps the order and removes any of them at once.
     _units: dict[Sequence, None] = field(default_factory=dict)
@@ -169,6 +151,10 @@ class RequestQueue:
     # Running requests whose sequences wait. Of those with equally many units the first is served, and becomes the last.
     _sharing: dict[SequenceSlots, None] = field(default_factory=dict)
     _tickets: Iterator[int] = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        """Let lines of batches see the other requests."""
+        self.batch_lines = BatchLines(self._interactive_load, self.clock, self.shared_traffic)
 
     @property
     def running(self) -> int:
@@ -217,11 +203,7 @@ class RequestQueue:
             RateLimitedError: there is no capacity, and none soon enough.
             RequestTimeoutError: its turn came too late.
         """
-        is_disturbed = self._lines > self._lines_beside
-        self._traffic.arrive(self.clock(), is_disturbed=is_disturbed)
-        if is_disturbed:
-            for task in tuple(self._interruptible):
-                task.cancel()
+        self.batch_lines.arrive()
         self._require_slo(timeouts.model)
         if self._has_room:
             return self._start(size)
@@ -234,72 +216,9 @@ class RequestQueue:
             note_refusal("deadline")
             raise
 
-    async def run_in_pause(
-        self, work: Callable[[], Coroutine[Any, Any, Result]], *, is_idle_enough: bool = False
-    ) -> Result:
-        """Return the result of the work for a line of a batch, which is done in a pause of the interactive requests.
-
-        If one comes, the work is cancelled and begins again in the next pause. After several times it goes on, because
-        the pauses may be too short for it. `is_idle_enough` says that a pause begins with the end of the last request.
-        """
-        for interruptions in count():
-            task = await self._start_line(work, is_idle_enough, interruptions < _MAX_INTERRUPTIONS)
-            try:
-                return await task
-            except asyncio.CancelledError:
-                caller = asyncio.current_task()
-                if caller is None or caller.cancelling():
-                    raise
-        raise AssertionError("count() ended; this is a bug")
-
-    async def _start_line(
-        self, work: Callable[[], Coroutine[Any, Any, Result]], is_idle_enough: bool, is_interruptible: bool
-    ) -> asyncio.Task[Result]:
-        """Start a line in a pause, one after the other, so that no step of the engine has the prompts of several."""
-        async with self._line_start:
-            # Each request may move the time.
-            while seconds := self._line_wait_seconds(is_idle_enough=is_idle_enough):  # noqa: ASYNC110
-                await asyncio.sleep(seconds)
-            self._lines += 1
-            task = asyncio.create_task(work())
-            task.add_done_callback(self._end_line)
-            if is_interruptible:
-                self._interruptible.add(task)
-            self._line_began.clear()
-            began = asyncio.create_task(self._line_began.wait())
-            seconds = 0.0 if self._reports_line_began is False else _BEGIN_SECONDS
-            try:
-                await asyncio.wait([task, began], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            except asyncio.CancelledError:
-                task.cancel()
-                raise
-            finally:
-                began.cancel()
-            return task
-
-    def _end_line(self, task: asyncio.Task[Any]) -> None:  # Any: of any result
-        self._lines -= 1
-        self._interruptible.discard(task)
-        if self._reports_line_began is None and not task.cancelled():
-            self._reports_line_began = False
-
-    def note_line_began(self) -> None:
-        """Note the first token of a background request."""
-        self._reports_line_began = True
-        self._line_began.set()
-
-    def _line_wait_seconds(self, *, is_idle_enough: bool) -> float:
-        """Return when to ask again whether a request of a batch may start beside others, in seconds; 0 is now."""
-        if self._lines < self._lines_beside:
-            return 0.0
-        if self.running > self._background_units or self._waiters:
-            return _BUSY_SECONDS
-        return 0.0 if is_idle_enough else self._traffic.pause_seconds(self.clock())
-
-    @property
-    def _lines_beside(self) -> int:
-        """Lines of batches that do not disturb the interactive ones that are running."""
-        return (self.running - self._background_units) // _INTERACTIVE_PER_BATCH
+    def _interactive_load(self) -> tuple[int, int]:
+        """Return the units that interactive requests hold, and how many of those wait."""
+        return self.running - self._background_units, len(self._waiters)
 
     async def enter_background(self, size: int) -> SequenceSlots:
         """Wait, however long it takes, until a background request may use a unit; it must leave again."""
@@ -312,6 +231,8 @@ class RequestQueue:
         if slots not in self._running:
             return
         self._running.remove(slots)
+        if self.shared_traffic is not None and not slots.is_background:
+            self.shared_traffic.add_running(-1)
         if is_success and slots.sequences < 2:
             self._wait_estimator.learn_duration(self.clock() - slots.started)
         if prompt_tokens is not None:
@@ -409,6 +330,8 @@ class RequestQueue:
         slots = SequenceSlots(self, size, self.clock(), is_background)
         slots.idle = self._take(slots)
         self._running.add(slots)
+        if self.shared_traffic is not None and not is_background:
+            self.shared_traffic.add_running(1)
         return slots
 
     def _serve_waiting(self) -> None:

@@ -42,6 +42,13 @@ class InteractiveTraffic:
         factor = self._factor * (_UP if is_disturbed else _DOWN)
         self._factor = min(max(factor, _MIN_FACTOR), _MAX_FACTOR)
 
+    def arrive_elsewhere(self, count: int, last: float, *, is_disturbed: bool) -> None:
+        """Note requests of other processes, at even intervals; only the first of them is disturbed."""
+        # Without an earlier one, their intervals are not known.
+        first, count = (last, 1) if self._last is None else (min(self._last, last), count)
+        for number in range(1, count + 1):
+            self.arrive(first + (last - first) * number / count, is_disturbed=is_disturbed and number == 1)
+
     def pause_seconds(self, now: float) -> float:
         """Return the time until batches may start if no request comes; 0 is now."""
         if self._last is None:

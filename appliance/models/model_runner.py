@@ -71,11 +71,13 @@ class ModelRunner:
 
     def __init__(self, config: ModelConfig, context: RunnerContext) -> None:
         self._context = context
-        limits = config.limits.share(context.peers.front_end.count)
+        front_end = context.peers.front_end
+        limits = config.limits.share(front_end.count)
+        traffic = None if front_end.traffic is None else front_end.traffic.of_model(config.name, front_end.number)
         self.status = ModelStatus(
             config,
             context.factory.create(config, context.peers),
-            RequestQueue(limits, config.slo),
+            RequestQueue(limits, config.slo, shared_traffic=traffic),
             RequestQueue(limits, SloConfig()),
             RequestPresets(config),
         )

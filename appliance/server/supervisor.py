@@ -18,6 +18,7 @@ import structlog
 from appliance.config import Config
 from appliance.core.child_process import end_with_parent
 from appliance.core.errors import ApplianceError
+from appliance.core.shared_traffic import SharedTraffic
 from appliance.core.system import exit_now, usable_cores
 from appliance.server.shared_memory import SharedSlots
 from appliance.server.shutdown import STOP_SIGNALS
@@ -55,7 +56,7 @@ class Supervisor:
         memory_folder: Path | None = None,
     ) -> None:
         """`folder` and `memory_folder` are those of `WorkerInfo`."""
-        self._slots = SharedSlots(count)
+        self._slots, self._traffic = SharedSlots(count), SharedTraffic(count)
         self._work = work
         self._stop_seconds = stop_seconds
         self._folder, self._memory_folder = folder, memory_folder
@@ -89,7 +90,8 @@ class Supervisor:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become_worker(parent, self._work, WorkerInfo(number, self._slots, self._folder, self._memory_folder))
+            worker = WorkerInfo(number, self._slots, self._traffic, self._folder, self._memory_folder)
+            _become_worker(parent, self._work, worker)
         self._numbers[pid] = number
 
     def _wait(self) -> None:
@@ -128,6 +130,7 @@ class Supervisor:
         self._deaths.append(time.monotonic())
         reason_not_replaced = self._irreplaceable(pid, number)
         mark_dead(self._slots, number)
+        self._traffic.clear(number)
         if reason_not_replaced is None:
             self._start(number)
             return

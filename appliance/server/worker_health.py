@@ -24,6 +24,7 @@ from prometheus_client.core import Metric
 
 from appliance.api.metrics import of_models
 from appliance.core.model import FrontEnd
+from appliance.core.shared_traffic import SharedTraffic
 from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
@@ -202,6 +203,7 @@ class WorkerInfo:
 
     number: int
     slots: SharedSlots
+    traffic: SharedTraffic
     folder: Path | None = None
     """Directory in which workers that share engines meet; None if there are none."""
     memory_folder: Path | None = None
@@ -210,7 +212,7 @@ class WorkerInfo:
     @property
     def front_end(self) -> FrontEnd:
         """This worker as the models see it."""
-        return FrontEnd(self.number, self.slots.count, self.folder)
+        return FrontEnd(self.number, self.slots.count, self.folder, self.traffic)
 
 
 class MultiWorkerHealth(ServerHealth):

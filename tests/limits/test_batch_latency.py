@@ -73,7 +73,7 @@ async def simulate(rate: float, start: BatchStart | None) -> tuple[list[float], 
     async def batch() -> None:
         nonlocal lines
         while True:
-            await (line() if start == "always" else queue.run_in_pause(line, is_idle_enough=start == "idle"))
+            await (line() if start == "always" else queue.batch_lines.run(line, is_idle_enough=start == "idle"))
             lines += 1
 
     batches = [asyncio.create_task(batch()) for _ in range(LINES_AT_ONCE if start is not None else 0)]

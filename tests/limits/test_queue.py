@@ -10,6 +10,7 @@ import pytest
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestTimeoutError
 from appliance.core.request_context import use_context
+from appliance.core.shared_traffic import ModelTraffic
 from appliance.limits.queue import RequestQueue, SequenceSlots
 from appliance.limits.timeouts import Timeouts
 
@@ -26,9 +27,10 @@ class Clock:
 class Harness:
     """A queue, and requests that arrive at it."""
 
-    def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
+    def __init__(self, ttft_seconds: float | None = None, traffic: ModelTraffic | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        self.queue = RequestQueue(LimitsConfig(**limits), SloConfig(ttft_seconds=ttft_seconds), self.clock)
+        slo = SloConfig(ttft_seconds=ttft_seconds)
+        self.queue = RequestQueue(LimitsConfig(**limits), slo, self.clock, shared_traffic=traffic)
         self.order: list[str] = []
 
     def arrive(self, name: str = "", size: int = 400) -> asyncio.Task[SequenceSlots]:
@@ -119,7 +121,7 @@ async def test_who_comes_late_does_not_overtake() -> None:
         ({"concurrent": 1, "queued_tokens": 250}, "tokens"),
     ],
 )
-async def test_one_too_many_is_refused_at_once(limits: dict[str, int], reason: str) -> None:
+async def test_one_too_many_is_refused_at_once(limits: dict[str, Any], reason: str) -> None:
     """Each limit has a word, which is counted and noted in the record of the request."""
     harness = Harness(**limits)
     await harness.full(1)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 from limits.test_queue import Harness, settle
 
+from appliance.core.shared_traffic import SharedTraffic
+from appliance.limits.queue import SequenceSlots
 from appliance.limits.traffic import InteractiveTraffic
 
 
@@ -80,7 +83,7 @@ async def test_some_lines_run_beside_many_requests() -> None:
     tasks = [harness.arrive() for _ in range(40)]
     await settle()
     line = Line(harness)
-    runs = [asyncio.create_task(harness.queue.run_in_pause(line.run)) for _ in range(4)]
+    runs = [asyncio.create_task(harness.queue.batch_lines.run(line.run)) for _ in range(4)]
     await settle()
 
     assert all(task.done() for task in tasks)
@@ -93,7 +96,7 @@ async def test_a_line_is_interrupted_for_a_request() -> None:
     """It begins again in the next pause; after three times it goes on, so that long lines end too."""
     harness = Harness()
     line = Line(harness)
-    run = asyncio.create_task(harness.queue.run_in_pause(line.run))
+    run = asyncio.create_task(harness.queue.batch_lines.run(line.run))
     for number in range(6):
         await settle()
         assert line.starts == min(number, 3) + 1
@@ -113,10 +116,67 @@ async def test_a_line_whose_batch_stops_is_not_run_again() -> None:
     """A cancellation from outside ends it."""
     harness = Harness()
     line = Line(harness)
-    run = asyncio.create_task(harness.queue.run_in_pause(line.run))
+    run = asyncio.create_task(harness.queue.batch_lines.run(line.run))
     await settle()
     run.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await run
     assert (line.starts, harness.queue.running) == (1, 0)
+
+
+async def test_a_line_pauses_for_requests_of_other_workers() -> None:
+    """One is interrupted when they come, and begins when they have ended and have paused; a dead worker has none."""
+    shared = SharedTraffic(2)
+    harness, other = (Harness(traffic=shared.of_model("m", worker)) for worker in (0, 1))
+    line = Line(harness)
+    run = asyncio.create_task(harness.queue.batch_lines.run(line.run))
+    await settle()
+    assert line.starts == 1
+    first = other.arrive()
+    await _until(lambda: harness.queue.running == 0)
+    harness.clock.now += 61
+    await asyncio.sleep(0.25)
+    assert line.starts == 1
+    other.answer(first)
+    await _until(lambda: line.starts == 2)
+    other.clock.now = harness.clock.now
+    await other.arrive()
+    await _until(lambda: harness.queue.running == 0)
+    harness.clock.now += 61
+    shared.clear(1)
+    await _until(lambda: line.starts == 3)
+    line.may_end.set()
+
+    assert await run == 3
+
+
+async def test_requests_before_and_beside_a_batch_have_one_pause() -> None:
+    """Their intervals are learned as if all had come to the worker of the batch."""
+    shared = SharedTraffic(2)
+    harness, other, single = (
+        Harness(traffic=shared.of_model("m", 0)),
+        Harness(traffic=shared.of_model("m", 1)),
+        Harness(),
+    )
+    for number in range(40):
+        for each in (harness if number % 8 == 0 else other, single):
+            each.answer(await _entered(each))
+        for each in (harness, other, single):
+            each.clock.now += 0.5
+    pause, expected = (each.queue.batch_lines.wait_seconds() for each in (harness, single))
+
+    assert pause == pytest.approx(expected)
+    assert expected > 1
+
+
+async def _entered(harness: Harness) -> asyncio.Task[SequenceSlots]:
+    task = harness.arrive()
+    await task
+    return task
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.01)

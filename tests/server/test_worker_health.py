@@ -9,6 +9,7 @@ import pytest
 from doubles import DoubleFactory, config
 from prometheus_client import REGISTRY, Gauge
 
+from appliance.core.shared_traffic import SharedTraffic
 from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 from appliance.server.shared_memory import SharedSlots
@@ -46,7 +47,7 @@ class _ReadyManager(ModelManager):
 @pytest.fixture
 def health(slots: SharedSlots) -> MultiWorkerHealth:
     """The outlook of the first worker, which is well too."""
-    health = MultiWorkerHealth(_ReadyManager(config(), factory=DoubleFactory()), WorkerInfo(0, slots))
+    health = MultiWorkerHealth(_ReadyManager(config(), factory=DoubleFactory()), WorkerInfo(0, slots, SharedTraffic(2)))
     health.publish()
     return health
 
@@ -73,7 +74,9 @@ def test_a_model_is_shown_where_it_stands_worst(health: MultiWorkerHealth, slots
 
 def test_nobody_is_ready_before_each_was_heard() -> None:
     """A worker that never said anything is starting."""
-    health = MultiWorkerHealth(_ReadyManager(config(), factory=DoubleFactory()), WorkerInfo(0, SharedSlots(2)))
+    health = MultiWorkerHealth(
+        _ReadyManager(config(), factory=DoubleFactory()), WorkerInfo(0, SharedSlots(2), SharedTraffic(2))
+    )
     health.publish()
     report = health.report()
 

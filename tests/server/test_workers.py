@@ -6,6 +6,7 @@ import json
 import signal
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,6 +42,12 @@ def _calls(server: ServerProcess) -> float:
     return sum(sample.value for sample in samples if sample.name == "appliance_upstream_requests_total")
 
 
+def _load(server: ServerProcess) -> float:
+    """How many requests run, as the worker says that is asked."""
+    with urllib.request.urlopen(f"{server.url}/load", timeout=10) as response:
+        return float(json.load(response)["server_load"])
+
+
 def _ask(server: ServerProcess, times: int) -> None:
     for _ in range(times):
         # Each on a connection of its own, so that each may meet another worker.
@@ -58,8 +65,8 @@ def _is_replaced(server: ServerProcess, dead: int, alive: int) -> bool:
     return server.process.poll() is not None or (status == 200 and dead not in pids and alive in pids)
 
 
-def test_any_worker_answers_for_all(start: Callable[..., ServerProcess]) -> None:
-    """Probes show each worker, and whoever is scraped has the sum of all."""
+def test_any_worker_answers_for_all(start: Callable[..., ServerProcess], upstream: Upstream) -> None:
+    """Probes show each worker, and whoever is scraped, or asked for the load, has the sum of all."""
     server = start()
     _ask(server, 40)
     wait_until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
@@ -71,6 +78,12 @@ def test_any_worker_answers_for_all(start: Callable[..., ServerProcess]) -> None
     assert [worker["ready"] for worker in body["workers"]] == [True, True]
     assert set(served_by) == {0, 1}
     assert len(served_by) == 40
+    upstream.on(CHAT, stream(event("1"), 600.0))
+    with ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(open_stream(server.port, CHAT, {**BODY, "stream": True})).recv(1024)
+        wait_until(lambda: all(_load(server) == 12 for _ in range(10)), 20)
+    wait_until(lambda: all(_load(server) == 0 for _ in range(10)), 20)
     assert server.stop() == 0
 
 
