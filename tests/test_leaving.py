@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from litestar import Request
 
-from appliance.api.disconnect import ClientDisconnectedError, cancel_on_disconnect, stop_watching
+from appliance.api.disconnect import ClientDisconnectedError, cancel_on_disconnect, cancel_tasks
 from appliance.api.pings import with_pings
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelResponse
@@ -51,7 +51,7 @@ async def test_work_for_a_client_that_stays_is_done() -> None:
 
     assert await cancel_on_disconnect(request, work()) == 1
     assert await cancel_on_disconnect(request, work()) == 1
-    stop_watching(request.scope)
+    cancel_tasks(request.scope)
     await asyncio.sleep(0.01)
     assert (client.readers, client.reads) == (0, 1)
 
@@ -180,4 +180,25 @@ async def test_a_client_that_leaves_between_pings_cancels_the_work() -> None:
     assert isinstance(pinged.body, AsyncGenerator)
     await anext(pinged.body)
     await pinged.body.aclose()
+    assert ends == ["cancelled"]
+
+
+async def test_a_message_that_nobody_begins_to_read_is_cancelled() -> None:
+    """The client leaves after the wait for the response, before the first ping."""
+    request, ends = Client().request(), list[str]()
+
+    async def work() -> ModelResponse:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+        raise AssertionError("not reached")
+
+    pinged = await with_pings(request, work(), seconds=0.01)
+    assert isinstance(pinged.body, AsyncGenerator)
+    await pinged.body.aclose()
+    cancel_tasks(request.scope)
+    await asyncio.sleep(0.01)
+
     assert ends == ["cancelled"]

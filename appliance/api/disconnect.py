@@ -30,8 +30,9 @@ UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering
 SEND_CHUNK = "appliance.send_chunk"
 """The extension of a request's ASGI scope that is a `SendChunk`."""
 
-# The extension that is the task of `_watch`.
+# The extensions that are tasks: that of `_watch`, and that of `cancel_at_end`.
 _WATCH = "appliance.disconnect_watch"
+_WORK = "appliance.work"
 
 # Most short requests end before, and are spared a message of the server: a task, a future and two switches of threads.
 _WATCH_AFTER_SECONDS = 0.05
@@ -107,11 +108,16 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def stop_watching(scope: Scope) -> None:
-    """End the wait for the client's disconnection, at the end of a request."""
-    watch = cast("asyncio.Task[None] | None", (scope["extensions"] or {}).get(_WATCH))
-    if watch is not None:
-        watch.cancel()
+def cancel_at_end(request: AnyRequest, work: asyncio.Task[Any]) -> None:  # Any: of any result
+    """Cancel the work at the end of the request, if it still runs: closing a stream that nobody read stops nothing."""
+    request.scope["extensions"][_WORK] = work  # type: ignore[index,assignment]  # ours, see `RequestMiddleware`
+
+
+def cancel_tasks(scope: Scope) -> None:
+    """End the wait for the client's disconnection, and what is left of the work, at the end of a request."""
+    for name in (_WATCH, _WORK):
+        if (task := cast("asyncio.Task[Any] | None", (scope["extensions"] or {}).get(name))) is not None:
+            task.cancel()
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from appliance.api.disconnect import AnyRequest, cancel_on_disconnect
+from appliance.api.disconnect import AnyRequest, cancel_at_end, cancel_on_disconnect
 from appliance.core import sse
 from appliance.core.errors import GatewayError, RequestError
 from appliance.core.model import ModelResponse
@@ -33,6 +33,7 @@ async def with_pings(
         ClientDisconnectedError: the client closed the connection.
     """
     task = asyncio.create_task(work)
+    cancel_at_end(request, task)
     try:
         await cancel_on_disconnect(request, _wait(task, seconds))
     except BaseException:

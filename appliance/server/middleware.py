@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.utils import normalize_path
 
 from appliance.api import PROBE, PROTOCOL, websocket
-from appliance.api.disconnect import SEND_CHUNK, discard, stop_watching
+from appliance.api.disconnect import SEND_CHUNK, cancel_tasks, discard
 from appliance.api.error_responses import rejection
 from appliance.api.kserve_names import HEADER, prefix_of
 from appliance.auth import Authorizer, authenticated
@@ -112,7 +112,7 @@ class RequestMiddleware:
             finally:
                 context.ended = time.monotonic()
                 exchange.close()
-                stop_watching(scope)
+                cancel_tasks(scope)
                 # Or the request would live until the next garbage collection, and so would a connection whose body
                 # was not read: the exchange refers to the scope.
                 scope["extensions"] = None
