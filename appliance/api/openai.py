@@ -144,8 +144,8 @@ async def answer(
     """Return the response to a request for an operation, whose body is decompressed; `path` as in `ModelRequest`."""
     headers = {**request.headers, "content-type": content_type}
     headers.pop("content-encoding", None)
-    body, memory = without_byte_order_mark(body), websocket.memory_of(request)
-    if memory is not None:
+    body, cache = without_byte_order_mark(body), websocket.cache_of(request)
+    if cache is not None:
         body = await off_loop(len(body), websocket.request_body, body)
     max_parts = client.body_reader.server().limits.form_parts
     envelope = await off_loop(len(body), _envelope, body, content_type, max_parts)
@@ -177,7 +177,7 @@ async def answer(
         send=chunk_sender(request),
     )
     is_response = operation is Operation.RESPONSE
-    handle = partial(client.responses.handle, memory=memory) if is_response else client.manager.handle
+    handle = partial(client.responses.handle, cache=cache) if is_response else client.manager.handle
     is_pinged = operation is Operation.MESSAGE and model_request.is_streamed
     respond = with_pings if is_pinged else cancel_on_disconnect
     return client_response(request, await respond(request, handle(name, model_request)))

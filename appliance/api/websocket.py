@@ -30,14 +30,14 @@ from appliance.core.model import Operation
 from appliance.core.openai_types import Json
 from appliance.core.request_context import current_context
 from appliance.responses import events
-from appliance.responses.connection import ConnectionMemory
+from appliance.responses.connection_cache import ConnectionCache
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 LEAVING = "appliance.leaving"
 """The extension of a WebSocket's scope that is an event: clients are to connect anew."""
 
-_MEMORY = "appliance.connection_memory"
+_CACHE = "appliance.connection_cache"
 
 # OpenAI's limit of a connection; its clients know the error.
 _MAX_SECONDS = 3600.0
@@ -80,7 +80,7 @@ def upgrade_route(paths: list[str], authorizer: Authorizer) -> BaseRouteHandler:
 
     @get(paths, opt={PROTOCOL: "openai"})
     async def upgrade(request: AnyRequest) -> Response[None]:
-        if memory_of(request) is None:
+        if cache_of(request) is None:
             raise MethodNotAllowedException(headers={"Allow": "POST"})
         authorizer.require_operation(Operation.RESPONSE)
         return Response(None, status_code=101)
@@ -88,9 +88,9 @@ def upgrade_route(paths: list[str], authorizer: Authorizer) -> BaseRouteHandler:
     return upgrade
 
 
-def memory_of(request: AnyRequest) -> ConnectionMemory | None:
-    """Return what the WebSocket of a request remembers; None if the request came over HTTP."""
-    return (request.scope.get("extensions") or {}).get(_MEMORY)  # type: ignore[return-value]  # ours
+def cache_of(request: AnyRequest) -> ConnectionCache | None:
+    """Return the cache of the WebSocket of a request; None if the request came over HTTP."""
+    return (request.scope.get("extensions") or {}).get(_CACHE)  # type: ignore[return-value]  # ours
 
 
 def request_body(message: bytes) -> bytes:
@@ -114,15 +114,15 @@ def request_body(message: bytes) -> bytes:
 
 async def serve(app: ASGIApp, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
     """Serve a WebSocket by requests to an application for HTTP, whose bodies may have `max_bytes`."""
-    await _WebSocket(app, scope, receive, send, ConnectionMemory(max_bytes)).run()
+    await _WebSocket(app, scope, receive, send, ConnectionCache(max_bytes)).run()
 
 
 class _WebSocket:
     """One connection; it answers one message at a time."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, memory: ConnectionMemory) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, cache: ConnectionCache) -> None:
         self._app, self._scope, self._receive = app, scope, receive
-        self.send, self.memory = send, memory
+        self.send, self.cache = send, cache
         self.path: str = scope["path"]
         self.is_disconnected = asyncio.Event()
         self._leaving: asyncio.Event = (scope.get("extensions") or {}).get(LEAVING) or asyncio.Event()  # type: ignore[assignment]  # ours
@@ -173,7 +173,7 @@ class _WebSocket:
             "method": method,
             "scheme": _SCHEMES[self._scope["scheme"]],
             "headers": [*kept, *headers],
-            "extensions": {_MEMORY: self.memory},
+            "extensions": {_CACHE: self.cache},
             "state": {},
         }
         return request  # type: ignore[return-value]  # it is one of HTTP now
@@ -193,7 +193,7 @@ class _WebSocket:
     async def _answer(self, message: bytes) -> bool:
         """Answer a message; return False if the client has left, or does not read."""
         exchange = _EventExchange(self, message)
-        self.memory.begin_request()
+        self.cache.begin_request()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(message)).encode())]
         await self._app(self._request("POST", headers), exchange.receive, exchange.send)
         return exchange.is_complete
@@ -290,7 +290,7 @@ class _EventExchange(_Exchange):
             kind = event.get("type")
             self._has_last_event |= kind in _LAST
             if kind in {"error", "response.failed"}:
-                self._socket.memory.forget_continued()
+                self._socket.cache.evict_continued()
             if kind == "error" and not isinstance(event.get("error"), dict):
                 data = _late_error(event)
         await self._socket.send_event(data)

@@ -34,7 +34,7 @@ from appliance.models.dispatch import unavailable
 from appliance.models.manager import ModelManager
 from appliance.responses import compaction, event_log, events, request_fields, response_object
 from appliance.responses.background import BackgroundResponses
-from appliance.responses.connection import ConnectionMemory
+from appliance.responses.connection_cache import ConnectionCache
 from appliance.responses.conversations import Conversations
 from appliance.responses.items import as_history, input_items, require_calls
 from appliance.responses.request_fields import RequestFields
@@ -98,26 +98,26 @@ class Responses:
         self,
         name: str | None,
         request: ModelRequest,
-        memory: ConnectionMemory | None = None,
+        cache: ConnectionCache | None = None,
         *,
         is_background: bool = False,
     ) -> ModelResponse:
         """Have the model answer, with the history before the input, and store what it answers.
 
-        `memory` is that of the request's WebSocket; see also `ModelManager.handle`.
+        `cache` is that of the request's WebSocket; see also `ModelManager.handle`.
         """
         fields = await off_loop(len(request.body), request_fields.decode, request.body)
         self._require_store(fields)
         # Each event is read on its way.
-        run, forwarded = await self._run(name, replace(request, send=None), fields, memory)
+        run, forwarded = await self._run(name, replace(request, send=None), fields, cache)
         if run.is_compaction:
-            return await self._compact(name, run, forwarded, fields, memory, is_background=is_background)
-        if memory is not None and fields.generate is False:
-            return await self._without_output(name, run, request, memory)
+            return await self._compact(name, run, forwarded, fields, cache, is_background=is_background)
+        if cache is not None and fields.generate is False:
+            return await self._without_output(name, run, request, cache)
         if fields.background and Operation.RESPONSE in self._manager.find(name).model.operations:
             return await self._in_background(name, run, request, forwarded)
         response = await self._manager.handle(name, forwarded, is_background=is_background)
-        return await _with_response(response, partial(self._end, run, memory))
+        return await _with_response(response, partial(self._end, run, cache))
 
     def _require_store(self, fields: RequestFields) -> None:
         for field in ("background", "conversation") if self._stored is None else ():
@@ -126,11 +126,11 @@ class Responses:
                 raise RequestError(text, param=field, code="responses_not_stored")
 
     async def _run(
-        self, name: str | None, request: ModelRequest, fields: RequestFields, memory: ConnectionMemory | None
+        self, name: str | None, request: ModelRequest, fields: RequestFields, cache: ConnectionCache | None
     ) -> tuple[ResponseRun, ModelRequest]:
         """Return the response to be made, and the request for the model."""
         status, stored = self._manager.find(name), self._stored
-        history = await self._history(fields, memory)
+        history = await self._history(fields, cache)
         has_references = stored is not None and _REFERENCE in request.body
         is_stored = None if stored is None else fields.store is not False
         run = ResponseRun(
@@ -144,7 +144,7 @@ class Responses:
             is_compaction=request.path == COMPACTION_PATH,
         )
         is_changed = history is not None or has_references or run.is_compaction
-        if not (is_stored or is_changed or memory is not None or _COMPACTION in request.body):
+        if not (is_stored or is_changed or cache is not None or _COMPACTION in request.body):
             return run, request
         new = await off_loop(len(request.body), input_items, bytes(fields.input))
         if stored is not None and has_references:
@@ -164,29 +164,29 @@ class Responses:
         size = max_bytes if is_changed else len(request.body)
         return run, await off_loop(size, partial(work, has_store=stored is not None, has_history=history is not None))
 
-    async def _history(self, fields: RequestFields, memory: ConnectionMemory | None) -> list[Json] | None:
+    async def _history(self, fields: RequestFields, cache: ConnectionCache | None) -> list[Json] | None:
         """Return the items before the input; None if the request continues nothing that is known here."""
         if fields.conversation_id is not None:
             return as_history((await self.stored.conversations.find(fields.conversation_id)).items)
         if (previous := fields.previous_response_id) is None:
             return None
-        found = None if memory is None else memory.find(previous)
+        found = None if cache is None else cache.get(previous)
         if found is None and self._stored is not None:
             found = await self._stored.store.find_or_none(previous)
         if found is None or not self._manager.authorizer.sees(*found.models):
-            if self._stored is None and (memory is None or fields.store is not False):
+            if self._stored is None and (cache is None or fields.store is not False):
                 # An upstream may have stored it.
                 return None
             raise missing_response(previous, "previous_response_id", "previous_response_not_found")
         return await off_loop(found.size, _items_of, found)
 
-    async def _end(self, run: ResponseRun, memory: ConnectionMemory | None, kind: str, response: Json) -> Json:
-        """Return the response as the client gets it; if it has ended, it is stored, or remembered."""
+    async def _end(self, run: ResponseRun, cache: ConnectionCache | None, kind: str, response: Json) -> Json:
+        """Return the response as the client gets it; if it has ended, it is stored, or cached."""
         if kind not in events.LAST:
             return run.shown(response)
         shown = run.shown(response) if self._stored is None else await self._stored.run_end.end(run, response)
-        if memory is not None and not shown["store"] and shown.get("status") in CONTINUABLE:
-            memory.keep(str(shown.get("id")), await asyncio.to_thread(run.stored, shown))
+        if cache is not None and not shown["store"] and shown.get("status") in CONTINUABLE:
+            cache.put(str(shown.get("id")), await asyncio.to_thread(run.stored, shown))
         return shown
 
     async def _compact(
@@ -195,7 +195,7 @@ class Responses:
         run: ResponseRun,
         request: ModelRequest,
         fields: RequestFields,
-        memory: ConnectionMemory | None,
+        cache: ConnectionCache | None,
         *,
         is_background: bool,
     ) -> ModelResponse:
@@ -218,7 +218,7 @@ class Responses:
             if not is_response:
                 return compaction.compacted(run.key.id, run.input, whole)
             ended = {**whole, "status": "completed", "incomplete_details": None, "output": [compaction.item_of(whole)]}
-            return await self._end(run, memory, kind, ended)
+            return await self._end(run, cache, kind, ended)
 
         changed = await _with_response(response, change)
         whole = response_object.decode(await changed.read()) if request.is_streamed else None
@@ -244,11 +244,11 @@ class Responses:
         return ModelResponse(msgspec.json.encode(queued))
 
     async def _without_output(
-        self, name: str | None, run: ResponseRun, request: ModelRequest, memory: ConnectionMemory
+        self, name: str | None, run: ResponseRun, request: ModelRequest, cache: ConnectionCache
     ) -> ModelResponse:
         """Return a response for later requests to continue, which the model is not asked for."""
         queued = await self._queued(name, run, request)
-        ended = await self._end(run, memory, "response.completed", {**queued, "status": "completed"})
+        ended = await self._end(run, cache, "response.completed", {**queued, "status": "completed"})
         return ModelResponse(events.stream_of(ended), media_type=sse.MEDIA_TYPE)
 
     @asynccontextmanager
