@@ -8,7 +8,9 @@ https://asgi.readthedocs.io/en/latest/specs/www.html.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -24,6 +26,7 @@ from appliance.api.disconnect import AnyRequest
 from appliance.api.error_responses import error_type, rejection, status_and_body
 from appliance.auth import Authorizer
 from appliance.core import sse
+from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnavailableError
 from appliance.core.json_edit import JsonObject, NotAnObjectError, remove
 from appliance.core.model import Operation
@@ -41,6 +44,14 @@ _CACHE = "appliance.connection_cache"
 
 # OpenAI's limit of a connection; its clients know the error.
 _MAX_SECONDS = 3600.0
+
+# OpenAI's limits of a connection: responses at the same time, and lanes with a name.
+_MAX_RUNNING, _MAX_NAMES = 16, 32
+
+# A client that sends more messages has to wait.
+_MAX_WAITING = 64
+
+_STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 
 _CLOSE_SECONDS = 10.0
 
@@ -65,7 +76,6 @@ _ENVELOPE: Mapping[str, tuple[tuple[bytes | None, ...], str]] = {
     "type": ((b'"response.create"',), "must be response.create"),
     "stream": ((None, b"null", b"true"), "leave it out, because over a WebSocket every response is streamed"),
     "background": ((None, b"null", b"false"), "leave it out, or send the request by POST"),
-    "stream_id": ((None, b"null"), "leave it out, because a connection has one response at a time here"),
 }
 
 
@@ -73,6 +83,29 @@ class ConnectionLimitError(RequestError):
     """The connection is as old as it may be."""
 
     code = "websocket_connection_limit_reached"
+
+
+class StreamLimitError(RequestError):
+    """The connection has as many lanes as it may have."""
+
+    code = "websocket_stream_limit_reached"
+
+    def __init__(self) -> None:
+        text = f"The connection has {_MAX_NAMES} names in stream_id; use one of them again, or connect once more"
+        super().__init__(text, param="stream_id")
+
+
+class _Message(msgspec.Struct):
+    """What is read of a message before it is answered."""
+
+    stream_id: Any = None  # Any: validated with the other fields
+
+    @property
+    def lane(self) -> str | None:
+        """The name of the lane, "" for the one without a name; None if it is wrong."""
+        value = "" if self.stream_id is None else self.stream_id
+        is_right = self.stream_id is None or (isinstance(value, str) and _STREAM_ID.fullmatch(value))
+        return value if is_right else None
 
 
 def upgrade_route(paths: list[str], authorizer: Authorizer) -> BaseRouteHandler:
@@ -107,6 +140,9 @@ def request_body(message: bytes) -> bytes:
         if (value := document.get(name)) not in allowed:
             shown = "missing" if value is None else value[:80].decode(errors="replace")
             raise RequestError(f"{name} is {shown}; {remedy}", param=name)
+    if msgspec.json.decode(message, type=_Message).lane is None:
+        text = "stream_id must be 1 to 256 letters, digits, underscores, hyphens and periods; or leave it out"
+        raise RequestError(text, param="stream_id", code="invalid_stream_id")
     document.change({"type": remove, "stream_id": remove, "stream": lambda _: b"true"})
     document.change({"generate": lambda value: value if value == b"false" else None})
     return document.write()
@@ -114,21 +150,25 @@ def request_body(message: bytes) -> bytes:
 
 async def serve(app: ASGIApp, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
     """Serve a WebSocket by requests to an application for HTTP, whose bodies may have `max_bytes`."""
-    await _WebSocket(app, scope, receive, send, ConnectionCache(max_bytes)).run()
+    await _WebSocket(app, scope, receive, send, max_bytes).run()
 
 
 class _WebSocket:
-    """One connection; it answers one message at a time."""
+    """One connection: it answers the messages of each lane one after the other, and several lanes at a time."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, cache: ConnectionCache) -> None:
-        self._app, self._scope, self._receive = app, scope, receive
-        self.send, self.cache = send, cache
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
+        self._app, self._scope, self._receive, self._max_bytes = app, scope, receive, max_bytes
+        self.send, self.cache = send, ConnectionCache(max_bytes)
         self.path: str = scope["path"]
         self.is_disconnected = asyncio.Event()
         self._leaving: asyncio.Event = (scope.get("extensions") or {}).get(LEAVING) or asyncio.Event()  # type: ignore[assignment]  # ours
         self._deadline = time.monotonic() + _MAX_SECONDS
-        # A client that sends more meanwhile has to wait.
-        self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._running: dict[str, asyncio.Task[bool]] = {}
+        self._names: set[str] = set()
+        self._changed, self._has_room = asyncio.Event(), asyncio.Event()
+        # Events of several lanes do not mix within a message.
+        self._sending = asyncio.Lock()
 
     async def run(self) -> None:
         """Answer messages until the client or the server ends the connection."""
@@ -137,14 +177,39 @@ class _WebSocket:
             return
         reader = asyncio.create_task(self._read())
         try:
-            while (message := await self._next()) is not None:
-                if not await self._answer(message):
-                    return
+            is_open = await self._serve()
         finally:
             # Granian closes a connection only while nobody waits for its messages.
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-        await self._close()
+            tasks = [reader, *self._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if is_open:
+            await self._close()
+
+    async def _serve(self) -> bool:
+        """Answer messages until the connection is to end; return False if the client has left, or does not read."""
+        is_open = True
+        while is_open and not self.is_disconnected.is_set() and not self._leaving.is_set():
+            self._start()
+            left = self._deadline - time.monotonic()
+            if not any(await _first((self._changed.wait(), self._leaving.wait()), left)):
+                break
+            self._changed.clear()
+            for lane in [lane for lane, task in self._running.items() if task.done()]:
+                is_open &= self._running.pop(lane).result()
+        ends = await asyncio.gather(*self._running.values())
+        self._running.clear()
+        return is_open and all(ends)
+
+    def _start(self) -> None:
+        """Begin to answer the oldest messages whose lanes are free."""
+        for lane, message in list(self._waiting):
+            if len(self._running) < _MAX_RUNNING and lane not in self._running:
+                self._waiting.remove((lane, message))
+                self._running[lane] = asyncio.create_task(self._answer(message, lane))
+                self._running[lane].add_done_callback(lambda _: self._changed.set())
+        self._has_room.set()
 
     async def _upgrade(self) -> bool:
         """Accept the handshake if its route allows it; otherwise answer it with the response of the route."""
@@ -154,7 +219,7 @@ class _WebSocket:
             headers: Headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
         else:
             exchange = _Exchange(self, b"")
-            await self._app(self._request("GET", ()), exchange.receive, exchange.send)
+            await self._app(self._request("GET", (), self.cache), exchange.receive, exchange.send)
             status, headers, body = exchange.status, exchange.headers, bytes(exchange.body)
         if status == 101:
             await self.send({"type": "websocket.accept", "subprotocol": None, "headers": []})
@@ -165,7 +230,7 @@ class _WebSocket:
         await self.send({"type": "websocket.http.response.body", "body": body})  # type: ignore[arg-type]  # Granian reads no more
         return False
 
-    def _request(self, method: str, headers: Headers) -> Scope:
+    def _request(self, method: str, headers: Headers, cache: ConnectionCache) -> Scope:
         kept = (header for header in self._scope["headers"] if not header[0].lower().startswith(_HANDSHAKE_HEADERS))
         request: dict[str, Any] = {  # Any: as ASGI has it
             **self._scope,
@@ -173,29 +238,38 @@ class _WebSocket:
             "method": method,
             "scheme": _SCHEMES[self._scope["scheme"]],
             "headers": [*kept, *headers],
-            "extensions": {_CACHE: self.cache},
+            "extensions": {_CACHE: cache},
             "state": {},
         }
         return request  # type: ignore[return-value]  # it is one of HTTP now
 
     async def _read(self) -> None:
-        while (message := await self._receive())["type"] == "websocket.receive":
-            text = message.get("text")
-            await self._messages.put(text.encode() if text is not None else message.get("bytes") or b"")
+        while (received := await self._receive())["type"] == "websocket.receive":
+            text = received.get("text")
+            message = text.encode() if text is not None else received.get("bytes") or b""
+            lane = await off_loop(len(message), _lane_of, message)
+            if lane and lane not in self._names and len(self._names) >= _MAX_NAMES:
+                await self.send_event(_error_event(*status_and_body(self.path, StreamLimitError())), lane)
+                continue
+            if lane:
+                self._names.add(lane)
+            while self._is_full(message):
+                self._has_room.clear()
+                await self._has_room.wait()
+            self._waiting.append((lane, message))
+            self._changed.set()
         self.is_disconnected.set()
+        self._changed.set()
 
-    async def _next(self) -> bytes | None:
-        """Return the next message; None if the connection is to end."""
-        left = self._deadline - time.monotonic()
-        message, *ends = await _first((self._messages.get(), self.is_disconnected.wait(), self._leaving.wait()), left)
-        return None if any(ends) else message
+    def _is_full(self, message: bytes) -> bool:
+        size = sum(len(each) for _, each in self._waiting) + len(message)
+        return len(self._waiting) >= _MAX_WAITING or (bool(self._waiting) and size > self._max_bytes)
 
-    async def _answer(self, message: bytes) -> bool:
+    async def _answer(self, message: bytes, lane: str) -> bool:
         """Answer a message; return False if the client has left, or does not read."""
-        exchange = _EventExchange(self, message)
-        self.cache.begin_request()
+        exchange = _EventExchange(self, message, self.cache.view(lane), lane)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(message)).encode())]
-        await self._app(self._request("POST", headers), exchange.receive, exchange.send)
+        await self._app(self._request("POST", headers, exchange.cache), exchange.receive, exchange.send)
         return exchange.is_complete
 
     async def _close(self) -> None:
@@ -207,13 +281,17 @@ class _WebSocket:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if not self._leaving.is_set():
                     reason = f"a connection lasts {_MAX_SECONDS / 60:g} minutes; connect again"
-                    await self.send_event(_error_event(*status_and_body(self.path, ConnectionLimitError(reason))))
+                    await self.send_event(_error_event(*status_and_body(self.path, ConnectionLimitError(reason))), "")
                 await self.send({"type": "websocket.close", "code": _GOING_AWAY, "reason": reason})
 
-    async def send_event(self, event: bytes) -> None:
-        """Send an event as a message, unless the client has left."""
-        if not self.is_disconnected.is_set():
-            await self.send({"type": "websocket.send", "text": event.decode(errors="replace"), "bytes": None})
+    async def send_event(self, event: bytes, lane: str) -> None:
+        """Send an event of a lane as a message, unless the client has left."""
+        if lane:
+            head, brace, members = event.partition(b"{")
+            event = head + brace + f'"stream_id":"{lane}",'.encode() + members
+        async with self._sending:
+            if not self.is_disconnected.is_set():
+                await self.send({"type": "websocket.send", "text": event.decode(errors="replace"), "bytes": None})
 
 
 class _Exchange:
@@ -257,8 +335,11 @@ class _Exchange:
 class _EventExchange(_Exchange):
     """An exchange whose response is sent as messages: one for each event, and one for a response without events."""
 
-    _reader: sse.EventReader | None = None
-    _has_last_event = False
+    def __init__(self, socket: _WebSocket, body: bytes, cache: ConnectionCache, lane: str) -> None:
+        super().__init__(socket, body)
+        self.cache, self._lane = cache, lane
+        self._reader: sse.EventReader | None = None
+        self._has_last_event = False
 
     async def _take(self, chunk: bytes, *, is_last: bool) -> None:
         is_stream = dict(self.headers).get(b"content-type", b"").startswith(sse.MEDIA_TYPE.encode())
@@ -290,10 +371,18 @@ class _EventExchange(_Exchange):
             kind = event.get("type")
             self._has_last_event |= kind in _LAST
             if kind in {"error", "response.failed"}:
-                self._socket.cache.evict_continued()
+                self.cache.evict_continued()
             if kind == "error" and not isinstance(event.get("error"), dict):
                 data = _late_error(event)
-        await self._socket.send_event(data)
+        await self._socket.send_event(data, self._lane)
+
+
+def _lane_of(message: bytes) -> str:
+    """Return the lane of a message; one that is wrong gets its error in the lane without a name."""
+    try:
+        return msgspec.json.decode(message, type=_Message).lane or ""
+    except (ValueError, RecursionError):
+        return ""
 
 
 async def _first(awaited: Iterable[Coroutine[Any, Any, Any]], seconds: float | None = None) -> list[Any]:
