@@ -87,6 +87,10 @@ class ModelManager:
         for runner in self.registry.runners:
             runner.start()
 
+    async def wait_until_loaded(self) -> None:
+        """Wait until the first load of every model has ended, successful or not."""
+        await asyncio.gather(*(runner.has_loaded.wait() for runner in self.registry.runners))
+
     @property
     def workers(self) -> int:
         """The number of processes that share each limit."""

@@ -56,13 +56,18 @@ class Listener:
         *,
         header_seconds: float = _HEADER_SECONDS,
         settle_seconds: float = _SETTLE_SECONDS,
+        before_listening: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        """`header_seconds` limits the time for the head of a request, and between two requests of a connection."""
+        """`header_seconds` limits the time for the head of a request, and between two requests of a connection.
+
+        Without `before_listening` the port listens before the application starts.
+        """
         self._app = app
         self._address = host, port
         self._certificates = certificates
         self._header_seconds = header_seconds
         self._settle_seconds = settle_seconds
+        self._before_listening = before_listening
         self._is_dismissed = False
         self._stopped = asyncio.Event()
         self._woken = asyncio.Event()
@@ -73,9 +78,22 @@ class Listener:
         Raises:
             OSError: another process has the port.
         """
-        with _listening(*self._address) as listening:
-            async with self._app.lifespan():
-                await self._serve(listening)
+        if self._before_listening is None:
+            with _listening(*self._address) as listening:
+                async with self._app.lifespan():
+                    await self._serve(listening)
+            return
+        async with self._app.lifespan():
+            waits = [asyncio.create_task(each) for each in (self._before_listening(), self._stopped.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
+            if not self._stopped.is_set():
+                waits[0].result()
+                with _listening(*self._address) as listening:
+                    await self._serve(listening)
 
     def dismiss(self) -> None:
         """Close every connection after its running requests; HTTP/2 clients get GOAWAY (RFC 9113, section 6.8).

@@ -7,8 +7,9 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -68,7 +69,8 @@ def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:
             _configure_log(current)
         # From here on code of users runs; what it prints becomes log events.
         with captured_output():
-            return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(current, factory, worker))
+            runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+            return runner.run(_serve(current, factory, worker, is_replacement=is_replacement))
 
     try:
         _require_startable(loaded.config)
@@ -84,14 +86,23 @@ def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:
         return error.exit_code
 
 
-async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, worker: WorkerInfo | None) -> int:
+async def _serve(
+    loaded: LoadedConfig, factory: ModelFactory | None, worker: WorkerInfo | None, *, is_replacement: bool
+) -> int:
     config = loaded.config
     app = create_app(config, worker, loaded.secrets, factory)
     manager: ModelManager = app.state.manager
     config_reload = None if loaded.path is None else ConfigReload(loaded, manager, app.state.apply)
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
-    listeners = _listeners(app, config, certificates)
-    grpc_server = await _start_grpc(app, config, certificates, shares_port=worker is not None)
+    start_grpc = partial(_start_grpc, app, config, certificates, shares_port=worker is not None)
+    grpc_server = None if is_replacement else await start_grpc()
+
+    async def take_over() -> None:
+        nonlocal grpc_server
+        await app.state.health.wait_until_loaded()
+        grpc_server = await start_grpc()
+
+    listeners = _listeners(app, config, certificates, take_over if is_replacement else None)
     signals = Signals(None if config_reload is None else config_reload.request, lambda: _stop_seconds(manager.config))
     watchdog = Watchdog(config.server.stall_seconds)
     # Without it, the collections under load take as long as tens of requests, because they visit every module.
@@ -177,10 +188,15 @@ def _stop_seconds(config: Config) -> float:
     return config.server.drain_delay_seconds + config.server.drain_seconds + _EXIT_SECONDS
 
 
-def _listeners(app: Litestar, config: Config, certificates: Certificates | None) -> Sequence[Listener]:
+def _listeners(
+    app: Litestar,
+    config: Config,
+    certificates: Certificates | None,
+    before_listening: Callable[[], Coroutine[Any, Any, None]] | None,  # Any: as `Coroutine` has them
+) -> Sequence[Listener]:
     host, port, probe_port = config.server.host, config.server.port, config.server.probe_port
     header_seconds = config.server.timeouts.header_seconds
-    listener = Listener(app, host, port, certificates, header_seconds=header_seconds)
+    listener = Listener(app, host, port, certificates, header_seconds=header_seconds, before_listening=before_listening)
     if probe_port is None:
         return [listener]
     probe_app = create_probe_app(app.state.manager, app.state.health, app.state.telemetry)

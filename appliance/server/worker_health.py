@@ -191,6 +191,8 @@ class WorkerSnapshot:
     families: Sequence[MetricFamily]
     past: Sequence[MetricFamily]
     """Counts of the workers that had this slot before, and died."""
+    accepts: bool = True
+    """Whether it accepts connections; one that takes the place of a dead worker does so once its models are loaded."""
 
     def counts(self) -> list[MetricFamily]:
         """Return all counts of the slot so far, which remain when the worker has ended."""
@@ -223,6 +225,13 @@ class MultiWorkerHealth(ServerHealth):
         self._worker = worker
         before = read(worker.slots, worker.number)
         self._past = before.counts() if before else []
+        self._accepts = before is None
+
+    async def wait_until_loaded(self) -> None:
+        """In the place of a dead worker, wait until the models are loaded; from then on connections are accepted."""
+        await self._manager.wait_until_loaded()
+        self._accepts = True
+        self.publish()
 
     def publish(self) -> None:
         """Write this worker's health and metrics to its slot."""
@@ -231,7 +240,8 @@ class MultiWorkerHealth(ServerHealth):
         except Exception as error:
             log.error("metrics.dropped", reason=type(error).__name__)
             families = []
-        own = WorkerSnapshot(os.getpid(), time.monotonic(), self._manager.health(), families, self._past)
+        health = self._manager.health()
+        own = WorkerSnapshot(os.getpid(), time.monotonic(), health, families, self._past, self._accepts)
         try:
             write(self._worker.slots, self._worker.number, own)
         except ValueError as error:
@@ -240,17 +250,18 @@ class MultiWorkerHealth(ServerHealth):
             write(self._worker.slots, self._worker.number, replace(own, families=[], past=[]))
 
     def _report(self) -> HealthReport:
-        """Return what holds in every worker; of each model the worst state."""
+        """Return what holds in every worker that accepts connections; of each model the worst state."""
         snapshots = list(self._snapshots())
         now = time.monotonic()
         reported = [snapshot for snapshot in snapshots if snapshot is not None]
-        models = _combine(reported)
-        if len(reported) < len(snapshots):
+        accepting = [each for each in snapshots if each is None or each.accepts] or snapshots
+        models = _combine([each for each in accepting if each is not None])
+        if None in accepting:
             models = [{**model, **_STARTING} for model in models]
         return HealthReport(
             is_live=all(each.health.is_live and now - each.at < self._stall_seconds for each in reported),
-            is_ready=all(_is_ready(each, now) for each in snapshots),
-            has_started=all(each is not None and each.health.has_started for each in snapshots),
+            is_ready=all(_is_ready(each, now) for each in accepting),
+            has_started=all(each is not None and each.health.has_started for each in accepting),
             # Before the first report there is none.
             retry_after=max((each.health.retry_after for each in reported), default=1),
             models=models,
@@ -295,7 +306,7 @@ def mark_dead(slots: SharedSlots, number: int) -> None:
         models = [{**model, **_STARTING, "running": 0, "queued": 0} for model in last.health.models]
         # Still live: another worker takes its place, or the process ends.
         health = replace(last.health, is_live=True, is_ready=False, models=models)
-        write(slots, number, replace(last, health=health, families=[], past=last.counts()))
+        write(slots, number, replace(last, health=health, families=[], past=last.counts(), accepts=False))
 
 
 def _is_ready(snapshot: WorkerSnapshot | None, now: float) -> bool:
@@ -325,4 +336,4 @@ def _describe(number: int, snapshot: WorkerSnapshot | None, now: float) -> dict[
     silent_seconds = round(now - snapshot.at, 1)
     is_silent = silent_seconds >= UNREADY_SECONDS
     reason = f"it has not reported for {silent_seconds} seconds" if is_silent else "its models say why"
-    return {**shown, "reason": reason}
+    return {**shown, "reason": reason if snapshot.accepts else "it takes the place of a worker that died, and loads"}

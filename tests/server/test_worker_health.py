@@ -97,14 +97,22 @@ def test_a_worker_that_hangs_is_noticed(
     assert f"has not reported for {seconds}" in report.workers[1]["reason"]
 
 
-def test_a_dead_worker_is_not_ready(health: MultiWorkerHealth, slots: SharedSlots) -> None:
-    """Until the one that takes its place says otherwise."""
+def test_the_others_answer_for_a_dead_worker(health: MultiWorkerHealth, slots: SharedSlots) -> None:
+    """It takes no connections, nor does the one in its place before it says so; without others nothing is ready."""
     mark_dead(slots, 1)
     last = read(slots, 1)
+    report = health.report()
 
     assert last is not None
     assert last.health.models[0]["state"] == "pending"
-    assert health.report().is_ready is False
+    assert (report.is_ready, report.has_started, report.models[0]["state"]) == (True, True, "ready")
+    assert [worker["ready"] for worker in report.workers] == [True, False, True]
+    assert report.workers[1]["reason"] == "it takes the place of a worker that died, and loads"
+    write(slots, 1, replace(last, accepts=True))
+    assert not health.report().is_ready
+    for number in (0, 1, 2):
+        mark_dead(slots, number)
+    assert not health._report().is_ready
 
 
 def test_a_worker_that_left_takes_no_liveness_with_it(health: MultiWorkerHealth, slots: SharedSlots) -> None:

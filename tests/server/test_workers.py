@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +17,7 @@ import pytest
 from doubles import DoubleConfig, config
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import ServerProcess, free_port, has_exited, open_stream, wait_until
-from upstreams import Upstream, event, stream
+from upstreams import Answer, Upstream, event, stream
 
 from appliance.config.server import ServerConfig
 from appliance.core.system import usable_cores
@@ -29,7 +31,9 @@ BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}]}
 def start(serve: Callable[..., ServerProcess], upstream: Upstream, tmp_path: Path) -> Callable[..., ServerProcess]:
     """Starts a proxy with two workers."""
     file = tmp_path / "proxy.yaml"
-    models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}]}}]"
+    models = (
+        f"models: [{{name: one, class: proxy, health: {{timeout_seconds: 600}}, upstreams: [{{url: {upstream.url}}}]}}]"
+    )
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
     return lambda *overrides: serve(*overrides, file=file).wait_until_ready(60)
 
@@ -56,6 +60,23 @@ def _ask(server: ServerProcess, times: int) -> None:
 
 def _workers(server: ServerProcess) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children()
+
+
+def _states(server: ServerProcess) -> list[bool]:
+    """Whether each worker is ready; empty if the one that was asked died."""
+    return [worker["ready"] for worker in (server.get("/readyz")[1] or {"workers": []})["workers"]]
+
+
+def _served(server: ServerProcess, worker: int) -> int:
+    """How many requests a worker has answered."""
+    return sum(event["event"] == "request.ended" and event["worker"] == worker for event in server.events())
+
+
+async def _empty_when(event: threading.Event) -> AsyncIterator[bytes]:
+    """An answer whose body ends with the event."""
+    while not event.is_set():
+        await asyncio.sleep(0.02)
+    yield b""
 
 
 def _is_replaced(server: ServerProcess, dead: int, alive: int) -> bool:
@@ -87,17 +108,27 @@ def test_any_worker_answers_for_all(start: Callable[..., ServerProcess], upstrea
     assert server.stop() == 0
 
 
-def test_a_killed_worker_is_replaced_and_its_counts_stay(start: Callable[..., ServerProcess]) -> None:
-    """The stream of the other worker goes on, readiness comes back, and no count goes down."""
-    server = start()
+def test_a_killed_worker_is_replaced_and_its_counts_stay(
+    start: Callable[..., ServerProcess], upstream: Upstream
+) -> None:
+    """The other one answers all requests until the new one has loaded; readiness stays, and no count goes down."""
+    server, may_load = start(), threading.Event()
     _ask(server, 20)
     wait_until(lambda: _calls(server) == 20, 10)
+    upstream.on("/v1/models", lambda _: Answer(body=_empty_when(may_load)))
     first, second = _workers(server)
     first.kill()
-    wait_until(lambda: _is_replaced(server, first.pid, second.pid), 10)
+    wait_until(lambda: _states(server) == [False, True], 10)
+    before = _served(server, 0)
     _ask(server, 20)
 
-    wait_until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
+    assert (server.get("/readyz")[0], _states(server), _served(server, 0)) == (200, [False, True], before)
+    may_load.set()
+    wait_until(lambda: _states(server) == [True, True], 10)
+    assert _is_replaced(server, first.pid, second.pid)
+    _ask(server, 20)
+    wait_until(lambda: all(_calls(server) == 60 for _ in range(5)), 10)
+    wait_until(lambda: _served(server, 0) > before, 10)
     assert server.stop() == 0
     (death,) = [event for event in server.events() if event["event"] == "worker.died"]
     assert (death["pid"], death["reason"]) == (first.pid, "signal 9")
