@@ -15,10 +15,11 @@ from dataclasses import replace
 import msgspec
 
 from appliance.core.errors import RequestError
-from appliance.core.json_edit import JsonObject, remove
+from appliance.core.json_edit import remove
 from appliance.core.model import ModelRequest
 from appliance.core.openai_types import Json, now
 from appliance.responses import items
+from appliance.responses.request_fields import editable
 
 TYPE, TRIGGER = "compaction", "compaction_trigger"
 """The types of items that have a summary, and that request one as the last item of an input."""
@@ -90,11 +91,11 @@ def kept(read: Sequence[Json]) -> list[Json]:
     return [each for each in read if each["type"] == "message" and each.get("role") in _KEPT_ROLES]
 
 
-def request_of(request: ModelRequest) -> ModelRequest:
-    """Return the request for the summary of a request's input, which is a list with items."""
-    document = JsonObject(request.body)
-    prompt = msgspec.json.encode(_user_message(_PROMPT))
-    document.change({"input": lambda old: (old or b"[]").removesuffix(b"]") + b"," + prompt + b"]"})
+def request_of(request: ModelRequest, read: Sequence[Json]) -> ModelRequest:
+    """Return the request for a summary of these items, which are the input of a request."""
+    document = editable(request.body)
+    prompted = msgspec.json.encode([*readable(read), _user_message(_PROMPT)])
+    document.change({"input": lambda _: prompted})
     document.change(dict.fromkeys(("stream", "text", "include"), remove))
     # The tools stay: the prompt begins as those before it, so the prefix cache hits.
     has_tools = document.get("tools") not in {None, b"null", b"[]"}

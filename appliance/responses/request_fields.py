@@ -62,6 +62,14 @@ def decode(body: bytes) -> RequestFields:
     return fields
 
 
+def editable(body: bytes) -> JsonObject:
+    """Return a body to be edited; raises RequestError if it has too many members."""
+    try:
+        return JsonObject(body)
+    except NotAnObjectError as error:
+        raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
+
+
 def forwarded(
     request: ModelRequest, items: Sequence[Json] | None, max_bytes: int, *, has_store: bool, has_history: bool
 ) -> ModelRequest:
@@ -73,10 +81,7 @@ def forwarded(
     Raises:
         RequestError: with the items it is larger than a request may be.
     """
-    try:
-        document = JsonObject(request.body)
-    except NotAnObjectError as error:
-        raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
+    document = editable(request.body)
     if has_store or has_history:
         document.change(dict.fromkeys(_OURS, remove))
     if items is not None:

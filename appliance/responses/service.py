@@ -61,8 +61,8 @@ _MAX_REFERENCES = 200
 # Occurs in the types of the items that `compaction` reads.
 _COMPACTION = b'"compaction'
 
-# Answers of upstreams that have responses, but no compactions.
-_NO_ROUTE = frozenset({404, 405})
+# Answers of upstreams that have no compactions, or that find a request wrong, as the next one will be then.
+_REFUSALS = frozenset({400, 404, 405, 422})
 
 _REMEDY = "with the key `responses` in its config it does"
 
@@ -143,24 +143,26 @@ class Responses:
             is_background=bool(fields.background),
             is_compaction=request.path == COMPACTION_PATH,
         )
-        is_changed = history is not None or has_references or run.is_compaction
-        if not (is_stored or is_changed or cache is not None or _COMPACTION in request.body):
+        is_changed = history is not None or has_references
+        may_compact = run.is_compaction or _COMPACTION in request.body
+        if not (is_stored or is_changed or cache is not None or may_compact):
             return run, request
         new = await off_loop(len(request.body), input_items, bytes(fields.input))
         if stored is not None and has_references:
             new = await asyncio.to_thread(stored.resolved, new, history or ())
-        if new and new[-1]["type"] == compaction.TRIGGER and not _passes_on(status.config):
-            run, new = replace(run, is_compaction=True), new[:-1]
+        trigger = [{"type": compaction.TRIGGER}] if new and new[-1]["type"] == compaction.TRIGGER else []
+        new = new[: len(new) - len(trigger)]
         items = [*(history or ()), *new]
         if history is not None:
             require_calls(items, new)
-        run = replace(run, input=items, new_items=len(new))
+        run = replace(run, input=items, new_items=len(new), is_compaction=run.is_compaction or bool(trigger))
         read = await off_loop(len(request.body), compaction.readable, items, len(history or ()))
-        is_changed |= run.is_compaction or len(read) != len(items) or read != items
+        is_changed |= len(read) != len(items) or read != items
         if stored is None and not is_changed:
             return run, request
         max_bytes = self._manager.config.server.max_body_bytes
-        work = partial(request_fields.forwarded, request, read if is_changed else None, max_bytes)
+        changed = [*read, *trigger] if is_changed else None
+        work = partial(request_fields.forwarded, request, changed, max_bytes)
         size = max_bytes if is_changed else len(request.body)
         return run, await off_loop(size, partial(work, has_store=stored is not None, has_history=history is not None))
 
@@ -204,14 +206,15 @@ class Responses:
         for field in ("background",) if is_response else ("background", "stream"):
             if getattr(fields, field):
                 raise RequestError(f"{field} is not available for a compaction; leave it out", param=field)
+        handle = partial(self._manager.handle, name, is_background=is_background)
+        if _passes_on(self._manager.find(name).config) and (answer := await _passed_on(handle(request))) is not None:
+            return await _with_response(answer, partial(self._end, run, cache))
+        if fields.previous_response_id is not None and run.previous_response_id is None:
+            text = f"previous_response_id needs stored responses, and this server stores none; {_REMEDY}"
+            raise RequestError(text, param="previous_response_id", code="responses_not_stored")
         if not run.input:
             raise RequestError("input has no items, so there is nothing to compact", param="input")
-        handle = partial(self._manager.handle, name, is_background=is_background)
-        if not is_response and _passes_on(self._manager.find(name).config):
-            passed_on = await _passed_on(handle(request))
-            if passed_on is not None:
-                return passed_on
-        response = await handle(await off_loop(len(request.body), compaction.request_of, request))
+        response = await handle(await off_loop(len(request.body), compaction.request_of, request, run.input))
 
         async def change(kind: str, whole: Json) -> Json:
             whole = response_object.completed(whole)
@@ -376,10 +379,10 @@ async def _passed_on(answer: Awaitable[ModelResponse]) -> ModelResponse | None:
     try:
         response = await answer
     except RequestError as error:
-        if error.status not in _NO_ROUTE:
+        if error.status not in _REFUSALS:
             raise
         return None
-    return None if response.status in _NO_ROUTE else response
+    return None if response.status in _REFUSALS else response
 
 
 async def _with_response(response: ModelResponse, change: events.Change) -> ModelResponse:

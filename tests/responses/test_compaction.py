@@ -14,7 +14,7 @@ from openai.types.responses import CompactedResponse
 from response_sockets import open_socket, say
 from server_process import ServerProcess
 from stored_server import EMBEDDER, client_of
-from upstreams import Asked, Upstream, json_answer
+from upstreams import Asked, Upstream, error, json_answer, well_behaved
 
 # A conversation of an agent, with what only the model's maker reads.
 HISTORY: list[Any] = [
@@ -115,6 +115,21 @@ def test_an_upstream_with_compactions_makes_them(client: OpenAI, upstream: Upstr
     assert _items(compacted) == [FOREIGN]
     assert [each.path for each in upstream.calls[1:]] == ["/v1/responses/compact", "/v1/responses"]
     assert [each["type"] for each in upstream.calls[-1].json()["input"]] == ["compaction", "compaction_trigger"]
+
+
+def test_an_upstream_that_refuses_the_item_is_asked_for_a_summary(client: OpenAI, upstream: Upstream) -> None:
+    """As one without the route is; an error that stays is the upstream's."""
+    upstream.on("/v1/responses", error(400, "no such item"), well_behaved)
+    response = client.responses.create(model="ours", input=[*HISTORY, TRIGGER], stream=True)
+    last = list(response)[-1]
+
+    assert [each.type for each in last.response.output] == ["compaction"]  # type: ignore[union-attr]  # the last one
+    assert _read(upstream.calls[0])[-1] == "compaction_trigger"
+    assert "Summarize" in _read(upstream.calls[1])[-1]
+
+    upstream.on("/v1/responses", error(400, "too hot", param="temperature"))
+    with pytest.raises(openai.BadRequestError, match="too hot"):
+        client.responses.create(model="ours", input=[*HISTORY, TRIGGER])
 
 
 @pytest.mark.parametrize("case", WRONG)
