@@ -11,8 +11,8 @@ from __future__ import annotations
 # The weights of a request that was disturbed and of one that was not: 2 ** 0.01 * 0.993 ** 0.99 is 1.
 _UP, _DOWN = 2.0, 0.993
 
-# The pause in mean intervals. Of random arrivals, 0.7 % come after five intervals.
-_FIRST_FACTOR, _MIN_FACTOR, _MAX_FACTOR = 5.0, 2.0, 64.0
+# The pause in mean intervals. Of random arrivals, 0.7 % come after five intervals; of regular ones, none after one.
+_FIRST_FACTOR, _MIN_FACTOR, _MAX_FACTOR = 5.0, 0.05, 64.0
 
 # A batch never waits for a longer pause, and a longer interval says nothing about the current traffic.
 _MAX_SECONDS = 60.0

@@ -34,21 +34,24 @@ class Line:
         return self.starts
 
 
+@pytest.mark.parametrize("is_regular", [False, True], ids=["random", "regular"])
 @pytest.mark.parametrize("interval", [0.02, 1.0, 10.0])
-def test_hardly_any_request_finds_a_batch_running(interval: float) -> None:
-    """Of requests that come at random, fewer than 2 % do, and the batch still gets some time."""
+def test_hardly_any_request_finds_a_batch_running(interval: float, is_regular: bool) -> None:
+    """Of requests that come at random or at even intervals, fewer than 2 % do, and the batch still gets some time."""
     traffic, arrivals, now = InteractiveTraffic(), random.Random(1), 0.0
     disturbed, batch_seconds = 0, 0.0
-    for _ in range(5000):
+    for number in range(5000):
         wait = traffic.pause_seconds(now)
-        gap = arrivals.expovariate(1 / interval)
+        gap = interval if is_regular else arrivals.expovariate(1 / interval)
         now += gap
         disturbed += gap > wait
-        batch_seconds += max(0.0, gap - wait)
+        # Before the first request there is nothing to pause for.
+        batch_seconds += max(0.0, gap - wait) if number else 0.0
         traffic.arrive(now, is_disturbed=gap > wait)
 
     assert disturbed < 0.02 * 5000
-    assert batch_seconds > 0.001 * now
+    # Before regular requests, a pause ends shortly before the next one; a line that was interrupted often goes on then.
+    assert batch_seconds > (0.00001 if is_regular else 0.001) * now
 
 
 def test_requests_in_bursts_are_learned() -> None:
