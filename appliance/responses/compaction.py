@@ -11,12 +11,13 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import msgspec
 
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import remove
-from appliance.core.model import ModelRequest
+from appliance.core.model import COMPACTION_PATH, ModelRequest
 from appliance.core.openai_types import Json, now
 from appliance.responses import items
 from appliance.responses.request_fields import editable
@@ -28,6 +29,9 @@ TYPE, TRIGGER = "compaction", "compaction_trigger"
 _PREFIX = "appliance-1."
 _CHECKSUM_BYTES = 8
 
+# The fields of a response that OpenAI's route takes, too.
+_ROUTE_FIELDS = ("model", "instructions", "previous_response_id", "prompt_cache_key", "service_tier")
+
 _KEPT_ROLES = frozenset({"user", "developer", "system"})
 
 _INTRODUCTION = "You have written this summary of our conversation until here; continue from it.\n\n"
@@ -38,6 +42,21 @@ _PROMPT = (
     "matter, what was done and found, and what is to be done next. Call no tools, and do not answer earlier questions: "
     "write only the summary."
 )
+
+
+class Compaction(msgspec.Struct):
+    """What is read of a compaction, which an upstream may have made."""
+
+    output: Annotated[list[Json], msgspec.Meta(min_length=1)]
+    usage: Json | None = None
+
+
+def decode(body: bytes) -> Compaction | None:
+    """Return a compaction; None if the body is something else."""
+    try:
+        return msgspec.json.decode(body, type=Compaction)
+    except (ValueError, RecursionError):
+        return None
 
 
 def item(summary: str) -> Json:
@@ -91,6 +110,14 @@ def kept(read: Sequence[Json]) -> list[Json]:
     return [each for each in read if each["type"] == "message" and each.get("role") in _KEPT_ROLES]
 
 
+def route_request(request: ModelRequest, read: Sequence[Json]) -> ModelRequest:
+    """Return the request that has an upstream compact these items, out of one for a response."""
+    document = editable(request.body)
+    fields = {name: msgspec.Raw(value) for name in _ROUTE_FIELDS if (value := document.get(name)) is not None}
+    body = msgspec.json.encode({**fields, "input": readable(read)})
+    return replace(request, body=body, path=COMPACTION_PATH, is_streamed=False)
+
+
 def request_of(request: ModelRequest, read: Sequence[Json]) -> ModelRequest:
     """Return the request for a summary of these items, which are the input of a request."""
     document = editable(request.body)
@@ -104,18 +131,17 @@ def request_of(request: ModelRequest, read: Sequence[Json]) -> ModelRequest:
 
 
 def compacted(response_id: str, read: Sequence[Json], response: Json) -> Json:
-    """Return the compaction of what a model has read, out of its response to `request_of`."""
-    output = [*(items.with_id(items.shown(each)) for each in kept(read)), item_of(response)]
-    head = {"id": response_id, "object": "response.compaction", "created_at": now()}
-    return {**head, "output": output, "usage": response.get("usage")}
-
-
-def item_of(response: Json) -> Json:
-    """Return the item out of the response to `request_of`.
+    """Return the compaction of what a model has read, out of its response to `request_of`.
 
     Raises:
         RequestError: the model has written no summary.
     """
+    output = [*(items.with_id(items.shown(each)) for each in kept(read)), _item_of(response)]
+    head = {"id": response_id, "object": "response.compaction", "created_at": now()}
+    return {**head, "output": output, "usage": response.get("usage")}
+
+
+def _item_of(response: Json) -> Json:
     messages = [each for each in response["output"] if each.get("type") == "message"]
     parts = [part for each in messages for part in each.get("content") or () if part.get("type") == "output_text"]
     summary = "".join(part["text"] for part in parts).strip()

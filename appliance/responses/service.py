@@ -61,7 +61,7 @@ _MAX_REFERENCES = 200
 # Occurs in the types of the items that `compaction` reads.
 _COMPACTION = b'"compaction'
 
-# Answers of upstreams that have no compactions, or that find a request wrong, as the next one will be then.
+# Answers of upstreams that have no compactions, or find a request wrong; then they say so of the next one, too.
 _REFUSALS = frozenset({400, 404, 405, 422})
 
 _REMEDY = "with the key `responses` in its config it does"
@@ -206,26 +206,39 @@ class Responses:
         for field in ("background",) if is_response else ("background", "stream"):
             if getattr(fields, field):
                 raise RequestError(f"{field} is not available for a compaction; leave it out", param=field)
-        handle = partial(self._manager.handle, name, is_background=is_background)
-        if _passes_on(self._manager.find(name).config) and (answer := await _passed_on(handle(request))) is not None:
-            return await _with_response(answer, partial(self._end, run, cache))
+        made = await self._compacted(name, run, request, fields, is_background=is_background)
+        whole = compaction.decode(await made.read()) if is_response and made.status < 300 else None
+        if whole is None:
+            return made
+        queued = await self._queued(name, run, request)
+        completed = {**queued, "status": "completed", "output": whole.output[-1:], "usage": whole.usage}
+        ended = await self._end(run, cache, "response.completed", completed)
+        if request.is_streamed:
+            return replace(made, body=events.stream_of(ended), media_type=sse.MEDIA_TYPE)
+        return replace(made, body=msgspec.json.encode(ended))
+
+    async def _compacted(
+        self, name: str | None, run: ResponseRun, request: ModelRequest, fields: RequestFields, *, is_background: bool
+    ) -> ModelResponse:
+        """Return the compaction of the input: that of a proxy's upstream, or one with the model's summary."""
+        size, handle = len(request.body), partial(self._manager.handle, name, is_background=is_background)
+        if _passes_on(self._manager.find(name).config):
+            asked = request
+            if request.path != COMPACTION_PATH:
+                asked = await off_loop(size, compaction.route_request, request, run.input)
+            if (passed_on := await _passed_on(handle(asked))) is not None:
+                return passed_on
         if fields.previous_response_id is not None and run.previous_response_id is None:
             text = f"previous_response_id needs stored responses, and this server stores none; {_REMEDY}"
             raise RequestError(text, param="previous_response_id", code="responses_not_stored")
         if not run.input:
             raise RequestError("input has no items, so there is nothing to compact", param="input")
-        response = await handle(await off_loop(len(request.body), compaction.request_of, request, run.input))
 
-        async def change(kind: str, whole: Json) -> Json:
-            whole = response_object.completed(whole)
-            if not is_response:
-                return compaction.compacted(run.key.id, run.input, whole)
-            ended = {**whole, "status": "completed", "incomplete_details": None, "output": [compaction.item_of(whole)]}
-            return await self._end(run, cache, kind, ended)
+        async def change(_: str, response: Json) -> Json:
+            return compaction.compacted(run.key.id, run.input, response_object.completed(response))
 
-        changed = await _with_response(response, change)
-        whole = response_object.decode(await changed.read()) if request.is_streamed else None
-        return changed if whole is None else replace(changed, body=events.stream_of(whole), media_type=sse.MEDIA_TYPE)
+        summary = await off_loop(size, compaction.request_of, request, run.input)
+        return await _with_response(await handle(summary), change)
 
     async def _queued(self, name: str | None, run: ResponseRun, request: ModelRequest) -> Json:
         """Return the response before the model has begun, if the caller may request it."""
@@ -382,7 +395,8 @@ async def _passed_on(answer: Awaitable[ModelResponse]) -> ModelResponse | None:
         if error.status not in _REFUSALS:
             raise
         return None
-    return None if response.status in _REFUSALS else response
+    is_made = response.status >= 300 or compaction.decode(await response.read()) is not None
+    return None if response.status in _REFUSALS or not is_made else response
 
 
 async def _with_response(response: ModelResponse, change: events.Change) -> ModelResponse:

@@ -14,7 +14,7 @@ from openai.types.responses import CompactedResponse
 from response_sockets import open_socket, say
 from server_process import ServerProcess
 from stored_server import EMBEDDER, client_of
-from upstreams import Asked, Upstream, error, json_answer, well_behaved
+from upstreams import Answer, Asked, Upstream, error, json_answer
 
 # A conversation of an agent, with what only the model's maker reads.
 HISTORY: list[Any] = [
@@ -73,6 +73,7 @@ def test_a_model_summarizes_what_is_compacted(client: OpenAI, upstream: Upstream
     *kept, compaction = _items(compacted)
     assert (compacted.object, compaction["type"]) == ("response.compaction", "compaction")
     assert [each["content"][0]["text"] for each in kept] == KEPT
+    assert all(each.keys() >= {"id", "type", "status", "role"} for each in kept)
 
     response = client.responses.create(model="ours", input=[*kept, compaction, ASK])
     *read, summary, ask = _read(upstream.calls[-1])
@@ -109,22 +110,32 @@ def test_an_upstream_with_compactions_makes_them(client: OpenAI, upstream: Upstr
 
     compacted = client.responses.compact(model="ours", input=[ASK], previous_response_id=first.id)
     asked = _read(upstream.calls[-1])
-    client.responses.create(model="ours", input=[*_items(compacted), TRIGGER])
+    events = list(client.responses.create(model="ours", input=[*_items(compacted), ASK, TRIGGER], stream=True))
+    route = upstream.calls[-1]
+    client.responses.create(model="ours", input=[*_items(compacted), ASK])
 
     assert (asked[:2], asked[-1]) == (KEPT, "When?")
     assert _items(compacted) == [FOREIGN]
-    assert [each.path for each in upstream.calls[1:]] == ["/v1/responses/compact", "/v1/responses"]
-    assert [each["type"] for each in upstream.calls[-1].json()["input"]] == ["compaction", "compaction_trigger"]
+    last: Any = events[-1]
+    assert [each.to_dict() for each in last.response.output] == [FOREIGN]
+    assert (route.path, set(route.json())) == ("/v1/responses/compact", {"model", "input"})
+    assert [_read(each) for each in (route, upstream.calls[-1])] == [["compaction", "When?"]] * 2
 
 
-def test_an_upstream_that_refuses_the_item_is_asked_for_a_summary(client: OpenAI, upstream: Upstream) -> None:
-    """As one without the route is; an error that stays is the upstream's."""
-    upstream.on("/v1/responses", error(400, "no such item"), well_behaved)
-    response = client.responses.create(model="ours", input=[*HISTORY, TRIGGER], stream=True)
-    last = list(response)[-1]
+@pytest.mark.parametrize(
+    "answer", [error(405, "Method Not Allowed"), error(400, "no such field"), json_answer({"object": "page"})]
+)
+def test_an_upstream_without_compactions_is_asked_for_a_summary(
+    client: OpenAI, upstream: Upstream, answer: Answer
+) -> None:
+    """It never gets the item that requests one, which may be an error of the server there; its own errors stay."""
+    upstream.on("/v1/responses/compact", answer)
+    events = list(client.responses.create(model="ours", input=[*HISTORY, TRIGGER], stream=True))
 
-    assert [each.type for each in last.response.output] == ["compaction"]  # type: ignore[union-attr]  # the last one
-    assert _read(upstream.calls[0])[-1] == "compaction_trigger"
+    last: Any = events[-1]
+    assert [each.type for each in last.response.output] == ["compaction"]
+    assert [each.path for each in upstream.calls] == ["/v1/responses/compact", "/v1/responses"]
+    assert "compaction_trigger" not in _read(upstream.calls[0])
     assert "Summarize" in _read(upstream.calls[1])[-1]
 
     upstream.on("/v1/responses", error(400, "too hot", param="temperature"))
