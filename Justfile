@@ -27,6 +27,8 @@ setup:
     if [ "$(cat .venv/.made-of 2>/dev/null)" = "$want" ]; then exit 0; fi
     # On a terminal, uv shows its progress.
     quiet=--quiet; if [ -t 2 ]; then quiet=; fi
+    step=1 hint=
+    trap 'echo "set-up failed in step $step of 3$hint" >&2' ERR
     if [ ! -x {{ uv }} ] || ! {{ python }} -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
         rm -rf .venv
         echo "set-up, step 1 of 3: .venv with Python {{ python_version }}" >&2
@@ -34,8 +36,16 @@ setup:
     fi
     echo "set-up, step 2 of 3: $(sort -u requirements/{{ variant }}.txt requirements/dev.txt | grep -c ==) packages for {{ variant }};" \
         "the first time, gigabytes are downloaded, which takes minutes" >&2
+    step=2
+    if [ {{ variant }} = cpu ]; then
+        wheel="the wheel of $(grep '^torch==' requirements/cpu.txt)"
+        hint=": it needs the CPU build of torch, which comes from PyTorch's own index; where that cannot be reached,"
+        hint+=" set UV_FIND_LINKS to a directory with $wheel"
+        if [ -n '{{ links }}' ]; then hint='; for torch, {{ links }} must have '$wheel; fi
+    fi
     {{ uv }} pip sync $quiet --python {{ python }} --compile-bytecode {{ torch }} \
         requirements/{{ variant }}.txt requirements/dev.txt
+    step=3 hint=
     echo "set-up, step 3 of 3: Appliance itself" >&2
     {{ uv }} pip install --quiet --python {{ python }} --no-deps --editable .
     echo "$want" > .venv/.made-of

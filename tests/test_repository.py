@@ -90,22 +90,24 @@ echo "$@" >>"$LOG"
 case "$1 $*" in
     "venv "*"{python}"*) mkdir -p .venv/bin && cp "$0" .venv/bin/uv && cp "$FAKE_PYTHON" .venv/bin/python;;
     "venv "*) exit 2;;
+    *" sync "*) exit "${SYNC_STATUS:-0}";;
 esac
 """
 
 
 @pytest.mark.parametrize(
-    ("python", "status", "said"),
+    ("python", "sync", "status", "said"),
     [
-        ("--python 3.11", 0, "\n"),
-        ("--no-python-downloads", 0, "could not download Python 3.11; .venv has Python 3.13.1 of this machine"),
-        ("none", 1, "set-up needs Python 3.11, 3.12 or 3.13"),
+        ("--python 3.11", 0, 0, "\n"),
+        ("--no-python-downloads", 0, 0, "could not download Python 3.11; .venv has Python 3.13.1 of this machine"),
+        ("none", 0, 1, "set-up needs Python 3.11, 3.12 or 3.13"),
+        ("--python 3.11", 2, 2, "failed in step 2 of 3: it needs the CPU build of torch, which comes from PyTorch's"),
     ],
 )
 def test_the_set_up_replaces_the_environment_of_another_python(
-    tmp_path: Path, python: str, status: int, said: str
+    tmp_path: Path, python: str, sync: int, status: int, said: str
 ) -> None:
-    """It makes one with Python 3.11, else with a later one of this machine, or says what is missing."""
+    """It makes one with Python 3.11, else with a later one of this machine, or says what is missing at which step."""
     just = shutil.which("just")
     if just is None:
         pytest.skip("needs just: pip install rust-just")
@@ -119,14 +121,21 @@ def test_the_set_up_replaces_the_environment_of_another_python(
     _write_program(tmp_path / ".venv/bin/uv", "")
     _write_program(tmp_path / ".venv/bin/old", "")
     tools = {"LOG": str(tmp_path / "log"), "FAKE_PYTHON": str(tmp_path / "python"), "VARIANT": "cpu"}
-    env = {**os.environ, **tools, "PATH": f"{tmp_path / 'tools'}:{os.environ['PATH']}"}
+    env = {
+        **os.environ,
+        **tools,
+        "SYNC_STATUS": str(sync),
+        "UV_FIND_LINKS": "",
+        "PATH": f"{tmp_path / 'tools'}:{os.environ['PATH']}",
+    }
 
     done = subprocess.run([just, "setup"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == status, done.stderr
     assert not (tmp_path / ".venv/bin/old").exists()
     assert said in done.stderr
-    assert ("pip sync" in (tmp_path / "log").read_text()) is (status == 0)
+    assert ("pip sync" in (tmp_path / "log").read_text()) is (status != 1)
+    assert ("set-up failed" in done.stderr) is (status != 0)
 
 
 def test_sigterm_of_just_serve_reaches_the_server(tmp_path: Path) -> None:
