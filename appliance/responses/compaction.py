@@ -92,7 +92,7 @@ def summary_of(compaction: Json, path: str) -> str | None:
         RequestError: it is damaged.
     """
     content = compaction.get("encrypted_content")
-    if compaction["type"] != TYPE or not isinstance(content, str) or not content.startswith(_PREFIX):
+    if compaction.get("type") != TYPE or not isinstance(content, str) or not content.startswith(_PREFIX):
         return None
     try:
         data = base64.b64decode(content.removeprefix(_PREFIX), b"-_", validate=True)
@@ -107,7 +107,7 @@ def summary_of(compaction: Json, path: str) -> str | None:
 
 def kept(read: Sequence[Json]) -> list[Json]:
     """Return the items that a compaction leaves: the messages of everyone but the model."""
-    return [each for each in read if each["type"] == "message" and each.get("role") in _KEPT_ROLES]
+    return [each for each in read if each.get("type") == "message" and each.get("role") in _KEPT_ROLES]
 
 
 def route_request(request: ModelRequest, read: Sequence[Json]) -> ModelRequest:
@@ -142,9 +142,10 @@ def compacted(response_id: str, read: Sequence[Json], response: Json) -> Json:
 
 
 def _item_of(response: Json) -> Json:
-    messages = [each for each in response["output"] if each.get("type") == "message"]
-    parts = [part for each in messages for part in each.get("content") or () if part.get("type") == "output_text"]
-    summary = "".join(part["text"] for part in parts).strip()
+    contents = [each.get("content") for each in response["output"] if each.get("type") == "message"]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    texts = [part.get("text") for part in parts if part.get("type") == "output_text"]
+    summary = "".join(text for text in texts if isinstance(text, str)).strip()
     if not summary:
         message = "The model has written no summary; send fewer items, or leave out max_output_tokens"
         raise RequestError(message, code="no_summary", status=422)

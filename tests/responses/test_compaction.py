@@ -175,6 +175,12 @@ def test_a_model_without_a_summary_is_an_error(client: OpenAI, upstream: Upstrea
         with pytest.raises(openai.UnprocessableEntityError, match="no summary"):
             client.responses.compact(model="chats", input="Hi")
 
+    # Nothing of this is a text.
+    output = [{}, {"type": "message", "content": "x"}, {"type": "message", "content": [1, {"type": "output_text"}]}]
+    upstream.on("/v1/responses", json_answer({"id": "resp_1", "object": "response", "output": output}))
+    with pytest.raises(openai.UnprocessableEntityError, match="no summary"):
+        client.responses.compact(model="ours", input="Hi")
+
 
 def test_an_item_requests_the_compaction_as_a_response(client: OpenAI, server: ServerProcess) -> None:
     """As Codex does: whole, streamed, or over a WebSocket; it is continued as any response."""
