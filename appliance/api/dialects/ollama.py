@@ -36,7 +36,7 @@ from appliance.core.openai_types import Embeddings, Json
 from appliance.models.dispatch import unavailable
 from appliance.models.model_status import ModelStatus
 
-VERSION = "0.13.0"
+VERSION = "0.13.4"
 """The version of Ollama whose API this is; clients refuse servers that are too old for them."""
 
 _OPT = {PROTOCOL: "ollama"}
