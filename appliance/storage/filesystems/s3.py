@@ -39,9 +39,13 @@ _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._:-]+"
 _DEFAULT_REGION = "us-east-1"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: codes whose status alone would mislead.
-_CREDENTIAL_CODES = frozenset(
-    {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "TokenRefreshRequired"}
-)
+_CREDENTIAL_CODES = {
+    "ExpiredToken": "the session token has expired",
+    "InvalidAccessKeyId": "the store does not know the access key ID",
+    "InvalidToken": "the session token is wrong",
+    "SignatureDoesNotMatch": "the secret access key is not that of the access key ID",
+    "TokenRefreshRequired": "the session token must be renewed",
+}
 _TEMPORARY_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Busy"})
 
 # What OpenSSL says of a server that answers in plain text.
@@ -95,6 +99,8 @@ class S3Store(FilesystemStore):
         self._kserve = _read_kserve_settings()
         self._endpoint = self._block.endpoint_url or self._kserve.endpoint
         self.credential = "AWS credentials"
+        if self._block.access_key_id:
+            self.remedy = "correct access_key_id and secret_access_key in storage.credentials.s3"
 
     async def _connect(self) -> Any:  # Any: s3fs has no types
         from aiobotocore.session import AioSession
@@ -184,7 +190,10 @@ class S3Store(FilesystemStore):
         if code == "InvalidObjectState":
             return StorageError(f"{resource}: is in an archive storage class; restore it first")
         if code in _CREDENTIAL_CODES:
-            return AccessDeniedError(f"{resource}: the store rejects {self.credential} ({code}); {self.remedy}")
+            store = f"the store {self._endpoint}" if self._endpoint else "the store"
+            return AccessDeniedError(
+                f"{resource}: {store} rejects {self.credential}: {_CREDENTIAL_CODES[code]} ({code}); {self.remedy}"
+            )
         if code in _TEMPORARY_CODES:
             return StorageUnavailableError(f"{resource}: the store responds {code}; try again later")
         if isinstance(error, ssl.SSLError) and getattr(error, "reason", None) in _NO_TLS:
@@ -214,12 +223,14 @@ def find_endpoint(uri: str, settings: GlobalStorageConfig) -> str | None:
 def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for each of a dozen fields
     is_plain = head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
     etag = str(head.get("ETag", "")).strip('"')
-    # A checksum over parts ends with their number, so it has another length and is ignored.
+    # Of an object that was uploaded in parts, a checksum may be one over those of the parts: some stores do not mark it.
+    is_whole = "-" not in etag or head.get("ChecksumType") == "FULL_OBJECT"
     return known_digests(
         (
-            ("sha256", hex_digest(head.get("ChecksumSHA256"), 32)),
-            ("crc32c", hex_digest(head.get("ChecksumCRC32C"), 4)),
-            ("crc32", hex_digest(head.get("ChecksumCRC32"), 4)),
+            *(
+                (name, hex_digest(head.get(f"Checksum{name.upper()}"), size) if is_whole else None)
+                for name, size in (("sha256", 32), ("crc32c", 4), ("crc32", 4))
+            ),
             # The ETag of an object that was uploaded in one part is its MD5.
             ("md5", etag if is_plain and re.fullmatch("[0-9a-f]{32}", etag) else None),
         )
@@ -262,7 +273,7 @@ async def _keys(
     if block.anonymous or (kserve.is_anonymous and not block.access_key_id and not block.profile):
         return "anonymous", {"anon": True}
     if block.access_key_id:
-        return "access_key_id of storage.credentials.s3", {
+        return "the keys of storage.credentials.s3", {
             "key": value_of(block.access_key_id),
             "secret": value_of(block.secret_access_key),
             "token": value_of(block.session_token),
