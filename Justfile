@@ -215,4 +215,9 @@ image *args:
     )
     if [ -n "${CA_FILE:-}" ]; then options+=(--secret "id=ca,src=$CA_FILE"); fi
     if [ -d '{{ links }}' ]; then options+=(--build-context wheels='{{ links }}'); fi
-    "$builder" build "${options[@]}" --file Containerfile {{ args }} .
+    if ! "$builder" build "${options[@]}" --file Containerfile {{ args }} .; then
+        if [ -z "${CA_FILE:-}" ]; then
+            echo "if a certificate was not trusted: behind a proxy that inspects TLS, set CA_FILE to its authority" >&2
+        fi
+        exit 1
+    fi

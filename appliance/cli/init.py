@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,6 +15,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from appliance.cli.options import DEFAULT_FILES, Choice, load_config
+from appliance.cli.remote import RemoteError, connected
 from appliance.config.engine import FrameworkConfig
 from appliance.core.errors import ConfigError
 
@@ -31,8 +34,17 @@ _UPSTREAM = """\
     upstreams:
       - url: {uri}    # with or without /v1
         # api_key: ${{env:UPSTREAM_KEY}}    # from the environment; never logged
-        # model: NAME    # its name there, if it is another one
+        {model}    # its name there, if it is another one
 """
+
+_ANSWERS_A_CHAT = """\
+  - path: /v1/chat/completions
+    body: {{model: {name}, messages: [{{role: user, content: Hello}}], max_tokens: 8}}
+    contains: '"finish_reason"'
+"""
+
+# A server that does not list its models by then is asked nothing.
+_LIST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +69,7 @@ TEMPLATES: Mapping[str, Template] = {
       max_model_len: 2048    # tokens of prompt and response together; without it, the model's own limit
     # layout: {{tensor_parallel: 2}}    # GPUs that share the model
 """,
-        """\
-  - path: /v1/chat/completions
-    body: {{model: {name}, messages: [{{role: user, content: Hello}}], max_tokens: 8}}
-    contains: '"finish_reason"'
-""",
+        _ANSWERS_A_CHAT,
     ),
     "encoder": Template(
         "embeddings, rerank, scores or classes of texts",
@@ -92,10 +100,7 @@ TEMPLATES: Mapping[str, Template] = {
         "assistant",
         "http://127.0.0.1:8000/v1",
         _UPSTREAM,
-        """\
-  - path: /v1/models
-    contains: {name}
-""",
+        _ANSWERS_A_CHAT,
     ),
     "adapter": Template(
         "OpenAI's protocol for a service without it",
@@ -172,21 +177,28 @@ def init(
     if class_ is None:
         class_ = _ask("Model class", "generative", Choice(list(TEMPLATES)))
     template = TEMPLATES[class_]
-    uri = uri or _ask("URL of the server" if "://127" in template.uri else "URI of the model", template.uri)
-    name = name or _ask("Name of the model", name_of(uri) if uri != template.uri else template.name)
+    is_server = class_ in ("proxy", "adapter")
+    uri = uri or _ask("URL of the server" if is_server else "URI of the model", template.uri)
+    models = _models_at(uri) if class_ == "proxy" else ()
+    is_named_by_uri = not is_server and uri != template.uri
+    named = models[0] if models else name_of(uri) if is_named_by_uri else template.name
+    name = name or _ask("Name of the model", named)
+    model = None if not models or name in models else models[0]
     port = port or _ask("Port", 8080, click.IntRange(1, 65535))
     if has_key is None:
         has_key = sys.stdin.isatty() and click.confirm("Require an API key?", err=True)
     key, digest = _new_key() if has_key else (None, None)
-    _write(file, render(file, class_, uri, name, port, digest))
+    _write(file, render(file, class_, uri, name, port, digest, model))
     click.echo(f"{file}: written; serve it with: appliance serve{'' if file == DEFAULT_FILES[0] else f' {file}'}")
     click.echo(f"completion in an editor: appliance schema --write {file.parent}", err=True)
     if key:
         click.echo(f"key of clients, shown once: {key}")
 
 
-def render(file: Path, class_: str, uri: str, name: str, port: int, digest: str | None = None) -> str:
-    """The text of a first config; `digest` is the SHA-256 of a key."""
+def render(
+    file: Path, class_: str, uri: str, name: str, port: int, digest: str | None = None, model: str | None = None
+) -> str:
+    """The text of a first config; `digest` is the SHA-256 of a key, `model` the upstream's name if it is another."""
     template = TEMPLATES[class_]
     text = _HEAD + template.body + _SERVER + (_KEY if digest else "") + _EXPECT + template.expect
     return text.format(
@@ -199,7 +211,20 @@ def render(file: Path, class_: str, uri: str, name: str, port: int, digest: str 
         framework=_framework_of(uri),
         port=port,
         digest=digest,
+        model=f"model: {_scalar(model)}" if model else "# model: NAME",
     )
+
+
+def _models_at(url: str) -> Sequence[str]:
+    """The models that the server at a URL lists; none where it cannot be asked."""
+
+    async def ask() -> Sequence[str]:
+        async with asyncio.timeout(_LIST_SECONDS), connected(url, None) as server:
+            return [str(each["id"]) for each in await server.models()]
+
+    with suppress(RemoteError, TimeoutError, click.BadParameter, KeyError, TypeError):
+        return asyncio.run(ask())
+    return ()
 
 
 def _framework_of(uri: str) -> str:

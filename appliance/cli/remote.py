@@ -98,8 +98,9 @@ async def connected(url: str, api_key: str | None) -> AsyncIterator[RemoteServer
         click.BadParameter: it is no URL.
     """
     base = URL(url if "://" in url else f"http://{url}")
-    if base.scheme not in ("http", "https") or not base.host:
-        raise click.BadParameter("must be http:// or https://, a host, and an optional port", param_hint="URL")
+    if base.scheme not in ("http", "https") or not base.host or base.query_string or base.fragment:
+        message = "must be http:// or https://, a host, and an optional port and path, without a query"
+        raise click.BadParameter(message, param_hint="URL")
     origin = str(base).rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)

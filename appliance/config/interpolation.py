@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from appliance.config.base import FREE_PREFIX
+from appliance.config.masking import is_secret
 from appliance.config.raw_config import UNKNOWN, DataPath, RawConfig, reason_of, scalars, with_value
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
@@ -40,7 +41,7 @@ def resolve(raw: RawConfig, environ: Mapping[str, str], directory: Path) -> RawC
     for path, text in scalars(raw.data):
         if not isinstance(text, str) or "${" not in text or any(str(part).startswith(FREE_PREFIX) for part in path):
             continue
-        resolver = _Resolver(environ, directory)
+        resolver = _Resolver(environ, directory, may_have_default=not is_secret(path))
         try:
             data = with_value(data, path, _REFERENCE.sub(resolver.replacement, text))
             texts[path] = frozenset(resolver.secrets)
@@ -70,6 +71,8 @@ class _Resolver:
 
     environ: Mapping[str, str]
     directory: Path
+    may_have_default: bool
+    """Whether the value is no secret, so that a default in the file is good advice."""
     secrets: set[str] = field(default_factory=set)
     files: dict[Path, str] = field(default_factory=dict)
 
@@ -96,7 +99,7 @@ class _Resolver:
         if default is not None and not self.environ.get(name):
             return str(default).removeprefix(":-")
         if name not in self.environ:
-            remedy = f"set it, or write ${{env:{name}:-default}}"
+            remedy = f"set it, or write ${{env:{name}:-default}}" if self.may_have_default else "set it"
             raise _ReferenceError(f"the environment variable {name} is not set; {remedy}")
         return self._secret(self.environ[name].encode("utf-8", "surrogateescape"), f"the environment variable {name}")
 

@@ -108,7 +108,7 @@ def is_field(key: str) -> bool:
 
 def secrets_in(path: Sequence[str | int], text: str) -> Iterator[str]:
     """The secrets in a scalar: all of it by the name of its key, or parts of an address."""
-    if _is_secret(path):
+    if is_secret(path):
         # A reference that was not resolved names a variable or a file.
         if not _REFERENCE.fullmatch(text):
             yield text
@@ -125,7 +125,7 @@ def secrets_of_address(text: str) -> Iterator[str]:
             yield text[start:end].partition(":")[2]
 
 
-def _is_secret(path: Sequence[str | int]) -> bool:
+def is_secret(path: Sequence[str | int]) -> bool:
     """Whether a key above a value says that it is secret; what stands under `headers` mostly is."""
     match path:
         case ("server", "api_keys", int(), "value", *_) | ("storage", "credentials", *_, "key"):

@@ -104,8 +104,8 @@ class ModelFactory:
         except ArtifactCorruptError:
             raise
         except StorageError as error:
-            # A store that cannot be read now does not keep the download from trying.
-            log.info("model.precheck_failed", model=config.name, reason=str(error))
+            # A store that cannot be read now does not keep the download from trying, which tells what is wrong.
+            log.debug("model.precheck_failed", model=config.name, reason=str(error))
         artifacts = {
             part: materialize(source, storage, partial(on_progress, part)) for part, source in config.storages.items()
         }

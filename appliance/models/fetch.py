@@ -152,8 +152,8 @@ def fetch_artifacts(
     try:
         violations = factory.precheck(config, storage)
     except ApplianceError as error:
-        # A store that cannot be read now does not keep the download from trying.
-        log.info("layout.precheck_failed", model=config.name, reason=str(error))
+        # A store that cannot be read now does not keep the download from trying, which tells what is wrong.
+        log.debug("layout.precheck_failed", model=config.name, reason=str(error))
     else:
         if violations:
             raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in violations))

@@ -139,7 +139,11 @@ def _configure_log(loaded: LoadedConfig) -> None:
 
 def _require_startable(config: Config) -> None:
     server = config.server
-    for key, port in (("port", server.port), ("probe_port", server.probe_port), ("grpc_port", server.grpc_port)):
+    for key, port in (
+        ("port or --port", server.port),
+        ("probe_port", server.probe_port),
+        ("grpc_port", server.grpc_port),
+    ):
         if port is None:
             continue
         # Granian would share a port with another process that has it, and each would get half of the requests.

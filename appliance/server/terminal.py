@@ -22,8 +22,11 @@ _BAR_WIDTH = 20
 
 # The first operation that a model has is the one to try; other paths need a body that depends on the model.
 _REQUESTS: Mapping[Operation, tuple[str, Mapping[str, object]]] = {
-    Operation.CHAT_COMPLETION: ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
-    Operation.COMPLETION: ("/v1/completions", {"prompt": "Hello"}),
+    Operation.CHAT_COMPLETION: (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 50},
+    ),
+    Operation.COMPLETION: ("/v1/completions", {"prompt": "Hello", "max_tokens": 50}),
     Operation.EMBEDDING: ("/v1/embeddings", {"input": "Hello"}),
     Operation.RERANK: ("/v1/rerank", {"query": "Hello", "documents": ["Hi", "Bye"]}),
     Operation.CLASSIFICATION: ("/v1/classify", {"input": "Hello"}),

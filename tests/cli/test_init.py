@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from terminal import Terminal
+from upstreams import Upstream
 
 from appliance.cli.init import TEMPLATES, name_of
 from appliance.cli.main import main
 from appliance.cli.options import load_config
-from appliance.config.models import MODEL_CONFIGS
+from appliance.config.models import MODEL_CONFIGS, ProxyConfig
 
 
 def _init(file: Path, *words: str) -> Result:
@@ -40,6 +41,22 @@ def test_a_first_file_is_valid(tmp_path: Path, class_: str, words: tuple[str, ..
         assert (config.models[0].name, config.server.port) == ("true", 9000)
         assert config.server.api_keys
         assert "key of clients, shown once: sk-" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "served", "model"), [((), "upstream-model", None), (("--name", "mine"), "mine", "upstream-model")]
+)
+def test_a_proxy_gets_a_model_that_its_upstream_has(
+    tmp_path: Path, words: tuple[str, ...], served: str, model: str | None
+) -> None:
+    """By the name it has there, or by another one."""
+    with Upstream() as upstream:
+        done = _init(tmp_path / "first.yaml", "--class", "proxy", "--uri", upstream.url, *words)
+
+    assert done.exit_code == 0, done.output
+    (config,) = load_config(tmp_path / "first.yaml").config.models
+    assert isinstance(config, ProxyConfig)
+    assert (config.name, config.upstreams[0].model) == (served, model)
 
 
 def test_a_wrong_value_is_named_and_nothing_is_written(tmp_path: Path) -> None:

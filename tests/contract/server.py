@@ -43,7 +43,7 @@ class Server(ServerProcess):
         self.file.write_text(config.read_text())
         self.grpc_port, self.probe_port = free_port(), free_port()
         ports = [f"server.probe_port={self.probe_port}", *([f"server.grpc_port={self.grpc_port}"] if grpc else [])]
-        given = {"PYTHONPATH": str(TESTS), "FOLDER": str(folder), "APPLIANCE_CACHE": str(folder / "cache"), **variables}
+        given = {"PYTHONPATH": str(TESTS), "FOLDER": str(folder), "XDG_CACHE_HOME": str(folder), **variables}
         super().__init__(self.file, folder / "log", *ports, *overrides, variables=given)
 
     def open_gate(self, name: str) -> None:

@@ -223,7 +223,7 @@ def find_endpoint(uri: str, settings: GlobalStorageConfig) -> str | None:
 def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for each of a dozen fields
     is_plain = head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
     etag = str(head.get("ETag", "")).strip('"')
-    # Of an object that was uploaded in parts, a checksum may be one over those of the parts: some stores do not mark it.
+    # Of an object in parts, a checksum may be one over those of the parts, which some stores do not mark.
     is_whole = "-" not in etag or head.get("ChecksumType") == "FULL_OBJECT"
     return known_digests(
         (
