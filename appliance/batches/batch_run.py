@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -19,7 +20,7 @@ from appliance.batches.executor import LineExecutor
 from appliance.batches.lines import BatchLine, Journal, LineError, LineLimits, LineResult, read_lines
 from appliance.batches.objects import Batch, BatchError, BatchErrors, FileObject, RequestCounts, now
 from appliance.batches.store import ERRORS, INPUT, OUTPUT, BatchStore
-from appliance.batches.validation import InputCheck
+from appliance.batches.validation import InputCheck, model_fault
 from appliance.core.stored_objects import disk_errors
 from appliance.models.manager import ModelManager
 
@@ -128,7 +129,8 @@ class BatchRun:
         await self._save()
 
     def _check_input(self) -> tuple[int, list[BatchError]]:
-        return InputCheck(self._manager, self._batch.endpoint, self._store.config.max_requests).check(self._lines())
+        fault = partial(model_fault, self._manager)
+        return InputCheck(fault, self._batch.endpoint, self._store.config.max_requests).check(self._lines())
 
     def _lines(self) -> Iterator[BatchLine | LineError]:
         server = self._manager.config.server

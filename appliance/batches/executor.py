@@ -57,18 +57,16 @@ class LineExecutor:
 
     async def answer(self, line: BatchLine, request_id: str, batch_id: str, principal: Principal | None) -> LineResult:
         """Return the result of a line, however long its model is not available."""
-        failures = 0
-        while True:
-            failures += 1
-            work = partial(self._attempt, line, request_id, batch_id, principal)
+        work = partial(self._attempt, line, request_id, batch_id, principal)
+
+        async def attempt() -> tuple[int, bytes, int | None]:
             queue = self._queue_of(line, principal)
-            status, body, retry_after = await (
-                work() if queue is None else queue.batch_lines.run(work, is_idle_enough=self._start == "idle")
-            )
-            if status not in _PAUSES and (status not in _TRANSIENT or failures >= _ATTEMPTS):
-                return LineResult(line.custom_id, request_id, status, body)
-            delay = backoff_seconds(failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
-            await asyncio.sleep(min(max(delay, retry_after or 0), _MAX_DELAY_SECONDS))
+            if queue is None:
+                return await work()
+            return await queue.batch_lines.run(work, is_idle_enough=self._start == "idle")
+
+        status, body = await with_retries(attempt)
+        return LineResult(line.custom_id, request_id, status, body)
 
     def _queue_of(self, line: BatchLine, principal: Principal | None) -> RequestQueue | None:
         """Return the queue in whose pauses a line runs; None if it waits for none, or if the attempt will fail."""
@@ -105,3 +103,18 @@ class LineExecutor:
                 capture.response.add(body)
             self._recorder.record(context, capture)
         return status, body, retry_after
+
+
+async def with_retries(attempt: Callable[[], Awaitable[tuple[int, bytes, int | None]]]) -> tuple[int, bytes]:
+    """Return the status and the body of the response to a line, after attempts that may have succeeded later.
+
+    `attempt` returns them, and the seconds after which the server wants the next attempt.
+    """
+    failures = 0
+    while True:
+        failures += 1
+        status, body, retry_after = await attempt()
+        if status not in _PAUSES and (status not in _TRANSIENT or failures >= _ATTEMPTS):
+            return status, body
+        delay = backoff_seconds(failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
+        await asyncio.sleep(min(max(delay, retry_after or 0), _MAX_DELAY_SECONDS))

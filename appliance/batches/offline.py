@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Any, Protocol
 
 from appliance.batches.executor import LineExecutor, Render, Respond
-from appliance.batches.lines import BatchLine, LineError, LineLimits, LineResult, read_lines
+from appliance.batches.lines import BatchLine, LineLimits, LineResult, read_lines
 from appliance.batches.objects import BatchError, new_id
-from appliance.batches.validation import InputCheck
+from appliance.batches.validation import InputCheck, model_fault
 from appliance.config import Config
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.models.factory import ModelFactory
@@ -76,10 +77,11 @@ class OfflineBatch:
         server = config.server.model_copy(update={"api_keys": None, "allowed_hosts": None})
         self._config = config.model_copy(update={"server": server})
         self._factory, self._render, self._respond, self._concurrent = factory, render, respond, concurrent
+        self._limits = LineLimits(server.max_body_bytes, server.limits.json_depth, server.limits.json_members)
         self.progress = Progress()
 
     async def run(
-        self, path: Path, name: str, results: Results, on_progress: Callable[[ModelManager, Progress], None]
+        self, path: Path, name: str, results: Results, on_progress: Callable[[Progress, ModelManager], None]
     ) -> None:
         """Answer each line that has no result yet; `on_progress` is called several times a second.
 
@@ -92,30 +94,21 @@ class OfflineBatch:
         self.progress.total, errors = await asyncio.to_thread(self._check, manager, path)
         if errors:
             raise InputError(name, errors)
-        self.progress.done, self.progress.failed = len(results.done), results.failed
         manager.start()
-        work = asyncio.create_task(self._work(manager, recorder, path, results))
+
+        def show() -> None:
+            on_progress(self.progress, manager)
+            _require_alive(manager)
+
         try:
-            while not work.done():
-                await asyncio.wait([work], timeout=_POLL_SECONDS)
-                on_progress(manager, self.progress)
-                _require_alive(manager)
-            work.result()
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
+            await run_shown(self._work(manager, recorder, path, results), show)
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
             await manager.stop()
             await recorder.stop()
 
     def _check(self, manager: ModelManager, path: Path) -> tuple[int, list[BatchError]]:
         with path.open("rb") as file:
-            return InputCheck(manager).check(self._lines(file))
-
-    def _lines(self, file: IO[bytes]) -> Iterator[BatchLine | LineError]:
-        server = self._config.server
-        return read_lines(file, LineLimits(server.max_body_bytes, server.limits.json_depth, server.limits.json_members))
+            return InputCheck(partial(model_fault, manager)).check(read_lines(file, self._limits))
 
     async def _work(self, manager: ModelManager, recorder: RequestRecorder, path: Path, results: Results) -> None:
         # Polled: once in the life of a process.
@@ -123,25 +116,62 @@ class OfflineBatch:
             await asyncio.sleep(_POLL_SECONDS)
         executor = LineExecutor(manager, recorder, self._render, self._respond(manager, recorder), None)
         capacity = sum(status.queue.concurrent or _CONCURRENT for status in manager.statuses)
-        slots, batch_id = asyncio.Semaphore(self._concurrent or capacity), new_id("batch_")
+        batch_id = new_id("batch_")
 
-        async def answer(line: BatchLine) -> None:
+        async def answer(line: BatchLine) -> LineResult:
+            return await executor.answer(line, f"{batch_id}-{line.number}", batch_id, None)
+
+        await answer_all(path, self._limits, results, self.progress, self._concurrent or capacity, answer)
+
+
+async def run_shown(work: Coroutine[Any, Any, None], show: Callable[[], None]) -> None:  # Any: as `Coroutine` has them
+    """Do the work of `answer_all`, and call `show` several times a second; its errors end the work."""
+    task = asyncio.create_task(work)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=_POLL_SECONDS)
+            show()
+        task.result()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def answer_all(
+    path: Path,
+    limits: LineLimits,
+    results: Results,
+    progress: Progress,
+    concurrent: int,
+    answer: Callable[[BatchLine], Awaitable[LineResult]],
+) -> None:
+    """Answer each line of a file that has no result yet, so many at once.
+
+    Raises:
+        ExceptionGroup: of an OutputError, or of what `answer` raises.
+    """
+    slots = asyncio.Semaphore(concurrent)
+    progress.done, progress.failed = len(results.done), results.failed
+
+    async def add_result(line: BatchLine) -> None:
+        try:
+            result = await answer(line)
             try:
-                result = await executor.answer(line, f"{batch_id}-{line.number}", batch_id, None)
-                try:
-                    await asyncio.to_thread(results.append, result)
-                except OSError as error:
-                    raise OutputError(f"The results cannot be written: {error.strerror}") from error
-                self.progress.done, self.progress.failed = len(results.done), results.failed
-            finally:
-                slots.release()
+                await asyncio.to_thread(results.append, result)
+            except OSError as error:
+                raise OutputError(f"The results cannot be written: {error.strerror}") from error
+            progress.done, progress.failed = len(results.done), results.failed
+        finally:
+            slots.release()
 
-        with await asyncio.to_thread(path.open, "rb") as file:
-            async with asyncio.TaskGroup() as group:
-                for line in self._lines(file):
-                    if isinstance(line, BatchLine) and line.custom_id not in results.done:
-                        await slots.acquire()
-                        group.create_task(answer(line))
+    with await asyncio.to_thread(path.open, "rb") as file:
+        async with asyncio.TaskGroup() as group:
+            for line in read_lines(file, limits):
+                if isinstance(line, BatchLine) and line.custom_id not in results.done:
+                    await slots.acquire()
+                    group.create_task(add_result(line))
 
 
 def _require_alive(manager: ModelManager) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from appliance.batches.lines import BatchLine, LineError
 from appliance.batches.objects import BatchError
@@ -15,10 +15,18 @@ _MAX_ERRORS = 100
 
 
 class InputCheck:
-    """Checks lines for the current principal; `endpoint` is the only one they may have, None is any."""
+    """Checks lines for the current principal; `endpoint` is the only one they may have, None is any.
 
-    def __init__(self, manager: ModelManager, endpoint: str | None = None, max_requests: int | None = None) -> None:
-        self._manager, self._endpoint, self._max_requests = manager, endpoint, max_requests
+    `model_fault` returns why an operation cannot be requested of a model; None if it can, as far as that is known now.
+    """
+
+    def __init__(
+        self,
+        model_fault: Callable[[str | None, Operation], BatchError | None],
+        endpoint: str | None = None,
+        max_requests: int | None = None,
+    ) -> None:
+        self._model_fault, self._endpoint, self._max_requests = model_fault, endpoint, max_requests
         self._ids: set[str] = set()
         self._faults: dict[tuple[str | None, Operation], BatchError | None] = {}
 
@@ -53,13 +61,14 @@ class InputCheck:
         self._ids.add(line.custom_id)
         return None
 
-    def _model_fault(self, model: str | None, operation: Operation) -> BatchError | None:
-        """Return why this cannot be requested of a model; None if it can, as far as that is known now."""
-        try:
-            status = self._manager.find(model)
-        except RequestError as error:
-            return BatchError(error.code or "invalid_model", str(error), "body.model")
-        if RULES[status.state].can_answer and operation not in status.model.operations:
-            message = f"the model {status.name!r} does not support {operation}"
-            return BatchError("unsupported_operation", message, "body.model")
-        return None
+
+def model_fault(manager: ModelManager, model: str | None, operation: Operation) -> BatchError | None:
+    """Return why an operation cannot be requested of a model of a server; see `InputCheck`."""
+    try:
+        status = manager.find(model)
+    except RequestError as error:
+        return BatchError(error.code or "invalid_model", str(error), "body.model")
+    if RULES[status.state].can_answer and operation not in status.model.operations:
+        message = f"the model {status.name!r} does not support {operation}"
+        return BatchError("unsupported_operation", message, "body.model")
+    return None

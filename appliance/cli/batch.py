@@ -1,4 +1,4 @@
-"""The command `batch`: answers a file of requests by the models of a config, without a server."""
+"""The command `batch`: answers a file of requests by the models of a config, or by a running server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.options import FILE, default_file, load_quietly, offline, overrides, to_overrides
+from appliance.cli.remote import api_key_option
 from appliance.config import LoadedConfig
 from appliance.core.errors import ApplianceError
 from appliance.core.status_line import status_line
 
 if TYPE_CHECKING:
     from appliance.batches.lines import LineResult
-    from appliance.batches.offline import Progress, Results
+    from appliance.batches.offline import OfflineBatch, Progress, Results
+    from appliance.cli.remote_batch import RemoteBatch
     from appliance.models.manager import ModelManager
 
 _STANDARD = Path("-")
@@ -39,6 +41,8 @@ class BatchFileError(ApplianceError):
 @click.command()
 @click.argument("file", type=FILE, metavar="FILE.jsonl")
 @click.option("--config", "config_file", type=FILE, help="The config; by default the one that `serve` takes.")
+@click.option("--url", help="The URL of a running server that answers, instead of the models of a config.")
+@api_key_option
 @click.option("-o", "--output", type=FILE, default=_STANDARD, help="The file of results; by default they are printed.")
 @click.option("--concurrent", type=click.IntRange(1), help="Requests at once; by default what the models compute.")
 @offline
@@ -46,24 +50,31 @@ class BatchFileError(ApplianceError):
 def batch(
     file: Path,
     config_file: Path | None,
+    url: str | None,
+    api_key: str | None,
     output: Path,
     concurrent: int | None,
     offline: bool,
     overrides: Sequence[str],
 ) -> None:
-    """Answer a file of requests without a server.
+    """Answer a file of requests without a server, or by a running one.
 
     FILE.jsonl has one request in a line, in the format of OpenAI's batches; it may be - for standard input. The models
-    are started and stopped at the end. Requests that have a result in the file of --output are not run again, so an
-    interrupted run continues. The exit code is 1 if any request failed; its result says why.
+    of the config are started, and stopped at the end; with --url, a running server answers. Requests that have a result
+    in the file of --output are not run again, so an interrupted run continues. The exit code is 1 if any request
+    failed; its result says why.
     """
-    loaded = load_quietly(config_file or default_file(), to_overrides(overrides, offline=offline))
+    if url is not None and (config_file or overrides or offline):
+        raise click.UsageError("--url needs no config; leave out --config, --set and --offline")
+    words = to_overrides(overrides, offline=offline)
+    loaded = load_quietly(config_file or default_file(), words) if url is None else None
     from appliance.core.system import exit_now
 
     try:
         _require_output(output, file)
         with _input(file) as path, _results(output) as results:
-            failed = _run(loaded, path, str(file), results, concurrent)
+            work = _offline(loaded, concurrent) if loaded else _remote(str(url), api_key, concurrent)
+            failed = _run(work, path, str(file), results)
     except KeyboardInterrupt:
         remedy = "" if output == _STANDARD else "; the same command goes on where it stopped"
         click.echo(f"interrupted{remedy}", err=True)
@@ -74,20 +85,29 @@ def batch(
     exit_now(1 if failed else 0)
 
 
-def _run(loaded: LoadedConfig, path: Path, name: str, results: Results, concurrent: int | None) -> int:
-    """Return how many requests failed."""
+def _offline(loaded: LoadedConfig, concurrent: int | None) -> OfflineBatch:
     # Seconds of imports.
-    import uvloop
-
     from appliance.api.error_responses import status_and_body
     from appliance.batches.offline import OfflineBatch
     from appliance.models.factory import ModelFactory
     from appliance.responses.service import Responses
 
     # Without a server nothing is stored.
-    work = OfflineBatch(
+    return OfflineBatch(
         loaded.config, ModelFactory(), status_and_body, lambda *parts: Responses(*parts).handle, concurrent
     )
+
+
+def _remote(url: str, api_key: str | None, concurrent: int | None) -> RemoteBatch:
+    from appliance.cli.remote_batch import RemoteBatch
+
+    return RemoteBatch(url, api_key, concurrent)
+
+
+def _run(work: OfflineBatch | RemoteBatch, path: Path, name: str, results: Results) -> int:
+    """Return how many requests failed."""
+    import uvloop
+
     display = _Display()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -105,12 +125,12 @@ class _Display:
     def __init__(self) -> None:
         self._began: tuple[float, int] | None = None
 
-    def show(self, manager: ModelManager, progress: Progress) -> None:
+    def show(self, progress: Progress, manager: ModelManager | None = None) -> None:
         if (line := status_line()) is None:
             return
         from appliance.server.terminal import starting
 
-        if not manager.is_ready:
+        if manager is not None and not manager.is_ready:
             line.show(" | ".join(starting(status) for status in manager.statuses if not status.rule.is_ready))
             return
         began, before = self._began = self._began or (time.monotonic(), progress.done)

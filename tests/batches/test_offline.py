@@ -1,4 +1,4 @@
-"""`appliance batch`: a file of requests without a server."""
+"""`appliance batch`: a file of requests without a server, or by a running one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from server_launcher import COMMAND, run_appliance
 from terminal import Terminal
+from upstreams import Upstream, error, well_behaved
 
 CONFIG = "models: [{name: one, class: generative, engine: {python: 'examples.parrot:Parrot'}}]\n"
 ENDPOINT = "/v1/chat/completions"
@@ -155,3 +156,45 @@ def test_results_that_cannot_be_printed_end_the_run(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "The results cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_running_server_answers(tmp_path: Path) -> None:
+    """With its key; what it refuses for now is tried again, and what has a result is not."""
+    config, requests = _files(tmp_path, "hello", "again", 3)
+    requests.write_text(requests.read_text().replace('"one"', '"upstream-model"'))
+    output = tmp_path / "out.jsonl"
+    words = ["batch", str(requests), "-o", str(output), "--concurrent", "1", "--api-key", "secret"]
+    with Upstream() as server:
+        server.on(ENDPOINT, error(503), error(502), well_behaved, well_behaved, error(400))
+        first = run_appliance(*words, "--url", server.url)
+        second = run_appliance(*words, "--url", server.url)
+        calls = [asked for asked in server.asked if asked.path == ENDPOINT]
+        both = run_appliance(*words, "--url", server.url, "--config", str(config))
+    results = {line["custom_id"]: line["response"] for line in map(json.loads, output.read_bytes().splitlines())}
+
+    assert (first.returncode, second.returncode) == (1, 1), first.stderr + second.stderr
+    assert "3 of 3 requests have results, 1 failed" in second.stderr
+    assert {each: result["status_code"] for each, result in results.items()} == {"0": 200, "1": 200, "2": 400}
+    assert results["1"]["body"]["choices"]
+    assert len(calls) == 5
+    assert {asked.header("authorization") for asked in server.asked} == {"Bearer secret"}
+    assert (both.returncode, "leave out --config" in both.stderr) == (2, True)
+
+
+def test_a_server_that_does_not_answer_ends_the_run(tmp_path: Path) -> None:
+    """So do a key that it refuses, and a model that it does not have; nothing is written then."""
+    _, requests = _files(tmp_path, "hello")
+    output = tmp_path / "out.jsonl"
+    words = ["batch", str(requests), "-o", str(output), "--url"]
+    with Upstream() as server:
+        unknown = run_appliance(*words, server.url)
+        requests.write_text(requests.read_text().replace('"one"', '"upstream-model"'))
+        server.on(ENDPOINT, error(401, "no such key"))
+        refused = run_appliance(*words, server.url)
+    absent = run_appliance(*words, server.url)
+
+    assert (unknown.returncode, refused.returncode, absent.returncode) == (2, 1, 1)
+    assert "requests.jsonl:1: the model 'one' does not exist at" in unknown.stderr
+    assert "no such key; give a key with --api-key" in refused.stderr
+    assert "does not answer" in absent.stderr
+    assert output.read_bytes() == b""
