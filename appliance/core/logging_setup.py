@@ -19,7 +19,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from appliance.core.request_context import current_context
-from appliance.core.status_line import StatusLineHandler
+from appliance.core.status_line import LineHandler, StatusLineHandler
 
 # Tells a child process the format of its parent.
 _CHILD = "APPLIANCE_CHILD_LOG"
@@ -46,12 +46,35 @@ def _add_request(_logger: object, _name: str, event: EventDict) -> EventDict:
     return event
 
 
+class _EventWriter:
+    """The last step of our events: a record of the standard library would take longer than all the others.
+
+    `configure` sets where they go, because a logger caches the steps that it was first used with.
+    """
+
+    handler: LineHandler
+    formatter: _Redacted
+
+    def __call__(self, _logger: object, _name: str, event: EventDict) -> EventDict:
+        try:
+            self.handler.print(self.formatter.render(event))
+        except Exception:
+            # As the standard library does: a full disk must not fail a request.
+            self.handler.handleError(logging.makeLogRecord({"msg": event}))
+        raise structlog.DropEvent
+
+
+_write = _EventWriter()
+
 _BEFORE: list[Processor] = [
     _add_request,
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
-    structlog.stdlib.PositionalArgumentsFormatter(),
+]
+
+# What only the records of libraries have.
+_OF_RECORDS: list[Processor] = [
     structlog.stdlib.ExtraAdder(),
     _without_foreign_time,
 ]
@@ -72,18 +95,20 @@ def configure(
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
     # Nothing here may depend on the config: a logger caches what it was first used with.
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_BEFORE, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *_BEFORE, _write],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
     is_terminal = stderr.isatty() and os.environ.get("TERM") != "dumb"
-    handler = StatusLineHandler(stderr) if console and is_terminal else logging.StreamHandler(stderr)
+    handler = StatusLineHandler(stderr) if console and is_terminal else LineHandler(stderr)
     if level != "debug":
         handler.addFilter(_is_foreground if console else _is_wanted)
     # https://no-color.org
     has_colors = is_terminal and not os.environ.get("NO_COLOR")
-    handler.setFormatter(_Redacted(secrets, [stamper, *_renderer(is_console=console, has_colors=has_colors)]))
+    formatter = _Redacted(secrets, [stamper, *_renderer(is_console=console, has_colors=has_colors)])
+    handler.setFormatter(formatter)
+    _write.handler, _write.formatter = handler, formatter
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
     # Debuggers and progress bars need the terminal as it is.
@@ -148,7 +173,7 @@ class _Redacted(structlog.stdlib.ProcessorFormatter):
 
     def __init__(self, secrets: Collection[str], renderer: list[Processor]) -> None:
         without_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-        super().__init__(foreign_pre_chain=_BEFORE, processors=[without_meta, *renderer])
+        super().__init__(foreign_pre_chain=[*_BEFORE, *_OF_RECORDS], processors=[without_meta, *renderer])
         self._renderer = renderer
         long = {secret for secret in secrets if len(secret) >= _SHORTEST_REDACTED}
         written = long | {json.dumps(secret)[1:-1] for secret in long}
@@ -156,17 +181,19 @@ class _Redacted(structlog.stdlib.ProcessorFormatter):
         self._hidden = sorted(written, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        # Events of structlog need neither a copy of the record nor the steps for those of others.
-        line = self._render(record, record.msg) if isinstance(record.msg, dict) else super().format(record)
+        return self._redact(super().format(record))
+
+    def render(self, event: EventDict) -> str:
+        """Return the line of an event of ours."""
+        line: Any = event  # Any: processors return an event, the last one a text
+        for processor in self._renderer:
+            line = processor(None, "", line)
+        return self._redact(line)
+
+    def _redact(self, line: str) -> str:
         for secret in self._hidden:
             line = line.replace(secret, "***")
         return line
-
-    def _render(self, record: logging.LogRecord, event: EventDict) -> str:
-        line: Any = dict(event)  # Any: processors return an event, the last one a text
-        for processor in self._renderer:
-            line = processor(None, record.levelname.lower(), line)
-        return str(line)
 
 
 # Longer lines of output become several events.

@@ -10,7 +10,30 @@ from typing import TextIO
 _CLEAR = "\r\x1b[K"
 
 
-class StatusLineHandler(logging.StreamHandler[TextIO]):
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes the log line by line."""
+
+    def print(self, text: str) -> None:
+        """Write a line."""
+        self.acquire()
+        try:
+            self._write(f"{text}\n")
+        finally:
+            self.release()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record of a library."""
+        try:
+            self.print(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.flush()
+
+
+class StatusLineHandler(LineHandler):
     """Writes the log to a terminal, above a line that is written anew in its place."""
 
     _text = ""
@@ -28,24 +51,12 @@ class StatusLineHandler(logging.StreamHandler[TextIO]):
             self.release()
 
     def print(self, text: str) -> None:
-        """Write text that is no event."""
+        """Write a line above the last one."""
         self.acquire()
         try:
             self._write(f"{_CLEAR if self._text else ''}{text}\n{self._text}")
         finally:
             self.release()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the event; `handle` holds the lock."""
-        if self._text:
-            self.stream.write(_CLEAR)
-        super().emit(record)
-        if self._text:
-            self._write(self._text)
-
-    def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.flush()
 
 
 def status_line() -> StatusLineHandler | None:
