@@ -115,6 +115,8 @@ class ModelStatus:
     reason: str = "waiting for its turn to load"
     has_started: bool = False
     """It was ready once, or waits for nothing but other servers."""
+    was_ready: bool = False
+    """It was ready once, so load balancers may send it requests."""
     restarts: int = 0
     """How often it was restarted because it died."""
     accepts_while_draining: bool = False
@@ -130,7 +132,8 @@ class ModelStatus:
         """Be in a state from now on; for `ModelRunner`."""
         self.timings.enter(state)
         self.state, self.since, self.reason = state, datetime.now(UTC), reason
-        self.has_started |= state in {State.READY, State.FOLLOWING, State.UNAVAILABLE}
+        self.was_ready |= self.rule.is_ready
+        self.has_started |= self.was_ready or state is State.UNAVAILABLE
 
     @property
     def name(self) -> str:

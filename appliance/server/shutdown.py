@@ -117,7 +117,7 @@ async def shutdown_gracefully(
     """
     settings = manager.config.server
     # No load balancer sends requests to a server that never was ready.
-    was_ready = any(status.has_started for status in manager.statuses)
+    was_ready = any(status.was_ready for status in manager.statuses)
     delay = settings.drain_delay_seconds if is_expected and was_ready else 0
     closing: list[asyncio.Future[None]] = list(serving)
 

@@ -128,6 +128,22 @@ def test_somebody_at_a_terminal_does_not_wait(start: Callable[..., ServerProcess
     assert server.process.wait(30) == 0
 
 
+def test_a_server_whose_upstream_never_was_available_stops_without_the_delay(
+    serve: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    """It never was ready, so no load balancer sends it requests."""
+    file = tmp_path / "proxy.yaml"
+    file.write_text(
+        f"models: [{{name: one, class: proxy, upstreams: [{{url: 'http://127.0.0.1:{free_port()}'}}]}}]\n"
+        "server: {drain_delay_seconds: 600}\n"
+    )
+    server = serve(file=file)
+    wait_until(lambda: server.get("/startupz")[0] == 200, 60)
+    server.process.send_signal(signal.SIGTERM)
+
+    assert server.process.wait(30) == 0
+
+
 @pytest.mark.parametrize(("on_failure", "ends"), [("exit", True), ("stay", False)])
 def test_a_model_that_dies_ends_the_process_where_it_should(
     start: Callable[..., ServerProcess], tmp_path: Path, on_failure: str, ends: bool
