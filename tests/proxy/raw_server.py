@@ -32,6 +32,44 @@ async def raw_server(
         yield server.sockets[0].getsockname()[1]
 
 
+class KeepAliveServer:
+    """Keeps connections open; what it does with each request is one of `ANSWER`, `ANSWER_AND_END` and `CLOSE`."""
+
+    ANSWER = "answer"
+    ANSWER_AND_END = "answer and end"
+    """Closes the idle connection, and waits until the client has noticed."""
+    CLOSE = "close"
+    """Closes the connection at the first byte of the request."""
+
+    def __init__(self, *actions: str) -> None:
+        self._actions = iter(actions)
+        self.connections = self.requests = 0
+        self.was_noticed = asyncio.Event()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[str]:
+        """Yield its URL."""
+        async with await listen(self._serve) as server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        for action in self._actions:
+            await reader.readexactly(1)
+            self.requests += 1
+            if action == self.CLOSE:
+                break
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]))
+            writer.write(OK)
+            if action == self.ANSWER_AND_END:
+                writer.write_eof()
+                await reader.read()
+                self.was_noticed.set()
+                break
+        writer.close()
+
+
 @asynccontextmanager
 async def http_proxy(heads: list[bytes]) -> AsyncGenerator[int]:
     """

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from prometheus_client import REGISTRY
 from proxy.proxy_model import CHAT, ask, chat, config, proxied, read
-from proxy.raw_server import raw_server
+from proxy.raw_server import KeepAliveServer, raw_server
 from server_process import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
@@ -261,6 +261,34 @@ async def test_a_generation_that_may_have_begun_is_not_retried(generations: bool
                 await model.handle(ModelRequest(Operation.EMBEDDING, b'{"input": "a"}'))
 
     assert silence.times == times + 3
+
+
+async def test_a_request_on_a_connection_that_closes_under_it_may_have_begun() -> None:
+    """The upstream closes an idle connection as the next request goes out: a generation is not sent again, others are.
+
+    Whether it has read the request, nobody can tell.
+    """
+    retry, keys = {"attempts": 1, "backoff_seconds": 0}, {"health": {"path": None}, "breaker": {"failures": 1000}}
+    counts = []
+    for request in (chat(), ModelRequest(Operation.EMBEDDING, b'{"input": "a"}')):
+        server = KeepAliveServer(KeepAliveServer.ANSWER, KeepAliveServer.CLOSE, KeepAliveServer.ANSWER)
+        async with server.listening() as url, proxied(upstreams=[{"url": url}], retry=retry, **keys) as model:
+            await ask(model, request)
+            outcome = await asyncio.gather(ask(model, request), return_exceptions=True)
+            counts.append((server.requests, server.connections, type(outcome[0])))
+
+    assert counts == [(2, 1, GatewayError), (3, 2, tuple)]
+
+
+async def test_a_generation_does_not_go_out_on_a_connection_that_is_closed() -> None:
+    """The upstream has closed it while it was idle, so the request gets a new one, and needs no retry."""
+    server = KeepAliveServer(KeepAliveServer.ANSWER_AND_END, KeepAliveServer.ANSWER)
+    async with server.listening() as url, proxied(upstreams=[{"url": url}], health={"path": None}) as model:
+        await ask(model)
+        await asyncio.wait_for(server.was_noticed.wait(), 30)
+        assert (await ask(model))[0] == 200
+
+    assert (server.requests, server.connections) == (2, 2)
 
 
 async def test_a_generation_that_cannot_have_begun_is_retried(upstreams: tuple[Upstream, ...]) -> None:
