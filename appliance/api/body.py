@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import Receive
 
 from appliance.api.disconnect import AnyRequest, ClientDisconnectedError, before_body, discard
 from appliance.config.server import ServerConfig, ServerLimitsConfig
@@ -86,13 +86,13 @@ class BodyReader:
         A client that is still sending does not read the response, because its connection breaks first. So a body that
         is too large is read to its end, and discarded, before it is rejected.
         """
-        seconds = self.server().timeouts.body_seconds
+        seconds, max_bytes = self.server().timeouts.body_seconds, self.server().max_body_bytes
+        length = request.headers.get("content-length", "")
         try:
+            if length.isdecimal() and int(length) > max_bytes:
+                raise RequestEntityTooLarge
             async with asyncio.timeout(seconds) as bound:
-                return await request.body()
-        except InternalServerException as error:
-            # Litestar raises it if the client disconnects, and for nothing else that can happen here.
-            raise ClientDisconnectedError from error
+                return await _read(request.receive, max_bytes)
         except RequestEntityTooLarge:
             await discard(request.receive)
             raise
@@ -102,6 +102,20 @@ class BodyReader:
             raise SlowRequestBodyError(
                 f"The body did not come within server.timeouts.body_seconds of {seconds:g}"
             ) from error
+
+
+async def _read(receive: Receive, max_bytes: int) -> bytes:
+    pieces, size, has_more = [], 0, True
+    while has_more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnectedError
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > max_bytes:
+            raise RequestEntityTooLarge
+        has_more = message.get("more_body", False)
+    return b"".join(pieces)
 
 
 def _require_shape(body: bytes, limits: ServerLimitsConfig) -> None:

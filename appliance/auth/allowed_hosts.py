@@ -51,14 +51,19 @@ class AllowedHosts:
         if (split := split_authority(authority)) is None:
             return False
         name = split[0]
-        with suppress(ValueError):
-            ip_address(name)
+        if _is_private(name):
             return True
         labels = name.split(".")
-        if len(labels) == 1 or name.endswith(_PRIVATE):
-            return True
         wildcards = {".".join(["*", *labels[start:]]) for start in range(1, len(labels))}
         return not self._names.isdisjoint({name, *wildcards})
+
+
+@lru_cache(maxsize=256)
+def _is_private(name: str) -> bool:
+    with suppress(ValueError):
+        ip_address(name)
+        return True
+    return "." not in name or name.endswith(_PRIVATE)
 
 
 @lru_cache(maxsize=256)

@@ -264,6 +264,7 @@ class ServerConfig(BaseConfig):
 
 
 @lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to a server that listens on `host`."""
     try:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+
+import msgspec
 
 from appliance.core.errors import RequestError
 
@@ -18,8 +19,7 @@ CLIENT_CLOSED_REQUEST = 499
 """Status of a request whose client left before the end of the response; nginx's number, because HTTP has none."""
 
 
-@dataclass(slots=True)
-class RequestContext:
+class RequestContext(msgspec.Struct):
     """One request; each field is None until it is known. Times are seconds of `time.monotonic()`."""
 
     id: str
@@ -38,11 +38,11 @@ class RequestContext:
     """`openai`, `oip_v1`, `oip_v2`, `oip_grpc`, `cohere`, `tei`, `ollama` or `sagemaker`."""
     trace: str | None = None
     """Id of the trace as 32 hexadecimal digits; None if tracing is off."""
-    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    trace_headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Headers that propagate the trace; empty if tracing is off."""
     is_probe: bool = False
     """Whether platforms request it every few seconds."""
-    began: float = field(default_factory=time.monotonic)
+    began: float = msgspec.field(default_factory=time.monotonic)
     batch: str | None = None
     """Id of the batch that it is a line of."""
     response: str | None = None

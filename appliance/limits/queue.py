@@ -20,6 +20,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
 
+import msgspec
+
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RateLimitedError, RequestError, RequestTimeoutError
@@ -41,8 +43,7 @@ _MAX_SHARE_DIVISOR = 2
 _BACKGROUND_UNITS = 8
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
+class Sequence(msgspec.Struct, eq=False):
     """A unit of capacity, taken at the moment `started`, and the sequence that is computed in it."""
 
     slots: SequenceSlots
@@ -63,20 +64,19 @@ class Sequence:
             self.slots.queue.end(self, is_success=is_success)
 
 
-@dataclass(slots=True, eq=False)
-class SequenceSlots:
+class SequenceSlots(msgspec.Struct, eq=False):
     """The capacity of one running request; `size` is that of its body in bytes."""
 
     queue: RequestQueue
     size: int
     started: float
     is_background: bool = False
-    units: set[Sequence] = field(default_factory=set)
+    units: set[Sequence] = msgspec.field(default_factory=set)
     idle: Sequence | None = None
     """The unit in which nothing is computed now; a request keeps its last unit to its end."""
     sequences: int = 0
     """All sequences that have requested a unit."""
-    waiting: deque[asyncio.Future[Sequence]] = field(default_factory=deque)
+    waiting: deque[asyncio.Future[Sequence]] = msgspec.field(default_factory=deque)
     ticket: int = 0
     """Its position among the requests that have no unit."""
 
@@ -336,7 +336,7 @@ class RequestQueue:
 
     def _serve_waiting(self) -> None:
         """Give free units to interactive requests, then to background requests."""
-        while self._is_free:
+        while self._is_free and (self._waiters or self._background_waiters or self._sharing):
             if self._serve_one(is_background=False):
                 continue
             if self._background_units >= self.background_limit or not self._serve_one(is_background=True):

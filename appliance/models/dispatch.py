@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
@@ -93,6 +93,8 @@ async def _with_fallbacks(
     find: Callable[[str], ModelStatus | None],
 ) -> ModelResponse:
     """Return the response of the model, or that of `ask` for one of its fallbacks if the model cannot answer."""
+    if not status.config.fallback:
+        return await attempt
     outcome: ModelResponse | RequestError | EngineDeadError
     try:
         outcome = await attempt
@@ -266,59 +268,107 @@ class _Exchange:
     context: RequestContext | None = None
     charge: RateLimitCharge | None = None
     is_background: bool = False
+    _usage: TokenUsage | None = None
+    _slots: SequenceSlots = field(init=False)
+    _timeouts: Timeouts = field(init=False)
+    _started_ns: int = 0
     _is_success: bool = False
     _has_first_token: bool = False
 
     async def start(self) -> ModelResponse:
         """Return the response, with the rest of its stream if it is one."""
-        chunks = self._respond()
-        response = cast("ModelResponse", await anext(chunks))
-        if isinstance(response.body, bytes):
-            await chunks.aclose()
-            return response
-        return replace(response, body=cast("AsyncGenerator[bytes]", chunks))
+        await self._enter()
+        chunks = None
+        try:
+            response = await self._handle()
+            if isinstance(response.body, bytes):
+                self._read(response, response.body)
+                return response
+            chunks = self._relay(response, response.body)
+        finally:
+            if chunks is None:
+                self._leave()
+        # Nothing, once the first bytes are there.
+        await anext(chunks)
+        return replace(response, body=chunks)
 
-    async def _respond(self) -> AsyncGenerator[ModelResponse | bytes]:
-        """Yield the response, then the bytes of its stream if it is one.
+    async def _enter(self) -> None:
+        """Wait for the request's turn; it must leave again."""
+        context, charge, arrived, limits = self.context, self.charge, time.monotonic(), self.status.queue.limits
+        is_tokenized = self.request.operation in _TOKENIZER_OPERATIONS
+        queue = self.status.tokenizer_queue if is_tokenized else self.status.queue
+        size, self._timeouts = len(self.request.body), Timeouts.of(self.name, limits)
+        try:
+            if self.is_background:
+                self._slots = await queue.enter_background(size)
+                # Its time begins with its turn, because nobody waits for it.
+                self._timeouts = Timeouts.of(self.name, self.status.queue.limits)
+            else:
+                self._slots = await queue.enter(size, self._timeouts)
+        except BaseException:
+            if charge is not None:
+                charge.refund()
+            raise
+        if context is not None:
+            context.admitted = time.monotonic()
+            context.queued = arrived if context.admitted - arrived > _MIN_QUEUE_SECONDS else None
+            self._usage = TokenUsage(context)
+        self._started_ns = time.monotonic_ns()
+
+    def _leave(self) -> None:
+        """Settle everything at the end of a request that entered."""
+        self.status.requests.add(time.monotonic_ns() - self._started_ns, is_success=self._is_success)
+        prompt_tokens, output_tokens = (None, 0) if self.context is None else self.context.settle()
+        self._slots.leave(prompt_tokens, is_success=self._is_success or self._has_first_token)
+        if (charge := self.charge) is not None:
+            # The estimate stays if nothing counted the prompt.
+            charge.settle((charge.tokens if prompt_tokens is None else prompt_tokens) + output_tokens)
+
+    async def _handle(self) -> ModelResponse:
+        """Return the model's response."""
+        status, request, timeouts = self.status, self.request, self._timeouts
+        self._require_still_possible()
+        if self._usage is not None:
+            request = replace(request, on_usage=self._usage.conclude)
+        request = await status.presets.apply(self.name, request)
+        with use_slots(self._slots):
+            work = status.model.handle(request)
+            return await (timeouts.before_first(work) if request.is_streamed else timeouts.before_end(work))
+
+    def _read(self, response: ModelResponse, body: bytes) -> None:
+        """Read the tokens in a whole response."""
+        self._is_success = response.status < 400
+        if (reader := self._reader(response)) is not None:
+            reader.read(body)
+        if self._is_success and self.request.operation not in _STREAMABLE_OPERATIONS:
+            self._first_token()
+
+    async def _relay(self, response: ModelResponse, body: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        """Yield nothing as soon as the first bytes of a stream are there, then all of its bytes.
 
         A generator that has started always ends, at the latest when it is garbage collected, so no count can leak.
         """
-        status, request, context = self.status, self.request, self.context
-        async with self._admitted() as (slots, timeouts):
-            self._require_still_possible()
-            usage = None if context is None else TokenUsage(context)
-            if usage is not None:
-                request = replace(request, on_usage=usage.conclude)
-            request = await status.presets.apply(self.name, request)
-            with use_slots(slots):
-                work = status.model.handle(request)
-                response = await (timeouts.before_first(work) if request.is_streamed else timeouts.before_end(work))
-            if isinstance(response.body, bytes):
-                self._is_success = response.status < 400
-                if (reader := _reader(usage, response)) is not None:
-                    reader.read(response.body)
-                if self._is_success and request.operation not in _STREAMABLE_OPERATIONS:
-                    self._first_token(slots)
-                yield response
-                return
-            async with aclosing(response.body) as stream:
-                with use_slots(slots):
-                    first = await timeouts.before_first(anext(stream, b""))
-                if context is not None:
-                    context.is_streamed = True
+        try:
+            async with aclosing(body) as stream:
+                with use_slots(self._slots):
+                    first = await self._timeouts.before_first(anext(stream, b""))
+                if self.context is not None:
+                    self.context.is_streamed = True
                 # An engine of ours has counted its first token by now.
-                reader = _reader(usage, response)
-                self._first_token(slots)
-                yield response
+                reader = self._reader(response)
+                self._first_token()
+                yield b""
                 if reader is not None:
                     reader.feed(first)
                 yield first
-                async with aclosing(timeouts.all_before_end(stream)) as rest:
+                async with aclosing(self._timeouts.all_before_end(stream)) as rest:
                     async for chunk in rest:
                         if reader is not None:
                             reader.feed(chunk)
                         yield chunk
             self._is_success = response.status < 400
+        finally:
+            self._leave()
 
     def _require_still_possible(self) -> None:
         """Raise RequestError for what has changed while the request was queued."""
@@ -328,46 +378,15 @@ class _Exchange:
         if context is not None and context.on_admitted is not None:
             context.on_admitted()
 
-    @asynccontextmanager
-    async def _admitted(self) -> AsyncGenerator[tuple[SequenceSlots, Timeouts]]:
-        """Wait for the request's turn, and hold its slots in the block; everything is settled at the end of it."""
-        status, context, charge, arrived = self.status, self.context, self.charge, time.monotonic()
-        queue = status.tokenizer_queue if self.request.operation in _TOKENIZER_OPERATIONS else status.queue
-        size, timeouts = len(self.request.body), Timeouts.of(self.name, status.queue.limits)
-        try:
-            if self.is_background:
-                slots = await queue.enter_background(size)
-                # Its time begins with its turn, because nobody waits for it.
-                timeouts = Timeouts.of(self.name, status.queue.limits)
-            else:
-                slots = await queue.enter(size, timeouts)
-        except BaseException:
-            if charge is not None:
-                charge.refund()
-            raise
-        if context is not None:
-            context.admitted = time.monotonic()
-            context.queued = arrived if context.admitted - arrived > _MIN_QUEUE_SECONDS else None
-        started_ns = time.monotonic_ns()
-        try:
-            yield slots, timeouts
-        finally:
-            status.requests.add(time.monotonic_ns() - started_ns, is_success=self._is_success)
-            prompt_tokens, output_tokens = (None, 0) if context is None else context.settle()
-            slots.leave(prompt_tokens, is_success=self._is_success or self._has_first_token)
-            if charge is not None:
-                # The estimate stays if nothing counted the prompt.
-                charge.settle((charge.tokens if prompt_tokens is None else prompt_tokens) + output_tokens)
-
-    def _first_token(self, slots: SequenceSlots) -> None:
+    def _first_token(self) -> None:
         self._has_first_token = True
         if self.context is not None and self.context.first is None:
             self.context.first = time.monotonic()
-        slots.first_token()
+        self._slots.first_token()
 
-
-def _reader(usage: TokenUsage | None, response: ModelResponse) -> TokenUsage | None:
-    """Return what reads the tokens in a response; None if they are known otherwise, or it came from the cache."""
-    is_readable = response.media_type.startswith(("application/json", sse.MEDIA_TYPE))
-    is_cached = response.headers.get("x-cache") == "hit"
-    return usage if usage is not None and usage.is_needed and is_readable and not is_cached else None
+    def _reader(self, response: ModelResponse) -> TokenUsage | None:
+        """Return what reads the tokens in a response; None if they are known otherwise, or it came from the cache."""
+        usage = self._usage
+        is_readable = response.media_type.startswith(("application/json", sse.MEDIA_TYPE))
+        is_cached = response.headers.get("x-cache") == "hit"
+        return usage if usage is not None and usage.is_needed and is_readable and not is_cached else None

@@ -107,7 +107,7 @@ class UpstreamPool:
         Raises:
             UnavailableError: none is.
         """
-        if not any(member.is_available for member in self.members):
+        if not _available(self.members):
             seconds = min(member.unavailable_seconds for member in self.members)
             raise UnavailableError(
                 "its upstream cannot answer now"
