@@ -14,6 +14,7 @@ from appliance.cli.options import FILE, Choice, default_file, force, load_config
 from appliance.cli.plan import plans, predictor_plans
 from appliance.config import LoadedConfig
 from appliance.config.interpolation import variables
+from appliance.config.models import LocalModelConfig
 from appliance.config.sources import PREFIX
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ApplianceError
@@ -49,7 +50,11 @@ _FORMATS: Mapping[str, Callable[[Deployment], str | Mapping[str, str]]] = Mappin
     "--output", type=click.Path(path_type=Path), help="Write here instead of printing; helm needs a directory."
 )
 @click.option("--name", help="Name of the service.  [default: metadata.name of FILE, or appliance]")
-@click.option("--variant", type=Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="What models run on.")
+@click.option(
+    "--variant",
+    type=Choice(["cpu", "gpu", "proxy"]),
+    help="Variant of the image.  [default: proxy if no model needs an engine, else cpu]",
+)
 @click.option("--image", help="Container image.  [default: localhost/appliance:VARIANT]")
 @force
 @offline
@@ -58,7 +63,7 @@ def export(
     file: Path | None,
     output: Path | None,
     name: str | None,
-    variant: str,
+    variant: str | None,
     image: str | None,
     force: bool,
     offline: bool,
@@ -78,6 +83,9 @@ def export(
     here = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
     environ = {**{each: _PLACEHOLDER.format(each) for each, is_required in needed.items() if is_required}, **here}
     loaded = load_config(file, to_overrides([], offline=offline), environ=environ)
+    variant = variant or (
+        "cpu" if any(isinstance(each, LocalModelConfig) for each in loaded.config.models) else "proxy"
+    )
     image = image or f"localhost/appliance:{variant}"
     made = deployment(
         loaded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -87,6 +88,10 @@ def main() -> None:
     The file says which models to serve, where to download them from and how to place them on GPUs.
     Start with: appliance init
     """
+    import structlog
+
+    # Standard output is for what a command prints; `serve` configures the rest.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @main.command()

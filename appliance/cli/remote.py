@@ -86,7 +86,7 @@ def refusal(status: int, body: str) -> str:
         message = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         message = body[:200].strip()
-    hint = "; give a key with --api-key or OPENAI_API_KEY" if status in (401, 403) else ""
+    hint = "; give a key with --api-key or OPENAI_API_KEY" if status == 401 else ""
     return f"answers with status {status}: {message}{hint}" if message else f"answers with status {status}{hint}"
 
 

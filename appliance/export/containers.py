@@ -41,12 +41,13 @@ def compose(deployment: Deployment) -> str:
             "start_period": f"{deployment.load_seconds}s",
         },
     }
-    if deployment.variables:
-        # `:?` has compose refuse to start without a value.
-        service["environment"] = {
-            name: f"${{{name}:?must be set}}" if is_required else f"${{{name}:-}}"
-            for name, is_required in deployment.variables.items()
-        }
+    # `:?` has compose refuse to start without a value.
+    variables = {
+        name: f"${{{name}:?must be set}}" if is_required else f"${{{name}:-}}"
+        for name, is_required in deployment.variables.items()
+    }
+    if environment := {**deployment.settings, **variables}:
+        service["environment"] = environment
     if deployment.shared_memory:
         service["shm_size"] = deployment.shared_memory.replace("Gi", "gb")
     if deployment.gpus:
@@ -80,6 +81,7 @@ def quadlet(deployment: Deployment) -> str:
         *(f"Volume={mount}" for mount in _mounts(deployment)),
         f"Volume={deployment.name}-cache:{CACHE}",
         *(f"Volume={volume}:{path}" for volume, path in _stores(deployment).items()),
+        *(f"Environment={name}={value}" for name, value in deployment.settings.items()),
         *(f"Secret={_secret_of(deployment, name)},type=env,target={name}" for name in _required(deployment)),
         *(
             f"Secret={_file_secret(deployment, target)},type=mount,target={target},uid={USER},mode=0400"

@@ -15,6 +15,7 @@ from appliance.config import Config, LoadedConfig
 from appliance.config.models import LanguageModelConfig, LocalModelConfig
 from appliance.config.raw_config import DataPath
 from appliance.config.server import ServerConfig
+from appliance.config.sources import PREFIX
 from appliance.core.errors import ConfigError, Problem
 from appliance.core.uri import scheme_of
 
@@ -113,6 +114,11 @@ class Deployment:
     def load_seconds(self) -> int:
         """The time until all models are ready; where it is not planned, that of a large model on a slow network."""
         return _LOAD_SECONDS if self.estimate is None else math.ceil(self.estimate.load_seconds)
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Environment variables of the container: its volume is the cache, wherever the file has one."""
+        return {f"{PREFIX}STORAGE__CACHE_DIR": str(CACHE)} if self.config.storage.cache_dir else {}
 
     @property
     def restart_options(self) -> Sequence[str]:

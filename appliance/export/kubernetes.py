@@ -178,8 +178,10 @@ def _pod(deployment: Deployment, resources: Any) -> Object:  # Any: an object, o
         },
         "volumeMounts": mounts,
     }
-    if deployment.variables:
-        container["env"] = [_variable(deployment, *each) for each in deployment.variables.items()]
+    variables = [_variable(deployment, *each) for each in deployment.variables.items()]
+    settings = [{"name": name, "value": value} for name, value in deployment.settings.items()]
+    if environment := [*settings, *variables]:
+        container["env"] = environment
     return {
         "automountServiceAccountToken": False,
         # A Service called vllm would set vLLM's own VLLM_PORT.

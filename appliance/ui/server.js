@@ -13,11 +13,18 @@ keyForm.addEventListener("submit", event => {
   document.dispatchEvent(new Event("key"))
 })
 
+byId("key-note").hidden = !key
+byId("forget-key").addEventListener("click", () => {
+  sessionStorage.removeItem("key")
+  location.reload()
+})
+
 export const needsKey = () => !keyForm.hidden
 export const hasKey = () => Boolean(key)
 
 function showKeyForm(isShown) {
   keyForm.hidden = !isShown
+  byId("key-note").hidden = isShown || !key
   byId("key-error").textContent = isShown && key ? "The server does not accept this key." : ""
   // The page shows nothing that it cannot fill.
   document.body.classList.toggle("locked", isShown)

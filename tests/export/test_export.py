@@ -268,3 +268,35 @@ def test_a_file_that_exists_is_kept(file: Path, tmp_path: Path) -> None:
     assert _export("compose", file, "--output", str(written), "--force").exit_code == 0
     assert "services:" in written.read_text()
     assert _export("helm", file).exit_code == 2
+
+
+def test_the_image_and_the_cache_are_those_of_the_container(tmp_path: Path) -> None:
+    """Proxies have a small image, and a directory of this machine is not in any."""
+    file = tmp_path / "proxy.yaml"
+    file.write_text(
+        "models: [{name: away, class: proxy, upstreams: [{url: 'https://away.example.com/v1'}]}]\n"
+        "storage: {cache_dir: /data/models}\n"
+    )
+
+    service = YAML(typ="safe").load(_text("compose", file))["services"]["appliance"]
+    (container,) = _of_kind("Deployment", _objects(_text("kubernetes", file)))["spec"]["template"]["spec"]["containers"]
+
+    assert service["image"] == container["image"] == "localhost/appliance:proxy"
+    assert service["environment"] == {"APPLIANCE__STORAGE__CACHE_DIR": "/var/cache/appliance"}
+    assert container["env"] == [{"name": "APPLIANCE__STORAGE__CACHE_DIR", "value": "/var/cache/appliance"}]
+    assert "Environment=APPLIANCE__STORAGE__CACHE_DIR=/var/cache/appliance\n" in _text("quadlet", file)
+
+
+def test_what_is_logged_is_not_in_the_file(tmp_path: Path) -> None:
+    """A store that does not answer is asked again, and told on standard error."""
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "models: [{name: chat, class: generative, storage: {uri: 'http://127.0.0.1:9/chat/'}}]\n"
+        "storage: {transfer: {retries: 1}}\n"
+    )
+
+    result = CliRunner().invoke(main, ["export", "compose", str(file)])
+
+    assert result.exit_code == 0, result.output
+    assert "storage.retried" in result.stderr
+    assert "services" in YAML(typ="safe").load(result.stdout)

@@ -78,6 +78,9 @@ def test_a_wrong_key_is_refused_in_words(server: ServerProcess) -> None:
         expect(page.locator("article")).to_contain_text("llama")
         assert barriers(page) == []
 
+        page.click("text=Forget it")
+        expect(page.locator("#key-form")).to_be_visible(timeout=30_000)
+
 
 def test_a_key_sees_the_operations_that_it_may_use(server: ServerProcess) -> None:
     """A key for embeddings is offered no chat."""

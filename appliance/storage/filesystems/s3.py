@@ -91,7 +91,9 @@ class S3Store(FilesystemStore):
         self._root = f"{self._bucket}/{path}".rstrip("/")
         self._uri = f"s3://{self._root}"
         self._must_be_directory = self._must_be_directory or not path
-        self._block = block_for(settings.credentials.s3, "bucket", self._bucket) or S3CredentialsConfig()
+        entries = settings.credentials.s3
+        block = block_for(entries, "bucket", self._bucket)
+        self._block = block or S3CredentialsConfig()
         if "?versionId=" in path:
             raise StorageError(f"{redact(uri)}: write the version of an object as storage.options: {{versionId: ID}}")
         self._options = dict(options)
@@ -99,7 +101,10 @@ class S3Store(FilesystemStore):
         self._kserve = _read_kserve_settings()
         self._endpoint = self._block.endpoint_url or self._kserve.endpoint
         self.credential = "AWS credentials"
-        if self._block.access_key_id:
+        if entries and block is None:
+            others = ", ".join(repr(each.bucket) for each in entries)
+            self.remedy = f"no entry of storage.credentials.s3 is for the bucket {self._bucket!r}, only for {others}"
+        elif self._block.access_key_id:
             self.remedy = "correct access_key_id and secret_access_key in storage.credentials.s3"
 
     async def _connect(self) -> Any:  # Any: s3fs has no types

@@ -131,6 +131,13 @@ async def test_who_may_not_read_is_told_what_to_set(store: S3Server, block: dict
     assert "s3cret-value" not in str(caught.value)
 
 
+async def test_a_bucket_without_its_entry_is_told(store: S3Server, only_given_credentials: Environment) -> None:
+    """Its name, or the one of an entry, is often misspelt."""
+    only_given_credentials.setenv("AWS_ENDPOINT_URL_S3", store.url)
+    with pytest.raises(AccessDeniedError, match=f"no entry .* for the bucket '{PRIVATE}', only for 'other'"):
+        await listed(f"s3://{PRIVATE}/closed", settings(bucket="other", endpoint_url=store.url))
+
+
 async def test_an_absent_bucket_is_told_from_an_absent_prefix(store: S3Server) -> None:
     """The one is a name to correct, the other a path."""
     admin = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": store.url}
