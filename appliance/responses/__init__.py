@@ -1,1 +1,1 @@
-"""Stored responses and conversations of OpenAI's Responses API, for every model that answers such requests."""
+"""Stored responses, conversations and compactions of OpenAI's Responses API, for every model with such requests."""
