@@ -23,9 +23,12 @@ def _addresses(sending: str, receiving: str, number: int) -> dict[str, str]:
 
 def appliance(sending: str, receiving: str, count: int, words: Sequence[str]) -> None:
     """This checkout's server, as its command starts it; the file says how many front ends it has."""
-    from vllm.v1.engine.async_llm import AsyncLLM
-
     from appliance.cli.main import main
+    from appliance.engines.vllm.engine import import_vllm
+
+    # Before anything else of vLLM, as a server does.
+    import_vllm()
+    from vllm.v1.engine.async_llm import AsyncLLM
 
     original = AsyncLLM.from_vllm_config.__func__
 

@@ -36,6 +36,7 @@ from appliance.core.system import settle_memory
 from appliance.engines.pooling_protocol import Handler, label_names
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.async_llm import async_llm_class
+from appliance.engines.vllm.deferred_imports import deferred_imports
 from appliance.engines.vllm.engine_args import (
     WORKER_EXTENSION,
     EngineSpec,
@@ -393,7 +394,7 @@ class HeadlessEngine(WorkerNode):
 def import_vllm() -> None:
     """Import what a start needs, which takes seconds."""
     # Two threads that import modules which import each other wait for one another.
-    with _IMPORT_LOCK:
+    with _IMPORT_LOCK, deferred_imports():
         import vllm.entrypoints.generate.api_router
         import vllm.entrypoints.launchers.api_server.app_state
         import vllm.entrypoints.pooling.factories
