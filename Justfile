@@ -167,6 +167,8 @@ reference: setup
 # Build the documentation in .site/; a broken link is an error.
 docs: setup
     NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+    # llms.txt leads to the pages as they are written.
+    cd docs && find . -name '*.md' -exec cp --parents '{}' ../.site ';'
 
 # Generate the gRPC messages from the .proto file.
 protos: setup

@@ -160,10 +160,15 @@ class ConfigReference:
         if "enum" in schema:
             return ", ".join(code(value) for value in schema["enum"] if value is not None)
         if {"$ref", "allOf", "if"} & schema.keys():
+            for name, _ in self._parts(schema):
+                if "enum" in (part := self._definitions[name]):
+                    return self._type(part)
             parts = dict.fromkeys(name for name, _ in self._parts(schema) if name in self._names)
             return " or ".join(f"[{code(self._names[name])}](#{name})" for name in parts) or "any"
         if choices := [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]:
-            return " or ".join(dict.fromkeys(self._type(each) for each in choices))
+            words = dict.fromkeys(self._type(each) for each in choices)
+            # A reference to the environment may stand for every value.
+            return " or ".join(word for word in words if word != "any" or len(words) == 1)
         types = [each for each in json_schema.types_of(schema) if each != "null"]
         if types == ["array"]:
             return f"list of {self._type(schema.get('items', {}))}"

@@ -154,7 +154,11 @@ class UpstreamPool:
             await asyncio.sleep(self._backoff_seconds(candidates, tried))
 
     def _first_candidates(self) -> Sequence[Upstream]:
-        self.require_available()
+        try:
+            self.require_available()
+        except UnavailableError as error:
+            message = f"The model is unavailable: {error}"
+            raise UnavailableError(message, retry_after=error.retry_after, code=error.code) from error
         return _best_group(_available(self.members))
 
     def _retry_candidates(

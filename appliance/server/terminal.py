@@ -36,6 +36,7 @@ _REQUESTS: Mapping[Operation, tuple[str, Mapping[str, object]]] = {
 async def watch(manager: ModelManager) -> None:
     """Show the server on the terminal that its log is written to, until cancelled."""
     is_greeted, stopping_since = False, None
+    failed: set[str] = set()
     try:
         while True:
             # A reload of the config makes another one.
@@ -45,6 +46,10 @@ async def watch(manager: ModelManager) -> None:
             if manager.is_ready and not is_greeted:
                 is_greeted = True
                 line.print(greeting(manager.config, manager.statuses))
+            for status in manager.statuses:
+                if status.state is State.FAILED and status.name not in failed and not manager.is_stopping:
+                    failed.add(status.name)
+                    line.print(f"\nFailed: {status.name}: {status.reason}\nCtrl-C stops the server.\n")
             if manager.is_stopping:
                 stopping_since = stopping_since or time.monotonic()
                 line.show(stopping(manager, time.monotonic() - stopping_since))

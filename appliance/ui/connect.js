@@ -8,7 +8,7 @@ const PYTHON_CALLS = {
   embedding: ["embeddings", "input", "data[0].embedding"],
 }
 const PATHS = { chat_completion: "chat/completions", embedding: "embeddings" }
-const INPUTS = { chat_completion: { messages: [{ role: "user", content: "Hello" }] }, embedding: { input: "Hello" } }
+const INPUTS = { chat_completion: { messages: [{ role: "user", content: "Hello" }], max_tokens: 50 }, embedding: { input: "Hello" } }
 
 function curl(model, task) {
   const authorization = hasKey() ? ` \\\n  -H "Authorization: Bearer $API_KEY"` : ""

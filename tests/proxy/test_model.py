@@ -392,6 +392,7 @@ async def test_without_an_available_upstream_the_response_is_503(upstream: Upstr
             await model.check()
 
     assert (raised.value.status, raised.value.code) == (503, "no_upstream")
+    assert str(raised.value) == "The model is unavailable: its upstream cannot answer now"
     assert 28 <= cast("int", raised.value.retry_after) <= 30
     assert len(upstream.calls) == 1
 

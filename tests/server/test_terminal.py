@@ -114,6 +114,24 @@ def _request(command: str) -> urllib.request.Request:
     return urllib.request.Request(words[1], words[words.index("-d") + 1].encode(), headers)
 
 
+def test_a_person_sees_a_model_that_failed(tmp_path: Path) -> None:
+    """As the last line, with the reason; the server keeps running, as without a terminal."""
+    model = {"name": "mine", "class": "generative", "engine": {"python": "absent_module:Model"}}
+    server = {"port": free_port(), "host": "127.0.0.1"}
+    (tmp_path / "appliance.yaml").write_text(json.dumps({"models": [model], "server": server}))
+    terminal = Terminal("serve", folder=tmp_path, NO_COLOR="1")
+    try:
+        terminal.wait_for("Failed: mine: ")
+        terminal.wait_for("Ctrl-C stops the server.")
+        terminal.interrupt()
+        code = terminal.wait()
+    finally:
+        terminal.close()
+
+    assert code == 0, terminal.text
+    assert "absent_module" in terminal.text.partition("Failed: mine: ")[2]
+
+
 def test_a_person_sees_the_start_the_first_request_and_the_end(
     terminal: Terminal, store: _Store, tmp_path: Path
 ) -> None:
