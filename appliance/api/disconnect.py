@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 from litestar import Request, Response, post
@@ -120,16 +121,21 @@ def cancel_tasks(scope: Scope) -> None:
             task.cancel()
 
 
-@asynccontextmanager
-async def before_body(request: AnyRequest) -> AsyncGenerator[None]:
+class before_body:  # noqa: N801 - used as a function
     """Reject requests in the block before their body is read; the body is discarded, or the client would not read
     the response.
     """
-    try:
-        yield
-    except RequestError:
-        await discard(request.receive)
-        raise
+
+    def __init__(self, request: AnyRequest) -> None:
+        self._request = request
+
+    async def __aenter__(self) -> None:
+        """Begin the block."""
+
+    async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        """Discard the body if the request is rejected."""
+        if isinstance(error, RequestError):
+            await discard(self._request.receive)
 
 
 async def discard(receive: Receive) -> None:
@@ -146,6 +152,17 @@ def chunk_sender(request: AnyRequest) -> SendChunk | None:
     return (request.scope.get("extensions") or {}).get(SEND_CHUNK)  # type: ignore[return-value]  # ours
 
 
+class _DirectRequest(Request[Any, Any, Any]):  # Any: as `AnyRequest`
+    """A request whose headers are a plain dictionary, by lower-case name the first of each."""
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:  # type: ignore[override]  # all that is read of Litestar's own
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in reversed(list(self.scope["headers"]))
+        }
+
+
 def direct_post(
     paths: Sequence[str], handle: Callable[[AnyRequest], Awaitable[Response[Any]]], opt: Mapping[str, str]
 ) -> BaseRouteHandler:  # Any: any content
@@ -157,7 +174,7 @@ def direct_post(
 
     def middleware(app: ASGIApp) -> ASGIApp:  # noqa: ARG001 - Litestar gives it by name
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            request: AnyRequest = Request(scope, receive, send)
+            request: AnyRequest = _DirectRequest(scope, receive, send)
             response = await handle(request)
             await response.to_asgi_response(app=None, request=request)(scope, receive, send)
 
@@ -171,7 +188,10 @@ def direct_post(
 
 
 class WholeResponse(Response[bytes]):
-    """A response with its whole body, sent without Litestar's steps for cookies, media types and other methods."""
+    """A response with its whole body, made and sent without Litestar's steps for cookies, media types and methods."""
+
+    def __init__(self, content: bytes, status: int, headers: Mapping[str, str]) -> None:
+        self.content, self.status_code, self.headers = content, status, dict(headers)
 
     def to_asgi_response(self, *_arguments: Any, **_options: Any) -> ASGIResponse:  # Any: as Litestar has them
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]

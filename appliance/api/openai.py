@@ -224,7 +224,7 @@ def client_response(request: AnyRequest, response: ModelResponse) -> Response[An
     # As a header, because Litestar adds a charset to media types.
     headers = {"content-type": response.media_type, **response.headers}
     if isinstance(response.body, bytes):
-        return WholeResponse(response.body, status_code=response.status, headers=headers)
+        return WholeResponse(response.body, response.status, headers)
     is_event_stream = response.media_type.startswith(sse.MEDIA_TYPE)
     stream = error_responses.with_error_event(request, response.body) if is_event_stream else response.body
     return StreamingResponse(

@@ -103,8 +103,8 @@ class CrossOriginPolicy:
                 )
         # A proxy in front may have ended TLS: browsers send these headers, and scripts cannot set them.
         is_behind_tls = all(origin.startswith("https://") for origin in origins) and bool(origins or fetch_site)
-        is_at_risk = bool(origins) or normalize_path(scope["path"]) in self._guarded_paths
-        if scope["scheme"] != "https" and not is_behind_tls and (self._is_strict or is_at_risk):
+        is_checked = self._is_strict or bool(origins) or normalize_path(scope["path"]) in self._guarded_paths
+        if scope["scheme"] != "https" and not is_behind_tls and is_checked:
             for host in hosts:
                 if not self._hosts.allow(host):
                     return ForbiddenError(
