@@ -43,6 +43,13 @@ What a proxy adds to a request: Appliance, [LiteLLM](https://github.com/BerriAI/
 in front of an upstream that answers at once. `just bench proxy --pairs 3` generates this page: the median of {pairs}
 alternating runs. Each proxy has one core, except where its name says so; the upstream and the clients have another one.
 
+Appliance is interpreted, and no part of it dominates. A sampling profiler at 16 connections shows, of the processor
+time of a request: Granian's threads 19 % and its calls from Python 9 %; choosing the upstream, the request to it and
+its response 15 %, and aiohttp's connections and parser 10 %; the access log and metrics 13 %; reading the body and
+making the response 9 %; queue, limits and timeouts 8 %; authentication, headers and protection from other sites 8 %;
+the event loop 6 %; Litestar's routing 3 %. `logging: {access: {sample: 0}}` leaves out the lines of requests that
+succeed.
+
 """
 
 # What each stream of the upstream has, and when: together they offer 20,000 events a second.
