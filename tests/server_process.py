@@ -21,6 +21,7 @@ from typing import Any, Self
 import psutil
 from server_launcher import ForkedProcess, launch
 
+from appliance.cli.expectations import ExpectationError, check_body
 from appliance.config import load
 
 # In an order that differs from process to process.
@@ -162,14 +163,14 @@ class ServerProcess:
 
 
 def failed_expectations(server: ServerProcess, file: Path) -> list[str]:
-    """Return the texts of `expect:` in the file that the responses do not contain."""
-    texts = [(each, server.stream(each.path, each.body).decode()) for each in load(file).config.expect]
-    return [
-        f"{each.path}: {part}: {text}"
-        for each, text in texts
-        for part in ([each.contains] if isinstance(each.contains, str) else each.contains)
-        if part not in text
-    ]
+    """Return what of `expect:` in the file the responses do not fulfil."""
+    failed = []
+    for each in load(file).config.expect:
+        try:
+            check_body(each, server.stream(each.path, each.body).decode(), file.parent)
+        except ExpectationError as error:
+            failed.append(f"{each.path}: {error}")
+    return failed
 
 
 def free_port() -> int:

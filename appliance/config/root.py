@@ -36,6 +36,16 @@ class MetadataConfig(BaseConfig):
     """Namespace of the service; lower-case letters, digits and `-`."""
 
 
+class CosineConfig(BaseConfig):
+    """Embeddings that those of a response are compared with, such as those of the model before it was quantized."""
+
+    of: Annotated[str, Field(min_length=1)]
+    """JSON file with a response of `/v1/embeddings` to the same `body`; a relative path begins at the config's."""
+
+    at_least: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Least cosine of each embedding with the one of the same index in the file."""
+
+
 class ExpectConfig(BaseConfig):
     """One request and the expected response; `appliance smoke` checks it."""
 
@@ -50,6 +60,9 @@ class ExpectConfig(BaseConfig):
 
     contains: str | tuple[str, ...] = ()
     """Text, or several texts, that the body of the response must contain."""
+
+    cosine: CosineConfig | None = None
+    """Embeddings that those in the response must resemble; unset compares none."""
 
 
 class Config(BaseConfig):
