@@ -133,18 +133,31 @@ def as_list(request_input: Any) -> Inputs:  # Any: one text, several, or the sam
 
 def embeddings(model: str, vectors: Iterable[Vector], encoding_format: str, tokens: int) -> ModelResponse:
     """Return the response with the embeddings of all inputs, as numbers or in base64."""
-    encoded = (
-        encode_vector(each.astype("<f4").tobytes()) if encoding_format == "base64" else each.tolist()
-        for each in vectors
-    )
+    encoded = enumerate(_encode(each, encoding_format) for each in vectors)
     response = Embeddings(
         id=new_id("embd"),
         created=now(),
         model=model,
-        data=[EmbeddingData(index=index, embedding=vector) for index, vector in enumerate(encoded)],
+        data=[EmbeddingData(index=index, embedding=vector) for index, vector in encoded],
         usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
     )
     return ModelResponse(msgspec.json.encode(response))
+
+
+def pooled(model: str, vectors: Iterable[Vector], encoding_format: str, tokens: int) -> ModelResponse:
+    """Return vLLM's response with the pooled values of all inputs, as numbers or in base64."""
+    encoded = enumerate(_encode(each, encoding_format) for each in vectors)
+    data = [{"index": index, "object": "pooling", "data": values} for index, values in encoded]
+    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+    response = {"id": new_id("pool"), "object": "list", "created": now(), "model": model, "data": data}
+    return ModelResponse(msgspec.json.encode({**response, "usage": usage}))
+
+
+def _encode(vector: Vector, encoding_format: str) -> str | list[float]:
+    if encoding_format == "base64":
+        return encode_vector(vector.astype("<f4").tobytes())
+    numbers: list[float] = vector.tolist()
+    return numbers
 
 
 def classifications(model: str, classes: list[Classification], tokens: int) -> ModelResponse:

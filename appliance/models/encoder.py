@@ -58,9 +58,7 @@ class EncoderModel(VllmModel[EncoderConfig]):
     @property
     def operations(self) -> frozenset[Operation]:
         """Those of its task; while that is unknown, those of all tasks."""
-        task = self._choice.task if self._choice else self._config.task
-        of_task = _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
-        return of_task | self.tokenizer_operations
+        return operations_of(self._choice.task if self._choice else self._config.task) | self.tokenizer_operations
 
     @property
     def warmup_request(self) -> ModelRequest:
@@ -88,6 +86,11 @@ class EncoderModel(VllmModel[EncoderConfig]):
         size = self._config.dimensions or self.engine.embedding_size
         prompts = {"prompts": self._prompts} if self._prompts else {}
         return facts if size is None else {**facts, "dimensions": size, **prompts}
+
+
+def operations_of(task: str | None) -> frozenset[Operation]:
+    """Return the operations of a task; those of all tasks while it is unknown."""
+    return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
 
 
 def warmup(name: str, choice: TaskChoice | None) -> ModelRequest:

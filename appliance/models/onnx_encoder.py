@@ -16,7 +16,8 @@ from appliance.core.errors import EngineDeadError, LoadError, MissingExtraError
 from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.core.system import usable_cores
 from appliance.limits.queue import require_decodable
-from appliance.models.encoder import Task, TaskChoice, choose_task, read_prompts, warmup
+from appliance.models.encoder import Task, TaskChoice, choose_task, operations_of, read_prompts, warmup
+from appliance.models.vllm_model import TOKENIZER_OPERATIONS
 from appliance.storage.manifest import list_files
 from appliance.storage.selection import onnx_file
 
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     from appliance.engines.onnx.handlers import Handlers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-_OPERATIONS: Mapping[Task, frozenset[Operation]] = {
-    Task.EMBED: frozenset({Operation.EMBEDDING, Operation.RERANK, Operation.SCORE}),
-    Task.RERANK: frozenset({Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION}),
-    Task.CLASSIFY: frozenset({Operation.CLASSIFICATION}),
-}
 
 # Texts that wait for the thread that computes; the others wait in the model's queue.
 _MAX_CONCURRENT = 128
@@ -54,8 +49,7 @@ class OnnxEncoderModel:
     @property
     def operations(self) -> frozenset[Operation]:
         """Those of its task; while that is unknown, those of all tasks."""
-        task = self._choice.task if self._choice else self._config.task
-        return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
+        return operations_of(self._choice.task if self._choice else self._config.task) | TOKENIZER_OPERATIONS
 
     @property
     def warmup_request(self) -> ModelRequest:
@@ -69,7 +63,7 @@ class OnnxEncoderModel:
         from appliance.engines.onnx.handlers import Handlers
 
         self._encoder = encoder = await in_thread(self._load, artifacts["model"])
-        self._batcher = Batcher(encoder)
+        self._batcher = Batcher(encoder, self._config.name)
         self._handlers = Handlers(self._config.name, encoder, self._batcher)
 
     async def check(self) -> None:
@@ -106,7 +100,7 @@ class OnnxEncoderModel:
 
         config, engine = self._config, self._engine
         choice = choose_task(config.task, directory)
-        if choice.task not in _OPERATIONS:
+        if choice.task is Task.TOKEN_CLASSIFY:
             raise LoadError(f"the task is {choice.task} ({choice.source}); must be computed with engine.backend: vllm")
         log.info("task.chosen", model=config.name, task=choice.task, source=choice.source)
         names = list_files(directory, read_all=False).files

@@ -29,7 +29,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 ConfigT = TypeVar("ConfigT", bound=LanguageModelConfig)
 
-_TOKENIZER = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
+TOKENIZER_OPERATIONS = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
+"""The operations of any model's tokenizer."""
 
 
 class VllmModel(ABC, Generic[ConfigT]):
@@ -52,7 +53,7 @@ class VllmModel(ABC, Generic[ConfigT]):
     def tokenizer_operations(self) -> frozenset[Operation]:
         """The operations of the model's tokenizer."""
         has_info = self._engine_config.serving.enable_tokenizer_info_endpoint
-        return _TOKENIZER | {Operation.TOKENIZER_INFO} if has_info else _TOKENIZER
+        return TOKENIZER_OPERATIONS | {Operation.TOKENIZER_INFO} if has_info else TOKENIZER_OPERATIONS
 
     @property
     @abstractmethod

@@ -14,20 +14,24 @@ import numpy as np
 import pytest
 from encoding.conftest import EXAMPLES
 from encoding.passages import TEXTS
-from onnx_export import export
+from onnx_export import FLOAT32, INT8, export
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from predictors.test_onnx_weights import WEIGHTS, adding
 from predictors.test_predictors import NOBODY
 from server_process import ServerProcess, failed_expectations
 from storage.range_server import serving
 
+from appliance.cli.expectations import ExpectationError, check_body
 from appliance.config import load
 from appliance.core.errors import EngineDeadError, LoadError, MissingExtraError
-from appliance.core.model import Model
+from appliance.core.model import Model, ModelRequest, Operation
 from appliance.engines.onnx.batcher import Batcher
 from appliance.models.factory import ModelFactory
 from appliance.planner.predictor_plan import plan_predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+EXAMPLE = EXAMPLES / "embeddings-onnx.yaml"
 
 QUERY = "Which city is the capital of France?"
 _OTHER_KEYS = {"id", "created", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"}
@@ -159,7 +163,66 @@ def test_the_listing_is_that_of_vllm(server: ServerProcess, onnx_server: ServerP
 
 def test_the_example_holds(onnx_server: ServerProcess) -> None:
     """Its `expect` has the published similarity of two sentences."""
-    assert failed_expectations(onnx_server, EXAMPLES / "embeddings-onnx.yaml") == []
+    assert failed_expectations(onnx_server, EXAMPLE) == []
+
+
+def test_int8_weights_without_a_scale_for_each_channel_fail_the_example(minilm: Path, tmp_path: Path) -> None:
+    """Their embeddings are further from the reference than its `expect` takes; the float32 weights pass it."""
+    expectation = next(each for each in load(EXAMPLE).config.expect if each.cosine)
+    export(minilm, tmp_path)
+    quantize_dynamic(tmp_path / FLOAT32, tmp_path / INT8, weight_type=QuantType.QInt8)
+
+    async def embed(file: str) -> str:
+        model = _model(tmp_path, tmp_path, engine={"backend": "onnx", "file": file})
+        await model.load({"model": tmp_path})
+        body = json.dumps(expectation.body).encode()
+        response = await model.handle(ModelRequest(Operation.EMBEDDING, body))
+        await model.close()
+        assert isinstance(response.body, bytes)
+        return response.body.decode()
+
+    assert "cosine of at least 1.0000" in check_body(expectation, asyncio.run(embed(FLOAT32)), EXAMPLES)
+    with pytest.raises(ExpectationError, match=r"whose cosine with embeddings-onnx.json is 0\.9.*at least 0\.99"):
+        check_body(expectation, asyncio.run(embed(INT8)), EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"model": "minilm", "prompt": QUERY}),
+        ("/tokenize", {"model": "minilm", "prompt": "Ünïcode " * 300, "return_token_strs": True}),
+        ("/tokenize", {"model": "minilm", "prompt": QUERY, "add_special_tokens": False}),
+        ("/detokenize", {"model": "minilm", "tokens": [101, 2029, 2103, 2003, 1029, 102]}),
+        ("/pooling", {"model": "minilm", "input": DOCUMENTS}),
+    ],
+)
+def test_the_tokenizer_and_pooling_answer_as_those_of_vllm(
+    server: ServerProcess, onnx_server: ServerProcess, path: str, body: Any
+) -> None:
+    """Each field is the same but for ids, times, and numbers within 0.001; long texts are tokenized too."""
+    (_, theirs), (status, ours) = (each.post(path, body) for each in (server, onnx_server))
+
+    assert status == 200, ours
+    assert list(_leaves(ours)) == pytest.approx(list(_leaves(theirs)), abs=1e-3)
+
+
+def test_texts_and_their_tokens_are_counted(onnx_server: ServerProcess) -> None:
+    """By vLLM's names: a text is a request, and no series belongs to an engine that does not run."""
+    before = _metrics(onnx_server)
+    status, answer = onnx_server.post("/v1/embeddings", {"model": "raw", "input": DOCUMENTS})
+    after = _metrics(onnx_server)
+
+    assert status == 200
+    texts = 'vllm:request_success_total{engine="0",finished_reason="stop",model_name="raw"}'
+    tokens = 'vllm:prompt_tokens_total{engine="0",model_name="raw"}'
+    assert after[texts] - before[texts] == 3
+    assert after[tokens] - before[tokens] == answer["usage"]["prompt_tokens"]
+    assert after['vllm:num_requests_running{engine="0",model_name="raw"}'] == 0
+
+
+def _metrics(server: ServerProcess) -> dict[str, float]:
+    lines = server.stream("/metrics", None).decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
 async def test_without_its_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +327,7 @@ def _texts(first: int, count: int, length: int) -> list[tuple[list[int], list[in
 async def test_a_single_text_does_not_wait_for_a_large_request() -> None:
     """It is in the second batch, though thousands of texts came before it; each request gets its rows in order."""
     encoder = _SlowEncoder()
-    batcher = Batcher(encoder)  # type: ignore[arg-type] # what it needs of one
+    batcher = Batcher(encoder, "m")  # type: ignore[arg-type] # what it needs of one
     large = asyncio.create_task(batcher.compute(_texts(1000, 100, 256)))
     await asyncio.sleep(0)
     small = asyncio.create_task(batcher.compute(_texts(1, 1, 16)))
@@ -283,7 +346,7 @@ async def test_a_single_text_does_not_wait_for_a_large_request() -> None:
 async def test_a_cancelled_request_is_not_computed() -> None:
     """Of its texts, only those of the running batch are; after the end there are no answers."""
     encoder = _SlowEncoder()
-    batcher = Batcher(encoder)  # type: ignore[arg-type] # as above
+    batcher = Batcher(encoder, "m")  # type: ignore[arg-type] # as above
     cancelled = asyncio.create_task(batcher.compute(_texts(1000, 100, 256)))
     await asyncio.sleep(0)
     kept = asyncio.create_task(batcher.compute(_texts(1, 3, 16)))

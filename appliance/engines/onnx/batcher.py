@@ -7,14 +7,18 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from appliance.core.errors import EngineDeadError
+from appliance.engines.onnx.metrics import BatchMetrics
+from appliance.engines.vllm.metrics import ENGINES
 
 if TYPE_CHECKING:
     from appliance.engines.onnx.encoder import Encoder, Floats, Text, Tokens
+
+Result = TypeVar("Result")
 
 # Tokens of a batch with its padding, as in vLLM on a CPU: larger batches are not faster, and others wait for them.
 _BATCH_TOKENS = 2048
@@ -34,6 +38,7 @@ class _Job:
         self.waiting = deque(sorted(range(len(tokens)), key=lambda index: -len(tokens[index][0])))
         self.rows: list[Floats | None] = [None] * len(tokens)
         self.future: Future[list[Floats]] = Future()
+        self.arrived = time.monotonic()
 
     @property
     def longest(self) -> int:
@@ -43,7 +48,7 @@ class _Job:
 class Batcher:
     """One thread that tokenizes and one that computes, for all requests of a model."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, model: str) -> None:
         self._encoder = encoder
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self._jobs: deque[_Job] = deque()
@@ -51,6 +56,9 @@ class Batcher:
         self._last: _Job | None = None
         self._is_closed = False
         self._batch_began: float | None = None
+        self._running = 0
+        self._metrics = BatchMetrics(model, lambda: self._running, self._waiting)
+        ENGINES.add(self, self._metrics.registry)
         self._thread = threading.Thread(target=self._run, daemon=True, name="onnx-batches")
         self._thread.start()
 
@@ -59,10 +67,14 @@ class Batcher:
         tokens: list[Tokens] = []
         for begin in range(0, len(texts), _TOKENIZED_TEXTS):
             part = texts[begin : begin + _TOKENIZED_TEXTS]
-            work = self._tokenizing.submit(self._encoder.tokenize, part, truncate, side)
-            encoded: list[Tokens] = await asyncio.wrap_future(work)
-            tokens += encoded
+            tokens += await self.with_tokenizer(self._encoder.tokenize, part, truncate, side)
         return tokens
+
+    async def with_tokenizer(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """Call what uses the tokenizer, in the thread that may; raises what it does."""
+        if self._is_closed:
+            raise EngineDeadError("the model was stopped")
+        return await asyncio.wrap_future(self._tokenizing.submit(function, *args, **kwargs))
 
     async def compute(self, tokens: Sequence[Tokens]) -> list[Floats]:
         """Return the row of each text in order; cancelling this drops those that wait."""
@@ -91,6 +103,7 @@ class Batcher:
         for job in jobs:
             _fail(job, EngineDeadError("the model was stopped"))
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        ENGINES.drop(self)
 
     def _run(self) -> None:
         while True:
@@ -103,9 +116,11 @@ class Batcher:
                 self._compute(batch)
 
     def _compute(self, batch: Sequence[tuple[_Job, int]]) -> None:
-        self._batch_began = time.monotonic()
+        began = self._batch_began = time.monotonic()
+        self._running = len(batch)
+        tokens = [job.tokens[index] for job, index in batch]
         try:
-            rows = self._encoder.compute([job.tokens[index] for job, index in batch])
+            rows = self._encoder.compute(tokens)
         except Exception as error:
             # The tokens were checked, so this is a fault of the model.
             for job, _ in batch:
@@ -113,13 +128,19 @@ class Batcher:
                 _fail(job, error)
             return
         finally:
-            self._batch_began = None
+            self._batch_began, self._running = None, 0
+        waits = [began - job.arrived for job, _ in batch]
+        self._metrics.add(sum(len(ids) for ids, _ in tokens), waits, time.monotonic() - began)
         for (job, index), row in zip(batch, rows, strict=True):
             job.rows[index] = row
         for job in {job for job, _ in batch}:
             if not job.waiting and (complete := [row for row in job.rows if row is not None]):
                 with contextlib.suppress(InvalidStateError):
                     job.future.set_result(complete)
+
+    def _waiting(self) -> int:
+        with self._changed:
+            return sum(len(job.waiting) for job in self._jobs if not job.future.done())
 
     def _next_batch(self) -> list[tuple[_Job, int]]:
         """Take the longest texts of the next request, and those of others that need little padding beside them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ Tokens = tuple[Sequence[int], Sequence[int]]
 
 Text = str | tuple[str, str] | list[int]
 """A text, a pair of texts, or the ids of tokens."""
+
+Read = TypeVar("Read", str, str | tuple[str, str])
 
 _TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -79,6 +81,18 @@ class Encoder:
             )
         return tokens
 
+    def tokens_of(self, text: str, *, add_special_tokens: bool) -> tuple[Sequence[int], Sequence[str]]:
+        """Return the ids of the tokens of a text of any length, and their strings; by the same thread as `tokenize`."""
+        self._tokenizer.no_truncation()
+        encoded = self._tokenizer.encode(self._lower(text), add_special_tokens=add_special_tokens)
+        return encoded.ids, encoded.tokens
+
+    def text_of(self, ids: list[int]) -> str:
+        """Return the text of tokens; raises RequestError if ids are not of the vocabulary."""
+        self._require_known(ids, "tokens")
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
     def compute(self, batch: Sequence[Tokens]) -> Floats:
         """Return the embedding of each text, or its probabilities."""
         shape = (len(batch), max(len(ids) for ids, _ in batch))
@@ -114,16 +128,19 @@ class Encoder:
             )
         return self._normalize(vectors[:, :wanted])
 
-    def _lower(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
+    def _lower(self, text: Read) -> Read:
         if not self.files.lowercase:
             return text
         return text.lower() if isinstance(text, str) else (text[0].lower(), text[1].lower())
 
     def _of_ids(self, ids: list[int], truncate: int | None, side: str) -> Tokens:
-        if any(not 0 <= each < self.files.vocabulary for each in ids):
-            raise RequestError(f"input has ids that are not of the {self.files.vocabulary} tokens", param="input")
+        self._require_known(ids, "input")
         kept = ids if truncate is None else ids[-truncate:] if side == "left" else ids[:truncate]
         return kept, [0] * len(kept)
+
+    def _require_known(self, ids: list[int], param: str) -> None:
+        if any(not 0 <= each < self.files.vocabulary for each in ids):
+            raise RequestError(f"{param} has ids that are not of the {self.files.vocabulary} tokens", param=param)
 
     def _pool(self, hidden: NDArray[Any], mask: NDArray[np.int64]) -> Floats:  # Any: float16 or float32
         lengths = mask.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Operations of an encoder in ONNX Runtime: embeddings, rankings, scores and classifications."""
+"""Operations of an encoder in ONNX Runtime: embeddings, rankings, scores, classifications, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from appliance.engines.pooling_protocol import (
     classifications,
     decode_body,
     embeddings,
+    pooled,
     require_json,
     rerank,
     score,
@@ -69,6 +70,20 @@ class _RankRequest(_Request):
     top_n: int = 0
 
 
+class _PoolingRequest(_InputRequest):
+    task: str | None = None
+
+
+class _TokenizeRequest(msgspec.Struct):
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = None
+
+
+class _DetokenizeRequest(msgspec.Struct):
+    tokens: list[int]
+
+
 class Handlers:
     """The operations of one model."""
 
@@ -77,27 +92,58 @@ class Handlers:
         self._by_operation: Mapping[Operation, Handler] = {
             Operation.EMBEDDING: self._embed,
             Operation.CLASSIFICATION: self._classify,
+            Operation.POOLING: self._pool,
             Operation.RERANK: partial(rerank, self._rank),
             Operation.SCORE: partial(score, self._score),
+            Operation.TOKENIZE: self._tokenize,
+            Operation.DETOKENIZE: self._detokenize,
         }
 
     async def handle(self, request: ModelRequest) -> ModelResponse:
         """Answer one request; see `Model.handle`."""
         members = decode_body(request.body, dict[str, Any])
         for field, neutral in _ONLY_VLLM.items():
-            if field in members and members[field] not in neutral:
+            is_own = field == "add_special_tokens" and request.operation is Operation.TOKENIZE
+            if field in members and members[field] not in neutral and not is_own:
                 raise RequestError(f"{field} needs engine.backend: vllm; leave it out", param=field)
         return await self._by_operation[request.operation](request)
 
     async def _embed(self, request: ModelRequest) -> ModelResponse:
         body = decode_body(request.body, _InputRequest)
+        vectors, encoding_format, count = await self._vectors(body)
+        return embeddings(self._model(request, body), vectors, encoding_format, count)
+
+    async def _pool(self, request: ModelRequest) -> ModelResponse:
+        """Return embeddings or probabilities, whichever the model has, in vLLM's format of `/pooling`."""
+        body = decode_body(request.body, _PoolingRequest)
+        own = "classify" if self._encoder.files.pooling is None else "embed"
+        if body.task not in (None, own):
+            raise RequestError(f"task is {body.task}; this model's is {own}, others need vllm", param="task")
+        vectors, encoding_format, count = await self._vectors(body)
+        return pooled(self._model(request, body), vectors, encoding_format, count)
+
+    async def _vectors(self, body: _InputRequest) -> tuple[list[Floats], str, int]:
+        """Return the vector of each input, the format that the client asks for, and the tokens of all inputs."""
         encoding_format = body.encoding_format or "float"
         require_json(encoding_format)
         if body.dimensions is not None and body.dimensions < 1:
             raise RequestError("dimensions must be at least 1", param="dimensions")
-        vectors, count = await self._encode(_inputs(body.input), body)
-        cut = self._encoder.cut(vectors, body.dimensions)
-        return embeddings(self._model(request, body), list(cut), encoding_format, count)
+        rows, count = await self._encode(_inputs(body.input), body)
+        vectors = rows if self._encoder.files.pooling is None else self._encoder.cut(rows, body.dimensions)
+        return list(vectors), encoding_format, count
+
+    async def _tokenize(self, request: ModelRequest) -> ModelResponse:
+        body = decode_body(request.body, _TokenizeRequest)
+        ids, texts = await self._batcher.with_tokenizer(
+            self._encoder.tokens_of, body.prompt, add_special_tokens=body.add_special_tokens
+        )
+        response = {"count": len(ids), "max_model_len": self._encoder.files.max_length, "tokens": ids}
+        return ModelResponse(msgspec.json.encode({**response, "token_strs": texts if body.return_token_strs else None}))
+
+    async def _detokenize(self, request: ModelRequest) -> ModelResponse:
+        body = decode_body(request.body, _DetokenizeRequest)
+        text = await self._batcher.with_tokenizer(self._encoder.text_of, body.tokens)
+        return ModelResponse(msgspec.json.encode({"prompt": text}))
 
     async def _classify(self, request: ModelRequest) -> ModelResponse:
         body = decode_body(request.body, _InputRequest)

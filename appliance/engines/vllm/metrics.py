@@ -1,4 +1,4 @@
-"""vLLM's own metrics, of every engine of this process.
+"""Metrics of every engine of this process: vLLM's own, and those of others by the same names.
 
 When an engine starts, vLLM removes the metrics of others from the process's registry. So each engine's metrics are
 moved to a registry of its own, and collected from there under the same names.
@@ -57,6 +57,10 @@ class EngineMetrics(Collector):
             if getattr(collector, "_name", "").startswith(_PREFIX):
                 REGISTRY.unregister(collector)
                 registry.register(collector)
+        self.add(engine, registry, updated_at)
+
+    def add(self, engine: object, registry: CollectorRegistry, updated_at: Mapping[str, float] | None = None) -> None:
+        """Collect an engine's metrics from its registry; `updated_at` is that of `adopt`."""
         self._engines[engine] = registry, updated_at
 
     def drop(self, engine: object) -> None:
