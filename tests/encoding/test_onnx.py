@@ -136,6 +136,7 @@ def _leaves(value: Any) -> Iterator[Any]:  # Any: JSON values
     ("more", "param"),
     [
         ({"input": ["a", "word " * 400]}, "input"),
+        ({"input": ["a", "word " * 400_000]}, "input"),
         ({"input": [[30522]]}, "input"),
         ({"input": ["a", [101]]}, "input"),
         ({"input": []}, "input"),
@@ -184,6 +185,21 @@ def test_int8_weights_without_a_scale_for_each_channel_fail_the_example(minilm: 
     assert "cosine of at least 1.0000" in check_body(expectation, asyncio.run(embed(FLOAT32)), EXAMPLES)
     with pytest.raises(ExpectationError, match=r"whose cosine with embeddings-onnx.json is 0\.9.*at least 0\.99"):
         check_body(expectation, asyncio.run(embed(INT8)), EXAMPLES)
+
+
+def test_of_a_text_far_too_long_only_the_beginning_is_read(onnx_server: ServerProcess) -> None:
+    """Its embedding is that of the beginning, at whichever end others are cut."""
+    words = "Ünïcode antidisestablishmentarianism of the quick brown fox. " * 60
+    bodies = [
+        {"model": "minilm", "input": [text], "truncate_prompt_tokens": 64, "truncation_side": side}
+        for text, side in [(words, "right"), (words * 500, "right"), (words, "left"), ("a " * 90_000 + words, "left")]
+    ]
+
+    vectors = [_vectors(onnx_server.post("/v1/embeddings", body)[1])[0] for body in bodies]
+
+    assert vectors[0] == pytest.approx(vectors[1])
+    assert vectors[2] == pytest.approx(vectors[3])
+    assert vectors[0] != pytest.approx(vectors[2], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ Text = str | tuple[str, str] | list[int]
 
 Read = TypeVar("Read", str, str | tuple[str, str])
 
+# More than a token usually has, and tokens that may differ where a text is cut.
+_CHARACTERS_PER_TOKEN, _MARGIN_TOKENS = 12, 64
+
 _TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
@@ -61,21 +64,19 @@ class Encoder:
         Raises:
             RequestError: a text is too long, or ids are not of the vocabulary.
         """
-        if truncate is None:
-            self._tokenizer.no_truncation()
-        else:
+        self._tokenizer.no_truncation()
+        given = [self._shorten(self._lower(text), truncate, side) for text in texts if not isinstance(text, list)]
+        if truncate is not None:
             self._tokenizer.enable_truncation(truncate, direction=side)
-        encoded = iter(
-            self._tokenizer.encode_batch([self._lower(text) for text in texts if not isinstance(text, list)])
-        )
+        encoded = iter(self._tokenizer.encode_batch(given))
         tokens = [
             self._of_ids(text, truncate, side) if isinstance(text, list) else _tokens(next(encoded), truncate)
             for text in texts
         ]
         if (longest := max(len(ids) for ids, _ in tokens)) > (limit := self.files.max_length):
             raise RequestError(
-                f"A text has {longest} tokens, and the maximum context length of this model is {limit} tokens; "
-                "shorten it, or set truncate_prompt_tokens: -1",
+                f"A text has at least {longest} tokens, and the maximum context length of this model is {limit} "
+                "tokens; shorten it, or set truncate_prompt_tokens: -1",
                 param="input",
                 code=CONTEXT_LENGTH_EXCEEDED,
             )
@@ -137,6 +138,21 @@ class Encoder:
         self._require_known(ids, "input")
         kept = ids if truncate is None else ids[-truncate:] if side == "left" else ids[:truncate]
         return kept, [0] * len(kept)
+
+    def _shorten(self, text: Read, truncate: int | None, side: str) -> Read:
+        """Return the beginning of a text that alone has more tokens than are taken, else the text.
+
+        Either is refused, or cut at its end, alike; but the others would wait while all of it is read.
+        """
+        if not isinstance(text, str):
+            return self._shorten(text[0], truncate, side), self._shorten(text[1], truncate, side)
+        limit = self.files.max_length if truncate is None else truncate
+        size = (limit + _MARGIN_TOKENS) * _CHARACTERS_PER_TOKEN
+        if (truncate is not None and side == "left") or len(text) <= 2 * size:
+            return text
+        beginning = text[:size]
+        tokens = self._tokenizer.encode(beginning, add_special_tokens=False).ids
+        return beginning if len(tokens) >= limit + _MARGIN_TOKENS else text
 
     def _require_known(self, ids: list[int], param: str) -> None:
         if any(not 0 <= each < self.files.vocabulary for each in ids):
