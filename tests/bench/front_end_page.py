@@ -88,7 +88,7 @@ Long prompts come at even intervals, whatever became of the ones before. Gaps ar
 streams that run meanwhile, probes are `/livez` and `/readyz`, or `/health` of the other servers. A prompt is answered
 if its first token came within the time of the measurement; *refused* are those with 429 or 503. Their tokenization is
 most of what they cost: Hugging Face's tokenizers, which the servers in Python use, take about 50 ms for one, and
-fastokens, which `vllm-rs` has built in, about 8 ms.
+fastokens, which `vllm-rs` has built in, about 8 ms. Appliance is measured with its extra `fastokens`.
 
 Several front ends (`server.workers`, `--api-server-count`, threads of `vllm-rs`) share the two cores with the engine
 and the clients, which take up to a core themselves: with one core more, they would deliver more.

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -215,6 +216,41 @@ def test_tokens_are_those_of_the_tokenizer(
     assert plain is not None
     for text in _TEXTS:
         assert plain(text, **options)["input_ids"] == tokenizer(text, **options)["input_ids"]
+
+
+@pytest.mark.parametrize("add_special_tokens", [False, True])
+def test_the_faster_library_has_the_same_tokens(tokenizer: Any, add_special_tokens: bool) -> None:
+    """Of a long text of many scripts, spaces, numbers and special tokens."""
+    scripts = [
+        chr(code) for start in (1, 0x250, 0x600, 0x900, 0x3040, 0x4E00, 0x1F600) for code in range(start, start + 96)
+    ]
+    random = Random(1)
+    text = "".join(
+        random.choice([*scripts, "'s ", " the", "\r\n", "   ", "12.5", "<|user|>", "e\u0301"]) for _ in range(LONG_TEXT)
+    )
+    plain = PlainTokenizer.of(tokenizer)
+
+    assert plain is not None
+    assert plain.fast_encoder is not None
+    expected = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+    assert plain.fast_encoder.encode(text, add_special_tokens=add_special_tokens).ids == expected
+    assert plain(text, add_special_tokens=add_special_tokens)["input_ids"] == expected
+
+
+@pytest.mark.parametrize("kind", ["BertNormalizer", "vocabulary"])
+def test_what_the_faster_library_lacks_is_left_to_the_tokenizer(kind: str) -> None:
+    """A tokenizer that it cannot read, and a text with a character of no token."""
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    raw = tokenizers.Tokenizer(models.BPE({"a": 0, "\u0120": 1}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "BertNormalizer":
+        raw.normalizer = normalizers.BertNormalizer()
+    text = "a b " * LONG_TEXT
+    plain = PlainTokenizer(SimpleNamespace(_tokenizer=raw, split_special_tokens=False, truncation_side="right"))
+
+    assert plain(text, add_special_tokens=False)["input_ids"] == raw.encode(text, add_special_tokens=False).ids
 
 
 def test_a_tokenizer_that_does_more_is_asked_itself(tokenizer: Any) -> None:

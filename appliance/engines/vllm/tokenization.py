@@ -5,11 +5,14 @@ A text far too long is not read to its end, and a long one that would wait for t
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from appliance.limits.queue import SequenceSlots
@@ -148,6 +151,14 @@ class LongTexts:
                 del self._sizes[request]
 
 
+# What tokenizers treat differently; two that agree on all of it are made from the same file.
+_SAMPLES = (
+    "",
+    "It's 1234.5 o'clock,\u00a0isn't it?  \n\n\tdef f(x):\r\n    return x\n ",
+    "cafe\u0301 Gr\u00fc\u00dfe \u4f60\u597d\u3002\u0645\u0631\u062d\u0628\u0627 \U0001f468\u200d\U0001f469 ",
+)
+
+
 class PlainTokenizer:
     """Encodes texts as a tokenizer of transformers does, with the tokenizer below it, which threads can share.
 
@@ -182,8 +193,7 @@ class PlainTokenizer:
         self, text: str, *, add_special_tokens: bool, truncation: bool = False, max_length: int | None = None
     ) -> dict[str, list[int]]:
         """Do what the tokenizer's method does."""
-        (encoding,) = self._encoder.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoding.ids
+        ids = self._encode(text, add_special_tokens)
         if not truncation or max_length is None or len(ids) <= max_length:
             return {"input_ids": ids}
         if self.truncation_side == "right" and not add_special_tokens:
@@ -191,6 +201,40 @@ class PlainTokenizer:
         # It knows which special tokens stay.
         options = {"add_special_tokens": add_special_tokens, "truncation": True, "max_length": max_length}
         return {"input_ids": self._tokenizer(text, **options)["input_ids"]}
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if len(text) >= LONG_TEXT and self.fast_encoder is not None:
+            # It refuses characters that a vocabulary lacks, and texts that take too long to split.
+            with contextlib.suppress(ValueError, RuntimeError):
+                found: list[int] = self.fast_encoder.encode(text, add_special_tokens=add_special_tokens).ids
+                return found
+        (encoding,) = self._encoder.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        return ids
+
+    @cached_property
+    def fast_encoder(self) -> Any:  # Any: the library may be missing
+        """The same tokenizer in fastokens, which is much faster; None without it, or if the tokens differ.
+
+        The first long text creates it, because it takes memory.
+        """
+        if self._encoder.encode_special_tokens:
+            return None
+        try:
+            from fastokens import Tokenizer
+
+            encoder = Tokenizer.from_json_str(self._encoder.to_str())
+            for text, special in itertools.product((*_SAMPLES, *self._special_texts()), (False, True)):
+                (expected,) = self._encoder.encode_batch_fast([text], add_special_tokens=special)
+                if list(encoder.encode(text, add_special_tokens=special).ids) != expected.ids:
+                    return None
+        except (ImportError, ValueError, RuntimeError):
+            return None
+        return encoder
+
+    def _special_texts(self) -> Iterator[str]:
+        for token in self._encoder.get_added_tokens_decoder().values():
+            yield f"a {token.content} b{token.content}c"
 
 
 def cut_long_text(tokenizer: TokenizerLike, text: str, params: TokenizeParams) -> str:
