@@ -16,6 +16,7 @@ from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableEr
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.planner.planner import Plan
+from appliance.planner.predictor_plan import PredictorPlan
 
 WARMUP_REQUEST = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 
@@ -137,7 +138,7 @@ class DoubleConfig(ModelConfig):
         """Return the double; `DoubleFactory` calls it."""
         return Double()
 
-    def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
+    def plan(self, artifacts: Mapping[str, Path]) -> Plan | PredictorPlan | None:
         """Return no plan; `DoubleFactory` calls it."""
         return None
 
@@ -171,7 +172,7 @@ class DoubleFactory(ModelFactory):
             return config.materialize(storage, on_progress)
         return super().materialize(config, storage, on_progress)
 
-    def plan(self, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
+    def plan(self, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | PredictorPlan | None:
         return config.plan(artifacts) if isinstance(config, DoubleConfig) else super().plan(config, artifacts)
 
 

@@ -40,6 +40,12 @@ def kill(processes: Iterable[psutil.Process]) -> None:
             process.kill()
 
 
+def memory_bytes() -> int:
+    """Return the resident memory of this process."""
+    size: int = psutil.Process().memory_info().rss
+    return size
+
+
 def settle_memory() -> None:
     """Exclude what a start created from garbage collections, because nearly all of it stays; return the rest."""
     gc.collect()

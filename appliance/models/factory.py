@@ -32,6 +32,7 @@ from appliance.planner.memory import EngineRequirements
 from appliance.planner.model_info import inspect_model
 from appliance.planner.planner import Plan, precheck_layout, precheck_settings
 from appliance.planner.planner import plan as plan_model
+from appliance.planner.predictor_plan import PredictorPlan, plan_predictor
 from appliance.storage import Cache, materialize
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -137,12 +138,15 @@ class ModelFactory:
         self._checked.remove(config)
         return []
 
-    def plan(self, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
+    def plan(self, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | PredictorPlan | None:
         """Return what the fetched files take on this machine; None where there is nothing to plan; blocks.
 
         Raises:
             StorageError: the files are not a model's.
         """
+        if isinstance(config, EncoderConfig) and isinstance(config.engine, OnnxEncoderConfig):
+            local = config.model_copy(update={"storage": StorageConfig(uri=str(artifacts["model"]))})
+            return plan_predictor(local, GlobalStorageConfig())
         requirements = EngineRequirements.of(config)
         # The sizes of a model whose config is overridden later are unknown.
         if (

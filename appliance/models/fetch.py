@@ -18,6 +18,7 @@ from appliance.core.file_lock import FileLock
 from appliance.core.status_line import status_line
 from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.planner.planner import Plan
+from appliance.planner.predictor_plan import PredictorPlan
 from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
 
@@ -130,7 +131,7 @@ class FetchedArtifacts:
     digests: Mapping[str, str] = field(default_factory=dict)
     """Only of storages whose files came from a store."""
     locks: Sequence[FileLock] = ()
-    plan: Plan | None = None
+    plan: Plan | PredictorPlan | None = None
     """What the files take on this machine, if it is known."""
 
     def close(self) -> None:

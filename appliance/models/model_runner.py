@@ -34,6 +34,7 @@ from appliance.models.presets import RequestPresets
 from appliance.models.restart_policy import RestartPolicy, RestartTracker
 from appliance.models.state import State
 from appliance.models.vllm_model import VllmModel
+from appliance.planner.predictor_plan import PredictorPlan
 from appliance.storage.download import on_wait
 from appliance.tensors.codec import LENGTH_HEADER
 
@@ -237,7 +238,7 @@ class ModelRunner:
     async def _load(self, reason: str) -> None:
         status, model = self.status, self.status.model
         self.change_state(State.LOADING, reason)
-        if isinstance(model, VllmModel):
+        if isinstance(model, VllmModel) and not isinstance(self._artifacts.plan, PredictorPlan):
             model.plan = self._artifacts.plan
         await model.load(self._artifacts.paths)
         # No more requests at once than the loaded engine computes, divided by the workers that share it.

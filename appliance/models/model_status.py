@@ -18,6 +18,7 @@ from appliance.models.health import ModelReport, public_reason
 from appliance.models.presets import RequestPresets
 from appliance.models.state import RULES, State, StateRule
 from appliance.planner.planner import Plan
+from appliance.planner.predictor_plan import PredictorPlan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -79,8 +80,10 @@ class PlanVsActual:
     measured: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan) -> Self:
+    def of(cls, plan: Plan | PredictorPlan) -> Self:
         """Return the figures of a plan, with nothing measured yet."""
+        if isinstance(plan, PredictorPlan):
+            return cls({"weight_bytes": plan.size_bytes, "load_seconds": plan.timing.load_seconds})
         figures: dict[str, float] = {"weight_bytes": plan.weight_bytes, "load_seconds": plan.timing.load_seconds}
         if plan.kv_blocks:
             cache_bytes = min(rank.kv_cache_bytes for rank in plan.ranks)

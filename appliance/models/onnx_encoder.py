@@ -14,7 +14,7 @@ from appliance.config.models import EncoderConfig
 from appliance.core.concurrency import in_thread
 from appliance.core.errors import EngineDeadError, LoadError, MissingExtraError
 from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operation
-from appliance.core.system import usable_cores
+from appliance.core.system import memory_bytes, usable_cores
 from appliance.limits.queue import require_decodable
 from appliance.models.encoder import Task, TaskChoice, choose_task, operations_of, read_prompts, warmup
 from appliance.models.vllm_model import TOKENIZER_OPERATIONS
@@ -45,6 +45,7 @@ class OnnxEncoderModel:
         self._batcher: Batcher | None = None
         self._handlers: Handlers | None = None
         self._dimensions: int | None = None
+        self._weight_bytes: int | None = None
 
     @property
     def operations(self) -> frozenset[Operation]:
@@ -89,6 +90,10 @@ class OnnxEncoderModel:
         prompts = {"prompts": self._prompts} if self._prompts else {}
         return {**facts, "dimensions": files.dimensions or self._dimensions, **prompts}
 
+    def measured(self) -> Mapping[str, float]:
+        """See `ReportsMemory.measured`: the growth of this process by the load."""
+        return {} if self._weight_bytes is None else {"weight_bytes": self._weight_bytes}
+
     async def close(self) -> None:
         batcher, self._batcher, self._handlers = self._batcher, None, None
         if batcher is not None:
@@ -107,7 +112,9 @@ class OnnxEncoderModel:
         file = directory / onnx_file(str(directory), names, engine)
         files = ModelFiles.read(directory, config, engine.max_model_len, embeds=choice.task is Task.EMBED)
         threads = engine.threads or max(1, usable_cores() // self._front_end.count)
+        before = memory_bytes()
         encoder = Encoder(directory, file, files, threads)
+        self._weight_bytes = max(0, memory_bytes() - before)
         self._dimensions = encoder.compute([([0], [0])]).shape[1]
         self._choice, self._prompts = choice, read_prompts(directory)
         return encoder

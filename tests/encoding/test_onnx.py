@@ -162,6 +162,15 @@ def test_the_listing_is_that_of_vllm(server: ServerProcess, onnx_server: ServerP
         assert ours[fact] == theirs[fact]
 
 
+def test_the_probe_shows_the_planned_and_the_measured_memory(onnx_server: ServerProcess) -> None:
+    """Planned is the size of the files; what the load took is of the same order."""
+    plans = {model["name"]: model["plan"] for model in onnx_server.get("/readyz")[1]["models"]}
+
+    plan = plans["minilm"]
+    assert 90_000_000 < plan["planned"]["weight_bytes"] < 95_000_000
+    assert 50_000_000 < plan["measured"]["weight_bytes"] < 400_000_000
+
+
 def test_the_example_holds(onnx_server: ServerProcess) -> None:
     """Its `expect` has the published similarity of two sentences."""
     assert failed_expectations(onnx_server, EXAMPLE) == []

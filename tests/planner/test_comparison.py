@@ -18,6 +18,7 @@ from appliance.core.model import Peers
 from appliance.models.factory import ModelFactory, OnPartProgress
 from appliance.models.manager import ModelManager
 from appliance.planner.planner import Plan
+from appliance.planner.predictor_plan import PredictorPlan
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]
@@ -40,7 +41,7 @@ class PlannedConfig(DoubleConfig):
     def materialize(self, storage: GlobalStorageConfig, on_progress: OnPartProgress) -> Mapping[str, Path]:
         return {"model": self.folder}
 
-    def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
+    def plan(self, artifacts: Mapping[str, Path]) -> Plan | PredictorPlan | None:
         fields = {"name": self.name, "class": "generative", "storage": {"uri": str(self.folder)}}
         engine = {"kv_cache_memory_bytes": 1 << 28, "max_model_len": 1024}
         model = GenerativeConfig.model_validate(fields | {"engine": engine})
