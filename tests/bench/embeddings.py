@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -84,8 +85,9 @@ class Contender:
     turn: Turn
 
 
+@cache
 def varied_texts() -> list[str]:
-    """Paragraphs, table rows and list items of this project's docs, of 8 to 150 words."""
+    """Paragraphs, table rows and list items of this project's docs, of 8 to 150 words; the docs may be edited."""
     docs = ROOT / "docs"
     every = sorted(path.relative_to(docs) for path in docs.rglob("*.md"))
     files = [path for path in every if not {"reference", "bench"} & {*path.parts}]
