@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from appliance.engines.vllm.patches import replaced
+
 # Importing modules, and what each imports without using it at once.
 _DEFERRED: Mapping[str, str] = {
     "transformers.models.auto.auto_factory": "transformers.generation",
@@ -148,8 +150,8 @@ def deferred_imports() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for owner, name in ((torch, "compile"), (torch.compiler, "allow_in_graph")):
-            stack.enter_context(_replaced(owner, name, _deferred(getattr(owner, name))))
-        stack.enter_context(_replaced(builtins, "__import__", import_or_defer))
+            stack.enter_context(replaced(owner, name, _deferred(getattr(owner, name))))
+        stack.enter_context(replaced(builtins, "__import__", import_or_defer))
         yield
 
 
@@ -195,13 +197,3 @@ def _deferred(decorate: Callable[..., Any]) -> Callable[..., Any]:
         return call
 
     return decorator
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # Any: a module
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)

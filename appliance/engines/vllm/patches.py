@@ -57,8 +57,8 @@ def fork_from(server: ForkServer) -> Iterator[None]:
     from vllm.model_executor.models import registry
     from vllm.v1.engine import utils
 
-    context, inspect = _replaced(utils, "get_mp_context", lambda: server), server.compute
-    with context, _replaced(registry, "_run_in_subprocess", inspect):
+    context, inspect = replaced(utils, "get_mp_context", lambda: server), server.compute
+    with context, replaced(registry, "_run_in_subprocess", inspect):
         yield
 
 
@@ -73,7 +73,7 @@ def spawn_coordinator_as_child() -> Iterator[None]:
     from appliance.engines.vllm.fork_server import SpawnContext
 
     original = coordinator.get_mp_context
-    with _replaced(coordinator, "get_mp_context", lambda: SpawnContext(original())):
+    with replaced(coordinator, "get_mp_context", lambda: SpawnContext(original())):
         yield
 
 
@@ -94,7 +94,7 @@ def announce_front_ends(rendezvous: FrontendRendezvous) -> Iterator[None]:
             addresses.outputs.append(responses)
         return original(config, executor, log_stats, addresses)
 
-    with _replaced(core_client, "launch_core_engines", launch_core_engines):
+    with replaced(core_client, "launch_core_engines", launch_core_engines):
         yield
 
 
@@ -415,7 +415,8 @@ def load_grammar_backend(manager: StructuredOutputManager, name: str) -> Any:  #
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Callable[..., Any]) -> Iterator[None]:  # Any: a module of vLLM's
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # Any: a module or a class
+    """Give a name of a module another value in the block."""
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:
