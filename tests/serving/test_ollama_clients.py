@@ -92,7 +92,7 @@ def test_tools_and_their_results_are_taken(ollama_client: ollama.Client) -> None
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"options": {"mirostat": 1}}, "options.mirostat"),
+        ({"options": {"typical_p": 0.5}}, "options.typical_p"),
         ({"think": True}, "reasoning_parser"),
         ({"messages": [{**QUESTION[0], "images": ["iVBORw0KGgo="]}]}, "image_url"),
         ({"model": "nobody"}, "does not exist"),
