@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 import click
 
@@ -14,7 +15,8 @@ from appliance.cli.options import FILE, Choice, default_file, force, load_config
 from appliance.cli.plan import plans, predictor_plans
 from appliance.config import LoadedConfig
 from appliance.config.interpolation import variables
-from appliance.config.models import LocalModelConfig
+from appliance.config.models import AdapterConfig, LocalModelConfig, ProxyConfig
+from appliance.config.server import is_loopback
 from appliance.config.sources import PREFIX
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ApplianceError
@@ -96,6 +98,9 @@ def export(
         estimate=_estimate(loaded),
         platform=_PLATFORMS.get(format_, "cluster"),
     )
+    if _PLATFORMS.get(format_) != "machine":
+        for url in _loopback_urls(loaded):
+            click.echo(f"appliance: {url} is the container itself there; name the host of the upstream", err=True)
     text = _FORMATS[format_](made)
     if output is None and isinstance(text, str):
         click.echo(text, nl=False)
@@ -103,6 +108,16 @@ def export(
         write_files(
             {output: text} if isinstance(text, str) else {output / key: each for key, each in text.items()}, force=force
         )
+
+
+def _loopback_urls(loaded: LoadedConfig) -> Iterator[str]:
+    """The addresses of upstreams on this machine."""
+    for model in loaded.config.models:
+        upstreams = model.upstreams if isinstance(model, ProxyConfig) else ()
+        target = model.target if isinstance(model, AdapterConfig) else ""
+        for each in (*upstreams, target):
+            if not isinstance(each, str) and is_loopback(urlsplit(each.url).hostname or ""):
+                yield each.url
 
 
 def _estimate(loaded: LoadedConfig) -> Estimate | None:

@@ -47,7 +47,7 @@ Appliance is interpreted, and no part of it dominates. A sampling profiler at 16
 time of a request: Granian's threads 19 % and its calls from Python 9 %; choosing the upstream, the request to it and
 its response 15 %, and aiohttp's connections and parser 10 %; the access log and metrics 13 %; reading the body and
 making the response 9 %; queue, limits and timeouts 8 %; authentication, headers and protection from other sites 8 %;
-the event loop 6 %; Litestar's routing 3 %. `logging: {access: {sample: 0}}` leaves out the lines of requests that
+the event loop 6 %; Litestar's routing 3 %. `logging: {{access: {{sample: 0}}}}` leaves out the lines of requests that
 succeed.
 
 """

@@ -287,6 +287,18 @@ def test_the_image_and_the_cache_are_those_of_the_container(tmp_path: Path) -> N
     assert "Environment=APPLIANCE__STORAGE__CACHE_DIR=/var/cache/appliance\n" in _text("quadlet", file)
 
 
+@pytest.mark.parametrize(("format_", "is_told"), [("compose", True), ("kubernetes", True), ("systemd", False)])
+def test_an_upstream_on_this_machine_is_told(tmp_path: Path, format_: str, is_told: bool) -> None:
+    """In a container its address is the container."""
+    file = tmp_path / "proxy.yaml"
+    file.write_text("models: [{name: near, class: proxy, upstreams: [{url: 'http://127.0.0.1:8000/v1'}]}]\n")
+
+    result = _export(format_, file)
+
+    assert result.exit_code == 0, result.output
+    assert ("http://127.0.0.1:8000/v1 is the container itself there" in result.stderr) is is_told
+
+
 def test_what_is_logged_is_not_in_the_file(tmp_path: Path) -> None:
     """A store that does not answer is asked again, and told on standard error."""
     file = tmp_path / "models.yaml"

@@ -40,6 +40,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "in the background": ({"background": True}, 400, "background"),
     "unknown previous": ({"previous_response_id": "resp_no"}, 404, "previous_response_id"),
     "damaged": ({"input": [ASK, DAMAGED]}, 400, "input[1]"),
+    "without content": ({"input": [ASK, {"type": "compaction"}]}, 400, "input[1]"),
     "of another server": ({"input": [ASK, FOREIGN]}, 400, "input[1]"),
 }
 
