@@ -208,7 +208,9 @@ def _results(output: Path) -> Iterator[Results]:
 
     try:
         if (line := Journal.foreign_line(output)) is not None:
-            raise BatchFileError(f"{output}:{line}: this is no result of a batch; remove the line, or name another --output")
+            raise BatchFileError(
+                f"{output}:{line}: this is no result of a batch; remove the line, or name another --output"
+            )
         journal = Journal(output)
     except OSError as error:
         raise BatchFileError(f"{output} cannot be written: {error.strerror}; name another --output") from error
