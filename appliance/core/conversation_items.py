@@ -124,7 +124,10 @@ def _translate_item(item: Json, path: str) -> Json:
         return _EMPTY_TURN
     if kind == "compaction":
         if not isinstance(item.get("encrypted_content"), str) or not item["encrypted_content"]:
-            raise RequestError(f"{path}.encrypted_content must be a text that is not empty", param=path)
+            text = (
+                f"{path}.encrypted_content must be the text that a server returned; send it, or leave it out of input"
+            )
+            raise RequestError(text, param=path)
         text = f"{path}: no model here reads this compaction, because another server made it; leave it out of input"
         raise RequestError(text, param=path)
     if kind not in {None, "function_call", "custom_tool_call"}:
