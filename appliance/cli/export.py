@@ -100,7 +100,9 @@ def export(
     )
     if _PLATFORMS.get(format_) != "machine":
         for url in _loopback_urls(loaded):
-            click.echo(f"appliance: {url} is the container itself there; name the host of the upstream", err=True)
+            click.echo(
+                f"appliance: {url}: in a container this address is the container itself; name another host", err=True
+            )
     text = _FORMATS[format_](made)
     if output is None and isinstance(text, str):
         click.echo(text, nl=False)

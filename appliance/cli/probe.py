@@ -135,7 +135,7 @@ def _answer(state: str, status: int, body: bytes) -> str:
             return str(answer["status"])
         head = f"{answer['status']}: {answer['reason']}" if "reason" in answer else str(answer["status"])
         if not answer["models"]:
-            head += "\nThe reasons are in its log; without a key they are given only at server.probe_port."
+            head += "\nThe server's log has the reasons. Without a key, only server.probe_port tells them."
         others = [each for each in answer["models"] if each["state"] != "ready"]
         return "\n".join([head, *(f"{each['name']} is {each['state']}: {each['reason']}" for each in others)])
     except (ValueError, TypeError, KeyError):

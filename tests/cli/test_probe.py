@@ -79,6 +79,20 @@ def test_a_server_that_requires_client_certificates_is_asked_at_its_probe_port(
     assert "set server.probe_port" in said
 
 
+def test_a_server_with_keys_tells_where_the_reasons_are(config: Callable[[str], Path], tmp_path: Path) -> None:
+    """The probe has no key, and names are for those who have one."""
+    port = free_port()
+    file = config(f"host: 127.0.0.1, port: {port}, api_keys: [{{name: one, value: {'k' * 32}}}]")
+    server = _start(file, tmp_path / "log", "127.0.0.1", port)
+    try:
+        code, said = _probe("ready", str(file))
+    finally:
+        server.stop()
+
+    assert code == 1
+    assert "The server's log has the reasons." in said
+
+
 def test_a_server_that_does_not_answer_is_not_live(config: Callable[[str], Path]) -> None:
     """Where it was asked is said."""
     port = free_port()

@@ -296,7 +296,7 @@ def test_an_upstream_on_this_machine_is_told(tmp_path: Path, format_: str, is_to
     result = _export(format_, file)
 
     assert result.exit_code == 0, result.output
-    assert ("http://127.0.0.1:8000/v1 is the container itself there" in result.stderr) is is_told
+    assert ("http://127.0.0.1:8000/v1: in a container" in result.stderr) is is_told
 
 
 def test_what_is_logged_is_not_in_the_file(tmp_path: Path) -> None:
